@@ -1,0 +1,99 @@
+"""Train, validation and test: the corpus's own split, its folds, or a seeded stratified draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from raysound.config import UserError
+from raysound.settings import SplitSettings
+
+
+def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
+    """Puts every clip of a real corpus into train, validation or test.
+
+    The corpus's own split comes first, then the folds that the settings name. Where that leaves
+    no test or no validation clip, a share of the remaining groups is drawn for it, stratified by
+    label and seeded; a group is never divided.
+
+    Raises:
+        UserError: a fold that the corpus lacks, or a class without a training clip.
+    """
+    labels, folds = _column(table, "label"), _column(table, "fold")
+    split = _column(table, "split")
+    unknown = {*settings.test_folds, *settings.validation_folds} - set(folds)
+    if unknown:
+        known = sorted({str(fold) for fold in folds if fold is not None})
+        raise UserError(
+            f"the real corpus has no fold {', '.join(sorted(unknown))}; "
+            f"its folds are: {', '.join(known) or 'none'}"
+        )
+    for name, chosen in (
+        ("test", settings.test_folds),
+        ("validation", settings.validation_folds),
+    ):
+        split[np.isin(folds, chosen)] = name
+    shares = {
+        name: fraction
+        for name, fraction in (
+            ("test", settings.test_fraction),
+            ("validation", settings.validation_fraction),
+        )
+        if not (split == name).any()
+    }
+    free = np.flatnonzero((split == None) | (split == "train"))  # noqa: E711 - elementwise
+    split[free] = stratified_split(
+        labels[free], _column(table, "group")[free], shares, settings.seed
+    )
+    untrained = sorted(set(labels) - set(labels[split == "train"]))
+    if untrained:
+        raise UserError(f"no training clip is left for the classes {', '.join(untrained)}")
+    return table.set_column(
+        table.schema.get_field_index("split"), "split", pa.array(split, pa.string())
+    )
+
+
+def stratified_split(
+    labels: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], seed: int
+) -> np.ndarray:
+    """Draws a split for every clip so that each class is divided by the shares.
+
+    Groups, in a seeded random order, go one by one where their labels are missing most.
+
+    Args:
+        labels: names `(n,)`.
+        groups: names `(n,)`; clips of one group stay together.
+        shares: split name → share of the clips, in [0, 1) and below 1 together; train gets the
+            rest.
+        seed: of the order in which groups are taken.
+
+    Returns:
+        Split names, objects `(n,)`.
+    """
+    wanted = {"train": 1 - sum(shares.values()), **shares}
+    if wanted["train"] <= 0:
+        raise UserError("test_fraction and validation_fraction leave nothing to train on")
+    names = [name for name, share in wanted.items() if share > 0]
+    share = np.array([wanted[name] for name in names])
+    _, label_codes = np.unique(labels, return_inverse=True)
+    group_names, group_codes = np.unique(groups, return_inverse=True)
+    members = np.split(
+        np.argsort(group_codes, kind="stable"), np.bincount(group_codes).cumsum()[:-1]
+    )
+    totals = np.bincount(label_codes)
+    given = np.zeros((len(names), len(totals)))
+    split = np.empty(len(labels), dtype=object)
+    for group in np.random.default_rng(seed).permutation(len(group_names)):
+        counts = np.bincount(label_codes[members[group]], minlength=len(totals))
+        # How full each split already is of these labels, against what it is to hold.
+        fullness = ((given + counts / 2) / (share[:, np.newaxis] * totals)) @ counts
+        best = int(fullness.argmin())
+        given[best] += counts
+        split[members[group]] = names[best]
+    return split
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return np.array(table[name].to_pylist(), dtype=object)

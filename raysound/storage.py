@@ -1,0 +1,114 @@
+"""Files by path or URI, through pyarrow's filesystems; what is written appears whole or never."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+
+def locate(uri: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path inside it."""
+    if "://" in uri:
+        return fs.FileSystem.from_uri(uri)
+    return fs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def join(uri: str, *parts: str) -> str:
+    """A path or URI below another."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def exists(uri: str) -> bool:
+    """True for a file or a folder that is there."""
+    filesystem, path = locate(uri)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def is_folder(uri: str) -> bool:
+    """True for a folder that is there."""
+    filesystem, path = locate(uri)
+    return filesystem.get_file_info(path).type == fs.FileType.Directory
+
+
+def list_files(uri: str) -> list[tuple[str, int, int]]:
+    """Every file below a folder: path relative to it, size in bytes, modification time in ns."""
+    filesystem, root = locate(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    return sorted(
+        (os.path.relpath(info.path, root), info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.type == fs.FileType.File
+    )
+
+
+def stat_files(uris: list[str]) -> dict[str, tuple[int, int]]:
+    """Size in bytes and modification time in ns of those files that are there."""
+    stats = {}
+    for uri in uris:
+        filesystem, path = locate(uri)
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.File:
+            stats[uri] = (info.size, info.mtime_ns or 0)
+    return stats
+
+
+def open_file(uri: str) -> BinaryIO:
+    """A seekable binary file for reading. Raises FileNotFoundError or OSError."""
+    filesystem, path = locate(uri)
+    return filesystem.open_input_file(path)
+
+
+def read_bytes(uri: str) -> bytes:
+    """A whole file. Raises FileNotFoundError or OSError."""
+    with open_file(uri) as file:
+        return file.read()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a whole file, making its folder; a reader sees the old file or the new one."""
+    _write_whole(uri, lambda file: file.write(data))
+
+
+def write_table(uri: str, table: pa.Table, **options: Any) -> None:
+    """Writes one Parquet file whole; `options` are pyarrow.parquet.write_table's."""
+    _write_whole(uri, lambda file: pq.write_table(table, file, **options))
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Reads one Parquet file. Raises FileNotFoundError or OSError."""
+    with open_file(uri) as file:
+        return pq.read_table(file, columns=columns)
+
+
+def delete(uri: str) -> None:
+    """Removes a file, or a folder with all that is in it; what is not there is no error."""
+    filesystem, path = locate(uri)
+    if is_folder(uri):
+        filesystem.delete_dir(path)
+    elif exists(uri):
+        filesystem.delete_file(path)
+
+
+def _write_whole(uri: str, write: Callable[[Any], object]) -> None:
+    filesystem, path = locate(uri)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        # An object store shows a file only once its upload is complete.
+        with filesystem.open_output_stream(path) as file:
+            write(file)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid4().hex}.tmp"
+    try:
+        with filesystem.open_output_stream(temporary) as file:
+            write(file)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
