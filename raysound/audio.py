@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +25,8 @@ LARGEST_SAMPLE = 2.0**31
 # Resampling kernels grow with the terms of the ratio; 1000 keeps every common pair of rates exact
 # and shifts the pitch of an odd one by less than two millionths.
 LARGEST_RATIO_TERM = 1000
+# Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
+LEAST_SURPLUS = 0.05
 
 
 class Reject(Exception):  # noqa: N818 - the word of the manifest, the summary and the report
@@ -92,7 +96,7 @@ def decode(file: BinaryIO) -> tuple[np.ndarray, int]:
     peak = float(np.abs(samples).max())
     if not np.isfinite(peak):
         bad = int((~np.isfinite(samples)).sum())
-        raise Reject(f"{bad} samples are NaN or infinite")
+        raise Reject(f"NaN or infinite samples: {bad} of {samples.size}")
     if peak > LARGEST_SAMPLE:
         raise Reject(f"samples up to {peak:.3g}, where sound lies within 1")
     return samples.mean(axis=1, dtype=np.float32), sample_rate
@@ -140,8 +144,9 @@ def cut_or_pad(waveform: np.ndarray, clip_samples: int, long_clips: str) -> np.n
     """Brings a waveform to one or more windows of exactly `clip_samples`.
 
     A short one gets zeros on both sides, the odd zero behind. A long one is cut: `start` and
-    `center` keep one window; `split` keeps as few as cover every sample, evenly spread, so
-    that neighbours overlap instead of the last one being padded.
+    `center` keep one window; `split` keeps as few as cover it, evenly spread, so that neighbours
+    overlap instead of the last one being padded. What exceeds whole windows by less than
+    LEAST_SURPLUS earns no window of its own: the two ends are trimmed alike.
 
     Args:
         waveform: float32 `(n_samples,)`.
@@ -155,8 +160,23 @@ def cut_or_pad(waveform: np.ndarray, clip_samples: int, long_clips: str) -> np.n
     if surplus <= 0:
         before = -surplus // 2
         return np.pad(waveform, (before, -surplus - before))[np.newaxis]
-    if long_clips == "split":
-        starts = np.linspace(0, surplus, -(-len(waveform) // clip_samples)).round().astype(int)
+    if long_clips == "start":
+        return waveform[np.newaxis, :clip_samples]
+    windows = math.ceil(len(waveform) / clip_samples - LEAST_SURPLUS)
+    if long_clips == "center" or windows == 1:
+        starts = np.array([surplus // 2])
     else:
-        starts = np.array([surplus // 2 if long_clips == "center" else 0])
+        trimmed = max(0, len(waveform) - windows * clip_samples) // 2
+        starts = np.linspace(trimmed, surplus - trimmed, windows).round().astype(int)
     return np.stack([waveform[start : start + clip_samples] for start in starts])
+
+
+def encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:
+    """A mono waveform `(n_samples,)` as a 16-bit file, `WAV` or `FLAC`.
+
+    What exceeds full scale is scaled down to it, not clipped; nothing is made louder.
+    """
+    file = io.BytesIO()
+    peak = float(np.abs(waveform).max(initial=1.0))
+    soundfile.write(file, waveform / peak, sample_rate, format=container, subtype="PCM_16")
+    return file.getvalue()

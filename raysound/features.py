@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
@@ -50,6 +51,21 @@ def folder(output: str, corpus: str, settings: FeatureSettings) -> str:
 def shard_name(index: int) -> str:
     """The file of the `index`th shard."""
     return f"part-{index:05d}.parquet"
+
+
+def part_uris(folder: str) -> list[str]:
+    """The shards of a feature folder, in order."""
+    names = [name for name, _, _ in storage.list_files(folder)]
+    return [storage.join(folder, name) for name in names if name.startswith("part-")]
+
+
+def usable_clips(folder: str) -> pa.Table:
+    """The manifest rows of a finished feature folder that were not rejected."""
+    manifest = storage.read_table(storage.join(folder, "manifest.parquet"))
+    rejected = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
+    return manifest.filter(
+        pc.invert(pc.is_in(manifest["clip_id"], value_set=rejected["clip_id"].combine_chunks()))
+    )
 
 
 def schema(settings: FeatureSettings) -> pa.Schema:
@@ -145,6 +161,7 @@ def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -
     found = sum(shard.found for shard in shards)
     written = sum(shard.written for shard in shards)
     rejected = sum(len(shard.rejects) for shard in shards)
+    windows = sum(shard.windows for shard in shards)
     if found != written + rejected:
         raise RuntimeError(
             f"{corpus}: {found} clips found, but {written} written + {rejected} rejected"
@@ -156,7 +173,8 @@ def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -
         "found": found,
         "written": written,
         "rejected": rejected,
-        "windows": sum(shard.windows for shard in shards),
+        "windows": windows,
+        "bytes": windows * settings.n_mels * settings.n_frames * np.dtype(settings.dtype).itemsize,
         "hours": sum(shard.seconds for shard in shards) / 3600,
         "shards": len(shards),
         "digest": digest([shard.digest for shard in shards]),
@@ -164,8 +182,8 @@ def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -
 
 
 def suggest_clip_length(durations: np.ndarray) -> float:
-    """The shortest `clip_length` (s, in tenths) that holds 80 % of the clips whole."""
-    return float(np.ceil(np.percentile(durations, 80, method="higher") * 10 - 1e-6) / 10)
+    """The length (s, in tenths) that 80 % of the clips don't exceed."""
+    return max(0.1, round(float(np.percentile(durations, 80)), 1))
 
 
 @dataclass(frozen=True)

@@ -168,8 +168,15 @@ def _is_audio(name: str) -> bool:
     return path.suffix.lower() in AUDIO_SUFFIXES and not hidden
 
 
-def _row(path: str, **values: str | None) -> Row:
-    return {"clip_id": path, "path": path, **{key: value or None for key, value in values.items()}}
+def _row(
+    path: str,
+    label: str | None,
+    fold: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+) -> Row:
+    optional = {"fold": fold or None, "split": split or None, "group": group or None}
+    return {"clip_id": path, "path": path, "label": label, **optional}
 
 
 def _field(record: Mapping[str, str], name: str, source: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 from uuid import uuid4
 
@@ -72,12 +73,14 @@ def read_bytes(uri: str) -> bytes:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes a whole file, making its folder; a reader sees the old file or the new one."""
-    _write_whole(uri, lambda file: file.write(data))
+    with whole_file(uri) as file:
+        file.write(data)
 
 
 def write_table(uri: str, table: pa.Table, **options: Any) -> None:
     """Writes one Parquet file whole; `options` are pyarrow.parquet.write_table's."""
-    _write_whole(uri, lambda file: pq.write_table(table, file, **options))
+    with whole_file(uri) as file:
+        pq.write_table(table, file, **options)
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -95,18 +98,20 @@ def delete(uri: str) -> None:
         filesystem.delete_file(path)
 
 
-def _write_whole(uri: str, write: Callable[[Any], object]) -> None:
+@contextmanager
+def whole_file(uri: str) -> Iterator[Any]:
+    """A file for writing that appears, its folder made, only when the block ends without error."""
     filesystem, path = locate(uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
         # An object store shows a file only once its upload is complete.
         with filesystem.open_output_stream(path) as file:
-            write(file)
+            yield file
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid4().hex}.tmp"
     try:
         with filesystem.open_output_stream(temporary) as file:
-            write(file)
+            yield file
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):

@@ -1,0 +1,10 @@
+"""Lets the judge score every corpus and writes metrics.json and report.html.
+
+python jobs/evaluate.py configs/demo.yaml [key=value ...]
+"""
+
+from raysound.distributed.evaluate import evaluate
+from raysound.distributed.session import run_job
+
+if __name__ == "__main__":
+    run_job(evaluate, __doc__)

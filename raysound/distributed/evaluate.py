@@ -1,0 +1,265 @@
+"""The judge at work: every corpus scored on Ray Data, then metrics.json and report.html."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.data
+import torch
+
+from raysound import checkpoint, examples, features, storage
+from raysound.checkpoint import Checkpoint
+from raysound.config import UserError
+from raysound.distributed.session import cluster_gpus
+from raysound.distributed.train import read_history, real_features, run_folder, split_digest
+from raysound.metrics.classification import classification_report
+from raysound.report.page import Example, render
+from raysound.scoring import mean_by_clip, score
+from raysound.settings import Config
+
+logger = logging.getLogger(__name__)
+
+METRICS_SCHEMA = 1
+PREDICTIONS = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("clip_id", pa.string()),
+        ("label", pa.string()),
+        ("prediction", pa.string()),
+        ("probability", pa.float32()),
+        ("windows", pa.int32()),
+        ("probabilities", pa.list_(pa.float32())),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+
+
+def evaluate(config: Config) -> str:
+    """Scores every corpus of the config and writes the report. Returns the last line of the job."""
+    run = config.evaluation.checkpoint or run_folder(config)
+    judge = checkpoint.read_note(run)
+    folders = corpus_folders(config, judge, run)
+    out = storage.join(config.output, "evaluation")
+    predictions = storage.join(out, "predictions.parquet")
+    storage.delete(storage.join(out, "metrics.json"))
+    score_corpora(folders, run, judge, config, predictions)
+    metrics = measure(config, run, judge, folders, predictions)
+    page = render(
+        metrics,
+        read_history(storage.join(run, "history.jsonl")),
+        list(chosen_examples(folders, predictions, config)),
+        list(rejects(folders)),
+        config.to_yaml(),
+    )
+    storage.write_bytes(storage.join(out, "report.html"), page.encode())
+    storage.write_bytes(
+        storage.join(out, "metrics.json"),
+        json.dumps(metrics, indent=2, ensure_ascii=False).encode(),
+    )
+    for line in table(metrics):
+        logger.info("%s", line)
+    return f"report: {storage.join(out, 'report.html')}"
+
+
+def corpus_folders(config: Config, judge: Checkpoint, run: str) -> dict[str, str]:
+    """The feature folder of every corpus, the real one first, checked against the judge.
+
+    Raises:
+        UserError: features that are missing or made with other settings than the judge's, a real
+            split that is not the one it was trained with, a label that it does not know.
+    """
+    ours, theirs = config.features.model_dump(), judge.features.model_dump()
+    differing = [
+        f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
+    ]
+    if differing:
+        raise UserError(
+            f"the judge in {run} hears features {judge.features.id}, the config makes "
+            f"{config.features.id}: {'; '.join(differing)}"
+        )
+    folders = {"real": real_features(config)}
+    if split_digest(folders["real"]) != judge.data["split_digest"]:
+        raise UserError(
+            f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
+            "have learned clips that would now test it; train it again with jobs/train.py"
+        )
+    for name in config.corpora.generated:
+        folders[name] = features.folder(config.output, name, config.features)
+        if not storage.exists(storage.join(folders[name], "summary.json")):
+            raise UserError(
+                f"{folders[name]} holds no finished features of {name}: run jobs/extract.py first"
+            )
+        unknown = set(features.usable_clips(folders[name])["label"].to_pylist()) - set(judge.labels)
+        if unknown:
+            raise UserError(
+                f"{name} has classes that the judge never learned: {', '.join(sorted(unknown))}; "
+                f"it knows {', '.join(judge.labels)}"
+            )
+    return folders
+
+
+def score_corpora(
+    folders: dict[str, str], run: str, judge: Checkpoint, config: Config, predictions: str
+) -> None:
+    """Scores all shards with a pool of judges and writes `predictions.parquet`, shard by shard."""
+    shards = [
+        {"corpus": name, "uri": uri}
+        for name, folder in folders.items()
+        for uri in features.part_uris(folder)
+    ]
+    gpu = config.compute.use_gpu is True or (
+        config.compute.use_gpu == "auto" and cluster_gpus() > 0
+    )
+    scored = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+        Judge,
+        fn_constructor_kwargs={
+            "run": run,
+            "judge": judge,
+            "batch_size": config.evaluation.batch_size,
+        },
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(config.compute.workers, len(shards))),
+        num_gpus=1 if gpu else 0,
+    )
+    with storage.whole_file(predictions) as file, pq.ParquetWriter(file, PREDICTIONS) as writer:
+        for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+            writer.write_table(batch.cast(PREDICTIONS))
+
+
+class Judge:
+    """One loaded model in a Ray actor: a class, so as not to load it anew for every shard."""
+
+    def __init__(self, run: str, judge: Checkpoint, batch_size: int) -> None:
+        self.judge = judge
+        self.batch_size = batch_size
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = checkpoint.load_model(run, judge).to(device)
+
+    def __call__(self, shards: dict[str, np.ndarray]) -> pa.Table:
+        """Scores shards whole, so that no score depends on how many judges share the work."""
+        tables = [
+            self.score_shard(str(corpus), str(uri))
+            for corpus, uri in zip(shards["corpus"], shards["uri"], strict=True)
+        ]
+        return pa.concat_tables(tables)
+
+    def score_shard(self, corpus: str, uri: str) -> pa.Table:
+        """The predictions of one shard; of the real corpus, the test clips alone."""
+        filters = [("split", "=", "test")] if corpus == "real" else None
+        with storage.open_file(uri) as file:
+            rows = pq.read_table(file, columns=["clip_id", "label", "log_mel"], filters=filters)
+        if len(rows) == 0:
+            return PREDICTIONS.empty_table()
+        probabilities, embeddings = score(
+            self.model,
+            self.judge.normalisation,
+            features.log_mel_array(rows["log_mel"]),
+            self.batch_size,
+        )
+        clip_ids = rows["clip_id"].to_numpy()
+        starts = np.flatnonzero(np.append(True, clip_ids[1:] != clip_ids[:-1]))
+        probabilities = mean_by_clip(probabilities, starts)
+        heard = probabilities.argmax(axis=1)
+        return pa.table(
+            {
+                "corpus": [corpus] * len(starts),
+                "clip_id": clip_ids[starts],
+                "label": rows["label"].take(starts),
+                "prediction": [self.judge.labels[index] for index in heard],
+                "probability": probabilities.max(axis=1),
+                "windows": np.diff(np.append(starts, len(clip_ids))),
+                "probabilities": list(probabilities),
+                "embedding": list(mean_by_clip(embeddings, starts)),
+            }
+        ).cast(PREDICTIONS)
+
+
+def measure(
+    config: Config, run: str, judge: Checkpoint, folders: dict[str, str], predictions: str
+) -> dict[str, Any]:
+    """The content of metrics.json."""
+    corpora: dict[str, Any] = {}
+    for name, folder in folders.items():
+        rows = corpus_predictions(predictions, name, ["label", "probabilities"])
+        if name == "real" and len(rows) == 0:
+            raise UserError("the real corpus has no usable test clip: the judge can't be judged")
+        truth = np.searchsorted(judge.labels, rows["label"].to_pylist())
+        flat = rows["probabilities"].combine_chunks().flatten().to_numpy()
+        summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
+        corpora[name] = {
+            "role": "real" if name == "real" else "generated",
+            "found": summary["found"],
+            "rejected": summary["rejected"],
+            **classification_report(
+                truth, flat.reshape(len(rows), len(judge.labels)), judge.labels
+            ),
+        }
+    return {
+        "schema": METRICS_SCHEMA,
+        "name": config.name,
+        "judge": {
+            "run": run.rpartition("/")[2],
+            "model": judge.model,
+            "labels": judge.labels,
+            "epoch": judge.metrics["epoch"],
+            "validation_accuracy": judge.metrics["validation_accuracy"],
+            "feature_id": judge.features.id,
+            "train_clips": judge.data["train"],
+            "validation_clips": judge.data["validation"],
+        },
+        "corpora": corpora,
+    }
+
+
+def corpus_predictions(predictions: str, corpus: str, columns: list[str]) -> pa.Table:
+    """Some columns of one corpus's predictions."""
+    with storage.open_file(predictions) as file:
+        return pq.read_table(file, columns=columns, filters=[("corpus", "=", corpus)])
+
+
+def chosen_examples(folders: dict[str, str], predictions: str, config: Config) -> Iterator[Example]:
+    """The clips that the report shows."""
+    for name, folder in folders.items():
+        rows = corpus_predictions(
+            predictions, name, ["clip_id", "label", "prediction", "probability"]
+        )
+        manifest = storage.read_table(storage.join(folder, "manifest.parquet"), ["clip_id", "path"])
+        shown = rows.take(examples.choose(rows, config.evaluation.examples)).to_pylist()
+        wanted = pa.array([row["clip_id"] for row in shown], pa.string())
+        found = manifest.filter(pc.is_in(manifest["clip_id"], value_set=wanted))
+        paths = dict(zip(*found.to_pydict().values(), strict=True))
+        for row in shown:
+            example = examples.load(name, row, paths[row["clip_id"]], config.features)
+            if example is not None:
+                yield example
+
+
+def rejects(folders: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Every rejected clip of every corpus."""
+    for name, folder in folders.items():
+        for row in storage.read_table(storage.join(folder, "rejects.parquet")).to_pylist():
+            yield {"corpus": name, **row}
+
+
+def table(metrics: dict[str, Any]) -> Iterator[str]:
+    """The corpora and their scores as lines of text."""
+    width = max(len(name) for name in metrics["corpora"]) + len(" (test)")
+    yield f"{'corpus':<{width}}  clips  rejected  accuracy  95 % interval   top-3"
+    for name, corpus in metrics["corpora"].items():
+        shown = f"{name} (test)" if corpus["role"] == "real" else name
+        if not corpus["clips"]:
+            yield f"{shown:<{width}}  {0:5d}  {corpus['rejected']:8d}"
+            continue
+        accuracy, top = corpus["accuracy"], corpus["top_3"]
+        yield (
+            f"{shown:<{width}}  {corpus['clips']:5d}  {corpus['rejected']:8d}  "
+            f"{accuracy['value']:7.1%}   {accuracy['low']:6.1%} – {accuracy['high']:6.1%}  "
+            f"{top['value']:6.1%}"
+        )

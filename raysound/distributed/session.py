@@ -1,0 +1,88 @@
+"""A job's frame: its command line, its Ray session, its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from raysound.config import UserError, load
+from raysound.settings import ComputeSettings, Config
+
+
+def run_job(job: Callable[[Config], str], usage: str) -> None:
+    """Reads `CONFIG [key=value ...]`, starts Ray, runs the job, prints the line it returns.
+
+    Exits with 0, or with 2 and one clear line where the mistake is the user's.
+
+    Args:
+        job: takes the config, returns the last line: where the result lies.
+        usage: the job's docstring, shown for `--help`.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(usage.strip())
+        sys.exit(0 if arguments else 2)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        config = load(arguments[0], arguments[1:])
+        with ray_session(config.compute):
+            last_line = job(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    print(last_line)
+
+
+@contextmanager
+def ray_session(compute: ComputeSettings) -> Iterator[None]:
+    """Joins the cluster this job was submitted to (RAY_ADDRESS), or starts a local one.
+
+    A session that is open already is used as it is, and left open.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    local = "RAY_ADDRESS" not in os.environ
+    # A cluster started here is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE,
+    # which it reads while it is imported, says otherwise. Our workers' news comes back as results;
+    # what Ray says of itself is in its own log files.
+    ray.init(
+        num_cpus=(compute.local_cpus or available_cpus()) if local else None,
+        include_dashboard=False if local else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Results and training batches in the order of the shards, whoever finishes first.
+    context.execution_options.preserve_order = True
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def cluster_cpus() -> float:
+    """CPUs of the whole cluster."""
+    return float(ray.cluster_resources().get("CPU", 0))
+
+
+def cluster_gpus() -> float:
+    """GPUs of the whole cluster."""
+    return float(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,149 @@
+"""Corpora that raysound makes itself, in parallel on Ray Data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from typing import Any
+
+import pyarrow.compute as pc
+import ray.data
+import torch
+
+from raysound import storage
+from raysound.audio import Reject, encode, read_clip
+from raysound.config import UserError
+from raysound.griffin_lim import log_mel_to_waveform
+from raysound.logmel import LogMel
+from raysound.manifest import read_corpus
+from raysound.settings import Config, FeatureSettings, FormulaSettings, GriffinLimSettings
+from raysound.split import assign_split
+from raysound.synthesis import KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
+
+logger = logging.getLogger(__name__)
+
+MARK = "synthesis.json"
+CLIPS_A_TASK = 64
+
+
+def synthesize(config: Config) -> str:
+    """Makes the corpora of the config's `synthesis` section. Returns the last line of the job."""
+    made = []
+    if config.synthesis.formula is not None:
+        settings = config.synthesis.formula
+        made += [by_formula(role, settings) for role in ROLE_SNR_DB]
+    if config.synthesis.griffin_lim is not None:
+        made.append(by_griffin_lim(config, config.synthesis.griffin_lim))
+    if not made:
+        raise UserError("the config has no synthesis section: there is nothing to make")
+    return f"corpora: {', '.join(made)}"
+
+
+def by_formula(role: str, settings: FormulaSettings) -> str:
+    """Makes one corpus by formula, a folder a class, and returns its folder."""
+    folder = storage.join(settings.output, role)
+    real = role == "real"
+    clips_per_class = settings.clips_per_class if real else settings.generated_clips_per_class
+    plan = plan_corpus(role, list(KINDS), clips_per_class, settings.seed)
+    identity = {"role": role, **settings.model_dump(exclude={"output"})}
+    if start_corpus(folder, identity):
+        run_tasks(formula_clips, plan, {"folder": folder, "settings": settings})
+        finish_corpus(folder, identity, len(plan))
+    return folder
+
+
+def formula_clips(row: dict[str, Any], folder: str, settings: FormulaSettings) -> dict[str, Any]:
+    """Runs in a Ray task: makes some clips of a plan and writes their wavs."""
+    clips = json.loads(row["clips"])
+    for clip in clips:
+        waveform = synthesize_clip(
+            clip["kind"],
+            tuple(clip["seed"]),
+            settings.seconds,
+            settings.sample_rate,
+            tuple(clip["snr_db"]),
+        )
+        wav = encode(waveform, settings.sample_rate, "WAV")
+        storage.write_bytes(storage.join(folder, clip["file_name"]), wav)
+    return {"done": len(clips)}
+
+
+def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
+    """Sends the real corpus's test clips through log-mel and back, and returns the new folder."""
+    clips = assign_split(read_corpus(config.corpora.real.path), config.corpora.real.split)
+    test = clips.filter(pc.equal(clips["split"], "test")).select(["clip_id", "path", "label"])
+    identity = {
+        "griffin_lim": settings.iterations,
+        "features": config.features.model_dump(),
+        "clips": sorted(test["clip_id"].to_pylist()),
+    }
+    if start_corpus(settings.output, identity):
+        done = run_tasks(
+            griffin_lim_clips,
+            test.to_pylist(),
+            {
+                "folder": settings.output,
+                "features": config.features,
+                "iterations": settings.iterations,
+            },
+        )
+        finish_corpus(settings.output, identity, done)
+    return settings.output
+
+
+def griffin_lim_clips(
+    row: dict[str, Any], folder: str, features: FeatureSettings, iterations: int
+) -> dict[str, Any]:
+    """Runs in a Ray task: the first window of each clip through log-mel and back."""
+    torch.set_num_threads(1)
+    log_mel, done = LogMel(features), 0
+    for clip in json.loads(row["clips"]):
+        try:
+            window = read_clip(clip["path"], features).windows[0]
+        except Reject:
+            continue
+        name = clip["clip_id"].replace("/", "-") + ".wav"
+        seed = zlib.crc32(name.encode())
+        waveform = log_mel_to_waveform(
+            log_mel(torch.from_numpy(window)), features, iterations, seed
+        )
+        wav = encode(waveform.numpy(), features.sample_rate, "WAV")
+        storage.write_bytes(storage.join(folder, clip["label"], name), wav)
+        done += 1
+    return {"done": done}
+
+
+def run_tasks(function: Any, clips: list[dict[str, Any]], arguments: dict[str, Any]) -> int:
+    """Runs a function over a plan, some clips a task, and returns how many it made."""
+    tasks = [
+        {"clips": json.dumps(clips[start : start + CLIPS_A_TASK])}
+        for start in range(0, len(clips), CLIPS_A_TASK)
+    ]
+    rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    return sum(row["done"] for row in rows.map(function, fn_kwargs=arguments).iter_rows())
+
+
+def start_corpus(folder: str, identity: dict[str, Any]) -> bool:
+    """Makes way for a corpus; False if this very one is finished already.
+
+    Raises:
+        UserError: the folder holds files that raysound did not make.
+    """
+    mark = storage.join(folder, MARK)
+    if storage.exists(mark):
+        if json.loads(storage.read_bytes(mark)) == {**identity, "finished": True}:
+            logger.info("%s is made already", folder)
+            return False
+        storage.delete(folder)
+    elif storage.list_files(folder):
+        raise UserError(f"{folder} holds other files: name another synthesis output, or remove it")
+    storage.write_bytes(mark, json.dumps({**identity, "finished": False}).encode())
+    return True
+
+
+def finish_corpus(folder: str, identity: dict[str, Any], clips: int) -> None:
+    """Marks a corpus as whole."""
+    mark = json.dumps({**identity, "finished": True}, indent=2)
+    storage.write_bytes(storage.join(folder, MARK), mark.encode())
+    logger.info("%s: %d clips made", folder, clips)

@@ -1,0 +1,68 @@
+"""What a judge does with a batch: normalise, then logits, probabilities and embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysound.models import Classifier
+
+# In natural log power. A band that is constant in training must not blow up when it sounds later.
+LEAST_STD = 0.1
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and spread of the training set, a number a mel band each (natural log power)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, log_mel: Tensor) -> Tensor:
+        """Brings `(B, n_mels, n_frames)` to mean 0 and spread 1 a band, as `(B, 1, …)` float32."""
+        mean = torch.tensor(self.mean, device=log_mel.device).unsqueeze(-1)
+        std = torch.tensor(self.std, device=log_mel.device).clamp(min=LEAST_STD).unsqueeze(-1)
+        return ((log_mel.float() - mean) / std).unsqueeze(1)
+
+
+def score(
+    model: Classifier, normalisation: Normalisation, log_mel: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores log-mels in batches of fixed size, on the device that the model is on.
+
+    Args:
+        model: in eval mode.
+        normalisation: of the model's training set.
+        log_mel: `(n, n_mels, n_frames)`, n at least 1.
+        batch_size: log-mels a forward pass.
+
+    Returns:
+        Probabilities float32 `(n, classes)` and embeddings float32 `(n, size)`.
+    """
+    device = next(model.parameters()).device
+    probabilities, embeddings = [], []
+    with torch.inference_mode():
+        for batch in torch.from_numpy(log_mel).split(batch_size):
+            logits, embedding = model.logits_and_embedding(normalisation(batch.to(device)))
+            probabilities.append(logits.softmax(dim=1).cpu())
+            embeddings.append(embedding.cpu())
+    return torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy()
+
+
+def mean_by_clip(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Averages the windows of each clip.
+
+    Args:
+        values: `(n_windows, size)`, the windows of one clip next to each other.
+        starts: index of every clip's first window `(n_clips,)`, ascending from 0.
+
+    Returns:
+        float32 `(n_clips, size)`.
+    """
+    counts = np.diff(np.append(starts, len(values)))
+    sums = np.add.reduceat(values.astype(np.float64), starts, axis=0)
+    means: np.ndarray = (sums / counts[:, np.newaxis]).astype(np.float32)
+    return means
