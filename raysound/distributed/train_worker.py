@@ -14,7 +14,7 @@ import torch
 
 from raysound import checkpoint, storage
 from raysound.checkpoint import Checkpoint
-from raysound.models import build
+from raysound.models import Classifier, build
 from raysound.settings import TrainingSettings
 from raysound.training import Batch, Metrics, fit
 
@@ -26,7 +26,8 @@ def train_worker(job: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(job["threads"])
     torch.manual_seed(settings.seed)
-    model = ray.train.torch.prepare_model(build(note.model, len(note.labels)))
+    classifier = build(note.model, len(note.labels))
+    model = ray.train.torch.prepare_model(classifier)
     # The same weights everywhere, but not the same dropout.
     torch.manual_seed(settings.seed + 1 + rank)
     fit(
@@ -35,7 +36,9 @@ def train_worker(job: dict[str, Any]) -> None:
         lambda: batches("validation", settings.batch_size),
         settings,
         note.normalisation,
-        reporter(model, note, job["history"]) if rank == 0 else lambda metrics: report(metrics),
+        reporter(classifier, note, job["history"])
+        if rank == 0
+        else lambda metrics: report(metrics),
     )
 
 
@@ -64,11 +67,10 @@ def report(metrics: Metrics, folder: str | None = None) -> None:
 
 
 def reporter(
-    model: torch.nn.Module, note: Checkpoint, history_uri: str
+    classifier: Classifier, note: Checkpoint, history_uri: str
 ) -> Callable[[Metrics], None]:
     """What rank 0 does after an epoch: history.jsonl, and a checkpoint if it is the best so far."""
     history: list[Metrics] = []
-    classifier = getattr(model, "module", model)
 
     def after_epoch(metrics: Metrics) -> None:
         best = not history or quality(metrics) > max(map(quality, history))

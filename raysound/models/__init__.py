@@ -1,0 +1,32 @@
+"""The judges by name: log-mels in, logits and an embedding out."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from raysound.models.alexnet import AlexNet
+from raysound.models.classifier import Classifier
+from raysound.models.cnn import CNN
+from raysound.models.resnetish import BasicBlock, Bottleneck, ResNetish
+from raysound.models.vggish import VGGish
+
+__all__ = ["MODELS", "Classifier", "build"]
+
+MODELS: Mapping[str, Callable[[int], Classifier]] = {
+    "cnn": CNN,
+    "alexnet": AlexNet,
+    "vggish": VGGish,
+    "resnetish18": partial(ResNetish, BasicBlock, (2, 2, 2, 2)),
+    "resnetish34": partial(ResNetish, BasicBlock, (3, 4, 6, 3)),
+    "resnetish50": partial(ResNetish, Bottleneck, (3, 4, 6, 3)),
+}
+
+
+def build(name: str, classes: int) -> Classifier:
+    """An untrained model for so many classes.
+
+    Raises:
+        ValueError: no model of that name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"no model is called '{name}'; there are {', '.join(MODELS)}")
+    return MODELS[name](classes)

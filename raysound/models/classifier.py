@@ -1,0 +1,36 @@
+"""What every judge offers: logits, and the embedding that they come from."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Classifier(nn.Module):
+    """A classifier of normalised log-mels `(B, 1, n_mels, n_frames)`, of any size.
+
+    Attributes:
+        smallest: least (n_mels, n_frames) that the layers can shrink; less is padded.
+    """
+
+    smallest: tuple[int, int] = (1, 1)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Logits `(B, classes)`."""
+        return self.logits_and_embedding(log_mel)[0]
+
+    def logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(B, classes)` and what they were read off, `(B, size)`."""
+        return self._judge(pad_to(log_mel, self.smallest))
+
+    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        raise TypeError(f"{type(self).__name__} says not how it judges")
+
+
+def pad_to(log_mel: Tensor, smallest: tuple[int, int]) -> Tensor:
+    """Pads with zeros, the training mean of a normalised log-mel, up to the smallest size."""
+    bands, frames = log_mel.shape[-2:]
+    missing = (max(0, smallest[0] - bands), max(0, smallest[1] - frames))
+    if not any(missing):
+        return log_mel
+    return functional.pad(log_mel, (0, missing[1], 0, missing[0]))

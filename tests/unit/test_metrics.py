@@ -1,0 +1,255 @@
+import doctest
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from raysound.metrics import classification
+from raysound.metrics.classification import (
+    accuracy,
+    classification_report,
+    confusion_matrix,
+    per_class,
+    top_k_accuracy,
+    wilson_interval,
+)
+
+fast = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def scored(draw, min_clips=0):
+    """Truth and probabilities of one to six classes, with many ties."""
+    classes = draw(st.integers(1, 6))
+    clips = draw(st.integers(min_clips, 25))
+    truth = draw(arrays.arrays(np.int64, clips, elements=st.integers(0, classes - 1)))
+    weights = draw(arrays.arrays(np.int64, (clips, classes), elements=st.integers(1, 4)))
+    return truth, weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_docstring_examples_run():
+    """Every function's example gives what its docstring shows."""
+    result = doctest.testmod(classification)
+
+    assert result.attempted >= 9
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [
+        # R. G. Newcombe, Statistics in Medicine 17, 1998, table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        # Worked by hand with z = 1.959964.
+        (80, 100, 0.7112, 0.8666),
+        (294, 300, 0.9571, 0.9908),
+        (5, 10, 0.2366, 0.7634),
+    ],
+)
+def test_wilson_interval_equals_published_values(correct, n, low, high):
+    """The 95 % interval agrees with Newcombe's table and hand computation to four places."""
+    assert wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_of_nothing_knows_nothing():
+    """Without clips the interval is all of [0, 1]."""
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@fast
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_share_and_mirrors(pair):
+    """The interval holds the share, stays in [0, 1], and swapping right and wrong mirrors it."""
+    correct, n = pair
+
+    low, high = wilson_interval(correct, n)
+    mirrored_low, mirrored_high = wilson_interval(n - correct, n)
+
+    assert 0 <= low <= correct / n <= high <= 1
+    assert low < high
+    assert (1 - mirrored_high, 1 - mirrored_low) == pytest.approx((low, high))
+
+
+@fast
+@given(st.integers(0, 50), st.floats(0.5, 0.94))
+def test_wilson_interval_widens_with_confidence_and_narrows_with_clips(correct, confidence):
+    """More confidence makes it wider, ten times the clips make it narrower."""
+
+    def width(correct, n, confidence):
+        low, high = wilson_interval(correct, n, confidence)
+        return high - low
+
+    assert width(correct, 50, confidence) < width(correct, 50, 0.95)
+    assert width(10 * correct, 500, confidence) < width(correct, 50, confidence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [((5, 4), ["5", "4"]), ((-1, 4), ["-1", "4"]), ((1, 4, 1.0), ["1.0"]), ((1, 4, 0), ["0"])],
+)
+def test_wilson_interval_refuses_impossible_counts(arguments, told):
+    """Counts outside 0..n and a confidence outside (0, 1) are refused by name."""
+    with pytest.raises(ValueError, match="must lie") as caught:
+        wilson_interval(*arguments)
+
+    assert all(value in str(caught.value) for value in told)
+
+
+def test_accuracy_counts_equal_indices():
+    """Two of five right is 0.4, and no clips give NaN."""
+    assert accuracy([0, 1, 2, 3, 4], [0, 1, 0, 0, 0]) == 0.4
+    assert math.isnan(accuracy([], []))
+
+
+def test_confusion_matrix_has_the_truth_in_rows():
+    """A dog heard as rain is counted in the dog's row and the rain's column."""
+    dog, rain = 0, 1
+
+    matrix = confusion_matrix([dog, dog, rain], [rain, rain, rain], classes=3)
+
+    assert matrix.tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert matrix.dtype == np.int64
+
+
+@fast
+@given(scored())
+def test_counts_agree_with_each_other(clips):
+    """Matrix, counts per class and accuracy are one and the same count."""
+    truth, probabilities = clips
+    prediction = probabilities.argmax(axis=1)
+    classes = probabilities.shape[1]
+
+    matrix = confusion_matrix(truth, prediction, classes)
+    of, correct = per_class(truth, prediction, classes)
+
+    assert matrix.sum() == len(truth)
+    assert of.tolist() == [int((truth == label).sum()) for label in range(classes)]
+    assert correct.tolist() == np.diagonal(matrix).tolist()
+    assert (confusion_matrix(prediction, truth, classes) == matrix.T).all()
+    if len(truth):
+        assert accuracy(truth, prediction) == pytest.approx(correct.sum() / of.sum())
+
+
+@fast
+@given(scored(min_clips=1), st.integers(1, 8))
+def test_top_k_equals_a_stable_sort(clips, k):
+    """It equals looking the truth up in a stable sort, so ties go to the lower index."""
+    truth, probabilities = clips
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+
+    expected = np.mean([own in row for own, row in zip(truth, best, strict=True)])
+
+    assert top_k_accuracy(truth, probabilities, k) == pytest.approx(expected)
+
+
+@fast
+@given(scored(min_clips=1))
+def test_top_k_grows_from_accuracy_to_one(clips):
+    """One class named is the plain accuracy; each more helps or not; all of them are right."""
+    truth, probabilities = clips
+    classes = probabilities.shape[1]
+
+    shares = [top_k_accuracy(truth, probabilities, k) for k in range(1, classes + 3)]
+
+    assert shares[0] == accuracy(truth, probabilities.argmax(axis=1))
+    assert shares == sorted(shares)
+    assert shares[classes - 1 :] == [1.0, 1.0, 1.0]
+
+
+def test_top_k_breaks_ties_towards_the_lower_index():
+    """Of four equal classes the first two are the best two."""
+    even = [[0.25] * 4] * 4
+
+    assert top_k_accuracy([0, 1, 2, 3], even, k=2) == 0.5
+    assert top_k_accuracy([0, 0, 1, 1], even, k=2) == 1.0
+    assert top_k_accuracy([2, 3, 2, 3], even, k=2) == 0.0
+    assert math.isnan(top_k_accuracy([], np.zeros((0, 4)), k=2))
+
+
+def test_report_of_known_clips():
+    """Every number of a small corpus equals its hand-computed value."""
+    probabilities = [
+        [0.7, 0.1, 0.1, 0.1],  # dog, right
+        [0.1, 0.7, 0.1, 0.1],  # dog, heard as rain; third by the tie
+        [0.0, 0.6, 0.3, 0.1],  # rain, right
+        [0.3, 0.3, 0.3, 0.1],  # siren, heard as dog by the tie
+        [0.4, 0.3, 0.2, 0.1],  # siren, heard as dog
+    ]
+
+    report = classification_report(
+        [0, 0, 1, 2, 2], probabilities, ["dog", "rain", "siren", "train"]
+    )
+
+    assert report["clips"] == 5
+    assert report["accuracy"]["value"] == 0.4
+    assert (report["accuracy"]["low"], report["accuracy"]["high"]) == wilson_interval(2, 5)
+    assert report["top_3"]["value"] == 1.0
+    assert report["confusion"] == [[1, 1, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
+    assert list(report["per_class"]) == ["dog", "rain", "siren", "train"]
+    assert report["per_class"]["dog"]["clips"] == 2
+    assert report["per_class"]["dog"]["accuracy"]["value"] == 0.5
+    assert report["per_class"]["train"] == {
+        "clips": 0,
+        "accuracy": {"value": None, "low": 0.0, "high": 1.0},
+    }
+
+
+@fast
+@given(scored())
+def test_report_survives_json(clips):
+    """The report holds only plain numbers, so JSON gives back the same thing, without NaN."""
+    truth, probabilities = clips
+    labels = [f"class {index}" for index in range(probabilities.shape[1])]
+
+    report = classification_report(truth, probabilities, labels)
+
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert sum(entry["clips"] for entry in report["per_class"].values()) == report["clips"]
+    if len(truth):
+        assert report["accuracy"]["value"] <= report["top_3"]["value"]
+        assert report["top_3"]["value"] == pytest.approx(top_k_accuracy(truth, probabilities, 3))
+
+
+def test_report_of_no_clips():
+    """A corpus without a scored clip has None for its values, not zero."""
+    report = classification_report([], np.zeros((0, 2)), ["dog", "rain"])
+
+    assert report["clips"] == 0
+    assert report["accuracy"] == {"value": None, "low": 0.0, "high": 1.0}
+    assert report["top_3"]["value"] is None
+    assert report["confusion"] == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: accuracy([0, 1, 2], [0, 1]), ["3", "2"]),
+        (lambda: accuracy([0, -7], [0, 1]), ["-7", "clip 1"]),
+        (lambda: accuracy([0.5, 1.0], [0, 1]), ["float64"]),
+        (lambda: accuracy([[0, 1]], [0, 1]), ["(1, 2)"]),
+        (lambda: confusion_matrix([0, 9], [0, 1], 4), ["truth", "9", "0..3"]),
+        (lambda: confusion_matrix([0, 1], [0, 4], 4), ["prediction", "4", "0..3"]),
+        (lambda: per_class([0], [0, 1], 4), ["1", "2"]),
+        (lambda: top_k_accuracy([0], [[0.5, 0.5]], 0), ["k", "0"]),
+        (lambda: top_k_accuracy([0, 1], [[0.5, 0.5]], 1), ["2", "1"]),
+        (lambda: top_k_accuracy([5], [[0.5, 0.5]], 1), ["5", "0..1"]),
+        (lambda: top_k_accuracy([0], [[0.5, math.nan]], 1), ["clip 0", "class 1", "nan"]),
+        (lambda: top_k_accuracy([0], [0.5, 0.5], 1), ["(2,)"]),
+        (lambda: classification_report([0], [[1.0, math.inf]], ["a", "b"]), ["inf"]),
+        (lambda: classification_report([0], [[1.0, 0.0]], ["a"]), ["1", "2"]),
+        (lambda: classification_report([0], [[1.0, 0.0]], ["a", "a"]), ["'a'", "2", "1"]),
+    ],
+)
+def test_wrong_input_is_refused_with_its_values(call, told):
+    """Lengths, classes and probabilities that cannot be are refused, and the error names them."""
+    with pytest.raises(ValueError, match=r"\d|float") as caught:
+        call()
+
+    assert all(value in str(caught.value) for value in told)
