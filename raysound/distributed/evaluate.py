@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ import torch
 from raysound import checkpoint, examples, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
+from raysound.distributed.extract import finished_features
 from raysound.distributed.session import cluster_gpus
-from raysound.distributed.train import read_history, real_features, run_folder, split_digest
+from raysound.distributed.train import read_history, run_folder, split_digest
 from raysound.metrics.classification import classification_report
+from raysound.models import Classifier
 from raysound.report.page import Example, render
 from raysound.scoring import mean_by_clip, score
 from raysound.settings import Config
@@ -43,13 +46,20 @@ PREDICTIONS = pa.schema(
 
 def evaluate(config: Config) -> str:
     """Scores every corpus of the config and writes the report. Returns the last line of the job."""
-    run = config.evaluation.checkpoint or run_folder(config)
+    # Settings that differ from the judge's are told before features that are missing for them.
+    run = config.evaluation.checkpoint
+    if run is not None:
+        check_features(config, checkpoint.read_note(run), run)
+    folders = {
+        name: finished_features(name, config) for name in ("real", *config.corpora.generated)
+    }
+    run = run or run_folder(config, folders["real"])
     judge = checkpoint.read_note(run)
-    folders = corpus_folders(config, judge, run)
+    check_corpora(folders, judge, run)
     out = storage.join(config.output, "evaluation")
     predictions = storage.join(out, "predictions.parquet")
     storage.delete(storage.join(out, "metrics.json"))
-    score_corpora(folders, run, judge, config, predictions)
+    score_corpora(folders, run, config, predictions)
     metrics = measure(config, run, judge, folders, predictions)
     page = render(
         metrics,
@@ -68,13 +78,8 @@ def evaluate(config: Config) -> str:
     return f"report: {storage.join(out, 'report.html')}"
 
 
-def corpus_folders(config: Config, judge: Checkpoint, run: str) -> dict[str, str]:
-    """The feature folder of every corpus, the real one first, checked against the judge.
-
-    Raises:
-        UserError: features that are missing or made with other settings than the judge's, a real
-            split that is not the one it was trained with, a label that it does not know.
-    """
+def check_features(config: Config, judge: Checkpoint, run: str) -> None:
+    """Raises UserError where the judge learned from other features than the config's."""
     ours, theirs = config.features.model_dump(), judge.features.model_dump()
     differing = [
         f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
@@ -84,31 +89,26 @@ def corpus_folders(config: Config, judge: Checkpoint, run: str) -> dict[str, str
             f"the judge in {run} hears features {judge.features.id}, the config makes "
             f"{config.features.id}: {'; '.join(differing)}"
         )
-    folders = {"real": real_features(config)}
+
+
+def check_corpora(folders: dict[str, str], judge: Checkpoint, run: str) -> None:
+    """Raises UserError for a real split that is not the judge's, or a class that it never learned."""
     if split_digest(folders["real"]) != judge.data["split_digest"]:
         raise UserError(
             f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
             "have learned clips that would now test it; train it again with jobs/train.py"
         )
-    for name in config.corpora.generated:
-        folders[name] = features.folder(config.output, name, config.features)
-        if not storage.exists(storage.join(folders[name], "summary.json")):
-            raise UserError(
-                f"{folders[name]} holds no finished features of {name}: run jobs/extract.py first"
-            )
-        unknown = set(features.usable_clips(folders[name])["label"].to_pylist()) - set(judge.labels)
+    for name, folder in folders.items():
+        unknown = set(features.usable_clips(folder)["label"].to_pylist()) - set(judge.labels)
         if unknown:
             raise UserError(
                 f"{name} has classes that the judge never learned: {', '.join(sorted(unknown))}; "
                 f"it knows {', '.join(judge.labels)}"
             )
-    return folders
 
 
-def score_corpora(
-    folders: dict[str, str], run: str, judge: Checkpoint, config: Config, predictions: str
-) -> None:
-    """Scores all shards with a pool of judges and writes `predictions.parquet`, shard by shard."""
+def score_corpora(folders: dict[str, str], run: str, config: Config, predictions: str) -> None:
+    """Scores all shards on Ray Data and writes `predictions.parquet`, shard by shard."""
     shards = [
         {"corpus": name, "uri": uri}
         for name, folder in folders.items()
@@ -118,14 +118,9 @@ def score_corpora(
         config.compute.use_gpu == "auto" and cluster_gpus() > 0
     )
     scored = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        Judge,
-        fn_constructor_kwargs={
-            "run": run,
-            "judge": judge,
-            "batch_size": config.evaluation.batch_size,
-        },
+        score_shard,
+        fn_kwargs={"run": run, "batch_size": config.evaluation.batch_size},
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(config.compute.workers, len(shards))),
         num_gpus=1 if gpu else 0,
     )
     with storage.whole_file(predictions) as file, pq.ParquetWriter(file, PREDICTIONS) as writer:
@@ -133,52 +128,49 @@ def score_corpora(
             writer.write_table(batch.cast(PREDICTIONS))
 
 
-class Judge:
-    """One loaded model in a Ray actor: a class, so as not to load it anew for every shard."""
+def score_shard(batch: dict[str, np.ndarray], run: str, batch_size: int) -> pa.Table:
+    """Runs in a Ray task: the predictions of one shard; of the real corpus, the test clips alone.
 
-    def __init__(self, run: str, judge: Checkpoint, batch_size: int) -> None:
-        self.judge = judge
-        self.batch_size = batch_size
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = checkpoint.load_model(run, judge).to(device)
+    A shard is scored whole, so that no score depends on how many tasks run at once.
+    """
+    torch.set_num_threads(1)
+    judge, model = load_judge(run)
+    corpus, uri = str(batch["corpus"][0]), str(batch["uri"][0])
+    filters = [("split", "=", "test")] if corpus == "real" else None
+    with storage.open_file(uri) as file:
+        rows = pq.read_table(file, columns=["clip_id", "label", "log_mel"], filters=filters)
+    if len(rows) == 0:
+        return PREDICTIONS.empty_table()
+    probabilities, embeddings = score(
+        model,
+        judge.normalisation,
+        features.log_mel_array(rows["log_mel"]),
+        batch_size,
+    )
+    clip_ids = rows["clip_id"].to_numpy()
+    starts = np.flatnonzero(np.append(True, clip_ids[1:] != clip_ids[:-1]))
+    probabilities = mean_by_clip(probabilities, starts)
+    heard = probabilities.argmax(axis=1)
+    return pa.table(
+        {
+            "corpus": [corpus] * len(starts),
+            "clip_id": clip_ids[starts],
+            "label": rows["label"].take(starts),
+            "prediction": [judge.labels[index] for index in heard],
+            "probability": probabilities.max(axis=1),
+            "windows": np.diff(np.append(starts, len(clip_ids))),
+            "probabilities": list(probabilities),
+            "embedding": list(mean_by_clip(embeddings, starts)),
+        }
+    ).cast(PREDICTIONS)
 
-    def __call__(self, shards: dict[str, np.ndarray]) -> pa.Table:
-        """Scores shards whole, so that no score depends on how many judges share the work."""
-        tables = [
-            self.score_shard(str(corpus), str(uri))
-            for corpus, uri in zip(shards["corpus"], shards["uri"], strict=True)
-        ]
-        return pa.concat_tables(tables)
 
-    def score_shard(self, corpus: str, uri: str) -> pa.Table:
-        """The predictions of one shard; of the real corpus, the test clips alone."""
-        filters = [("split", "=", "test")] if corpus == "real" else None
-        with storage.open_file(uri) as file:
-            rows = pq.read_table(file, columns=["clip_id", "label", "log_mel"], filters=filters)
-        if len(rows) == 0:
-            return PREDICTIONS.empty_table()
-        probabilities, embeddings = score(
-            self.model,
-            self.judge.normalisation,
-            features.log_mel_array(rows["log_mel"]),
-            self.batch_size,
-        )
-        clip_ids = rows["clip_id"].to_numpy()
-        starts = np.flatnonzero(np.append(True, clip_ids[1:] != clip_ids[:-1]))
-        probabilities = mean_by_clip(probabilities, starts)
-        heard = probabilities.argmax(axis=1)
-        return pa.table(
-            {
-                "corpus": [corpus] * len(starts),
-                "clip_id": clip_ids[starts],
-                "label": rows["label"].take(starts),
-                "prediction": [self.judge.labels[index] for index in heard],
-                "probability": probabilities.max(axis=1),
-                "windows": np.diff(np.append(starts, len(clip_ids))),
-                "probabilities": list(probabilities),
-                "embedding": list(mean_by_clip(embeddings, starts)),
-            }
-        ).cast(PREDICTIONS)
+@lru_cache(maxsize=1)
+def load_judge(run: str) -> tuple[Checkpoint, Classifier]:
+    """The judge on this process's device, loaded once a process."""
+    judge = checkpoint.read_note(run)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return judge, checkpoint.load_model(run, judge).to(device)
 
 
 def measure(

@@ -41,12 +41,39 @@ def extract(config: Config) -> str:
             "raise features.n_fft or lower features.n_mels",
             len(silent), config.features.n_mels,
         )  # fmt: skip
-    manifest = assign_split(read_corpus(config.corpora.real.path), config.corpora.real.split)
-    folder = extract_corpus("real", manifest, config)
-    report_lengths(folder, config.features)
-    for name, path in config.corpora.generated.items():
-        extract_corpus(name, read_corpus(path), config)
+    for name in ("real", *config.corpora.generated):
+        folder = extract_corpus(name, list_corpus(name, config), config)
+        if name == "real":
+            report_lengths(folder, config.features)
     return f"features: {storage.join(config.output, 'features')}"
+
+
+def list_corpus(name: str, config: Config) -> pa.Table:
+    """The manifest of a corpus as it lies on disk now, the real one split."""
+    if name == "real":
+        real = config.corpora.real
+        return assign_split(read_corpus(real.path), real.split)
+    return read_corpus(config.corpora.generated[name])
+
+
+def finished_features(name: str, config: Config) -> str:
+    """The folder of a corpus's log-mels.
+
+    Raises:
+        UserError: they were not extracted with these settings, or the corpus has changed since.
+    """
+    folder = features.folder(config.output, name, config.features)
+    summary = storage.join(folder, "summary.json")
+    if not storage.exists(summary):
+        raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
+    if json.loads(storage.read_bytes(summary))["digest"] != features_digest(
+        list_corpus(name, config), config
+    ):
+        raise UserError(
+            f"{name} has changed since its features were extracted (clips, labels, split or "
+            "compute.shard_clips): run jobs/extract.py again"
+        )
+    return folder
 
 
 def extract_corpus(name: str, manifest: pa.Table, config: Config) -> str:
@@ -62,9 +89,7 @@ def extract_corpus(name: str, manifest: pa.Table, config: Config) -> str:
     summary_uri = storage.join(folder, "summary.json")
     shard_clips = config.compute.shard_clips
     count = -(-len(manifest) // shard_clips)
-    expected = digest(
-        [shard_digest(rows, config.features) for rows in slices(manifest, shard_clips)]
-    )
+    expected = features_digest(manifest, config)
     if storage.exists(summary_uri):
         summary = json.loads(storage.read_bytes(summary_uri))
         if summary["digest"] == expected:
@@ -150,9 +175,11 @@ def log_mel(settings: FeatureSettings) -> LogMel:
     return LogMel(settings)
 
 
-def slices(manifest: pa.Table, length: int) -> Iterator[pa.Table]:
-    """The rows of each shard."""
-    return (manifest.slice(start, length) for start in range(0, len(manifest), length))
+def features_digest(manifest: pa.Table, config: Config) -> str:
+    """Stands for the content of all shards of a corpus."""
+    length = config.compute.shard_clips
+    shards = [manifest.slice(start, length) for start in range(0, len(manifest), length)]
+    return digest([shard_digest(rows, config.features) for rows in shards])
 
 
 def shard_digest(rows: pa.Table, settings: FeatureSettings) -> str:

@@ -16,6 +16,7 @@ import ray.train.torch
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
+from raysound.distributed.extract import finished_features
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.train_worker import train_worker
 from raysound.distributed.training_data import dataset, normalisation
@@ -30,9 +31,13 @@ def train(config: Config) -> str:
     return f"checkpoint: {train_judge(config)}"
 
 
-def run_folder(config: Config) -> str:
-    """Where this config's judge lies: another corpus, model or training setting has another."""
-    folder = real_features(config)
+def run_folder(config: Config, folder: str) -> str:
+    """Where this config's judge lies: another corpus, model or training setting has another.
+
+    Args:
+        config: the experiment.
+        folder: of the real corpus's features.
+    """
     identity = {
         "features": config.features.id,
         "split": split_digest(folder),
@@ -43,20 +48,6 @@ def run_folder(config: Config) -> str:
     return storage.join(config.output, "training", run)
 
 
-def real_features(config: Config) -> str:
-    """The folder of the real corpus's log-mels.
-
-    Raises:
-        UserError: they have not been extracted yet with these settings.
-    """
-    folder = features.folder(config.output, "real", config.features)
-    if not storage.exists(storage.join(folder, "summary.json")):
-        raise UserError(
-            f"{folder} holds no finished features of the real corpus: run jobs/extract.py first"
-        )
-    return folder
-
-
 def split_digest(folder: str) -> str:
     """Stands for which clips train, validate and test."""
     clips = features.usable_clips(folder).select(["clip_id", "label", "split"])
@@ -65,7 +56,8 @@ def split_digest(folder: str) -> str:
 
 def train_judge(config: Config) -> str:
     """Trains, unless this very judge is there already, and returns its folder."""
-    folder, run = real_features(config), run_folder(config)
+    folder = finished_features("real", config)
+    run = run_folder(config, folder)
     if checkpoint.is_complete(run):
         logger.info("judge: %s is trained already", run)
         return run

@@ -1,0 +1,519 @@
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pydantic
+import pytest
+import torch
+import yaml
+
+from raysound import settings
+from raysound.config import UserError, apply_override, from_tree, known_keys, load, nearest
+from raysound.settings import Adam, Config, FeatureSettings, StepLR
+
+LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
+STEP = ["training.scheduler.name=StepLR", "training.scheduler.step_size=5"]
+
+
+def written(tmp_path: Path, text: str = LEAST) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def least(tmp_path: Path) -> Path:
+    """A YAML with only what has no default."""
+    return written(tmp_path)
+
+
+def fault(path: Path, *overrides: str) -> str:
+    """What the user is told."""
+    with pytest.raises(UserError) as caught:
+        load(path, overrides)
+    return str(caught.value)
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("a.b=3", {"a": {"b": 3}}),
+        ("a.b=0.001", {"a": {"b": 0.001}}),
+        ("a.b=text", {"a": {"b": "text"}}),
+        ("a.b='3'", {"a": {"b": "3"}}),
+        ("a.b=null", {"a": {"b": None}}),
+        ("a.b=", {"a": {"b": None}}),
+        ("a.b=true", {"a": {"b": True}}),
+        ("a.b=[1, 2]", {"a": {"b": [1, 2]}}),
+        ("a.b={c: {d: 4}}", {"a": {"b": {"c": {"d": 4}}}}),
+        ("a.b=x=y", {"a": {"b": "x=y"}}),
+        ("a.b=s3://bucket/run?x=1", {"a": {"b": "s3://bucket/run?x=1"}}),
+        ("new.deep.key=1", {"new": {"deep": {"key": 1}}}),
+        ("top=1", {"top": 1}),
+    ],
+)
+def test_an_override_sets_one_key(override, expected):
+    """The value is read as YAML, sections on the way are made."""
+    tree: dict = {}
+    apply_override(tree, override)
+    assert tree == expected
+
+
+def test_an_override_leaves_the_rest_of_its_section():
+    tree = {"a": {"b": 1, "c": 2}, "d": 3}
+    apply_override(tree, "a.b=9")
+    assert tree == {"a": {"b": 9, "c": 2}, "d": 3}
+
+
+def test_an_override_replaces_a_value_by_a_section():
+    """`scheduler: null` in the file gives way to `scheduler.name=…`."""
+    tree = {"scheduler": None}
+    apply_override(tree, "scheduler.name=StepLR")
+    assert tree == {"scheduler": {"name": "StepLR"}}
+
+
+@pytest.mark.parametrize("override", ["features.n_mels", "=3", ".a=1", "a.=1", "a..b=1", ""])
+def test_what_is_no_override_is_refused(override):
+    """The message shows what was written and how to write it."""
+    with pytest.raises(UserError, match=r"section\.key=value") as caught:
+        apply_override({}, override)
+    assert f"'{override}'" in str(caught.value)
+
+
+def test_a_value_that_is_no_yaml_is_refused():
+    with pytest.raises(UserError, match=r"a\.b=\[1"):
+        apply_override({}, "a.b=[1")
+
+
+def test_the_last_override_wins(least):
+    assert load(least, ["features.n_mels=32", "features.n_mels=48"]).features.n_mels == 48
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", ".001", "1.0e-3"])
+def test_a_learning_rate_is_a_number_however_it_is_written(least, text):
+    """YAML 1.1 takes `1e-3` for text; we don't."""
+    config = load(least, ["training.optimizer.name=SGD", f"training.optimizer.lr={text}"])
+    assert config.training.optimizer.lr == 1e-3
+
+
+def test_overrides_reach_a_section_that_the_file_lacks(least):
+    """The other keys of the section keep their defaults."""
+    config = load(least, ["features.n_mels=32", "corpora.real.split.test_folds=[1, 2]"])
+    assert config.features == FeatureSettings(n_mels=32)
+    assert config.corpora.real.split.test_folds == ("1", "2")
+
+
+def test_one_override_changes_the_default_optimizer(least):
+    """`training.optimizer.lr=…` alone is the commonest override: the optimiser stays Adam."""
+    assert load(least, ["training.optimizer.lr=0.01"]).training.optimizer == Adam(lr=0.01)
+
+
+def test_null_takes_a_scheduler_away(tmp_path):
+    path = written(tmp_path, LEAST + "training: {scheduler: {name: StepLR, step_size: 5}}\n")
+    assert load(path).training.scheduler == StepLR(name="StepLR", step_size=5)
+    assert load(path, ["training.scheduler=null"]).training.scheduler is None
+
+
+def test_a_generated_corpus_can_be_added_by_override(least):
+    config = load(least, ["corpora.generated.mine=/sounds/mine"])
+    assert config.corpora.generated == {"mine": "/sounds/mine"}
+
+
+# Unknown keys
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown", "close"),
+    [
+        ("feature.n_mels=32", "feature", "features"),
+        ("features.n_mel=32", "features.n_mel", "features.n_mels"),
+        ("n_mels=32", "n_mels", "features.n_mels"),
+        ("lr=0.1", "lr", "training.optimizer.lr"),
+        ("training.lr=0.1", "training.lr", "training.optimizer.lr"),
+        ("training.optimiser.lr=0.1", "training.optimiser", "training.optimizer"),
+        ("training.batchsize=8", "training.batchsize", "training.batch_size"),
+        ("model.nam=cnn", "model.nam", "model.name"),
+        ("corpora.reel.path=x", "corpora.reel", "corpora.real"),
+        ("corpora.real.pathh=x", "corpora.real.pathh", "corpora.real.path"),
+        (
+            "corpora.real.split.test_fold=[1]",
+            "corpora.real.split.test_fold",
+            "corpora.real.split.test_folds",
+        ),
+        ("evaluation.chekpoint=x", "evaluation.chekpoint", "evaluation.checkpoint"),
+        ("compute.worker=2", "compute.worker", "compute.workers"),
+        ("synthesis.formula.second=1", "synthesis.formula.second", "synthesis.formula.seconds"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(least, override, unknown, close):
+    """At every level; the right word in the wrong section leads to its section."""
+    assert f"unknown key '{unknown}'; did you mean '{close}'?" in fault(least, override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unknown", "close"),
+    [
+        ([*STEP, "training.scheduler.gama=0.5"], "training.scheduler.gama", "gamma"),
+        (
+            ["training.optimizer.name=SGD", "training.optimizer.momentun=0.5"],
+            "training.optimizer.momentun",
+            "momentum",
+        ),
+    ],
+)
+def test_an_unknown_key_inside_a_choice_is_named_as_in_the_file(least, overrides, unknown, close):
+    """The Python name of the choice (StepLR, SGD) stands in no key."""
+    section = unknown.rpartition(".")[0]
+    assert f"unknown key '{unknown}'; did you mean '{section}.{close}'?" in fault(least, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unknown"),
+    [
+        (["optimizer.name=Adam", "optimizer.momentum=0.9"], "training.optimizer.momentum"),
+        (["optimizer.name=SGD", "optimizer.betas=[0.9, 0.99]"], "training.optimizer.betas"),
+        (
+            ["scheduler.name=ExponentialLR", "scheduler.gamma=0.9", "scheduler.patience=3"],
+            "training.scheduler.patience",
+        ),
+    ],
+)
+def test_a_key_of_another_choice_is_not_its_own_suggestion(least, overrides, unknown):
+    """Adam has no momentum: «did you mean training.optimizer.momentum» would be a riddle."""
+    text = fault(least, *(f"training.{override}" for override in overrides))
+    assert unknown in text
+    assert f"did you mean '{unknown}'" not in text
+
+
+def test_a_word_like_no_other_gets_no_suggestion(least):
+    assert fault(least, "zzzzzz=1").endswith("unknown key 'zzzzzz'")
+
+
+def test_every_fault_is_told_at_once(least):
+    """One line each, so a user mends a file in one go."""
+    text = fault(least, "features.n_mels=0", "features.hopp=3", "model.name=vgg")
+    assert len(text.splitlines()) == 3
+    assert all(key in text for key in ("features.n_mels", "features.hopp", "model.name"))
+    assert all(line.startswith(str(least)) for line in text.splitlines())
+
+
+def test_nearest_is_none_where_nothing_is_like_it():
+    assert nearest("zzzzzz", ["features.n_mels", "name"]) is None
+
+
+def test_known_keys_reach_into_every_section():
+    keys = set(known_keys())
+    assert {
+        "name",
+        "corpora.real.split.test_folds",
+        "training.optimizer.betas",
+        "training.optimizer.momentum",
+        "training.scheduler.patience",
+        "synthesis.griffin_lim.iterations",
+    } <= keys
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("features.n_mels=0", ["features.n_mels", "greater than 0", "0"]),
+        ("features.n_mels=64.5", ["features.n_mels", "64.5"]),
+        ("features.n_mels=many", ["features.n_mels", "many"]),
+        ("features.clip_length=-1", ["features.clip_length", "-1"]),
+        ("features.clip_length=.inf", ["features.clip_length", "finite"]),
+        ("features.clip_length=.nan", ["features.clip_length", "finite"]),
+        ("features.hop_length=0", ["features.hop_length"]),
+        ("features.n_fft=1", ["features.n_fft"]),
+        ("features.f_min=-5", ["features.f_min", "-5"]),
+        ("features.f_min=22050", ["f_min 22050 Hz", "f_max 22050 Hz"]),
+        ("features.f_max=22051", ["f_max 22051 Hz", "22050 Hz"]),
+        ("features.sample_rate=16000", ["f_max 22050 Hz", "8000 Hz"]),
+        ("features.clip_length=0.0116", ["clip_length 0.0116", "n_fft", "512"]),
+        ("features.long_clips=middle", ["features.long_clips", "'split'", "'center'", "'start'"]),
+        ("features.dtype=float64", ["features.dtype", "'float32'", "'float16'"]),
+        ("features=null", ["features"]),
+        ("model.name=resnet", ["model.name", "'resnetish18'", "'resnet'"]),
+        ("training.epochs=0", ["training.epochs"]),
+        ("training.scheduler.name=Cosine", ["training.scheduler", "Cosine", "CosineAnnealingLR"]),
+        ("training.scheduler={name: StepLR}", ["'training.scheduler.step_size' is missing"]),
+        ("training.scheduler.gamma=0.5", ["training.scheduler", "name"]),
+        ("training.optimizer={name: SGD, lr: 0}", ["training.optimizer.lr", "0"]),
+        ("corpora.real.split.test_fraction=1", ["corpora.real.split.test_fraction"]),
+        ("corpora.real.split.validation_fraction=-0.1", ["validation_fraction", "-0.1"]),
+        ("corpora.real.split.test_folds=5", ["corpora.real.split.test_folds", "5"]),
+        ("corpora.generated.real=x", ["'real'"]),
+        ("corpora.generated={a/b: x}", ["corpora.generated", "a/b"]),
+        ("name=a b", ["name", "a b"]),
+        ("name=../up", ["name", "../up"]),
+        ("output=null", ["output"]),
+        ("compute.workers=0", ["compute.workers"]),
+        ("compute.use_gpu=perhaps", ["compute.use_gpu", "perhaps"]),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_key(least, override, words):
+    text = fault(least, override)
+    assert [word for word in words if word not in text] == []
+    assert "Value error" not in text
+
+
+def test_a_fault_in_a_plain_choice_is_told_once(least):
+    """`use_gpu` is a yes, a no or auto; how pydantic tries them one by one is not the user's."""
+    text = fault(least, "compute.use_gpu=perhaps")
+    assert len(text.splitlines()) == 1
+    assert "use_gpu.bool" not in text
+
+
+def test_batches_must_split_evenly_over_the_workers(least):
+    assert load(least, ["compute.workers=4"]).compute.workers == 4
+    text = fault(least, "compute.workers=3")
+    assert "training.batch_size 32" in text
+    assert "compute.workers 3" in text
+
+
+@pytest.mark.parametrize("key", ["name", "output", "corpora", "corpora.real.path"])
+def test_a_missing_key_is_named(tmp_path, key):
+    tree = yaml.safe_load(LEAST)
+    *sections, last = key.split(".")
+    section = tree
+    for name in sections:
+        section = section[name]
+    del section[last]
+    assert f"'{key}' is missing" in fault(written(tmp_path, yaml.safe_dump(tree)))
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 11025])
+def test_f_max_may_be_exactly_half_the_rate(rate):
+    assert FeatureSettings(sample_rate=rate, f_max=rate / 2).f_max == rate / 2
+
+
+def test_the_shortest_clip_length_still_makes_a_log_mel():
+    """One sample more than half of n_fft is the least that can be mirrored at the ends."""
+    shortest = FeatureSettings(clip_length=513 / 44100)
+    assert shortest.clip_samples == 513
+    with pytest.raises(pydantic.ValidationError, match="512 samples"):
+        FeatureSettings(clip_length=512 / 44100)
+
+
+def test_folds_are_names(least):
+    """`5` in a YAML and `"5"` in a CSV are the same fold."""
+    config = load(least, ["corpora.real.split.test_folds=[5, '6', b]"])
+    assert config.corpora.real.split.test_folds == ("5", "6", "b")
+
+
+# Files
+
+
+def test_a_missing_file_is_a_user_error(tmp_path):
+    assert "No such file" in fault(tmp_path / "absent.yaml")
+
+
+def test_a_folder_is_no_config(tmp_path):
+    assert str(tmp_path) in fault(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "# only a remark\n", "- a\n- b\n", "just text", "3"])
+def test_a_file_without_a_mapping_is_a_user_error(tmp_path, text):
+    assert "holds no settings" in fault(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\tname: x", "a: !!python/object:os.x {}"])
+def test_a_file_that_is_no_yaml_is_a_user_error(tmp_path, text):
+    assert "is not a YAML file" in fault(written(tmp_path, text))
+
+
+def test_bytes_that_are_no_text_are_a_user_error(tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("name: café\n".encode("latin-1"))
+    assert "is not a YAML file" in fault(path)
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path):
+    path = tmp_path / "notepad.yaml"
+    path.write_text(LEAST, encoding="utf-8-sig")
+    assert load(path).name == "least"
+
+
+def test_a_config_is_frozen(least):
+    config = load(least)
+    with pytest.raises(pydantic.ValidationError):
+        config.name = "other"
+    with pytest.raises(pydantic.ValidationError):
+        config.features.n_mels = 3
+
+
+def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path):
+    """Relative to the folder that the job is started in; `~` is the user's home."""
+    start = tmp_path / "start here"
+    start.mkdir()
+    monkeypatch.chdir(start)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load(
+        least,
+        [
+            "corpora.generated.near=../near",
+            "corpora.generated.home=~/wavs",
+            "corpora.generated.far=gs://bucket/far",
+            "evaluation.checkpoint=runs/judge",
+            "synthesis.formula.output=data/formula",
+            "synthesis.griffin_lim.output=s3://bucket/griffin",
+        ],
+    )
+    assert config.output == str(start / "out")
+    assert config.corpora.real.path == str(start / "sounds")
+    assert config.corpora.generated == {
+        "near": str(tmp_path / "near"),
+        "home": "/home/somebody/wavs",
+        "far": "gs://bucket/far",
+    }
+    assert config.evaluation.checkpoint == str(start / "runs" / "judge")
+    assert config.synthesis.formula.output == str(start / "data" / "formula")
+    assert config.synthesis.griffin_lim.output == "s3://bucket/griffin"
+    assert load(least, ["output=s3://bucket/run"]).output == "s3://bucket/run"
+
+
+def test_no_checkpoint_stays_none(least):
+    assert load(least).evaluation.checkpoint is None
+
+
+def test_to_yaml_round_trips(least, tmp_path):
+    """Defaults filled in, unions, tuples, small floats and Chinese paths included."""
+    overrides = [
+        "corpora.generated.mine=/sounds/雨 #1",
+        "corpora.real.split.test_folds=[1, '02']",
+        "training.optimizer={name: AdamW, lr: 1.0e-7, betas: [0.8, 0.99]}",
+        "training.scheduler={name: MultiStepLR, milestones: [3, 5]}",
+        "compute.use_gpu=false",
+    ]
+    config = load(least, overrides)
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml(), encoding="utf-8")
+    assert load(again) == config
+    assert "雨" in config.to_yaml()
+
+
+def test_from_tree_takes_what_a_config_dumps(least):
+    config = load(least)
+    assert from_tree(config.model_dump(), "a checkpoint") == config
+
+
+def test_every_shipped_config_loads(root):
+    paths = sorted((root / "configs").rglob("*.yaml"))
+    assert len(paths) >= 2
+    assert all(isinstance(load(path), Config) for path in paths)
+
+
+# The feature id
+
+OTHER_FEATURES = {
+    "clip_length": 4.0,
+    "sample_rate": 48000,
+    "hop_length": 442,
+    "n_fft": 2048,
+    "n_mels": 65,
+    "f_min": 1.0,
+    "f_max": 22049.0,
+    "long_clips": "center",
+    "dtype": "float16",
+}
+
+
+def test_every_feature_setting_changes_the_feature_id():
+    """A setting that is added to FeatureSettings must be added here too."""
+    assert OTHER_FEATURES.keys() == FeatureSettings.model_fields.keys()
+    ids = {FeatureSettings(**{key: value}).id for key, value in OTHER_FEATURES.items()}
+    assert len(ids | {FeatureSettings().id}) == len(OTHER_FEATURES) + 1
+
+
+def test_the_version_of_the_arithmetic_changes_the_feature_id(monkeypatch):
+    before = FeatureSettings().id
+    monkeypatch.setattr(settings, "FEATURE_VERSION", settings.FEATURE_VERSION + 1)
+    assert FeatureSettings().id != before
+
+
+def test_the_feature_id_is_not_about_spelling():
+    """8000 and 8000.0 are one frequency; the order of keys in a file is no setting."""
+    assert FeatureSettings(f_max=8000).id == FeatureSettings(f_max=8000.0).id
+    assert FeatureSettings(n_mels=3, n_fft=99).id == FeatureSettings(n_fft=99, n_mels=3).id
+
+
+def test_the_feature_id_is_the_same_in_another_process():
+    """Neither string hashing nor import order has a say: folders are found again."""
+    code = "from raysound.settings import FeatureSettings as F; print(F(n_mels=40).id)"
+    ids = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert ids == {FeatureSettings(n_mels=40).id}
+
+
+def test_the_feature_id_is_a_short_name_for_a_folder():
+    assert len(FeatureSettings().id) == 8
+    assert set(FeatureSettings().id) <= set("0123456789abcdef")
+
+
+def test_n_frames_of_the_readmes_example():
+    """5 s at 44.1 kHz, a hop of 10 ms: 501 centred frames."""
+    assert FeatureSettings().clip_samples == 220500
+    assert FeatureSettings().n_frames == 501
+
+
+# Names that belong to others
+
+
+OPTIMIZERS = [settings.Adam, settings.AdamW, settings.SGD]
+SCHEDULERS = [
+    settings.StepLR,
+    settings.MultiStepLR,
+    settings.ExponentialLR,
+    settings.CosineAnnealingLR,
+    settings.ReduceLROnPlateau,
+]
+
+
+def test_the_choices_checked_below_are_all_there_are():
+    names = {model.__name__ for model in (*OPTIMIZERS, *SCHEDULERS)}
+    keys = {
+        model.__name__
+        for model in vars(settings).values()
+        if isinstance(model, type)
+        and issubclass(model, settings.Section)
+        and (
+            hasattr(torch.optim, model.__name__)
+            or hasattr(torch.optim.lr_scheduler, model.__name__)
+        )
+    }
+    assert keys == names
+
+
+@pytest.mark.parametrize(
+    ("model", "module"),
+    [(model, torch.optim) for model in OPTIMIZERS]
+    + [(model, torch.optim.lr_scheduler) for model in SCHEDULERS],
+    ids=lambda value: value.__name__,
+)
+def test_optimisers_and_schedules_speak_torchs_words(model, module):
+    """Every setting is a parameter of the torch class of that name, so it can be passed on."""
+    parameters = inspect.signature(getattr(module, model.__name__)).parameters
+    assert set(model.model_fields) - {"name"} <= set(parameters)
+    assert model.model_fields["name"].annotation.__args__ == (model.__name__,)
+
+
+def test_the_models_of_the_settings_are_the_models_there_are():
+    from raysound.models import MODELS
+
+    named = settings.ModelSettings.model_fields["name"].annotation.__args__
+    assert sorted(named) == sorted(MODELS)

@@ -1,0 +1,350 @@
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysound import features, storage
+from raysound.features import MelStatistics, Shard
+from raysound.settings import FeatureSettings
+
+SETTINGS = FeatureSettings(
+    clip_length=0.1, sample_rate=8000, hop_length=160, n_fft=256, n_mels=5, f_max=4000
+)
+SHAPE = (5, 6)
+REJECT = {"clip_id": "dog/bad.wav", "path": "/x/dog/bad.wav", "label": "dog", "reason": "empty"}
+
+
+def window_row(clip_id: str, window: int = 0, **changes: object) -> dict:
+    """A row as extraction hands it over: the manifest's columns come along."""
+    return {
+        "clip_id": clip_id,
+        "path": f"/sounds/{clip_id}",
+        "label": "dog",
+        "fold": None,
+        "split": "train",
+        "group": clip_id,
+        "size": 3,
+        "window": window,
+        "duration": 0.25,
+        "sample_rate": 44100,
+        **changes,
+    }
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(-8, 4, (count, *SHAPE)).astype(np.float32)
+
+
+def record(**changes) -> Shard:
+    return Shard(
+        **{
+            "digest": "d1",
+            "found": 3,
+            "written": 2,
+            "windows": 3,
+            "seconds": 0.75,
+            "rejects": [REJECT],
+            **changes,
+        }
+    )
+
+
+ROWS = [
+    window_row("dog/雨 1.wav"),
+    window_row("dog/雨 1.wav", 1),
+    window_row("cat/b.wav", label="cat", fold="3", split=None, group="tape"),
+]
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """A shard of three windows."""
+    path = tmp_path / "part-00000.parquet"
+    features.write_shard(str(path), ROWS, noise(3), record(), SETTINGS)
+    return path
+
+
+# One shard
+
+
+def test_a_shard_round_trips(shard):
+    """Names, numbers, nulls and every bit of the log-mels."""
+    table = storage.read_table(str(shard))
+    assert table.column_names == [
+        "clip_id", "window", "label", "fold", "split", "group",
+        "duration", "sample_rate", "log_mel",
+    ]  # fmt: skip
+    columns = table.drop_columns("log_mel").to_pylist()
+    assert columns == [{name: row[name] for name in columns[0]} for row in ROWS]
+    assert (features.log_mel_array(table["log_mel"]) == noise(3)).all()
+    assert features.read_record(str(shard)) == record()
+
+
+def test_plain_pyarrow_reads_tensors_with_their_shape(shard):
+    """No Ray, no torch, no code of ours: the shape travels in Arrow's own type."""
+    table = pq.read_table(shard)
+    assert table.schema.equals(features.schema(SETTINGS))
+    kind = table.schema.field("log_mel").type
+    assert isinstance(kind, pa.FixedShapeTensorType)
+    assert (list(kind.shape), kind.value_type) == (list(SHAPE), pa.float32())
+    tensors = table["log_mel"].combine_chunks()
+    tensors = tensors.chunk(0) if isinstance(tensors, pa.ChunkedArray) else tensors
+    assert (tensors.to_numpy_ndarray() == noise(3)).all()
+
+
+def test_half_the_bits_on_request(tmp_path):
+    """float16 is what is asked for, to a thousandth of the value."""
+    halved = SETTINGS.model_copy(update={"dtype": "float16"})
+    path = tmp_path / "part-00000.parquet"
+    features.write_shard(str(path), ROWS, noise(3), record(), halved)
+    column = pq.read_table(path)["log_mel"]
+    assert column.type.value_type == pa.float16()
+    array = features.log_mel_array(column)
+    assert array.dtype == np.float16
+    assert np.allclose(array, noise(3), rtol=1e-3, atol=1e-3)
+
+
+def test_a_shard_says_how_it_was_made(shard):
+    """Feature id and settings stand in the Parquet metadata, as JSON."""
+    note = json.loads(pq.read_schema(shard).metadata[b"raysound"])
+    assert note["feature_id"] == SETTINGS.id
+    assert FeatureSettings(**note["features"]) == SETTINGS
+    assert note["shard"]["rejects"] == [REJECT]
+
+
+def test_the_tensor_is_split_into_bytes_and_compressed(shard):
+    """Byte-stream split is used, not merely asked for: a wrong column name would pass unseen."""
+    group = pq.ParquetFile(shard).metadata.row_group(0)
+    columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+    tensor = columns[features.LOG_MEL_LEAF]
+    assert "BYTE_STREAM_SPLIT" in tensor.encodings
+    assert not {"PLAIN", "RLE_DICTIONARY", "PLAIN_DICTIONARY"} & set(tensor.encodings)
+    assert not tensor.is_stats_set
+    assert {column.compression for column in columns.values()} == {"ZSTD"}
+    assert all("RLE_DICTIONARY" in columns[name].encodings for name in features.NAME_COLUMNS)
+
+
+def test_a_shard_of_smooth_log_mels_takes_less_room_than_the_bytes(tmp_path):
+    big = FeatureSettings()
+    smooth = np.linspace(-20, 5, big.n_frames, dtype=np.float32) + np.zeros((64, 1), np.float32)
+    path = tmp_path / "part-00000.parquet"
+    features.write_shard(str(path), [window_row("a")] * 4, [smooth] * 4, record(), big)
+    assert path.stat().st_size < 0.5 * 4 * smooth.nbytes
+
+
+def test_a_shard_without_rows_is_a_shard(tmp_path):
+    """All its clips were rejected; its record still counts them."""
+    path = tmp_path / "part-00000.parquet"
+    empty = record(found=1, written=0, windows=0, seconds=0.0)
+    features.write_shard(str(path), [], [], empty, SETTINGS)
+    table = pq.read_table(path)
+    assert table.schema.equals(features.schema(SETTINGS))
+    assert features.log_mel_array(table["log_mel"]).shape == (0, *SHAPE)
+    assert features.read_record(str(path)) == empty
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((6, 5), np.float32),
+        np.zeros((5, 7), np.float32),
+        np.zeros((1, 5, 6), np.float32),
+        np.zeros(30, np.float32),
+        np.full(SHAPE, np.nan, np.float32),
+        np.full(SHAPE, -np.inf, np.float32),
+    ],
+)
+def test_a_wrong_log_mel_is_refused(tmp_path, wrong):
+    """By another shape, even of as many numbers, or by NaN; the clip is named, no file is left."""
+    path = tmp_path / "part-00000.parquet"
+    with pytest.raises(ValueError, match=r"cat/b\.wav.*\(5, 6\)"):
+        features.write_shard(str(path), ROWS, [*noise(2), wrong], record(), SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_as_many_log_mels_as_rows(tmp_path, count):
+    """One too few would leave a window of whatever the memory held."""
+    path = tmp_path / "part-00000.parquet"
+    with pytest.raises(ValueError, match=r"\d"):
+        features.write_shard(str(path), ROWS, noise(count), record(), SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_has_no_record(tmp_path):
+    assert features.read_record(str(tmp_path / "absent.parquet")) is None
+
+
+def test_log_mel_array_joins_chunks():
+    """A column read from several row groups or files comes in several chunks."""
+    tensors = [
+        pa.FixedShapeTensorArray.from_numpy_ndarray(noise(count, seed=count)) for count in (2, 1, 3)
+    ]
+    array = features.log_mel_array(pa.chunked_array(tensors))
+    assert (array == np.concatenate([noise(count, seed=count) for count in (2, 1, 3)])).all()
+
+
+# A folder
+
+
+def test_folders_of_other_settings_are_other_folders():
+    other = SETTINGS.model_copy(update={"n_mels": 6})
+    uri = features.folder("s3://bucket/run/", "real", SETTINGS)
+    assert uri == f"s3://bucket/run/features/real-{SETTINGS.id}"
+    assert features.folder("s3://bucket/run/", "real", other) != uri
+
+
+def test_part_uris_are_the_shards_in_order(tmp_path):
+    """Nothing else that lies there: not what a killed writer left behind either."""
+    for index in (11, 2, 0, 100):
+        storage.write_bytes(str(tmp_path / features.shard_name(index)), b"")
+    for name in ("manifest.parquet", "rejects.parquet", "summary.json"):
+        storage.write_bytes(str(tmp_path / name), b"")
+    storage.write_bytes(str(tmp_path / f"{features.shard_name(3)}.0123456789abcdef.tmp"), b"half")
+    assert features.part_uris(str(tmp_path)) == [
+        f"{tmp_path}/part-{index:05d}.parquet" for index in (0, 2, 11, 100)
+    ]
+
+
+@pytest.mark.parametrize("rejected", [[], ["b"], ["a", "b", "c"]])
+def test_usable_clips_are_those_not_rejected(tmp_path, rejected):
+    manifest = pa.table({"clip_id": ["a", "b", "c"], "label": ["x", "y", "z"]})
+    rejects = [
+        {"clip_id": clip_id, "path": "p", "label": "x", "reason": "r"} for clip_id in rejected
+    ]
+    storage.write_table(str(tmp_path / "manifest.parquet"), manifest)
+    storage.write_table(
+        str(tmp_path / "rejects.parquet"),
+        pa.Table.from_pylist(rejects, schema=features.REJECT_SCHEMA),
+    )
+    usable = features.usable_clips(str(tmp_path)).to_pylist()
+    assert usable == [row for row in manifest.to_pylist() if row["clip_id"] not in rejected]
+
+
+def test_summarise_adds_up():
+    other = record(digest="d2", found=4, written=4, windows=5, seconds=3.25, rejects=[])
+    assert features.summarise([record(), other], "real", SETTINGS) == {
+        "corpus": "real",
+        "feature_id": SETTINGS.id,
+        "features": SETTINGS.model_dump(),
+        "found": 7,
+        "written": 6,
+        "rejected": 1,
+        "windows": 8,
+        "bytes": 8 * 5 * 6 * 4,
+        "hours": 4.0 / 3600,
+        "shards": 2,
+        "digest": features.digest(["d1", "d2"]),
+    }
+
+
+def test_summarise_counts_the_bytes_of_float16():
+    halved = SETTINGS.model_copy(update={"dtype": "float16"})
+    assert features.summarise([record()], "real", halved)["bytes"] == 3 * 5 * 6 * 2
+
+
+@pytest.mark.parametrize("changes", [{"found": 4}, {"written": 3}, {"rejects": []}])
+def test_summarise_raises_where_clips_are_lost(changes):
+    """Found is written plus rejected, or the job fails, with all three numbers."""
+    lost = record(**changes)
+    with pytest.raises(RuntimeError, match="real") as caught:
+        features.summarise([record(), lost], "real", SETTINGS)
+    assert f"{3 + lost.found} clips found" in str(caught.value)
+    assert f"{2 + lost.written} written" in str(caught.value)
+    assert f"{1 + len(lost.rejects)} rejected" in str(caught.value)
+
+
+def test_the_summarys_digest_stands_for_every_shard_in_order():
+    one, two = record(), record(digest="d2")
+    digests = {
+        features.summarise(shards, "real", SETTINGS)["digest"]
+        for shards in ([one, two], [two, one], [one], [one, one])
+    }
+    assert len(digests) == 4
+
+
+# Clip length
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.floats(0.001, 30), st.integers(1, 300).map(lambda tenths: tenths / 10)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
+    """In whole tenths, and not a tenth more than that takes."""
+    durations = np.array(seconds)
+    suggested = features.suggest_clip_length(durations)
+    assert suggested == round(suggested, 1) >= 0.1
+    assert (durations <= suggested + 1e-9).mean() >= 0.8 - 1e-9
+    if suggested > 0.1:
+        assert (durations <= suggested - 0.1 - 1e-9).mean() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("durations", "expected"),
+    [([5.0] * 10, 5.0), ([1.0] * 8 + [9.0] * 2, 1.0), ([0.02], 0.1), ([0.3, 0.3, 0.3], 0.3)],
+)
+def test_a_suggested_clip_length_is_no_longer_than_need_be(durations, expected):
+    assert features.suggest_clip_length(np.array(durations)) == expected
+
+
+# Statistics
+
+
+def test_statistics_are_per_band_over_clips_and_frames():
+    log_mels = noise(7)
+    statistics = MelStatistics.of(log_mels)
+    assert statistics.count == 7 * 6
+    assert np.allclose(statistics.mean, log_mels.astype(np.float64).mean(axis=(0, 2)))
+    assert np.allclose(statistics.std, log_mels.astype(np.float64).std(axis=(0, 2)))
+    assert statistics.mean.dtype == statistics.std.dtype == np.float64
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    offset=st.sampled_from([0.0, -23.0, 1e4]),
+    seed=st.integers(0, 10**6),
+    data=st.data(),
+)
+def test_merged_statistics_equal_those_of_the_whole(sizes, offset, seed, data):
+    """In any order, and far from zero, where a sum of squares would lose its digits."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(offset, 2, (size, 3, 4)) for size in sizes]
+    merged = None
+    for part in data.draw(st.permutations(parts)):
+        one = MelStatistics.of(part)
+        merged = one if merged is None else merged.merge(one)
+    whole = np.concatenate(parts)
+    assert merged.count == whole.shape[0] * whole.shape[2]
+    assert np.allclose(merged.mean, whole.mean(axis=(0, 2)), rtol=1e-12)
+    assert np.allclose(merged.std, whole.std(axis=(0, 2)), rtol=1e-9)
+
+
+def test_merging_is_associative():
+    """A tree of merges, as a cluster makes them, equals a chain."""
+    a, b, c, d = (MelStatistics.of(noise(n, seed=n)) for n in (1, 2, 3, 4))
+    tree, chain = a.merge(b).merge(c.merge(d)), a.merge(b).merge(c).merge(d)
+    assert np.allclose(tree.mean, chain.mean)
+    assert np.allclose(tree.std, chain.std)
+    for one, two in itertools.permutations([a, b, c, d], 2):
+        assert np.allclose(one.merge(two).std, two.merge(one).std)
+
+
+def test_float16_log_mels_lose_nothing_more_in_the_statistics():
+    """Summed in float64: a sum of 100,000 values of 20 would overflow float16."""
+    log_mels = np.full((100, 2, 1000), -20.0, np.float16)
+    log_mels[:, 1, ::2] = -10
+    statistics = MelStatistics.of(log_mels)
+    assert statistics.mean.tolist() == [-20, -15]
+    assert statistics.std.tolist() == [0, 5]

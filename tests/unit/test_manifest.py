@@ -1,0 +1,506 @@
+import csv
+import logging
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raysound import storage
+from raysound.config import UserError
+from raysound.manifest import SCHEMA, read_corpus
+
+
+def lay(folder: Path, *names: str) -> Path:
+    """Lays files of three bytes; what is in them is not the manifest's concern."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"abc")
+    return folder
+
+
+def write_csv(path: Path, rows: list[dict[str, str]], encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rows(path: Path | str) -> dict[str, dict]:
+    """The manifest by clip id."""
+    return {row["clip_id"]: row for row in read_corpus(str(path)).to_pylist()}
+
+
+def column(path: Path | str, name: str) -> dict[str, object]:
+    return {clip_id: row[name] for clip_id, row in rows(path).items()}
+
+
+def fault(path: Path | str) -> str:
+    """What the user is told."""
+    with pytest.raises(UserError) as caught:
+        read_corpus(str(path))
+    return str(caught.value)
+
+
+# A folder a class
+
+
+def test_a_folder_a_class(tmp_path):
+    """The label is the folder's name, the id the path below the corpus, each clip its own group."""
+    lay(tmp_path, "dog/a.wav", "rain/b.wav")
+    table = read_corpus(str(tmp_path))
+    assert table.schema == SCHEMA
+    found = rows(tmp_path)["dog/a.wav"]
+    assert found["modified"] == (tmp_path / "dog" / "a.wav").stat().st_mtime_ns
+    assert {key: value for key, value in found.items() if key != "modified"} == {
+        "clip_id": "dog/a.wav",
+        "path": str(tmp_path / "dog" / "a.wav"),
+        "label": "dog",
+        "fold": None,
+        "split": None,
+        "group": "dog/a.wav",
+        "size": 3,
+    }
+    assert column(tmp_path, "label") == {"dog/a.wav": "dog", "rain/b.wav": "rain"}
+
+
+def test_folders_below_a_class_belong_to_it(tmp_path):
+    lay(tmp_path, "dog/monday/early/a.wav", "dog/b.wav", "cat/b.wav")
+    assert set(column(tmp_path, "label").values()) == {"dog", "cat"}
+    assert rows(tmp_path)["dog/monday/early/a.wav"]["label"] == "dog"
+
+
+def test_split_folders_above_the_classes(tmp_path):
+    """Train, val (or valid, dev, validation) and test are splits when nothing else stands there."""
+    lay(
+        tmp_path,
+        "train/dog/a.wav", "val/dog/b.wav", "valid/cat/c.wav", "dev/cat/d.wav",
+        "validation/cat/e.wav", "test/cat/f.wav",
+    )  # fmt: skip
+    assert column(tmp_path, "split") == {
+        "train/dog/a.wav": "train",
+        "val/dog/b.wav": "validation",
+        "valid/cat/c.wav": "validation",
+        "dev/cat/d.wav": "validation",
+        "validation/cat/e.wav": "validation",
+        "test/cat/f.wav": "test",
+    }
+    assert set(column(tmp_path, "label").values()) == {"dog", "cat"}
+
+
+def test_split_folders_may_open_with_a_capital(tmp_path):
+    """`Train/dog` is no class called Train: a judge of Train against Test would be absurd."""
+    lay(tmp_path, "Train/dog/a.wav", "Test/cat/b.wav")
+    assert column(tmp_path, "label") == {"Train/dog/a.wav": "dog", "Test/cat/b.wav": "cat"}
+    assert column(tmp_path, "split") == {"Train/dog/a.wav": "train", "Test/cat/b.wav": "test"}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    """ESC-50 has trains; only where all folders are splits is one a split."""
+    lay(tmp_path, "train/a.wav", "plane/b.wav")
+    assert column(tmp_path, "label") == {"train/a.wav": "train", "plane/b.wav": "plane"}
+    assert set(column(tmp_path, "split").values()) == {None}
+
+
+def test_what_is_no_sound_is_ignored(tmp_path):
+    """Hidden files, macOS's `._x.wav`, hidden folders, texts; a suffix may be in capitals."""
+    lay(
+        tmp_path,
+        "dog/A.WAV", "dog/b.Flac", "dog/c.mp3", "dog/d.ogg", "dog/e.aiff", "dog/f.aif",
+        "dog/._A.wav", "dog/.hidden.wav", ".cache/dog/g.wav", "dog/.trash/h.wav", ".DS_Store",
+        "dog/notes.txt", "dog/wav", "README.md", "dog/a.wav.part", "__MACOSX/dog/._A.wav",
+    )  # fmt: skip
+    assert sorted(rows(tmp_path)) == [
+        "dog/A.WAV", "dog/b.Flac", "dog/c.mp3", "dog/d.ogg", "dog/e.aiff", "dog/f.aif",
+    ]  # fmt: skip
+
+
+def test_names_are_taken_as_they_are(tmp_path):
+    """Blanks, Chinese, `#`, `%`, quotes and commas, in folders and files; a trailing slash."""
+    names = ["a dog/x y.wav", "雨/一 二.wav", "50%/a#1.wav", 'it\'s/"so", he said.wav']
+    folder = lay(tmp_path / "my corpus #1 (100%)", *names)
+    assert sorted(rows(folder)) == sorted(names)
+    assert rows(folder) == rows(f"{folder}/")
+    for name in names:
+        path = rows(folder)[name]["path"]
+        assert path == str(folder / name)
+        assert storage.read_bytes(path) == b"abc"
+
+
+def test_a_corpus_by_uri_can_be_read(tmp_path):
+    """The paths of its manifest lead to its files, whatever characters their names hold."""
+    lay(tmp_path, "dog/plain.wav", "dog/x y.wav", "dog/a#1.wav", "dog/50%20.wav", "雨/q?.wav")
+    manifest = read_corpus(tmp_path.as_uri())
+    assert manifest.num_rows == 5
+    for row in manifest.to_pylist():
+        assert row["size"] == 3
+        assert storage.read_bytes(row["path"]) == b"abc"
+
+
+def test_a_name_that_is_no_utf8_stops_nothing(tmp_path):
+    """Archives from old systems hold Latin-1 names: the other clips are still found."""
+    lay(tmp_path, "dog/a.wav")
+    with open(os.path.join(os.fsencode(tmp_path), b"dog", b"caf\xe9.wav"), "wb") as file:
+        file.write(b"abc")
+    found = rows(tmp_path)
+    assert found["dog/a.wav"]["label"] == "dog"
+    assert len(found) == 2
+    assert all(row["label"] == "dog" for row in found.values())
+
+
+# Tables
+
+
+def test_metadata_csv(tmp_path):
+    """Hugging Face's AudioFolder: `file_name` and `label` are enough."""
+    lay(tmp_path, "sounds/a.wav", "b.wav")
+    write_csv(
+        tmp_path / "metadata.csv",
+        [{"file_name": "sounds/a.wav", "label": "dog"}, {"file_name": "b.wav", "label": "rain"}],
+    )
+    assert column(tmp_path, "label") == {"sounds/a.wav": "dog", "b.wav": "rain"}
+    assert column(tmp_path, "size") == {"sounds/a.wav": 3, "b.wav": 3}
+    assert column(tmp_path, "group") == {"sounds/a.wav": "sounds/a.wav", "b.wav": "b.wav"}
+    assert set(column(tmp_path, "fold").values()) == {None}
+    assert set(column(tmp_path, "split").values()) == {None}
+
+
+def test_metadata_csv_with_fold_split_and_group(tmp_path):
+    """Kept where they are filled in; columns of other names don't matter."""
+    lay(tmp_path, "a.wav", "b.wav", "c.wav")
+    empty = {"label": "dog", "fold": "", "split": "", "group": "", "remark": "x"}
+    write_csv(
+        tmp_path / "metadata.csv",
+        [
+            empty | {"file_name": "a.wav", "fold": "1", "group": "tape 7"},
+            empty | {"file_name": "b.wav", "split": "val", "group": "tape 7"},
+            empty | {"file_name": "c.wav"},
+        ],
+    )
+    kept = {
+        clip_id: (row["fold"], row["split"], row["group"])
+        for clip_id, row in rows(tmp_path).items()
+    }
+    assert kept == {
+        "a.wav": ("1", None, "tape 7"),
+        "b.wav": (None, "validation", "tape 7"),
+        "c.wav": (None, None, "c.wav"),
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_metadata_csv_with_all_that_csv_allows(tmp_path, encoding):
+    """A byte order mark as Excel writes it, blanks, Chinese, quotes, commas, line ends of both."""
+    names = ["a b.wav", "雨.wav", 'so "loud".wav', "one, two.wav"]
+    lay(tmp_path, *names)
+    write_csv(
+        tmp_path / "metadata.csv",
+        [{"file_name": name, "label": f"class, {name}"} for name in names],
+        encoding,
+    )
+    assert column(tmp_path, "label") == {name: f"class, {name}" for name in names}
+    assert set(column(tmp_path, "size").values()) == {3}
+
+
+def test_blank_lines_and_surplus_cells_of_a_csv_are_no_matter(tmp_path):
+    lay(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,label\n\na.wav,dog,surplus\n\nb.wav,cat\n\n")
+    assert column(tmp_path, "label") == {"a.wav": "dog", "b.wav": "cat"}
+
+
+def test_a_name_with_a_leading_dot_slash_is_that_file(tmp_path):
+    """`find . -name '*.wav'` writes such names."""
+    lay(tmp_path, "a.wav")
+    write_csv(tmp_path / "metadata.csv", [{"file_name": "./a.wav", "label": "dog"}])
+    assert column(tmp_path, "size") == {"a.wav": 3}
+
+
+def test_a_table_goes_before_folders(tmp_path):
+    """The folders may mean anything where a table says what each clip is."""
+    lay(tmp_path, "part1/a.wav", "part2/b.wav")
+    write_csv(
+        tmp_path / "metadata.csv",
+        [{"file_name": "part1/a.wav", "label": "x"}, {"file_name": "part2/b.wav", "label": "y"}],
+    )
+    assert set(column(tmp_path, "label").values()) == {"x", "y"}
+
+
+def test_esc50_csv(tmp_path):
+    """ESC-50 as it is downloaded: folds kept, clips of one recording (`src_file`) one group."""
+    lay(tmp_path, "audio/1-100032-A-0.wav", "audio/1-100032-B-0.wav", "audio/5-9032-A-0.wav")
+    common = {"target": "0", "category": "dog", "esc10": "True", "take": "A"}
+    write_csv(
+        tmp_path / "meta" / "esc50.csv",
+        [
+            {"filename": "1-100032-A-0.wav", "fold": "1", "src_file": "100032", **common},
+            {"filename": "1-100032-B-0.wav", "fold": "1", "src_file": "100032", **common},
+            {"filename": "5-9032-A-0.wav", "fold": "5", "src_file": "9032", **common},
+        ],
+    )
+    assert column(tmp_path, "fold") == {
+        "audio/1-100032-A-0.wav": "1",
+        "audio/1-100032-B-0.wav": "1",
+        "audio/5-9032-A-0.wav": "5",
+    }
+    assert set(column(tmp_path, "group").values()) == {"100032", "9032"}
+    assert set(column(tmp_path, "label").values()) == {"dog"}
+    assert set(column(tmp_path, "size").values()) == {3}
+
+
+def test_urbansound8k_csv(tmp_path):
+    """UrbanSound8K as it is downloaded: a folder a fold, slices of one recording one group."""
+    lay(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/100263-2-0-117.wav")
+    common = {"start": "0", "end": "4", "salience": "1", "classID": "3"}
+    write_csv(
+        tmp_path / "metadata" / "UrbanSound8K.csv",
+        [
+            {"slice_file_name": "100032-3-0-0.wav", "fsID": "100032", "fold": "5"}
+            | common | {"class": "dog_bark"},
+            {"slice_file_name": "100263-2-0-117.wav", "fsID": "100263", "fold": "10"}
+            | common | {"class": "children_playing"},
+        ],
+    )  # fmt: skip
+    found = rows(tmp_path)["audio/fold10/100263-2-0-117.wav"]
+    assert (found["label"], found["fold"], found["group"], found["size"]) == (
+        "children_playing", "10", "100263", 3,
+    )  # fmt: skip
+    assert rows(tmp_path)["audio/fold5/100032-3-0-0.wav"]["label"] == "dog_bark"
+
+
+def test_files_in_no_row_are_counted_in_a_warning(tmp_path, caplog):
+    lay(tmp_path, "a.wav", "b.wav", "sub/c.wav", "notes.txt", "._a.wav")
+    write_csv(tmp_path / "metadata.csv", [{"file_name": "a.wav", "label": "dog"}])
+    with caplog.at_level(logging.WARNING):
+        assert list(rows(tmp_path)) == ["a.wav"]
+    (message,) = {record.getMessage() for record in caplog.records}
+    assert "2 sound files" in message
+    assert "'b.wav'" in message
+    assert str(tmp_path) in message
+
+
+def test_nothing_is_warned_of_where_all_is_well(tmp_path, caplog):
+    lay(tmp_path, "dog/a.wav", "dog/notes.txt")
+    with caplog.at_level(logging.WARNING):
+        read_corpus(str(tmp_path))
+    assert caplog.records == []
+
+
+def test_a_row_without_a_file_stays_with_size_minus_one(tmp_path):
+    """So it ends as a reject that is counted, not as a clip that was never there."""
+    lay(tmp_path, "a.wav")
+    write_csv(
+        tmp_path / "metadata.csv",
+        [{"file_name": "a.wav", "label": "dog"}, {"file_name": "gone.wav", "label": "dog"}],
+    )
+    assert column(tmp_path, "size") == {"a.wav": 3, "gone.wav": -1}
+
+
+# A manifest of ours
+
+
+def own(folder: Path, table: pa.Table) -> Path:
+    pq.write_table(table, folder / "clips.parquet")
+    return folder / "clips.parquet"
+
+
+def test_a_manifest_of_ours_gives_itself(tmp_path):
+    lay(tmp_path, "dog/a.wav", "rain/b.wav", "rain/c.wav")
+    table = read_corpus(str(tmp_path))
+    storage.write_table(str(tmp_path / "clips.parquet"), table)
+    assert read_corpus(str(tmp_path / "clips.parquet")).equals(table)
+
+
+def test_a_manifest_needs_only_path_and_label(tmp_path):
+    """Paths are relative to it, absolute, or URIs; one that leads nowhere gets size -1."""
+    lay(tmp_path, "sounds/a.wav", "elsewhere/b.wav")
+    path = own(
+        tmp_path,
+        pa.table(
+            {
+                "path": ["sounds/a.wav", str(tmp_path / "elsewhere" / "b.wav"), "gone.wav"],
+                "label": ["dog", "cat", "cat"],
+            }
+        ),
+    )
+    assert column(path, "size") == {
+        "sounds/a.wav": 3,
+        str(tmp_path / "elsewhere" / "b.wav"): 3,
+        "gone.wav": -1,
+    }
+    assert rows(path)["sounds/a.wav"]["path"] == str(tmp_path / "sounds" / "a.wav")
+    assert rows(path)["sounds/a.wav"]["group"] == "sounds/a.wav"
+
+
+def test_a_manifest_may_be_named_without_a_folder(tmp_path, monkeypatch):
+    lay(tmp_path, "a.wav")
+    own(tmp_path, pa.table({"path": ["a.wav"], "label": ["dog"]}))
+    monkeypatch.chdir(tmp_path)
+    assert column("clips.parquet", "size") == {"a.wav": 3}
+
+
+def test_numbers_in_a_manifest_are_names(tmp_path):
+    """Folds and groups come as integers from pandas; `1` and `"1"` are the same fold."""
+    lay(tmp_path, "a.wav")
+    path = own(tmp_path, pa.table({"path": ["a.wav"], "label": [3], "fold": [1], "group": [70]}))
+    (row,) = rows(path).values()
+    assert (row["label"], row["fold"], row["group"]) == ("3", "1", "70")
+
+
+def test_splits_of_a_manifest_are_kept(tmp_path):
+    path = own(
+        tmp_path,
+        pa.table({"path": ["a.wav", "b.wav"], "label": ["x", "x"], "split": ["val", "train"]}),
+    )
+    assert column(path, "split") == {"a.wav": "validation", "b.wav": "train"}
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"path": ["a.wav"]}, ["lacks", "label"]),
+        ({"file": ["a.wav"]}, ["lacks", "label", "path"]),
+        ({"path": ["a.wav", "b.wav"], "label": ["x", None]}, ["b.wav", "no label"]),
+        ({"path": ["a.wav", None], "label": ["x", "x"]}, ["path"]),
+        ({"path": ["a.wav", "a.wav"], "label": ["x", "y"]}, ["a.wav", "twice"]),
+        ({"path": pa.array([], pa.string()), "label": pa.array([], pa.string())}, ["no clips"]),
+    ],
+)
+def test_a_bad_manifest_is_a_user_error(tmp_path, table, words):
+    text = fault(own(tmp_path, pa.table(table)))
+    assert [word for word in words if word not in text] == []
+
+
+def test_a_manifest_that_is_not_there_or_no_parquet_is_a_user_error(tmp_path):
+    assert "no such manifest" in fault(tmp_path / "absent.parquet")
+    (tmp_path / "text.parquet").write_text("file_name,label\na.wav,dog\n")
+    assert "text.parquet" in fault(tmp_path / "text.parquet")
+
+
+# Mistakes
+
+
+def test_a_missing_folder_is_a_user_error(tmp_path):
+    assert fault(tmp_path / "absent") == f"{tmp_path / 'absent'}: no such folder"
+
+
+def test_a_file_is_no_corpus(tmp_path):
+    lay(tmp_path, "a.wav")
+    assert "no such folder" in fault(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("names", [[], ["notes.txt", "dog/notes.txt"], ["dog/._a.wav"]])
+def test_no_sound_files_are_a_user_error(tmp_path, names):
+    """The message says which endings count as sound."""
+    text = fault(lay(tmp_path, *names))
+    assert str(tmp_path) in text
+    assert "no sound files" in text
+    assert ".wav" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (["a.wav", "b.wav"], 2),
+        (["dog/a.wav", "b.wav"], 1),
+        (["train/a.wav", "test/b.wav", "test/dog/c.wav"], 2),
+        (["train/dog/a.wav", "b.wav"], 1),
+    ],
+)
+def test_sounds_in_no_class_folder_are_a_user_error(tmp_path, names, count):
+    """How many, which one, and both ways out."""
+    text = fault(lay(tmp_path, *names))
+    assert f"{count} sound files" in text
+    assert ".wav" in text
+    assert "folder named after its class" in text
+    assert "metadata.csv" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file_name,label\na.wav,dog\na.wav,dog\n", ["'a.wav' is listed twice"]),
+        ("file_name,label\na.wav,dog\nb.wav,\n", ["label", "b.wav"]),
+        ("file_name,label\na.wav\n", ["label", "a.wav"]),
+        ("file_name,category\na.wav,dog\n", ["label", "category"]),
+        ("path,label\na.wav,dog\n", ["file_name", "path"]),
+        ("file_name;label\na.wav;dog\n", ["file_name", "file_name;label"]),
+        ("file_name,label,split\na.wav,dog,learn\n", ["learn", "train, validation, test"]),
+        ("file_name,label\n", ["no clips"]),
+        ("", ["no clips"]),
+    ],
+)
+def test_a_bad_metadata_csv_is_a_user_error(tmp_path, text, words):
+    """The message says of which corpus it is: a config names several."""
+    lay(tmp_path, "a.wav")
+    (tmp_path / "metadata.csv").write_text(text)
+    told = fault(tmp_path)
+    assert [word for word in [*words, str(tmp_path)] if word not in told] == []
+
+
+def test_a_metadata_csv_in_latin_1_is_a_user_error(tmp_path):
+    (tmp_path / "metadata.csv").write_bytes("file_name,label\ncafé.wav,dog\n".encode("latin-1"))
+    text = fault(tmp_path)
+    assert "metadata.csv" in text
+    assert "UTF-8" in text
+
+
+# Order
+
+
+def many(folder: Path) -> Path:
+    return lay(folder, *(f"{label}/{n:03d}.wav" for label in "abcd" for n in range(50)))
+
+
+def test_the_order_does_not_depend_on_the_listing(tmp_path, monkeypatch):
+    """Filesystems list in any order; a shard must hold the same clips on each."""
+    many(tmp_path)
+    table = read_corpus(str(tmp_path))
+    listing = storage.list_files(str(tmp_path))
+    monkeypatch.setattr(storage, "list_files", lambda uri: listing[::-1])
+    assert read_corpus(str(tmp_path)).equals(table)
+
+
+def test_the_order_does_not_depend_on_the_order_of_a_csv(tmp_path):
+    names = [f"{n}.wav" for n in range(20)]
+    lay(tmp_path, *names)
+    tables = []
+    for order in (names, names[::-1]):
+        write_csv(
+            tmp_path / "metadata.csv", [{"file_name": name, "label": name[0]} for name in order]
+        )
+        tables.append(read_corpus(str(tmp_path)))
+    assert tables[0].equals(tables[1])
+
+
+def test_the_order_does_not_depend_on_where_the_corpus_lies(tmp_path):
+    """A moved corpus has the same clips in the same shards."""
+    orders = [
+        read_corpus(str(many(tmp_path / place)))["clip_id"].to_pylist() for place in ("x", "y")
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_the_order_mixes_the_classes(tmp_path):
+    """Any 50 rows of four equal classes hold at least five of each."""
+    labels = read_corpus(str(many(tmp_path)))["label"].to_pylist()
+    for start in range(0, 200, 50):
+        shard = labels[start : start + 50]
+        assert min(shard.count(label) for label in "abcd") >= 5
+
+
+def test_a_new_file_leaves_all_other_rows_as_they_are(tmp_path):
+    """Their order too: most shards then stay what they were."""
+    before = read_corpus(str(many(tmp_path))).to_pylist()
+    lay(tmp_path, "c/new.wav")
+    after = read_corpus(str(tmp_path)).to_pylist()
+    assert len(after) == len(before) + 1
+    assert [row for row in after if row["clip_id"] != "c/new.wav"] == before
+
+
+def test_a_changed_file_shows_in_its_row_alone(tmp_path):
+    before = rows(many(tmp_path))
+    (tmp_path / "a" / "007.wav").write_bytes(b"other bytes")
+    after = rows(tmp_path)
+    assert [name for name in before if before[name] != after[name]] == ["a/007.wav"]

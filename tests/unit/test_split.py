@@ -1,0 +1,250 @@
+from collections import Counter
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysound.config import UserError
+from raysound.manifest import SCHEMA
+from raysound.settings import SplitSettings
+from raysound.split import assign_split, stratified_split
+
+THIRDS = {"test": 0.2, "validation": 0.3}
+
+
+def manifest(labels, folds=None, splits=None, groups=None) -> pa.Table:
+    """A manifest of clips named 0, 1, 2, …; each its own group unless groups are given."""
+    count = len(labels)
+    names = [str(n) for n in range(count)]
+    columns = {
+        "clip_id": names,
+        "path": [f"/sounds/{name}" for name in names],
+        "label": list(labels),
+        "fold": folds or [None] * count,
+        "split": splits or [None] * count,
+        "group": groups or names,
+        "size": [3] * count,
+        "modified": [0] * count,
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def assigned(table: pa.Table, **options) -> list[str]:
+    return assign_split(table, SplitSettings(**options))["split"].to_pylist()
+
+
+# The corpus's own
+
+
+def test_folds_are_respected():
+    """All of a named fold, and nothing else, goes where it is sent; the rest trains."""
+    folds = ["1", "2", "3", "4", "5"] * 4
+    split = assigned(
+        manifest(["dog", "cat"] * 10, folds=folds), test_folds=["5"], validation_folds=["3", "4"]
+    )
+    wanted = {"1": "train", "2": "train", "3": "validation", "4": "validation", "5": "test"}
+    assert split == [wanted[fold] for fold in folds]
+
+
+def test_a_fold_may_be_written_as_a_number():
+    split = assigned(manifest("xxx", folds=["1", "2", "3"]), test_folds=[3], validation_folds=[2])
+    assert split == ["train", "validation", "test"]
+
+
+def test_validation_is_drawn_from_what_the_test_folds_leave():
+    """A fifth of the four folds that are left, of each class alike."""
+    labels = ["dog", "cat"] * 50
+    folds = [str(n // 2 % 5) for n in range(100)]
+    split = assigned(manifest(labels, folds=folds), test_folds=["4"], validation_fraction=0.2)
+    assert all((one == "test") == (fold == "4") for one, fold in zip(split, folds, strict=True))
+    drawn = Counter(zip(labels, split, strict=True))
+    assert drawn["dog", "validation"] == drawn["cat", "validation"] == 8
+    assert drawn["dog", "train"] == drawn["cat", "train"] == 32
+
+
+def test_test_is_drawn_from_what_the_validation_folds_leave():
+    folds = ["a", "b"] * 20
+    split = assigned(manifest("x" * 40, folds=folds), validation_folds=["a"], test_fraction=0.5)
+    assert Counter(split) == {"validation": 20, "test": 10, "train": 10}
+
+
+def test_the_corpuss_own_split_is_kept():
+    """Whatever the fractions say."""
+    own = ["train", "train", "validation", "test"] * 5
+    split = assigned(manifest("x" * 20, splits=own), test_fraction=0.8, validation_fraction=0.1)
+    assert split == own
+
+
+def test_what_the_corpuss_own_split_lacks_is_drawn_from_its_training_clips():
+    own = ["train"] * 80 + ["test"] * 20
+    split = assigned(manifest("x" * 100, splits=own), validation_fraction=0.25)
+    assert split[80:] == ["test"] * 20
+    assert Counter(split[:80]) == {"train": 60, "validation": 20}
+
+
+def test_clips_without_a_split_train_where_test_and_validation_are_there():
+    own = ["test", "validation", None, None]
+    assert assigned(manifest("xxxx", splits=own)) == ["test", "validation", "train", "train"]
+
+
+@pytest.mark.parametrize("key", ["test_folds", "validation_folds"])
+def test_an_unknown_fold_is_a_user_error_that_names_the_folds(key):
+    with pytest.raises(UserError) as caught:
+        assigned(manifest("xxx", folds=["1", "2", "10"]), **{key: ["2", "7"]})
+    assert "fold 7" in str(caught.value)
+    assert all(fold in str(caught.value) for fold in ("1", "2", "10"))
+
+
+def test_a_corpus_without_folds_says_so():
+    with pytest.raises(UserError, match="none"):
+        assigned(manifest("xxx"), test_folds=["1"])
+
+
+def test_a_fold_can_not_be_both_test_and_validation():
+    """The one would silently swallow the other, and the test be drawn anew."""
+    table = manifest("xxxxxx", folds=["1", "2", "3"] * 2)
+    with pytest.raises((UserError, ValueError), match="1"):
+        assigned(table, test_folds=["1"], validation_folds=["1", "2"])
+
+
+def test_a_recording_in_two_folds_does_not_stand_on_both_sides():
+    """Refused, or kept together: the judge must not be tested on what it has heard."""
+    groups = ["tape", "b", "c", "tape", "e", "f"]
+    table = manifest("xxxxxx", folds=["1", "1", "1", "2", "2", "2"], groups=groups)
+    with suppress(UserError):
+        split = assigned(table, test_folds=["2"], validation_fraction=0)
+        assert split[0] == split[3]
+
+
+def test_a_class_that_can_not_be_trained_is_a_user_error():
+    """All its clips are in the test fold."""
+    table = manifest(["dog", "cat", "dog", "owl"], folds=["1", "1", "2", "2"])
+    with pytest.raises(UserError, match="owl"):
+        assigned(table, test_folds=["2"], validation_fraction=0)
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.9, 0.3), (0.7, 0.3)])
+def test_fractions_that_leave_nothing_to_train_on_are_a_user_error(fractions):
+    with pytest.raises(UserError, match="test_fraction and validation_fraction"):
+        assigned(manifest("x" * 10), test_fraction=fractions[0], validation_fraction=fractions[1])
+
+
+def test_only_the_split_column_changes():
+    table = manifest(["dog", "cat"] * 10, folds=["1", "2"] * 10)
+    out = assign_split(table, SplitSettings())
+    assert out.schema == SCHEMA
+    assert out.drop_columns("split").equals(table.drop_columns("split"))
+    assert out["split"].null_count == 0
+
+
+# The draw
+
+
+def test_shares_are_what_is_asked_for_in_every_class():
+    """Exactly so where each clip is its own group and the numbers allow."""
+    labels = ["a"] * 100 + ["b"] * 20 + ["c"] * 10
+    split = assigned(manifest(labels), test_fraction=0.2, validation_fraction=0.1)
+    drawn = Counter(zip(labels, split, strict=True))
+    for label, count in (("a", 100), ("b", 20), ("c", 10)):
+        assert drawn[label, "test"] == 0.2 * count
+        assert drawn[label, "validation"] == 0.1 * count
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_shares_of_single_clips_are_off_by_less_than_one_clip(counts, seed):
+    """Whatever the classes' sizes and the seed."""
+    labels = np.repeat([f"class {n}" for n in range(len(counts))], counts)
+    groups = np.arange(len(labels)).astype(str)
+    split = stratified_split(labels, groups, THIRDS, seed)
+    for label, count in zip(np.unique(labels), counts, strict=True):
+        for name, share in {"train": 0.5, **THIRDS}.items():
+            assert abs((split[labels == label] == name).sum() - share * count) < 1
+
+
+clips_in_groups = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(0, 15)), min_size=1, max_size=80
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(clips=clips_in_groups, seed=st.integers(0, 1000))
+def test_a_group_is_never_divided(clips, seed):
+    """Even where one recording holds several classes."""
+    labels = np.array([label for label, _ in clips])
+    groups = np.array([str(group) for _, group in clips])
+    split = stratified_split(labels, groups, THIRDS, seed)
+    assert set(split) <= {"train", "validation", "test"}
+    for group in np.unique(groups):
+        assert len(set(split[groups == group])) == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=20, max_size=60),
+    seed=st.integers(0, 1000),
+)
+def test_shares_of_groups_are_off_by_no_more_than_a_group(sizes, seed):
+    """One class, recordings of one to six clips."""
+    groups = np.repeat(np.arange(len(sizes)).astype(str), sizes)
+    labels = np.full(len(groups), "a")
+    split = stratified_split(labels, groups, THIRDS, seed)
+    for name, share in THIRDS.items():
+        assert abs((split == name).sum() - share * len(groups)) <= max(sizes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("shares", [{}, {"test": 0.15, "validation": 0.15}, {"test": 0.45}])
+def test_a_class_of_one_clip_trains(shares, seed):
+    """A judge can't judge by what it has never heard."""
+    labels = np.array(["common"] * 30 + ["rare"])
+    split = stratified_split(labels, np.arange(31).astype(str), shares, seed)
+    assert split[-1] == "train"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_one_clip_trains_however_small_the_training_share(seed):
+    """Most clips may be asked for as test; the corpus is still usable."""
+    labels = ["common"] * 30 + ["rare"]
+    split = assigned(manifest(labels), test_fraction=0.6, validation_fraction=0.2, seed=seed)
+    assert split[-1] == "train"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_trains_though_its_clips_are_one_recording(seed):
+    labels = ["common"] * 30 + ["rare"] * 4
+    groups = [str(n) for n in range(30)] + ["tape"] * 4
+    assert assigned(manifest(labels, groups=groups), seed=seed)[-4:] == ["train"] * 4
+
+
+def test_the_seed_settles_the_draw():
+    table = manifest(["dog", "cat"] * 50)
+    draws = [assigned(table, seed=seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+    assert Counter(draws[0]) == Counter(draws[2])
+
+
+def test_the_draw_does_not_depend_on_the_order_of_the_rows():
+    labels = np.array(["dog", "cat"] * 50)
+    groups = np.arange(100).astype(str)
+    split = stratified_split(labels, groups, THIRDS, 3)
+    order = np.random.default_rng(0).permutation(100)
+    assert (stratified_split(labels[order], groups[order], THIRDS, 3) == split[order]).all()
+
+
+def test_no_fraction_no_clips():
+    table = manifest(["dog", "cat"] * 10)
+    assert set(assigned(table, test_fraction=0, validation_fraction=0)) == {"train"}
+    assert set(assigned(table, test_fraction=0)) == {"train", "validation"}
+    assert set(assigned(table, validation_fraction=0)) == {"train", "test"}
+
+
+def test_one_clip_trains():
+    assert assigned(manifest("x")) == ["train"]
