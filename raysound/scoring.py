@@ -23,9 +23,9 @@ class Normalisation:
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Brings `(B, n_mels, n_frames)` to mean 0 and spread 1 a band, as `(B, 1, …)` float32."""
-        mean = torch.tensor(self.mean, device=log_mel.device).unsqueeze(-1)
-        std = torch.tensor(self.std, device=log_mel.device).clamp(min=LEAST_STD).unsqueeze(-1)
-        return ((log_mel.float() - mean) / std).unsqueeze(1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=log_mel.device).unsqueeze(-1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=log_mel.device).unsqueeze(-1)
+        return ((log_mel.float() - mean) / std.clamp(min=LEAST_STD)).unsqueeze(1)
 
 
 def score(
@@ -45,8 +45,9 @@ def score(
     device = next(model.parameters()).device
     probabilities, embeddings = [], []
     with torch.inference_mode():
-        for batch in torch.from_numpy(log_mel).split(batch_size):
-            logits, embedding = model.logits_and_embedding(normalisation(batch.to(device)))
+        for start in range(0, len(log_mel), batch_size):
+            batch = torch.tensor(log_mel[start : start + batch_size], device=device)
+            logits, embedding = model.logits_and_embedding(normalisation(batch))
             probabilities.append(logits.softmax(dim=1).cpu())
             embeddings.append(embedding.cpu())
     return torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy()

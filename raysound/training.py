@@ -39,8 +39,8 @@ def fit(
         validation_batches: → the validation batches, the same each time.
         settings: epochs, optimiser, schedule.
         normalisation: applied to every batch.
-        report: takes epoch, lr, train_loss, train_accuracy, validation_loss, validation_accuracy
-            and seconds; loss in nats, accuracy in [0, 1], both over all workers.
+        report: takes epoch, lr, seconds, and of train and validation the loss (nats), accuracy
+            (in [0, 1]) and clips, over all workers: `train_loss`, `validation_clips` and so on.
 
     Raises:
         RuntimeError: the loss is no longer a number, or a split is empty.
@@ -50,7 +50,7 @@ def fit(
     for epoch in range(1, settings.epochs + 1):
         started = time.perf_counter()
         lr = optimizer.param_groups[0]["lr"]
-        train_loss, train_accuracy = train_epoch(
+        train_loss, train_accuracy, train_clips = train_epoch(
             model, train_batches(epoch), optimizer, normalisation
         )
         if not math.isfinite(train_loss):
@@ -58,7 +58,7 @@ def fit(
                 f"the training loss is {train_loss} in epoch {epoch}: "
                 f"try a smaller training.optimizer.lr than {settings.optimizer.lr:g}"
             )
-        loss, accuracy = validate(model, validation_batches(), normalisation)
+        loss, accuracy, clips = validate(model, validation_batches(), normalisation)
         step_schedule(scheduler, settings, loss, accuracy)
         report(
             {
@@ -66,8 +66,10 @@ def fit(
                 "lr": lr,
                 "train_loss": train_loss,
                 "train_accuracy": train_accuracy,
+                "train_clips": train_clips,
                 "validation_loss": loss,
                 "validation_accuracy": accuracy,
+                "validation_clips": clips,
                 "seconds": time.perf_counter() - started,
             }
         )
@@ -101,8 +103,8 @@ def step_schedule(scheduler: Any, settings: TrainingSettings, loss: float, accur
 
 def train_epoch(
     model: nn.Module, batches: Iterable[Batch], optimizer: Optimizer, normalisation: Normalisation
-) -> tuple[float, float]:
-    """One pass over the training batches: mean loss (nats) and accuracy, over all workers."""
+) -> tuple[float, float, int]:
+    """One pass over the training batches: mean loss (nats), accuracy, clips, over all workers."""
     model.train()
     sums = _no_sums(model)
     for log_mel, target in batches:
@@ -118,8 +120,8 @@ def train_epoch(
 @torch.no_grad()
 def validate(
     model: nn.Module, batches: Iterable[Batch], normalisation: Normalisation
-) -> tuple[float, float]:
-    """Mean loss (nats) and accuracy over every validation clip, each scored by one worker."""
+) -> tuple[float, float, int]:
+    """Mean loss (nats), accuracy and number of all validation clips, each scored by one worker."""
     # Not through DDP: its forward would wait for workers that have no batch left.
     classifier = getattr(model, "module", model)
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -148,13 +150,13 @@ def _no_sums(model: nn.Module) -> Tensor:
     return torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
 
 
-def _means(sums: Tensor, split: str) -> tuple[float, float]:
+def _means(sums: Tensor, split: str) -> tuple[float, float, int]:
     if dist.is_initialized():
         dist.all_reduce(sums)
     loss, right, count = sums.tolist()
     if count == 0:
         raise RuntimeError(f"the {split} split gave no batch")
-    return loss / count, right / count
+    return loss / count, right / count, int(count)
 
 
 def _options(section: Any) -> dict[str, Any]:

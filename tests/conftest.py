@@ -48,7 +48,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three corpora of tones: real, good (as real) and bad (drowned in noise)."""
     folder = tmp_path_factory.mktemp("tones")
     return {
-        "real": write_tones(folder / "real", 24, 0.01, 0),
+        "real": write_tones(folder / "real", 22, 0.01, 0),
         "good": write_tones(folder / "good", 8, 0.01, 1),
         "bad": write_tones(folder / "bad", 8, 3.0, 2),
     }

@@ -92,7 +92,7 @@ def check_features(config: Config, judge: Checkpoint, run: str) -> None:
 
 
 def check_corpora(folders: dict[str, str], judge: Checkpoint, run: str) -> None:
-    """Raises UserError for a real split that is not the judge's, or a class that it never learned."""
+    """Raises UserError for a real split that is not the judge's, or a class it never learned."""
     if split_digest(folders["real"]) != judge.data["split_digest"]:
         raise UserError(
             f"the real corpus is split otherwise than when the judge in {run} was trained: it may "

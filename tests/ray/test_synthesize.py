@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from raysound.config import UserError, from_tree
+from raysound.distributed.synthesize import synthesize
+from raysound.manifest import read_corpus
+from raysound.settings import Config
+
+
+def config_for(output: Path, real: Path, **synthesis: object) -> Config:
+    tree = {
+        "name": "test",
+        "output": str(output),
+        "corpora": {"real": {"path": str(real)}},
+        "features": {
+            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 80, "n_fft": 512,
+            "n_mels": 40, "f_max": 4000,
+        },
+        "synthesis": synthesis,
+    }  # fmt: skip
+    return from_tree(tree, "test")
+
+
+def test_four_corpora_are_made_by_formula_and_made_once(tmp_path: Path) -> None:
+    formula = {
+        "output": str(tmp_path / "made"),
+        "clips_per_class": 3,
+        "generated_clips_per_class": 2,
+        "seconds": 0.3,
+        "sample_rate": 8000,
+    }
+    config = config_for(tmp_path, tmp_path / "made" / "real", formula=formula)
+
+    synthesize(config)
+
+    sizes = {
+        role: len(read_corpus(str(tmp_path / "made" / role)))
+        for role in ("real", "faithful", "noisy", "confused")
+    }
+    assert sizes == {"real": 30, "faithful": 20, "noisy": 20, "confused": 20}
+    wavs = sorted((tmp_path / "made").rglob("*.wav"))
+    assert {soundfile.info(wav).frames for wav in wavs} == {2400}
+    assert len({wav.read_bytes() for wav in wavs}) == len(wavs) == 90
+    before = [wav.stat().st_mtime_ns for wav in wavs]
+    synthesize(config)
+    assert [wav.stat().st_mtime_ns for wav in wavs] == before
+
+
+def test_other_files_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "made" / "real").mkdir(parents=True)
+    (tmp_path / "made" / "real" / "thesis.txt").write_text("mine")
+    config = config_for(tmp_path, tmp_path, formula={"output": str(tmp_path / "made")})
+
+    with pytest.raises(UserError, match="holds other files"):
+        synthesize(config)
+    assert (tmp_path / "made" / "real" / "thesis.txt").read_text() == "mine"
+
+
+def test_griffin_lim_makes_one_clip_of_each_test_clip(
+    tones: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "griffin-lim"
+    config = config_for(
+        tmp_path, tones["real"], griffin_lim={"output": str(output), "iterations": 8}
+    )
+
+    synthesize(config)
+
+    clips = read_corpus(str(output))
+    mark = json.loads((output / "synthesis.json").read_text())
+    assert len(clips) == len(mark["clips"]) > 6
+    assert set(clips["label"].to_pylist()) == {"high", "low", "mid"}
+    sound, rate = soundfile.read(next(output.glob("mid/*.wav")))
+    assert (len(sound), rate) == (4000, 8000)
+    pitch = np.abs(np.fft.rfft(sound)).argmax() * rate / len(sound)
+    assert 600 < pitch < 800
+
+
+def test_nothing_to_make_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no synthesis section"):
+        synthesize(config_for(tmp_path, tmp_path))

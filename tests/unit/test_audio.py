@@ -1,0 +1,502 @@
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from raysound.audio import LEAST_SURPLUS, Clip, Reject, cut_or_pad, encode, read_clip, resample
+from raysound.settings import FeatureSettings
+
+RATE = 8000
+HALF_SECOND = FeatureSettings(
+    clip_length=0.5, sample_rate=RATE, hop_length=160, n_fft=512, n_mels=24, f_max=4000
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As a worker runs it; threads that wait for each other cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tone(pitch: float, rate: int, seconds: float, level: float = 0.3) -> np.ndarray:
+    return level * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+
+
+TONE = tone(440, RATE, 0.5)
+
+
+def pitch_and_level(waveform: np.ndarray, rate: int, near: float) -> tuple[float, float]:
+    """Of a sine near a frequency (Hz): its exact one, by the turn of its phase, and its peak."""
+    middle = waveform[len(waveform) // 8 : -len(waveform) // 8].astype(np.float64)
+    halves = np.split(middle[: len(middle) // 2 * 2], 2)
+    weights = np.hanning(len(halves[0]))
+    turns = np.exp(-2j * np.pi * near * np.arange(len(middle)) / rate)
+    first, second = (
+        np.sum(half * weights * turn)
+        for half, turn in zip(halves, np.split(turns[: 2 * len(halves[0])], 2), strict=True)
+    )
+    drift = np.angle(second / first) / (2 * np.pi) * rate / len(halves[0])
+    return near + drift, 2 * abs(first) / weights.sum()
+
+
+def save(
+    folder: Path,
+    name: str,
+    samples: np.ndarray = TONE,
+    rate: int = RATE,
+    subtype: str | None = None,
+) -> Path:
+    soundfile.write(folder / name, samples, rate, subtype=subtype)
+    return folder / name
+
+
+def put(folder: Path, name: str, data: bytes) -> Path:
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def read(path: Path | str) -> Clip:
+    return read_clip(str(path), HALF_SECOND)
+
+
+def reason(path: Path | str) -> str:
+    """Why the file is rejected."""
+    with pytest.raises(Reject) as caught:
+        read(path)
+    return str(caught.value)
+
+
+def with_data_size(wav: bytes, size: int) -> bytes:
+    """A wav whose header promises another number of bytes."""
+    field = wav.index(b"data") + 4
+    return wav[:field] + struct.pack("<I", size) + wav[field + 4 :]
+
+
+def with_total_samples(flac: bytes, total: int) -> bytes:
+    """A FLAC whose header promises another number of samples: the last 36 of these 64 bits."""
+    promise = int.from_bytes(flac[18:26], "big") >> 36 << 36 | total
+    return flac[:18] + promise.to_bytes(8, "big") + flac[26:]
+
+
+# What is a sound
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "tolerance"),
+    [
+        ("a.wav", "PCM_U8", 0.01),
+        ("a.wav", "PCM_16", 1e-4),
+        ("a.wav", "PCM_24", 1e-6),
+        ("a.wav", "PCM_32", 1e-7),
+        ("a.wav", "FLOAT", 1e-7),
+        ("a.wav", "DOUBLE", 1e-7),
+        ("a.wav", "ULAW", 0.01),
+        ("a.wav", "ALAW", 0.01),
+        ("a.WAV", "PCM_16", 1e-4),
+        ("a.flac", "PCM_16", 1e-4),
+        ("a.flac", "PCM_24", 1e-6),
+        ("a.aiff", "PCM_16", 1e-4),
+        ("a.ogg", "VORBIS", 0.05),
+        ("a.mp3", "MPEG_LAYER_III", 0.05),
+    ],
+)
+def test_a_sound_is_read_whatever_its_format(tmp_path, name, subtype, tolerance):
+    """One float32 window with the samples that were written, full scale being 1."""
+    clip = read(save(tmp_path, name, subtype=subtype))
+    assert clip.windows.shape == (1, 4000)
+    assert clip.windows.dtype == np.float32
+    assert (clip.duration, clip.sample_rate) == (0.5, RATE)
+    # Lossy formats ring at the ends.
+    edge = 400 if tolerance == 0.05 else 0
+    inner = slice(edge, 4000 - edge)
+    assert np.abs(clip.windows[0] - TONE)[inner].max() < tolerance
+
+
+def test_the_suffix_says_nothing(tmp_path):
+    """What a file is stands in its first bytes."""
+    wav = save(tmp_path, "a.wav").read_bytes()
+    assert read(put(tmp_path, "b.mp3", wav)).windows.shape == (1, 4000)
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_are_averaged(tmp_path, channels):
+    """The mean, so that nothing gets louder; the length is that of one channel."""
+    weights = np.arange(1, channels + 1) / channels
+    clip = read(save(tmp_path, "a.wav", TONE[:, np.newaxis] * weights, subtype="FLOAT"))
+    assert clip.duration == 0.5
+    assert np.allclose(clip.windows[0], TONE * weights.mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a b.wav", "雨 #1.wav", "50%20.wav", "it's.wav"])
+def test_any_name_is_read(tmp_path, name):
+    assert read(save(tmp_path, name)).windows.shape == (1, 4000)
+
+
+def test_silence_is_a_sound(tmp_path):
+    clip = read(save(tmp_path, "a.wav", np.zeros(4000)))
+    assert clip.windows.shape == (1, 4000)
+    assert not clip.windows.any()
+
+
+@pytest.mark.parametrize("rate", [8000, 96000, 11025])
+def test_one_sample_is_a_sound(tmp_path, rate):
+    """It stands amid zeros."""
+    clip = read(save(tmp_path, "a.wav", np.array([0.5]), rate))
+    assert clip.windows.shape == (1, 4000)
+    assert clip.duration == 1 / rate
+    assert clip.windows[0].any()
+    assert np.abs(clip.windows[0]).argmax() == pytest.approx(1999.5, abs=1)
+    assert not clip.windows[0][:1900].any()
+
+
+@pytest.mark.parametrize("amplitude", [3.0, 32768.0, 2.0**31])
+def test_a_float_file_may_be_louder_than_full_scale(tmp_path, amplitude):
+    """Some tools write integers as floats: the log-mel can still hold them."""
+    clip = read(save(tmp_path, "a.wav", TONE / 0.3 * amplitude, subtype="FLOAT"))
+    assert clip.windows.max() == pytest.approx(amplitude, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
+def test_a_streamed_wav_is_read_whole(tmp_path, size):
+    """Writing to a pipe, as ffmpeg and sox can, the length isn't known; such sizes are left."""
+    wav = save(tmp_path, "a.wav").read_bytes()
+    clip = read(put(tmp_path, "b.wav", with_data_size(wav, size)))
+    assert clip.duration == 0.5
+    assert np.allclose(clip.windows[0], TONE, atol=1e-4)
+
+
+def test_chunks_behind_the_sound_are_no_matter(tmp_path):
+    wav = save(tmp_path, "a.wav").read_bytes()
+    for rest in (b"LIST\x04\0\0\0INFO", b"not a chunk at all"):
+        clip = read(put(tmp_path, "b.wav", wav + rest))
+        assert clip.duration == 0.5
+
+
+# What is rejected, and in which words
+
+
+def test_a_missing_file_is_rejected(tmp_path):
+    assert reason(tmp_path / "absent.wav") == "no such file"
+    assert reason(tmp_path / "absent" / "a.wav") == "no such file"
+
+
+def test_a_folder_is_rejected(tmp_path):
+    (tmp_path / "x.wav").mkdir()
+    assert "is a directory" in reason(tmp_path / "x.wav")
+
+
+def test_an_empty_file_is_rejected(tmp_path):
+    assert reason(put(tmp_path, "a.wav", b"")) == "the file is empty (0 bytes)"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\0", b"RIFF", b"<html>404 Not Found</html>\n" * 100, bytes(range(256)) * 40, b"\0" * 5000],
+    ids=["one byte", "four bytes", "html", "bytes", "zeros"],
+)
+def test_what_is_no_sound_is_rejected(tmp_path, data):
+    assert "not a sound file" in reason(put(tmp_path, "a.wav", data))
+
+
+def test_a_header_without_sound_is_rejected(tmp_path):
+    assert "no samples" in reason(save(tmp_path, "a.wav", np.zeros(0)))
+    wav = save(tmp_path, "b.wav").read_bytes()
+    assert "No 'data' chunk" in reason(put(tmp_path, "c.wav", wav[:36]))
+
+
+@pytest.mark.parametrize(
+    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"]
+)
+@pytest.mark.parametrize("kept", [0.5, 0.97])
+def test_a_truncated_wav_is_rejected(tmp_path, subtype, kept):
+    """The decoder mends the header in silence; half a download is no clip all the same."""
+    wav = save(tmp_path, "a.wav", subtype=subtype).read_bytes()
+    held = int(len(wav) * kept)
+    text = reason(put(tmp_path, "b.wav", wav[:held]))
+    sound = len(wav) - wav.index(b"data") - 8
+    assert "cut short" in text
+    assert f"{sound} bytes" in text
+    assert f"{held - wav.index(b'data') - 8} are there" in text
+
+
+def test_a_wav_that_lacks_its_last_sample_is_rejected(tmp_path):
+    wav = save(tmp_path, "a.wav").read_bytes()
+    assert "cut short" in reason(put(tmp_path, "b.wav", wav[:-2]))
+    assert "cut short" in reason(put(tmp_path, "c.wav", wav[: wav.index(b"data") + 8]))
+
+
+def test_a_truncated_aiff_is_rejected(tmp_path):
+    """As a wav."""
+    aiff = save(tmp_path, "a.aiff").read_bytes()
+    assert "cut short" in reason(put(tmp_path, "b.aiff", aiff[: len(aiff) // 2]))
+
+
+def test_a_truncated_flac_is_rejected(tmp_path):
+    flac = save(tmp_path, "a.flac", np.tile(TONE, 8)).read_bytes()
+    for kept in (0.5, 0.97):
+        text = reason(put(tmp_path, "b.flac", flac[: int(len(flac) * kept)]))
+        assert "can't be" in text or "can be decoded" in text
+        assert "flac" in text
+
+
+def test_a_truncated_mp3_is_rejected(tmp_path):
+    mp3 = save(tmp_path, "a.mp3", np.tile(TONE, 8)).read_bytes()
+    text = reason(put(tmp_path, "b.mp3", mp3[: len(mp3) // 2]))
+    assert "cut short: the header says 32000 samples" in text
+
+
+def test_a_damaged_flac_is_rejected(tmp_path):
+    flac = bytearray(save(tmp_path, "a.flac", np.tile(TONE, 8)).read_bytes())
+    middle = len(flac) // 2
+    flac[middle : middle + 40] = bytes(255 - byte for byte in flac[middle : middle + 40])
+    assert "decoded" in reason(put(tmp_path, "b.flac", bytes(flac)))
+
+
+def test_a_streamed_flac_stops_nothing(tmp_path):
+    """A length of 0 stands for «unknown» there: read whole, or rejected in clear words."""
+    flac = save(tmp_path, "a.flac").read_bytes()
+    path = put(tmp_path, "b.flac", with_total_samples(flac, 0))
+    try:
+        told = ""
+        heard = read(path).windows[0]
+    except Reject as reject:
+        told, heard = str(reject), TONE
+    assert told == "" or "header" in told
+    assert np.allclose(heard, TONE, atol=1e-4)
+
+
+@pytest.mark.parametrize("total", [4001, 10**6, 2**33, 2**36 - 1])
+def test_a_flac_that_promises_too_much_is_rejected(tmp_path, total):
+    """One flipped bit in a header must not ask for 256 GB of memory."""
+    flac = save(tmp_path, "a.flac").read_bytes()
+    text = reason(put(tmp_path, "b.flac", with_total_samples(flac, total)))
+    assert "header" in text or "decoded" in text
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_rejected(tmp_path, subtype, value):
+    broken = TONE.copy()
+    broken[[7, 99]] = value
+    text = reason(save(tmp_path, "a.wav", broken, subtype=subtype))
+    assert text == "NaN or infinite samples: 2 of 4000"
+
+
+def test_nan_in_one_channel_is_rejected(tmp_path):
+    stereo = np.stack([TONE, TONE], axis=1)
+    stereo[5, 1] = np.nan
+    assert "1 of 8000" in reason(save(tmp_path, "a.wav", stereo, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("amplitude", [2.0**32, 1e30])
+def test_an_absurd_amplitude_is_rejected(tmp_path, amplitude):
+    broken = TONE.copy()
+    broken[7] = amplitude
+    text = reason(save(tmp_path, "a.wav", broken, subtype="FLOAT"))
+    assert text == f"samples up to {amplitude:.3g}, where sound lies within 1"
+
+
+def test_a_double_beyond_float32_is_rejected(tmp_path):
+    broken = TONE.copy()
+    broken[7] = 1e300
+    assert "infinite" in reason(save(tmp_path, "a.wav", broken, subtype="DOUBLE"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/sounds/a\0b.wav", "http://example.com/a.wav", "/sounds/s3://bucket/a b.wav"],
+    ids=["null byte", "web address", "address below a folder"],
+)
+def test_a_name_that_no_filesystem_takes_is_rejected(path):
+    """It can stand in a metadata.csv; one row must not end the job."""
+    assert reason(path)
+
+
+# Sample rates
+
+
+@pytest.mark.parametrize("target", [8000, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("source", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000])
+def test_a_tone_stays_that_tone_at_that_level(source, target):
+    """1 kHz, but for the ends, from every common rate to every other."""
+    waveform = tone(1000, source, 0.25).astype(np.float32)
+    resampled = resample(waveform, source, target)
+    assert resampled.dtype == np.float32
+    assert abs(len(resampled) - 0.25 * target) <= 1
+    pitch, level = pitch_and_level(resampled, target, 1000)
+    assert pitch == pytest.approx(1000, rel=1e-5)
+    assert level == pytest.approx(0.3, rel=5e-3)
+    inner = slice(len(resampled) // 8, -len(resampled) // 8)
+    expected = tone(1000, target, 0.25)[: len(resampled)]
+    assert np.abs(resampled[: len(expected)] - expected)[inner].max() < 3e-3
+
+
+@pytest.mark.parametrize("target", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("source", [11127, 44056, 47952])
+def test_a_tone_of_an_odd_rate_keeps_its_pitch(tmp_path, source, target):
+    """Mac, NTSC and pull-down rates: their ratio is approximated, to less than 0.01 %."""
+    path = save(tmp_path, "a.wav", tone(1000, source, 1.0), source, "FLOAT")
+    wanted = FeatureSettings(clip_length=1.0, sample_rate=target, f_max=target / 2)
+    clip = read_clip(str(path), wanted)
+    assert (clip.windows.shape, clip.sample_rate) == ((1, target), source)
+    assert clip.duration == 1.0
+    pitch, level = pitch_and_level(clip.windows[0], target, 1000)
+    assert pitch == pytest.approx(1000, rel=1e-4)
+    assert level == pytest.approx(0.3, rel=5e-3)
+
+
+@settings(max_examples=12, deadline=None)
+@given(source=st.integers(2000, 400_000), target=st.sampled_from([8000, 22050, 48000]))
+@example(source=11127, target=8000)
+@example(source=44056, target=48000)
+@example(source=7999, target=8000)
+def test_the_length_follows_the_rates(source, target):
+    """Any rate: right to a thousandth, or to one sample."""
+    length = source // 10
+    resampled = resample(np.ones(length, np.float32), source, target)
+    expected = length * target / source
+    assert abs(len(resampled) - expected) <= 1 + expected / 1000
+
+
+def test_what_lies_above_the_new_rates_reach_is_gone():
+    """A 6 kHz tone at 8 kHz would come back as one of 2 kHz."""
+    resampled = resample(tone(6000, 44100, 0.25).astype(np.float32), 44100, 8000)
+    assert np.abs(resampled[100:-100]).max() < 0.003
+
+
+def test_the_same_rate_is_left_alone():
+    waveform = TONE.astype(np.float32)
+    assert (resample(waveform, 44100, 44100) == waveform).all()
+
+
+def test_a_clip_of_another_rate_is_cut_at_the_settings_rate(tmp_path):
+    """1.2 s at 96 kHz: three windows of half a second at 8 kHz, of the source's duration."""
+    clip = read(save(tmp_path, "a.wav", tone(440, 96000, 1.2), 96000))
+    assert clip.windows.shape == (3, 4000)
+    assert (clip.duration, clip.sample_rate) == (1.2, 96000)
+
+
+# Cut or pad
+
+lengths = st.integers(1, 1500)
+windows = st.integers(1, 200)
+ways = st.sampled_from(["split", "center", "start"])
+
+
+def ramp(length: int) -> np.ndarray:
+    """1, 2, 3, …: each sample says where it stood."""
+    return np.arange(1, length + 1, dtype=np.float32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(length=lengths, clip_samples=windows, way=ways)
+def test_windows_have_exactly_the_length(length, clip_samples, way):
+    """And are pieces of the clip in order, as float32."""
+    cut = cut_or_pad(ramp(length), clip_samples, way)
+    assert cut.shape[1] == clip_samples
+    assert cut.dtype == np.float32
+    assert len(cut) >= 1
+    if length >= clip_samples:
+        assert (np.diff(cut, axis=1) == 1).all()
+        assert (np.diff(cut[:, 0]) > 0).all()
+    if way != "split":
+        assert len(cut) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(length=st.integers(1, 200), clip_samples=st.integers(1, 200), way=ways)
+def test_a_short_clip_stands_amid_zeros(length, clip_samples, way):
+    """The same on both sides, the odd one behind."""
+    if length > clip_samples:
+        length, clip_samples = clip_samples, length
+    before = (clip_samples - length) // 2
+    expected = np.concatenate(
+        [np.zeros(before), ramp(length), np.zeros(clip_samples - length - before)]
+    )
+    assert cut_or_pad(ramp(length), clip_samples, way).tolist() == [expected.tolist()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(length=lengths, clip_samples=windows)
+@example(length=41, clip_samples=20)
+@example(length=215, clip_samples=100)
+def test_split_loses_at_most_a_twentieth_of_a_window_at_the_ends(length, clip_samples):
+    """Every other sample is in some window, and no window more is used than that takes."""
+    cut = cut_or_pad(ramp(length), clip_samples, "split")
+    heard = np.unique(cut[cut > 0])
+    assert (np.diff(heard) == 1).all()
+    ahead, behind = heard[0] - 1, length - heard[-1]
+    assert ahead + behind <= LEAST_SURPLUS * clip_samples + 1e-6
+    assert abs(ahead - behind) <= 1
+    assert len(cut) == 1 or (len(cut) - 1) * clip_samples < length
+
+
+@settings(max_examples=100, deadline=None)
+@given(length=lengths, clip_samples=windows)
+def test_split_spreads_its_windows_evenly(length, clip_samples):
+    starts = cut_or_pad(ramp(length), clip_samples, "split")[:, 0]
+    steps = np.diff(starts)
+    assert len(steps) == 0 or steps.max() - steps.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("length", "count"), [(100, 1), (104, 1), (106, 2), (200, 2), (209, 3), (204, 2), (300, 3)]
+)
+def test_a_few_surplus_samples_earn_no_window(length, count):
+    """Encoders make clips a few frames longer than asked."""
+    assert len(cut_or_pad(ramp(length), 100, "split")) == count
+
+
+def test_start_and_center_keep_what_they_say():
+    assert cut_or_pad(ramp(10), 4, "start").tolist() == [[1, 2, 3, 4]]
+    assert cut_or_pad(ramp(10), 4, "center").tolist() == [[4, 5, 6, 7]]
+    assert cut_or_pad(ramp(11), 4, "center").tolist() == [[4, 5, 6, 7]]
+    assert cut_or_pad(ramp(10), 4, "split").tolist() == [[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 10]]
+
+
+@pytest.mark.parametrize(("way", "count"), [("split", 3), ("center", 1), ("start", 1)])
+def test_long_clips_are_cut_as_the_settings_say(tmp_path, way, count):
+    path = save(tmp_path, "a.wav", np.tile(TONE, 3))
+    clip = read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": way}))
+    assert clip.windows.shape == (count, 4000)
+    assert clip.duration == 1.5
+
+
+# Encode
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC"])
+def test_what_is_encoded_is_read_back(tmp_path, container):
+    """16 bits, mono, at the rate given."""
+    data = encode(TONE.astype(np.float32), 11025, container)
+    info = soundfile.info(io.BytesIO(data))
+    assert (info.format, info.subtype, info.channels) == (container, "PCM_16", 1)
+    assert (info.samplerate, info.frames) == (11025, 4000)
+    samples, _ = soundfile.read(io.BytesIO(data))
+    assert np.abs(samples - TONE).max() < 1 / 32768 + 1e-6
+
+
+def test_what_is_too_loud_is_scaled_not_clipped():
+    samples, _ = soundfile.read(io.BytesIO(encode(TONE * 10, RATE, "WAV")))
+    assert np.abs(samples - TONE / 0.3).max() < 1e-3
+
+
+def test_nothing_is_made_louder():
+    samples, _ = soundfile.read(io.BytesIO(encode(TONE / 100, RATE, "WAV")))
+    assert np.abs(samples).max() == pytest.approx(0.003, abs=1e-4)
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(10), np.zeros(0)])
+def test_silence_is_encoded(waveform):
+    samples, _ = soundfile.read(io.BytesIO(encode(waveform, RATE, "WAV")))
+    assert samples.tolist() == waveform.tolist()

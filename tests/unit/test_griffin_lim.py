@@ -1,0 +1,114 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from raysound.griffin_lim import log_mel_to_waveform
+from raysound.logmel import LogMel, empty_bands
+from raysound.settings import FeatureSettings
+
+RATE = 16000
+SETTINGS = FeatureSettings(
+    clip_length=0.5, sample_rate=RATE, hop_length=160, n_fft=512, n_mels=40, f_max=RATE / 2
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As a worker runs it; threads that wait for each other cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tone(pitch: float, settings: FeatureSettings = SETTINGS) -> torch.Tensor:
+    """A sine over faint noise, as recordings have it."""
+    time = torch.arange(settings.clip_samples) / settings.sample_rate
+    hiss = torch.randn(len(time), generator=torch.Generator().manual_seed(5))
+    return 0.3 * torch.sin(2 * torch.pi * pitch * time) + 0.003 * hiss
+
+
+def loudest(waveform: torch.Tensor, rate: int = RATE) -> float:
+    """The frequency (Hz) with most power."""
+    spectrum = np.abs(np.fft.rfft(waveform.numpy() * np.hanning(len(waveform))))
+    return float(spectrum.argmax() * rate / len(waveform))
+
+
+@pytest.mark.parametrize("pitch", [440.0, 1000.0, 2500.0])
+def test_a_tone_comes_back_at_its_pitch(pitch):
+    """Within a mel band, and far nearer in log-mel than noise of the same power is."""
+    original = LogMel(SETTINGS)(tone(pitch))
+    waveform = log_mel_to_waveform(original, SETTINGS, 16, seed=0)
+    assert loudest(waveform) == pytest.approx(pitch, rel=0.11)
+    hiss = torch.randn(SETTINGS.clip_samples, generator=torch.Generator().manual_seed(1))
+    hiss *= tone(pitch).square().mean().sqrt()
+    distance, of_noise = (
+        (LogMel(SETTINGS)(sound) - original).abs().mean() for sound in (waveform, hiss)
+    )
+    assert distance < 0.5 * of_noise
+
+
+def test_more_iterations_come_nearer():
+    """To noise, whose log-mel is the same whatever the phase; one guess of the phase is not it."""
+    hiss = 0.1 * torch.randn(SETTINGS.clip_samples, generator=torch.Generator().manual_seed(2))
+    original = LogMel(SETTINGS)(hiss)
+    distances = [
+        (LogMel(SETTINGS)(log_mel_to_waveform(original, SETTINGS, n, seed=0)) - original)
+        .abs()
+        .mean()
+        for n in (1, 32)
+    ]
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_the_seed_settles_the_waveform():
+    """The same seed gives the same bytes, another seed another phase."""
+    log_mel = LogMel(SETTINGS)(tone(440))
+    one, again, other = (log_mel_to_waveform(log_mel, SETTINGS, 2, seed) for seed in (1, 1, 2))
+    assert one.numpy().tobytes() == again.numpy().tobytes()
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"clip_length": 0.3337},
+        {"hop_length": 131},
+        {"n_fft": 400, "f_min": 300.0, "f_max": 5000.0},
+        {"clip_length": 0.017},
+    ],
+)
+def test_its_length_is_that_of_a_clip(changes):
+    """Where hops don't fill a clip exactly too."""
+    wanted = SETTINGS.model_copy(update=changes)
+    waveform = log_mel_to_waveform(LogMel(wanted)(tone(440, wanted)), wanted, 2, seed=0)
+    assert waveform.shape == (wanted.clip_samples,)
+    assert waveform.dtype == torch.float32
+    assert torch.isfinite(waveform).all()
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
+def test_mel_bands_without_a_fourier_bin_stop_nothing():
+    """Extraction warns of them and goes on; so must this, and the tone must still be there."""
+    wanted = FeatureSettings(
+        clip_length=0.5, sample_rate=8000, hop_length=80, n_fft=256, n_mels=128, f_max=4000
+    )
+    assert empty_bands(wanted)
+    waveform = log_mel_to_waveform(LogMel(wanted)(tone(1000, wanted)), wanted, 16, seed=0)
+    assert torch.isfinite(waveform).all()
+    assert loudest(waveform, 8000) == pytest.approx(1000, rel=0.11)
+
+
+def test_silence_comes_back_as_silence():
+    waveform = log_mel_to_waveform(LogMel(SETTINGS)(torch.zeros(8000)), SETTINGS, 4, seed=0)
+    assert waveform.abs().max() < 1e-4
+
+
+def test_no_one_elses_random_numbers_change():
+    log_mel = LogMel(SETTINGS)(tone(440))
+    before = torch.random.get_rng_state()
+    log_mel_to_waveform(log_mel, SETTINGS, 2, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)

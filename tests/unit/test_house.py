@@ -1,0 +1,59 @@
+"""The house keeps its own rules: small jobs, YAMLs that load, quiet imports."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from raysound.config import load
+
+
+def test_every_job_is_short_and_calls_the_library_alone(root: Path) -> None:
+    jobs = sorted((root / "jobs").glob("*.py"))
+
+    assert len(jobs) == 5
+    for job in jobs:
+        text = job.read_text()
+        assert len(text.splitlines()) < 60, job
+        imported = {
+            node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)
+        }
+        assert imported
+        assert all(module.startswith("raysound.distributed.") for module in imported), job
+
+
+def test_every_shipped_yaml_loads_and_says_how_to_run_it(root: Path) -> None:
+    configs = sorted((root / "configs").rglob("*.yaml"))
+
+    assert {path.name for path in configs} >= {"demo.yaml", "esc10.yaml", "seed.yaml"}
+    for path in configs:
+        assert load(path).name == path.stem
+        assert f"python jobs/pipeline.py configs/{path.name}" in path.read_text()
+
+
+def test_the_overrides_that_yamls_show_are_taken(root: Path) -> None:
+    shown = 0
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        for line in re.findall(rf"configs/{path.name} (.+)$", path.read_text(), re.MULTILINE):
+            load(path, [a or b for a, b in re.findall(r"'([^']+)'|(\S+)", line)])
+            shown += 1
+    assert shown >= 4
+
+
+def test_importing_a_module_does_nothing(root: Path, tmp_path: Path) -> None:
+    """No file, no output, no Ray session; but for Ray's and torch's own imports."""
+    modules = [
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((root / "raysound").rglob("*.py"))
+    ]
+    assert len(modules) > 25
+    code = "; ".join(f"import {module}" for module in modules)
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import ray; assert not ray.is_initialized()"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
