@@ -19,7 +19,7 @@ from raysound.config import UserError
 from raysound.distributed.extract import finished_features
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.train_worker import train_worker
-from raysound.distributed.training_data import dataset, normalisation
+from raysound.distributed.training_data import dataset, fits_in_store, normalisation
 from raysound.settings import Config, digest
 from raysound.training import Metrics
 
@@ -89,6 +89,7 @@ def train_judge(config: Config) -> str:
         config.compute.workers,
     )  # fmt: skip
     scaling, threads = placement(config)
+    keep = fits_in_store(folder)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
@@ -105,7 +106,7 @@ def train_judge(config: Config) -> str:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(controller_failure_limit=3),
         ),
-        datasets={split: dataset(folder, split, labels) for split in ("train", "validation")},
+        datasets={split: dataset(folder, split, labels, keep) for split in ("train", "validation")},
         # Split equally, rows are dropped: harmless in training, a wrong number in validation.
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
     )

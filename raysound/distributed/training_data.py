@@ -16,22 +16,34 @@ from raysound.config import UserError
 from raysound.features import MelStatistics
 from raysound.scoring import Normalisation
 
-# What of the object store the training data may take to stay there instead of being read anew
-# each epoch; on two cores an epoch of 400 clips took 15 s when read anew, 0.2 s from the store.
+# What of the object store the training data may take. Kept there, an epoch of a small corpus costs
+# a hundredth of what it costs to read it anew: benchmarks/epoch_feeding.py.
 STORE_SHARE = 0.4
 
 
-def dataset(folder: str, split: str, labels: list[str]) -> ray.data.Dataset:
-    """The rows of one split as `log_mel` and `target`, kept in the object store where they fit."""
+def dataset(folder: str, split: str, labels: list[str], keep: bool) -> ray.data.Dataset:
+    """The rows of one split as `log_mel` and `target`, read anew each epoch or kept in the store.
+
+    Args:
+        folder: of the features.
+        split: train, validation or test.
+        labels: class names in the order of their indices.
+        keep: in Ray's object store, see `fits_in_store`.
+    """
     rows = (
         ray.data.read_parquet(features.part_uris(folder))
         .filter(expr=col("split") == split)
         .select_columns(["log_mel", "label"])
         .map_batches(to_batch, fn_kwargs={"labels": labels})
     )
+    return rows.materialize() if keep else rows
+
+
+def fits_in_store(folder: str) -> bool:
+    """True where a corpus's log-mels take at most STORE_SHARE of the cluster's object store."""
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
-    store = ray.cluster_resources().get("object_store_memory", 0)
-    return rows.materialize() if summary["bytes"] <= STORE_SHARE * store else rows
+    store = float(ray.cluster_resources().get("object_store_memory", 0))
+    return bool(summary["bytes"] <= STORE_SHARE * store)
 
 
 def to_batch(batch: dict[str, np.ndarray], labels: list[str]) -> dict[str, np.ndarray]:

@@ -97,12 +97,15 @@ def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any
     np.testing.assert_allclose(actual.std, expected.std, rtol=1e-6)
 
 
-def test_a_split_is_fed_whole_and_with_the_right_targets(trained: dict[str, Any]) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_split_is_fed_whole_and_with_the_right_targets(
+    trained: dict[str, Any], keep: bool
+) -> None:
     folder = finished_features("real", trained["config"])
     clips = features.usable_clips(folder)
     labels = ["high", "low", "mid"]
 
-    rows = dataset(folder, "test", labels).take_all()
+    rows = dataset(folder, "test", labels, keep).take_all()
 
     expected = [
         labels.index(label)

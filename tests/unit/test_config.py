@@ -444,6 +444,13 @@ def test_the_feature_id_is_not_about_spelling():
     assert FeatureSettings(n_mels=3, n_fft=99).id == FeatureSettings(n_fft=99, n_mels=3).id
 
 
+def test_a_digest_stands_for_what_a_value_says():
+    """Not for the order of its keys; two lists or two spellings are two values."""
+    assert settings.digest({"a": 1, "b": [2]}) == settings.digest({"b": [2], "a": 1})
+    values = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, [1, 2], [2, 1], [[1], 2], "雨", None]
+    assert len({settings.digest(value) for value in values}) == len(values)
+
+
 def test_the_feature_id_is_the_same_in_another_process():
     """Neither string hashing nor import order has a say: folders are found again."""
     code = "from raysound.settings import FeatureSettings as F; print(F(n_mels=40).id)"

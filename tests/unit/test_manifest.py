@@ -192,7 +192,7 @@ def test_metadata_csv_with_fold_split_and_group(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_metadata_csv_with_all_that_csv_allows(tmp_path, encoding):
-    """A byte order mark as Excel writes it, blanks, Chinese, quotes, commas, line ends of both."""
+    """A byte order mark as Excel writes it, blanks, Chinese, quotes and commas."""
     names = ["a b.wav", "雨.wav", 'so "loud".wav', "one, two.wav"]
     lay(tmp_path, *names)
     write_csv(

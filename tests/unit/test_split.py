@@ -168,6 +168,15 @@ def test_shares_of_single_clips_are_off_by_less_than_one_clip(counts, seed):
             assert abs((split[labels == label] == name).sum() - share * count) < 1
 
 
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.45])
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 12, 33])
+def test_a_share_is_rounded_to_the_nearest_clip(share, count):
+    """Small classes don't lose their test clips to training, nor the other way round."""
+    labels = np.full(count, "a")
+    split = stratified_split(labels, np.arange(count).astype(str), {"test": share}, 0)
+    assert abs((split == "test").sum() - share * count) <= 0.5
+
+
 clips_in_groups = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(0, 15)), min_size=1, max_size=80
 )

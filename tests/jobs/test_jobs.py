@@ -1,0 +1,111 @@
+"""The jobs as their user runs them: a command line, an exit code, a last line, files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+JOBS = ["synthesize", "extract", "train", "evaluate", "pipeline"]
+
+
+def run(root: Path, job: str, *arguments: str, timeout: int = 100) -> subprocess.CompletedProcess:
+    """Runs `python jobs/JOB.py ARGUMENTS` in the project's folder."""
+    return subprocess.run(
+        [sys.executable, f"jobs/{job}.py", *arguments],
+        cwd=root, capture_output=True, text=True, timeout=timeout, check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "token"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_mistake_of_the_user_ends_in_one_clear_line_and_exit_2(root: Path, job: str) -> None:
+    done = run(root, job, "configs/demo.yaml", "features.n_mel=64")
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        "error: configs/demo.yaml: unknown key 'features.n_mel'; did you mean 'features.n_mels'?"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_without_arguments_a_job_says_how_to_call_it(root: Path) -> None:
+    asked, bare = run(root, "extract", "--help"), run(root, "extract")
+
+    assert asked.returncode == 0
+    assert "python jobs/extract.py configs/demo.yaml [key=value ...]" in asked.stdout
+    assert bare.returncode == 2
+    assert bare.stdout == asked.stdout
+
+
+def test_a_missing_corpus_is_told_by_its_path(root: Path, tmp_path: Path) -> None:
+    done = run(root, "extract", "configs/seed.yaml", f"output={tmp_path}", "corpora.real.path=/no")
+
+    assert done.returncode == 2
+    assert "error: /no: no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path: Path) -> None:
+    """configs/demo.yaml as it is shipped, but for where it writes."""
+    made = tmp_path / "made"
+    places = [
+        f"output={tmp_path / 'out'}",
+        f"synthesis.formula.output={made}",
+        f"corpora.real.path={made / 'real'}",
+        *(f"corpora.generated.{name}={made / name}" for name in ("faithful", "noisy", "confused")),
+    ]
+
+    done = run(root, "pipeline", "configs/demo.yaml", *places, timeout=800)
+
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "out" / "evaluation" / "report.html"
+    assert done.stdout.splitlines()[-1] == f"report: {report}"
+    assert "<audio" in report.read_text()
+    metrics = json.loads(report.with_name("metrics.json").read_text())
+    accuracy = {name: corpus["accuracy"] for name, corpus in metrics["corpora"].items()}
+    assert accuracy["real"]["value"] > 0.8
+    assert accuracy["faithful"]["low"] > accuracy["noisy"]["high"]
+    assert accuracy["faithful"]["low"] > accuracy["confused"]["high"]
+    predictions = pq.read_table(report.with_name("predictions.parquet"))
+    assert len(predictions) == sum(corpus["clips"] for corpus in metrics["corpora"].values())
+
+    again = run(root, "evaluate", "configs/demo.yaml", *places)
+
+    assert again.returncode == 0, again.stderr
+    assert json.loads(report.with_name("metrics.json").read_text()) == metrics
+    assert pq.read_table(report.with_name("predictions.parquet")).equals(predictions)
+
+
+@pytest.mark.slow
+@pytest.mark.esc10
+@pytest.mark.timeout(900)
+def test_real_sounds_go_the_whole_road(root: Path, esc10: Path, tmp_path: Path) -> None:
+    """ESC-10, all 400 clips, with fewer frames and epochs than configs/esc10.yaml has."""
+    wavs = tmp_path / "esc10"
+    subprocess.run(
+        [sys.executable, esc10 / "to_wav.py", wavs], check=True, timeout=120, capture_output=True
+    )
+
+    done = run(
+        root, "pipeline", "configs/esc10.yaml", f"output={tmp_path / 'out'}",
+        f"corpora.real.path={wavs}", f"corpora.generated.griffin_lim={tmp_path / 'gl'}",
+        f"synthesis.griffin_lim.output={tmp_path / 'gl'}", "synthesis.griffin_lim.iterations=8",
+        "features.hop_length=2205", "features.n_fft=4096", "model.name=cnn", "training.epochs=6",
+        timeout=800,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    real, generated = metrics["corpora"]["real"], metrics["corpora"]["griffin_lim"]
+    assert (real["found"], real["rejected"], real["clips"]) == (400, 0, 80)
+    assert (generated["found"], generated["clips"]) == (80, 80)
+    assert all(row["clips"] == 8 for row in real["per_class"].values())
+    assert real["accuracy"]["low"] > 0.3, "ten classes: chance is 0.1"
+    assert "real: clip lengths: 10 % ≤ 5.0" in done.stderr
