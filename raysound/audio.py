@@ -22,9 +22,9 @@ from raysound.settings import FeatureSettings
 UNKNOWN_LENGTH = 0x7FFF0000
 # The largest sample that a float file of 32-bit integers can hold; beyond it lies no sound.
 LARGEST_SAMPLE = 2.0**31
-# Resampling kernels grow with the terms of the ratio; 1000 keeps every common pair of rates exact
-# and shifts the pitch of an odd one by less than two millionths.
-LARGEST_RATIO_TERM = 1000
+# Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
+# exact, and shifts the pitch of an odd one by less than half a thousandth: under a cent.
+LARGEST_RATIO_TERM = 2000
 # Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
 LEAST_SURPLUS = 0.05
 
@@ -61,6 +61,9 @@ def read_clip(uri: str, settings: FeatureSettings) -> Clip:
         raise Reject("no such file") from error
     except OSError as error:
         raise Reject(f"can't be read: {error.strerror or error}") from error
+    except ValueError as error:
+        # pyarrow's word for a path that is none, such as one with a NUL in it.
+        raise Reject(f"can't be read: {error}") from error
     duration = len(waveform) / sample_rate
     waveform = resample(waveform, sample_rate, settings.sample_rate)
     windows = cut_or_pad(waveform, settings.clip_samples, settings.long_clips)
@@ -87,6 +90,8 @@ def decode(file: BinaryIO) -> tuple[np.ndarray, int]:
             _refuse_truncated(sound)
             samples = sound.read(dtype="float32", always_2d=True)
             sample_rate, frames = int(sound.samplerate), int(sound.frames)
+    except (MemoryError, ValueError) as error:
+        raise Reject("its header tells no length, or one that can't be true") from error
     except soundfile.LibsndfileError as error:
         raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
     if len(samples) < frames:
@@ -104,7 +109,9 @@ def decode(file: BinaryIO) -> tuple[np.ndarray, int]:
 
 def _refuse_truncated(sound: soundfile.SoundFile) -> None:
     """Finds the cut that libsndfile mends in silence: its log alone tells of the promise."""
-    found = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
+    found = re.search(
+        r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE
+    )
     if found is None:
         return
     promised, held = int(found[1]), int(found[2])
@@ -113,9 +120,15 @@ def _refuse_truncated(sound: soundfile.SoundFile) -> None:
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resamples float32 `(n,)` from one rate (Hz) to another, by windowed sinc interpolation."""
+    """Resamples float32 `(n,)` from one rate (Hz) to another, by windowed sinc interpolation.
+
+    Raises:
+        Reject: no sound has a rate so far from the other.
+    """
     if source_rate == target_rate:
         return waveform
+    if max(source_rate, target_rate) > LARGEST_RATIO_TERM * min(source_rate, target_rate):
+        raise Reject(f"a sample rate of {source_rate} Hz can't be brought to {target_rate} Hz")
     with torch.inference_mode():
         resampled: np.ndarray = _resampler(source_rate, target_rate)(
             torch.from_numpy(waveform)
@@ -123,7 +136,7 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
     return resampled
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _resampler(source_rate: int, target_rate: int) -> Resample:
     """Made once a pair of rates and process: the kernel costs more than its use."""
     ratio = Fraction(source_rate, target_rate)
@@ -136,8 +149,7 @@ def _simpler(ratio: Fraction) -> Fraction:
     """The nearest fraction whose terms both stay within LARGEST_RATIO_TERM."""
     if ratio > 1:
         return 1 / _simpler(1 / ratio)
-    near = ratio.limit_denominator(LARGEST_RATIO_TERM)
-    return near if near > 0 else Fraction(1, LARGEST_RATIO_TERM)
+    return ratio.limit_denominator(LARGEST_RATIO_TERM)
 
 
 def cut_or_pad(waveform: np.ndarray, clip_samples: int, long_clips: str) -> np.ndarray:
@@ -167,7 +179,8 @@ def cut_or_pad(waveform: np.ndarray, clip_samples: int, long_clips: str) -> np.n
         starts = np.array([surplus // 2])
     else:
         trimmed = max(0, len(waveform) - windows * clip_samples) // 2
-        starts = np.linspace(trimmed, surplus - trimmed, windows).round().astype(int)
+        last = min(surplus - trimmed, trimmed + (windows - 1) * clip_samples)
+        starts = np.linspace(trimmed, last, windows).round().astype(int)
     return np.stack([waveform[start : start + clip_samples] for start in starts])
 
 

@@ -111,9 +111,19 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = ".".join(str(part) for part in fault["loc"] if part not in _union_tags())
         if fault["type"] == "extra_forbidden":
             close = nearest(key, list(known_keys()))
-            yield f"unknown key '{key}'" + (f"; did you mean '{close}'?" if close else "")
+            if close == key:
+                # Known to another member of the union than the one that was named.
+                choice = next(part for part in fault["loc"] if part in _union_tags())
+                yield f"'{key}' is no setting of {choice}"
+            else:
+                yield f"unknown key '{key}'" + (f"; did you mean '{close}'?" if close else "")
         elif fault["type"] == "missing":
             yield f"'{key}' is missing"
+        elif fault["type"] == "union_tag_not_found":
+            yield f"'{key}.name' is missing"
+        elif fault["type"] == "union_tag_invalid":
+            context = fault["ctx"]
+            yield f"{key}.name: '{context['tag']}' is none of {context['expected_tags']}"
         else:
             text = fault["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"

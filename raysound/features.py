@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -56,7 +57,11 @@ def shard_name(index: int) -> str:
 def part_uris(folder: str) -> list[str]:
     """The shards of a feature folder, in order."""
     names = [name for name, _, _ in storage.list_files(folder)]
-    return [storage.join(folder, name) for name in names if name.startswith("part-")]
+    return [
+        storage.join(folder, name)
+        for name in names
+        if name.startswith("part-") and name.endswith(".parquet")
+    ]
 
 
 def usable_clips(folder: str) -> pa.Table:
@@ -103,10 +108,13 @@ def write_shard(
         settings: what the log-mels were made with.
 
     Raises:
-        ValueError: a log-mel of another shape, or one that is not finite.
+        ValueError: rows and log-mels of different number, a log-mel of another shape, or one that
+            is not finite.
     """
     target = schema(settings)
     shape = (settings.n_mels, settings.n_frames)
+    if len(log_mels) != len(rows):
+        raise ValueError(f"{len(rows)} rows, but {len(log_mels)} log-mels")
     tensor = np.empty((len(rows), *shape), settings.dtype)
     for index, log_mel in enumerate(log_mels):
         if log_mel.shape != shape or not np.isfinite(log_mel).all():
@@ -183,7 +191,8 @@ def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -
 
 def suggest_clip_length(durations: np.ndarray) -> float:
     """The length (s, in tenths) that 80 % of the clips don't exceed."""
-    return max(0.1, round(float(np.percentile(durations, 80)), 1))
+    enough = float(np.percentile(durations, 80, method="inverted_cdf"))
+    return max(1, math.ceil(round(enough * 10, 6))) / 10
 
 
 @dataclass(frozen=True)

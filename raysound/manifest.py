@@ -6,6 +6,8 @@ import csv
 import hashlib
 import io
 import logging
+import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
@@ -59,7 +61,8 @@ def read_corpus(path: str) -> pa.Table:
     listing = {name: (size, modified) for name, size, modified in storage.list_files(path)}
     for table_name, reader in READERS.items():
         if table_name in listing:
-            rows = reader(_read_csv(storage.join(path, table_name)), table_name)
+            uri = storage.join(path, table_name)
+            rows = reader(_read_csv(uri), uri)
             break
     else:
         rows = _folder_per_class(listing, path)
@@ -68,16 +71,24 @@ def read_corpus(path: str) -> pa.Table:
 
 
 def _own_manifest(path: str) -> pa.Table:
-    table = storage.read_table(path)
+    try:
+        table = storage.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is no Parquet file") from error
     missing = {"path", "label"} - set(table.column_names)
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     rows = [
-        {key: row.get(key) for key in ("clip_id", "path", "label", "fold", "split", "group")}
+        {
+            key: None if row.get(key) is None else str(row[key])
+            for key in ("clip_id", "path", "label", "fold", "split", "group")
+        }
         for row in table.to_pylist()
     ]
-    folder = path.rpartition("/")[0]
+    folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else os.getcwd())
     for row in rows:
+        if not row["path"]:
+            raise UserError(f"{path}: a row has no 'path': {row}")
         row["clip_id"] = row["clip_id"] or row["path"]
         if not ("://" in row["path"] or row["path"].startswith("/")):
             row["path"] = storage.join(folder, row["path"])
@@ -90,7 +101,7 @@ def _read_csv(uri: str) -> list[dict[str, str]]:
         text = storage.read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{uri} is not UTF-8 text: {error}") from error
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    return list(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True))
 
 
 def _audio_folder(records: Iterable[dict[str, str]], source: str) -> list[Row]:
@@ -146,7 +157,7 @@ def _folder_per_class(listing: Listing, path: str) -> list[Row]:
     if not names:
         raise UserError(f"{path} holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))})")
     parts = {name: PurePosixPath(name).parts for name in names}
-    has_splits = {part[0] for part in parts.values()} <= SPLIT_NAMES.keys()
+    has_splits = {part[0].lower() for part in parts.values()} <= SPLIT_NAMES.keys()
     depth = 1 if has_splits else 0
     bare = [name for name in names if len(parts[name]) < depth + 2]
     if bare:
@@ -156,7 +167,7 @@ def _folder_per_class(listing: Listing, path: str) -> list[Row]:
             "the columns file_name and label"
         )
     return [
-        _row(name, label=parts[name][depth], split=parts[name][0] if has_splits else None)
+        _row(name, label=parts[name][depth], split=parts[name][0].lower() if has_splits else None)
         for name in names
     ]
 
@@ -175,14 +186,16 @@ def _row(
     split: str | None = None,
     group: str | None = None,
 ) -> Row:
+    path = posixpath.normpath(path)
     optional = {"fold": fold or None, "split": split or None, "group": group or None}
     return {"clip_id": path, "path": path, "label": label, **optional}
 
 
 def _field(record: Mapping[str, str], name: str, source: str) -> str:
-    if not record.get(name):
+    value = (record.get(name) or "").strip()
+    if not value:
         raise UserError(f"{source}: a row has no '{name}': {dict(record)}")
-    return record[name]
+    return value
 
 
 def _tell_what_is_left_out(rows: list[Row], listing: Listing, path: str) -> None:
@@ -206,7 +219,9 @@ def _to_table(rows: list[Row], listing: Listing, root: str) -> pa.Table:
         if not row["label"]:
             raise UserError(f"{root or 'the manifest'}: '{row['clip_id']}' has no label")
         if row["split"] is not None and row["split"] not in SPLIT_NAMES:
-            raise UserError(f"'{row['split']}' is no split: use {', '.join(SPLITS)}")
+            raise UserError(
+                f"{root or 'the manifest'}: '{row['split']}' is no split: use {', '.join(SPLITS)}"
+            )
     # By a hash of the name: every shard is then a fair sample of all classes, whatever is added.
     rows = sorted(rows, key=lambda row: hashlib.sha256(_utf8(row["clip_id"]).encode()).digest())
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}

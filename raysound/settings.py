@@ -50,6 +50,13 @@ class SplitSettings(Section):
     validation_fraction: float = Field(0.15, ge=0, lt=1)
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _folds_differ(self) -> SplitSettings:
+        both = sorted({*self.test_folds} & {*self.validation_folds})
+        if both:
+            raise ValueError(f"fold {', '.join(both)} can't be both test and validation")
+        return self
+
 
 class RealCorpus(Section):
     """The labelled recordings that the judge learns from."""
@@ -108,7 +115,7 @@ class FeatureSettings(Section):
     @property
     def n_frames(self) -> int:
         """Frames in one log-mel: centred frames, so one more than whole hops."""
-        return 1 + self.clip_samples // self.hop_length
+        return 1 + (self.clip_samples - self.n_fft % 2) // self.hop_length
 
     @property
     def id(self) -> str:
@@ -202,12 +209,16 @@ Scheduler = Annotated[
 ]
 
 
+def _adam_if_unnamed(value: object) -> object:
+    return {"name": "Adam", **value} if isinstance(value, dict) else value
+
+
 class TrainingSettings(Section):
     """How the judge learns. `batch_size` counts the clips of one step over all workers."""
 
     epochs: PositiveInt = 50
     batch_size: PositiveInt = 32
-    optimizer: Optimizer = Adam()
+    optimizer: Annotated[Optimizer, BeforeValidator(_adam_if_unnamed)] = Adam()
     scheduler: Scheduler | None = None
     shuffle_buffer: PositiveInt = 4096
     seed: NonNegativeInt = 0
@@ -225,7 +236,7 @@ class ComputeSettings(Section):
     """What of the machine or cluster is used; no result depends on it, but for float rounding."""
 
     workers: PositiveInt = 1
-    use_gpu: bool | Literal["auto"] = "auto"
+    use_gpu: Literal[True, False, "auto"] = "auto"
     cpus_per_worker: PositiveFloat | None = None
     local_cpus: PositiveInt | None = None
     shard_clips: PositiveInt = 256

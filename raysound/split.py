@@ -35,6 +35,14 @@ def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
         ("validation", settings.validation_folds),
     ):
         split[np.isin(folds, chosen)] = name
+    groups = _column(table, "group")
+    for name in ("test", "validation"):
+        shared = set(groups[split == name]) & set(groups[split != name])
+        if shared:
+            raise UserError(
+                f"the clips of group '{min(shared)}' are not all in {name}: clips of one source "
+                "must not stand on both sides of a split; mend the folds, the split or the groups"
+            )
     shares = {
         name: fraction
         for name, fraction in (
@@ -89,7 +97,9 @@ def stratified_split(
         counts = np.bincount(label_codes[members[group]], minlength=len(totals))
         # How full each split already is of these labels, against what it is to hold.
         fullness = ((given + counts / 2) / (share[:, np.newaxis] * totals)) @ counts
-        best = int(fullness.argmin())
+        # Nothing can be judged by what was never heard: a class's first group trains.
+        unheard = (counts > 0) & (given[0] == 0)
+        best = 0 if unheard.any() else int(fullness.argmin())
         given[best] += counts
         split[members[group]] = names[best]
     return split

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
+from urllib.parse import quote
 from uuid import uuid4
 
 import pyarrow as pa
@@ -21,7 +24,9 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def join(uri: str, *parts: str) -> str:
-    """A path or URI below another."""
+    """A path or URI below another; in a URI, what a name must not hold is percent-encoded."""
+    if "://" in uri:
+        parts = tuple(quote(part) for part in parts)
     return "/".join([uri.rstrip("/"), *parts])
 
 
@@ -40,12 +45,30 @@ def is_folder(uri: str) -> bool:
 def list_files(uri: str) -> list[tuple[str, int, int]]:
     """Every file below a folder: path relative to it, size in bytes, modification time in ns."""
     filesystem, root = locate(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return sorted(_walk(root))
     infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
     return sorted(
         (os.path.relpath(info.path, root), info.size, info.mtime_ns or 0)
         for info in infos
         if info.type == fs.FileType.File
     )
+
+
+def _walk(root: str) -> Iterator[tuple[str, int, int]]:
+    """Lists as `list_files`; pyarrow's own listing fails at a name that is no UTF-8."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = os.path.realpath(folder) + os.sep
+        # A link to a folder above would be walked for ever.
+        folders[:] = [
+            name
+            for name in folders
+            if not here.startswith(os.path.realpath(os.path.join(folder, name)) + os.sep)
+        ]
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.isfile(path):
+                stat = os.stat(path)
+                yield os.path.relpath(path, root), stat.st_size, stat.st_mtime_ns
 
 
 def stat_files(uris: list[str]) -> dict[str, tuple[int, int]]:
@@ -103,9 +126,12 @@ def whole_file(uri: str) -> Iterator[Any]:
     """A file for writing that appears, its folder made, only when the block ends without error."""
     filesystem, path = locate(uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        # An object store shows a file only once its upload is complete.
-        with filesystem.open_output_stream(path) as file:
-            yield file
+        # Closing the stream completes it, after an error too: so it is opened when all is there.
+        with tempfile.TemporaryFile() as buffer:
+            yield buffer
+            buffer.seek(0)
+            with filesystem.open_output_stream(path) as file:
+                shutil.copyfileobj(buffer, file)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid4().hex}.tmp"

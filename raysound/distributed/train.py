@@ -69,6 +69,11 @@ def train_judge(config: Config) -> str:
         for split in ("train", "validation", "test")
     }
     trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
+    if len(labels) < 2:
+        raise UserError(
+            f"the real corpus has a single class, '{labels[0]}': a judge needs two to tell apart; "
+            "is corpora.real.path one folder too high or too low?"
+        )
     if set(labels) - trained:
         raise UserError(f"no usable training clip of {', '.join(sorted(set(labels) - trained))}")
     if not counts["validation"]:
