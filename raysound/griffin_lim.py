@@ -9,7 +9,7 @@ from torchaudio.transforms import GriffinLim
 from raysound.logmel import filterbank
 from raysound.settings import FeatureSettings
 
-# More change little: the log-mel of what was found is then within 0.3 of the one given.
+# More change little.
 UPDATES = 50
 
 
