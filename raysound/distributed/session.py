@@ -75,7 +75,9 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
 
 def available_cpus() -> int:
     """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    # macOS has no affinity to ask for.
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def cluster_cpus() -> float:
