@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
+from raysound.config import UserError
 from raysound.scoring import Normalisation
 from raysound.settings import TrainingSettings
 
@@ -43,7 +44,8 @@ def fit(
             (in [0, 1]) and clips, over all workers: `train_loss`, `validation_clips` and so on.
 
     Raises:
-        RuntimeError: the loss is no longer a number, or a split is empty.
+        UserError: the loss is no longer a number.
+        RuntimeError: a split is empty.
     """
     optimizer = make_optimizer(model, settings)
     scheduler = make_scheduler(optimizer, settings)
@@ -54,7 +56,7 @@ def fit(
             model, train_batches(epoch), optimizer, normalisation
         )
         if not math.isfinite(train_loss):
-            raise RuntimeError(
+            raise UserError(
                 f"the training loss is {train_loss} in epoch {epoch}: "
                 f"try a smaller training.optimizer.lr than {settings.optimizer.lr:g}"
             )

@@ -116,7 +116,13 @@ def train_judge(config: Config) -> str:
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
     )
     with epochs_shown(storage.join(run, "history.jsonl"), config.training.epochs):
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            for cause in error.worker_failures.values():
+                if isinstance(cause, UserError):
+                    raise UserError(str(cause)) from error
+            raise
     # A worker reports a checkpoint only when it is the best so far: the last one is the best one.
     with result.checkpoint.as_directory() as best:
         for name in (checkpoint.WEIGHTS, checkpoint.NOTE):

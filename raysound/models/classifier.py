@@ -24,7 +24,7 @@ class Classifier(nn.Module):
         return self._judge(pad_to(log_mel, self.smallest))
 
     def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        raise TypeError(f"{type(self).__name__} says not how it judges")
+        raise NotImplementedError(f"{type(self).__name__} says not how it judges")
 
 
 def pad_to(log_mel: Tensor, smallest: tuple[int, int]) -> Tensor:

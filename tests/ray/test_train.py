@@ -242,3 +242,13 @@ def test_jobs_tell_what_has_to_run_first(tone_config: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"run jobs/train\.py first"):
         evaluate(config)
     assert ray.data.DataContext.get_current().execution_options.preserve_order
+
+
+@pytest.mark.timeout(200)
+def test_a_loss_that_is_no_number_is_told_as_the_users_mistake(trained: dict[str, Any]) -> None:
+    """From a worker's depths to one line, not a traceback."""
+    tree = {**trained["tree"], "training": {"epochs": 2, "batch_size": 8}}
+    tree["training"]["optimizer"] = {"name": "SGD", "lr": 1e38}
+
+    with pytest.raises(UserError, match=r"try a smaller training\.optimizer\.lr than 1e\+38"):
+        train_judge(from_tree(tree, "test"))

@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from raysound.models import MODELS, build
 from raysound.models.classifier import pad_to
@@ -15,6 +17,16 @@ SIZES = {
     "resnetish50": (23_993_290, 2048),
 }
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
+State = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than they bring to inputs this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def layer(name: str, *weight: int) -> Shapes:
@@ -91,8 +103,91 @@ STATES = {
 }
 
 
+def conv(state: State, name: str, maps: Tensor, stride: int | tuple[int, int] = 1) -> Tensor:
+    """A convolution padded to keep the size; AlexNet's first, of 11 × 11, by 2 alone."""
+    weight = state[f"{name}.weight"]
+    padding = {1: 0, 3: 1, 5: 2, 7: 3, 11: 2}[weight.shape[-1]]
+    return functional.conv2d(maps, weight, state.get(f"{name}.bias"), stride, padding)
+
+
+def normed(state: State, name: str, maps: Tensor) -> Tensor:
+    """A batch norm with its stored statistics."""
+    mean, variance, weight, bias = (
+        state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+    )
+    return functional.batch_norm(maps, mean, variance, weight, bias)
+
+
+def linear(state: State, name: str, values: Tensor) -> Tensor:
+    """A linear layer over what is flattened to `(B, size)`."""
+    return functional.linear(values.flatten(1), state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def cnn_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The seed's small network, from its weights alone."""
+    for index in range(1, 5):
+        weight, bias = state[f"conv{index}.weight"], state[f"conv{index}.bias"]
+        maps = functional.conv2d(maps, weight, bias).relu()
+        maps = functional.max_pool2d(maps, 2) if index in (2, 4) else maps
+    embedding = linear(state, "fc1", functional.adaptive_avg_pool2d(maps, 8)).relu()
+    return linear(state, "fc2", embedding), embedding
+
+
+def alexnet_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """sound-clf-pytorch's AlexNet, from its weights alone."""
+    for index in (0, 4, 8, 11, 14):
+        maps = conv(state, f"features.{index}", maps, stride=1 if index else (1, 2))
+        maps = normed(state, f"features.{index + 1}", maps).relu()
+        maps = functional.max_pool2d(maps, 3, 2) if index in (0, 4, 14) else maps
+    hidden = linear(state, "classifier.1", functional.adaptive_avg_pool2d(maps, (4, 6))).relu()
+    embedding = linear(state, "classifier.4", hidden).relu()
+    return linear(state, "classifier.6", embedding), embedding
+
+
+def vggish_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """sound-clf-pytorch's VGGish, from its weights alone."""
+    for index in (0, 3, 6, 8, 11, 13):
+        maps = conv(state, f"features.{index}", maps).relu()
+        maps = functional.max_pool2d(maps, 2) if index in (0, 3, 8) else maps
+    embedding = functional.adaptive_max_pool2d(maps, (4, 6))
+    for index in (0, 2, 4):
+        embedding = linear(state, f"embeddings.{index}", embedding).relu()
+    return linear(state, "head", embedding), embedding
+
+
+def resnetish_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """sound-clf-pytorch's ResNetish, from its weights alone."""
+    maps = normed(state, "bn1", conv(state, "conv1", maps)).relu()
+    maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
+    blocks = dict.fromkeys(".".join(key.split(".")[:2]) for key in state if key[:5] == "layer")
+    for block in blocks:
+        convolutions = sum(f"{block}.conv{place}.weight" in state for place in (1, 2, 3))
+        halved = block.endswith(".0") and not block.startswith("layer1")
+        inner, past = maps, maps
+        for place in range(1, convolutions + 1):
+            # The 3×3 convolution that comes first has the stride.
+            stride = 2 if halved and place == convolutions - 1 else 1
+            inner = conv(state, f"{block}.conv{place}", inner, stride)
+            inner = normed(state, f"{block}.bn{place}", inner)
+            inner = inner.relu() if place < convolutions else inner
+        if f"{block}.downsample.0.weight" in state:
+            past = conv(state, f"{block}.downsample.0", maps, 2 if halved else 1)
+            past = normed(state, f"{block}.downsample.1", past)
+        maps = (inner + past).relu()
+    pooled = functional.adaptive_avg_pool2d(maps, (4, 6))
+    return linear(state, "fc", pooled), maps.mean(dim=(2, 3))
+
+
+BY_HAND = {
+    "cnn": cnn_by_hand,
+    "alexnet": alexnet_by_hand,
+    "vggish": vggish_by_hand,
+    **dict.fromkeys(["resnetish18", "resnetish34", "resnetish50"], resnetish_by_hand),
+}
+
+
 def test_every_model_is_tested_here() -> None:
-    assert MODELS.keys() == SIZES.keys() == STATES.keys()
+    assert MODELS.keys() == SIZES.keys() == STATES.keys() == BY_HAND.keys()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -112,11 +207,34 @@ def test_weights_trained_elsewhere_fit_key_by_key(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
+def test_weights_mean_what_they_meant_elsewhere(name: str) -> None:
+    """Layer by layer, and with no padding: inputs as large as this go in as they are."""
+    torch.manual_seed(0)
+    model = build(name, 3)
+    with torch.no_grad():
+        # Statistics of real maps, and scales and offsets that a dropped norm would show.
+        for _ in range(2):
+            model(torch.randn(4, 1, 30, 46))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.3, 0.3)
+        model.eval()
+        for size in [(64, 101), (21, 35)]:
+            log_mel = torch.randn(2, 1, *size)
+            logits, embedding = model.logits_and_embedding(log_mel)
+            logits_by_hand, embedding_by_hand = BY_HAND[name](model.state_dict(), log_mel)
+            assert embedding.abs().max() > 0
+            torch.testing.assert_close(logits, logits_by_hand)
+            torch.testing.assert_close(embedding, embedding_by_hand)
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_any_input_size_gives_finite_logits_and_an_embedding(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, 7).eval()
 
-    for bands, frames in [(1, 1), (8, 7), (40, 51), (20, 34)]:
+    for bands, frames in [(1, 1), (8, 7), (20, 34), (64, 1), (128, 7), (1, 501), (40, 101)]:
         with torch.inference_mode():
             log_mel = torch.randn(2, 1, bands, frames)
             logits, embedding = model.logits_and_embedding(log_mel)
@@ -174,7 +292,7 @@ def test_the_last_layer_reads_the_embedding(name: str) -> None:
         torch.testing.assert_close(head(embedding), logits)
 
 
-@pytest.mark.parametrize("name", ["cnn", "alexnet", "vggish", "resnetish18", "resnetish50"])
+@pytest.mark.parametrize("name", SIZES)
 def test_a_gradient_reaches_every_parameter(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, 3).train()
@@ -187,5 +305,6 @@ def test_a_gradient_reaches_every_parameter(name: str) -> None:
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no model is called 'resnet'; there are cnn, alexnet"):
+    known = "cnn, alexnet, vggish, resnetish18, resnetish34, resnetish50"
+    with pytest.raises(ValueError, match=f"no model is called 'resnet'; there are {known}$"):
         build("resnet", 10)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raysound.config import UserError
 from raysound.scoring import Normalisation
 from raysound.settings import TrainingSettings
 from raysound.training import Metrics, fit, make_optimizer, make_scheduler, step_schedule
@@ -93,7 +94,7 @@ def test_the_reported_loss_is_the_mean_over_clips_not_over_batches() -> None:
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try() -> None:
     settings = TrainingSettings(epochs=5, optimizer={"name": "SGD", "lr": 1e38})
 
-    with pytest.raises(RuntimeError, match=r"try a smaller training\.optimizer\.lr than 1e"):
+    with pytest.raises(UserError, match=r"try a smaller training\.optimizer\.lr than 1e"):
         run(settings)
 
 
