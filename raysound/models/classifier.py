@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """A classifier of normalised log-mels `(B, 1, n_mels, n_frames)`, of any size.
 
     Attributes:
@@ -23,8 +25,9 @@ class Classifier(nn.Module):
         """Logits `(B, classes)` and what they were read off, `(B, size)`."""
         return self._judge(pad_to(log_mel, self.smallest))
 
+    @abstractmethod
     def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} says not how it judges")
+        """Logits and embedding of a log-mel that is large enough."""
 
 
 def pad_to(log_mel: Tensor, smallest: tuple[int, int]) -> Tensor:

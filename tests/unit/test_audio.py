@@ -1,12 +1,10 @@
 import io
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -17,15 +15,6 @@ RATE = 8000
 HALF_SECOND = FeatureSettings(
     clip_length=0.5, sample_rate=RATE, hop_length=160, n_fft=512, n_mels=24, f_max=4000
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As a worker runs it; threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tone(pitch: float, rate: int, seconds: float, level: float = 0.3) -> np.ndarray:

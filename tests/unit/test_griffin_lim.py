@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -12,15 +10,6 @@ RATE = 16000
 SETTINGS = FeatureSettings(
     clip_length=0.5, sample_rate=RATE, hop_length=160, n_fft=512, n_mels=40, f_max=RATE / 2
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As a worker runs it; threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tone(pitch: float, settings: FeatureSettings = SETTINGS) -> torch.Tensor:

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,15 +12,6 @@ from raysound.settings import FeatureSettings
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
 
 SILENCE = float(np.log(np.float32(POWER_FLOOR)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As a worker runs it; threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def feature_settings(**changes: object) -> FeatureSettings:
