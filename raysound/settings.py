@@ -229,7 +229,7 @@ class EvaluationSettings(Section):
 
     checkpoint: str | None = None
     batch_size: PositiveInt = 64
-    examples: NonNegativeInt = 6
+    examples: NonNegativeInt = 8
 
 
 class ComputeSettings(Section):

@@ -50,6 +50,26 @@ def test_a_missing_corpus_is_told_by_its_path(root: Path, tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
+    """Ray's token is on without a word from the user."""
+    code = (
+        "import os, ray\n"
+        "from raysound.distributed.session import ray_session\n"
+        "from raysound.settings import ComputeSettings\n"
+        "with ray_session(ComputeSettings(local_cpus=1)):\n"
+        "    assert ray.is_initialized()\n"
+        "    print(os.environ['RAY_AUTH_MODE'])\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root, capture_output=True, text=True, timeout=100, check=False, env=environment,
+    )  # fmt: skip
+
+    assert done.stdout == "token\n", done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path: Path) -> None:
@@ -65,6 +85,8 @@ def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path:
     done = run(root, "pipeline", "configs/demo.yaml", *places, timeout=800)
 
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\nepoch ") == 14
+    assert "\nfaithful " in done.stderr, "the table"
     report = tmp_path / "out" / "evaluation" / "report.html"
     assert done.stdout.splitlines()[-1] == f"report: {report}"
     assert "<audio" in report.read_text()

@@ -140,7 +140,7 @@ def test_the_good_generator_is_told_from_the_bad_one(trained: dict[str, Any]) ->
     assert corpora["bad"]["accuracy"]["high"] < corpora["good"]["accuracy"]["low"]
     assert corpora["good"]["role"] == "generated"
     page = Path(trained["report"].removeprefix("report: ")).read_text()
-    assert page.count("<audio") == 18
+    assert page.count("<audio") == 24
 
 
 def test_scores_do_not_depend_on_how_many_tasks_share_the_work(

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from raysound.config import load
+import yaml
+
+from raysound.config import from_tree, load
 
 
 def test_every_job_is_short_and_calls_the_library_alone(root: Path) -> None:
@@ -39,6 +41,21 @@ def test_the_overrides_that_yamls_show_are_taken(root: Path) -> None:
             load(path, [a or b for a, b in re.findall(r"'([^']+)'|(\S+)", line)])
             shown += 1
     assert shown >= 4
+
+
+def test_the_readme_shows_what_is_there(root: Path) -> None:
+    """Its YAML is a valid config, its commands name jobs and configs that exist."""
+    readme = (root / "README.md").read_text()
+
+    (example,) = re.findall(r"```yaml\n(.+?)```", readme, re.DOTALL)
+    config = from_tree(yaml.safe_load(example), "README.md")
+    commands = re.findall(r"python (jobs/\w+\.py) (configs/\w+\.yaml)", readme)
+
+    assert list(config.corpora.generated) == ["gan", "diffusion"]
+    assert len(commands) >= 6
+    for job, path in commands:
+        assert (root / job).exists()
+        assert path == "configs/mine.yaml" or (root / path).exists()
 
 
 def test_importing_a_module_does_nothing(root: Path, tmp_path: Path) -> None:
