@@ -19,6 +19,8 @@ from raysound.settings import FeatureSettings, digest
 METADATA_KEY = b"raysound"
 # The tensor is noise to a dictionary and to statistics; splitting its bytes lets zstd find more.
 LOG_MEL_LEAF = "log_mel.list.element"
+# Encoders make a clip up to a frame longer than asked; that is no reason for a longer window.
+ENCODER_PADDING = 0.02
 NAME_COLUMNS = ["clip_id", "label", "fold", "split", "group"]
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "path", "label", "reason")])
 
@@ -190,8 +192,8 @@ def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -
 
 
 def suggest_clip_length(durations: np.ndarray) -> float:
-    """The length (s, in tenths) that 80 % of the clips don't exceed."""
-    enough = float(np.percentile(durations, 80, method="inverted_cdf"))
+    """The length (s, in tenths) that 80 % of the clips don't exceed by more than ENCODER_PADDING."""
+    enough = float(np.percentile(durations, 80, method="inverted_cdf")) - ENCODER_PADDING
     return max(1, math.ceil(round(enough * 10, 6))) / 10
 
 

@@ -285,14 +285,20 @@ def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
     durations = np.array(seconds)
     suggested = features.suggest_clip_length(durations)
     assert suggested == round(suggested, 1) >= 0.1
-    assert (durations <= suggested + 1e-9).mean() >= 0.8 - 1e-9
+    assert (durations <= suggested + 0.02 + 1e-6).mean() >= 0.8 - 1e-9
     if suggested > 0.1:
-        assert (durations <= suggested - 0.1 - 1e-9).mean() < 0.8
+        assert (durations <= suggested - 0.08 - 1e-6).mean() < 0.8
 
 
 @pytest.mark.parametrize(
     ("durations", "expected"),
-    [([5.0] * 10, 5.0), ([1.0] * 8 + [9.0] * 2, 1.0), ([0.02], 0.1), ([0.3, 0.3, 0.3], 0.3)],
+    [
+        ([5.0] * 10, 5.0),
+        ([1.0] * 8 + [9.0] * 2, 1.0),
+        ([0.02], 0.1),
+        ([5.0153] * 3, 5.0),
+        ([0.3, 0.3, 0.3], 0.3),
+    ],
 )
 def test_a_suggested_clip_length_is_no_longer_than_need_be(durations, expected):
     assert features.suggest_clip_length(np.array(durations)) == expected
