@@ -192,7 +192,7 @@ def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -
 
 
 def suggest_clip_length(durations: np.ndarray) -> float:
-    """The length (s, in tenths) that 80 % of the clips don't exceed by more than ENCODER_PADDING."""
+    """The length (s, in tenths) that 80 % of the clips don't exceed, but by ENCODER_PADDING."""
     enough = float(np.percentile(durations, 80, method="inverted_cdf")) - ENCODER_PADDING
     return max(1, math.ceil(round(enough * 10, 6))) / 10
 
