@@ -101,8 +101,9 @@ def extract_corpus(name: str, manifest: pa.Table, config: Config) -> str:
         storage.join(folder, "manifest.parquet"), manifest, row_group_size=shard_clips
     )
     shards = list(follow(name, len(manifest), make_shards(folder, count, config.features)))
+    parts = {features.shard_name(index) for index in range(count)}
     for stale, _, _ in storage.list_files(folder):
-        if stale.startswith("part-") and stale not in map(features.shard_name, range(count)):
+        if stale.startswith("part-") and stale not in parts:
             storage.delete(storage.join(folder, stale))
     summary = features.summarise(shards, name, config.features)
     rejects = [reject for shard in shards for reject in shard.rejects]

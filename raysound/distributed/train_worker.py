@@ -14,6 +14,7 @@ import torch
 
 from raysound import checkpoint, storage
 from raysound.checkpoint import Checkpoint
+from raysound.distributed.session import available_cpus
 from raysound.models import Classifier, build
 from raysound.settings import TrainingSettings
 from raysound.training import Batch, Metrics, fit
@@ -24,7 +25,7 @@ def train_worker(job: dict[str, Any]) -> None:
     settings: TrainingSettings = job["settings"]
     note: Checkpoint = job["note"]
     rank = ray.train.get_context().get_world_rank()
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(min(job["threads"], available_cpus()))
     torch.manual_seed(settings.seed)
     classifier = build(note.model, len(note.labels))
     model = ray.train.torch.prepare_model(classifier)
