@@ -14,12 +14,13 @@ from raysound.settings import SplitSettings
 def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
     """Puts every clip of a real corpus into train, validation or test.
 
-    The corpus's own split comes first, then the folds that the settings name. Where that leaves
-    no test or no validation clip, a share of the remaining groups is drawn for it, stratified by
+    The corpus's own split is kept, but for the folds that the settings name. Where that leaves no
+    test or no validation clip, a share of the remaining groups is drawn for it, stratified by
     label and seeded; a group is never divided.
 
     Raises:
-        UserError: a fold that the corpus lacks, or a class without a training clip.
+        UserError: a fold that the corpus lacks, a group on both sides of a given split, or a
+            class without a training clip.
     """
     labels, folds = _column(table, "label"), _column(table, "fold")
     split = _column(table, "split")
@@ -52,9 +53,7 @@ def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
         if not (split == name).any()
     }
     free = np.flatnonzero((split == None) | (split == "train"))  # noqa: E711 - elementwise
-    split[free] = stratified_split(
-        labels[free], _column(table, "group")[free], shares, settings.seed
-    )
+    split[free] = stratified_split(labels[free], groups[free], shares, settings.seed)
     untrained = sorted(set(labels) - set(labels[split == "train"]))
     if untrained:
         raise UserError(f"no training clip is left for the classes {', '.join(untrained)}")
