@@ -17,7 +17,13 @@ from raysound.config import UserError
 from raysound.griffin_lim import log_mel_to_waveform
 from raysound.logmel import LogMel
 from raysound.manifest import read_corpus
-from raysound.settings import Config, FeatureSettings, FormulaSettings, GriffinLimSettings
+from raysound.settings import (
+    Config,
+    FeatureSettings,
+    FormulaSettings,
+    GriffinLimSettings,
+    digest,
+)
 from raysound.split import assign_split
 from raysound.synthesis import KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
 
@@ -72,22 +78,27 @@ def formula_clips(row: dict[str, Any], folder: str, settings: FormulaSettings) -
 def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
     """Sends the real corpus's test clips through log-mel and back, and returns the new folder."""
     clips = assign_split(read_corpus(config.corpora.real.path), config.corpora.real.split)
-    test = clips.filter(pc.equal(clips["split"], "test")).select(["clip_id", "path", "label"])
+    test = clips.filter(pc.equal(clips["split"], "test"))
     identity = {
         "griffin_lim": settings.iterations,
         "features": config.features.model_dump(),
-        "clips": sorted(test["clip_id"].to_pylist()),
+        "clips": digest(test.to_pydict()),
     }
     if start_corpus(settings.output, identity):
         done = run_tasks(
             griffin_lim_clips,
-            test.to_pylist(),
+            test.select(["clip_id", "path", "label"]).to_pylist(),
             {
                 "folder": settings.output,
                 "features": config.features,
                 "iterations": settings.iterations,
             },
         )
+        if done < len(test):
+            logger.warning(
+                "%d of %d test clips can't be used: jobs/extract.py tells why",
+                len(test) - done, len(test),
+            )  # fmt: skip
         finish_corpus(settings.output, identity, done)
     return settings.output
 
