@@ -38,9 +38,11 @@ def run_folder(config: Config, folder: str) -> str:
         config: the experiment.
         folder: of the real corpus's features.
     """
+    summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     identity = {
         "features": config.features.id,
-        "split": split_digest(folder),
+        # Of the clips' sizes and times too: a recording that was replaced wants another judge.
+        "corpus": summary["digest"],
         "model": config.model.model_dump(),
         "training": config.training.model_dump(),
     }
