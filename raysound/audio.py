@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -27,84 +29,195 @@ LARGEST_SAMPLE = 2.0**31
 LARGEST_RATIO_TERM = 2000
 # Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
 LEAST_SURPLUS = 0.05
+# Samples that are decoded at once, over all channels.
+BLOCK = 1 << 20
+INT, FLOAT = np.dtype(np.int16), np.dtype(np.float32)
 
 
 class Reject(Exception):  # noqa: N818 - the word of the manifest, the summary and the report
     """A file that can't be used; its text is the reason, for a person to read."""
 
 
+class Unreadable(Reject):
+    """A file that the storage didn't give: perhaps it will the next time."""
+
+
 @dataclass(frozen=True)
-class Clip:
-    """One decoded clip.
+class Source:
+    """What a sound file says of itself.
 
     Attributes:
-        windows: float32 `(n_windows, clip_samples)`, mono, at the settings' sample rate.
-        duration: seconds of the source.
-        sample_rate: Hz of the source.
+        duration: seconds.
+        sample_rate: Hz.
     """
 
-    windows: np.ndarray
     duration: float
     sample_rate: int
 
 
-def read_clip(uri: str, settings: FeatureSettings) -> Clip:
-    """Reads one sound file into windows of exactly `clip_length`.
+@dataclass(frozen=True)
+class Clip(Source):
+    """One decoded clip.
+
+    Attributes:
+        windows: float32 `(n_windows, clip_samples)`, mono, at the settings' sample rate.
+    """
+
+    windows: np.ndarray
+
+
+def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
+    """Reads one sound file into windows of exactly `clip_length`, all of them at once.
+
+    Args:
+        file: path, URI, or a seekable binary file, in any format that libsndfile reads.
+        settings: of the windows.
 
     Raises:
         Reject: the file is missing, empty, no sound, cut short, or holds NaN or absurd samples.
     """
-    try:
-        with storage.open_file(uri) as file:
-            waveform, sample_rate = decode(file)
-    except FileNotFoundError as error:
-        raise Reject("no such file") from error
-    except OSError as error:
-        raise Reject(f"can't be read: {error.strerror or error}") from error
-    except ValueError as error:
-        # pyarrow's word for a path that is none, such as one with a NUL in it.
-        raise Reject(f"can't be read: {error}") from error
-    duration = len(waveform) / sample_rate
-    waveform = resample(waveform, sample_rate, settings.sample_rate)
-    windows = cut_or_pad(waveform, settings.clip_samples, settings.long_clips)
-    return Clip(windows, duration, sample_rate)
+    pairs = [(source, _as_float(window).copy()) for source, window in Decoder(settings).read(file)]
+    source = pairs[0][0]
+    return Clip(source.duration, source.sample_rate, np.stack([window for _, window in pairs]))
 
 
-def decode(file: BinaryIO) -> tuple[np.ndarray, int]:
-    """Decodes a whole file and mixes it down to mono by the mean of its channels.
+class Decoder:
+    """Sound files → windows of exactly `clip_length`, one file at a time.
 
-    Args:
-        file: seekable, in any format that libsndfile reads.
-
-    Returns:
-        float32 `(n_samples,)`, within [-1, 1] for integer formats, and the sample rate in Hz.
-
-    Raises:
-        Reject: see `read_clip`.
+    However long a file is, no more of it is held than a window and a block; the buffers are kept
+    from file to file, for fresh ones would cost as much as the decoding.
     """
-    if file.seek(0, 2) == 0:
-        raise Reject("the file is empty (0 bytes)")
-    file.seek(0)
-    try:
-        with soundfile.SoundFile(file) as sound:
-            _refuse_truncated(sound)
-            samples = sound.read(dtype="float32", always_2d=True)
-            sample_rate, frames = int(sound.samplerate), int(sound.frames)
-    except (MemoryError, ValueError) as error:
-        raise Reject("its header tells no length, or one that can't be true") from error
-    except soundfile.LibsndfileError as error:
-        raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
-    if len(samples) < frames:
-        raise Reject(f"cut short: the header says {frames} samples, {len(samples)} are there")
-    if len(samples) == 0:
-        raise Reject("no samples: the header is there, the sound is not")
-    peak = float(np.abs(samples).max())
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self.settings = settings
+        self.window = {dtype: np.empty(settings.clip_samples, dtype) for dtype in (INT, FLOAT)}
+        self.held = {dtype: np.empty(2 * BLOCK, dtype) for dtype in (INT, FLOAT)}
+
+    def read(self, file: str | BinaryIO) -> Iterator[tuple[Source, np.ndarray]]:
+        """Yields what the file says of itself, and window after window.
+
+        What is wrong with a file may show only at its end: it is sound when all were taken.
+
+        Args:
+            file: path, URI, or a seekable binary file, in any format that libsndfile reads.
+
+        Yields:
+            The source, and a window at the settings' rate: float32 `(clip_samples,)` within 2**31,
+            or int16, where 32768 stands for 1. The next one is written over it.
+
+        Raises:
+            Reject: see `read_clip`.
+        """
+        try:
+            with storage.open_file(file) if isinstance(file, str) else nullcontext(file) as opened:
+                if opened.seek(0, 2) == 0:
+                    raise Reject("the file is empty (0 bytes)")
+                opened.seek(0)
+                with soundfile.SoundFile(opened) as sound:
+                    _refuse_truncated(sound)
+                    source = Source(sound.frames / sound.samplerate, int(sound.samplerate))
+                    for window in self._windows(_Samples(sound, self.held)):
+                        yield source, window
+        except soundfile.LibsndfileError as error:
+            raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
+        except FileNotFoundError as error:
+            raise Unreadable("no such file") from error
+        except OSError as error:
+            raise Unreadable(f"can't be read: {error.strerror or error}") from error
+        except ValueError as error:
+            # pyarrow's word for a path that is none, such as one with a NUL in it.
+            raise Reject(f"can't be read: {error}") from error
+
+    def _windows(self, samples: _Samples) -> Iterator[np.ndarray]:
+        wanted, target = self.settings.clip_samples, self.settings.sample_rate
+        ratio = resampling_ratio(samples.rate, target)
+        length = math.ceil(samples.frames / ratio)
+        try:
+            starts = window_starts(length, wanted, self.settings.long_clips)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise Reject("its header tells no length, or one that can't be true") from error
+        for start in starts.tolist():
+            begin, end = max(start, 0), min(start + wanted, length)
+            if ratio == 1:
+                inner = samples.span(begin, end)
+            else:
+                inner = _resampled_span(samples, ratio, begin, end)
+            if len(inner) < wanted:
+                window = self.window[inner.dtype]
+                window.fill(0)
+                window[begin - start : end - start] = inner
+                inner = window
+            yield inner
+        samples.finish()
+
+
+class _Samples:
+    """An open sound file as mono samples, read forwards, block by block."""
+
+    def __init__(self, sound: soundfile.SoundFile, held: dict[np.dtype, np.ndarray]) -> None:
+        self.sound = sound
+        self.rate = int(sound.samplerate)
+        self.frames = int(sound.frames)
+        # As 16-bit numbers: half of the bytes, no rounding, and no NaN to look for.
+        self.read_as = INT if sound.subtype == "PCM_16" else FLOAT
+        self.dtype = self.read_as if sound.channels == 1 else FLOAT
+        self.buffers = held
+        # Samples [first, read) of the file stand at the beginning of the buffer.
+        self.first = self.read = 0
+        if self.frames == 0:
+            raise Reject("no samples: the header is there, the sound is not")
+
+    def span(self, start: int, stop: int) -> np.ndarray:
+        """Samples `[start, stop)` of the file; what lies before `start` is let go."""
+        while self.read < stop:
+            self._let_go(start)
+            self._read_block()
+        return self.buffers[self.dtype][start - self.first : stop - self.first]
+
+    def finish(self) -> None:
+        """Reads what no window wanted: it may be missing, or no sound."""
+        while self.read < self.frames:
+            self._let_go(self.read)
+            self._read_block()
+
+    def _let_go(self, start: int) -> None:
+        held, first = self.buffers[self.dtype], min(start, self.read)
+        if first > self.first:
+            held[: self.read - first] = held[first - self.first : self.read - self.first]
+            self.first = first
+
+    def _read_block(self) -> None:
+        channels, offset = self.sound.channels, self.read - self.first
+        count = min(self.frames - self.read, max(BLOCK // channels, 1))
+        held = self.buffers[self.dtype]
+        if len(held) < offset + count:
+            held = np.concatenate([held, np.empty(offset + count, self.dtype)])
+            self.buffers[self.dtype] = held
+        target = held[offset : offset + count]
+        if channels == 1:
+            block = self.sound.read(out=target)
+        else:
+            block = self.sound.read(count, dtype=self.read_as.name, always_2d=True)
+        if len(block) < count:
+            there = self.read + len(block)
+            raise Reject(f"cut short: the header says {self.frames} samples, {there} are there")
+        if self.read_as == FLOAT:
+            _refuse_absurd(block, self.read / self.rate)
+        if channels > 1:
+            np.matmul(_as_float(block), np.full(channels, 1 / channels, FLOAT), out=target)
+        self.read += count
+
+
+def _refuse_absurd(block: np.ndarray, seconds: float) -> None:
+    peak = max(float(block.max()), -float(block.min()))
     if not np.isfinite(peak):
-        bad = int((~np.isfinite(samples)).sum())
-        raise Reject(f"NaN or infinite samples: {bad} of {samples.size}")
+        raise Reject(f"NaN or infinite samples: {int((~np.isfinite(block)).sum())} of {block.size}")
     if peak > LARGEST_SAMPLE:
         raise Reject(f"samples up to {peak:.3g}, where sound lies within 1")
-    return samples.mean(axis=1, dtype=np.float32), sample_rate
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    return samples if samples.dtype == FLOAT else np.multiply(samples, FLOAT.type(1 / 32768))
 
 
 def _refuse_truncated(sound: soundfile.SoundFile) -> None:
@@ -119,69 +232,75 @@ def _refuse_truncated(sound: soundfile.SoundFile) -> None:
         raise Reject(f"cut short: the header says {promised} bytes of sound, {held} are there")
 
 
-def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resamples float32 `(n,)` from one rate (Hz) to another, by windowed sinc interpolation.
+def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
+    """Source samples for one sample at the target rate (Hz), as near as its terms may be.
 
     Raises:
         Reject: no sound has a rate so far from the other.
     """
-    if source_rate == target_rate:
-        return waveform
     if max(source_rate, target_rate) > LARGEST_RATIO_TERM * min(source_rate, target_rate):
         raise Reject(f"a sample rate of {source_rate} Hz can't be brought to {target_rate} Hz")
+    ratio = Fraction(source_rate, target_rate)
+    if ratio > 1:
+        return 1 / (1 / ratio).limit_denominator(LARGEST_RATIO_TERM)
+    return ratio.limit_denominator(LARGEST_RATIO_TERM)
+
+
+def resample(waveform: np.ndarray, ratio: Fraction) -> np.ndarray:
+    """Resamples float32 `(n,)` to `ceil(n / ratio)` samples, by windowed sinc interpolation."""
     with torch.inference_mode():
-        resampled: np.ndarray = _resampler(source_rate, target_rate)(
-            torch.from_numpy(waveform)
-        ).numpy()
+        resampled: np.ndarray = _resampler(ratio)(torch.from_numpy(waveform)).numpy()
     return resampled
 
 
 @lru_cache(maxsize=16)
-def _resampler(source_rate: int, target_rate: int) -> Resample:
-    """Made once a pair of rates and process: the kernel costs more than its use."""
-    ratio = Fraction(source_rate, target_rate)
-    if max(ratio.numerator, ratio.denominator) > LARGEST_RATIO_TERM:
-        ratio = _simpler(ratio)
+def _resampler(ratio: Fraction) -> Resample:
+    """Made once a ratio and process: the kernel costs more than its use."""
     return Resample(ratio.numerator, ratio.denominator)
 
 
-def _simpler(ratio: Fraction) -> Fraction:
-    """The nearest fraction whose terms both stay within LARGEST_RATIO_TERM."""
-    if ratio > 1:
-        return 1 / _simpler(1 / ratio)
-    return ratio.limit_denominator(LARGEST_RATIO_TERM)
+def _resampled_span(samples: _Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
+    """Samples `[begin, end)` of the resampled file, from no more of the file than they hear.
+
+    A piece that begins where the pattern of phases does, with the reach of the kernel on both
+    sides, gives what the whole file would.
+    """
+    source, target = ratio.numerator, ratio.denominator
+    reach = math.ceil(_resampler(ratio).width / source)
+    first = max(begin // target - reach, 0)
+    last = min((-(-end // target) + reach) * source, samples.frames)
+    piece = resample(_as_float(samples.span(first * source, last)), ratio)
+    return piece[begin - first * target : end - first * target]
 
 
-def cut_or_pad(waveform: np.ndarray, clip_samples: int, long_clips: str) -> np.ndarray:
-    """Brings a waveform to one or more windows of exactly `clip_samples`.
+def window_starts(length: int, clip_samples: int, long_clips: str) -> np.ndarray:
+    """Where the windows of a waveform begin, ascending.
 
-    A short one gets zeros on both sides, the odd zero behind. A long one is cut: `start` and
-    `center` keep one window; `split` keeps as few as cover it, evenly spread, so that neighbours
-    overlap instead of the last one being padded. What exceeds whole windows by less than
-    LEAST_SURPLUS earns no window of its own: the two ends are trimmed alike.
+    A short one stands in the middle of its window, which begins before it: zeros on both sides,
+    the odd zero behind. A long one is cut: `start` and `center` keep one window; `split` keeps as
+    few as cover it, evenly spread, so that neighbours overlap instead of the last one being
+    padded. What exceeds whole windows by less than LEAST_SURPLUS earns no window of its own: the
+    two ends are trimmed alike.
 
     Args:
-        waveform: float32 `(n_samples,)`.
+        length: of the waveform, in samples.
         clip_samples: length of a window.
         long_clips: split, center or start.
 
     Returns:
-        float32 `(n_windows, clip_samples)`.
+        int64 `(n_windows,)`.
     """
-    surplus = len(waveform) - clip_samples
+    surplus = length - clip_samples
     if surplus <= 0:
-        before = -surplus // 2
-        return np.pad(waveform, (before, -surplus - before))[np.newaxis]
+        return np.array([-(-surplus // 2)])
     if long_clips == "start":
-        return waveform[np.newaxis, :clip_samples]
-    windows = math.ceil(len(waveform) / clip_samples - LEAST_SURPLUS)
+        return np.array([0])
+    windows = math.ceil(length / clip_samples - LEAST_SURPLUS)
     if long_clips == "center" or windows == 1:
-        starts = np.array([surplus // 2])
-    else:
-        trimmed = max(0, len(waveform) - windows * clip_samples) // 2
-        last = min(surplus - trimmed, trimmed + (windows - 1) * clip_samples)
-        starts = np.linspace(trimmed, last, windows).round().astype(int)
-    return np.stack([waveform[start : start + clip_samples] for start in starts])
+        return np.array([surplus // 2])
+    trimmed = max(0, length - windows * clip_samples) // 2
+    last = min(surplus - trimmed, trimmed + (windows - 1) * clip_samples)
+    return np.linspace(trimmed, last, windows).round().astype(np.int64)
 
 
 def encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:

@@ -3,46 +3,117 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from raysound.settings import FeatureSettings
 
 # Natural log of it is what silence is written as: -23.03.
 POWER_FLOOR = 1e-10
+# Frames that go through all steps together: on a CPU they stay in the cache of one core.
+CPU_FRAMES, GPU_FRAMES = 128, 32768
+# Mel bands that share one matrix product, over the Fourier bins that any of them hears.
+BANDS_TOGETHER = 16
 
 
-class LogMel(nn.Module):
-    """Natural log of mel power: `(..., clip_samples)` → `(..., n_mels, n_frames)`, always finite.
+class LogMel:
+    """Natural log of mel power: `(..., n_samples)` → `(..., n_mels, n_frames)`, always finite.
 
     Frames of `n_fft` samples are centred on every `hop_length`th sample (the ends mirrored),
     weighted by a periodic Hann window, Fourier transformed, squared, and summed by triangular
     filters on the HTK mel scale without normalisation; the power is floored at 1e-10.
+
+    The buffers between the steps are kept from call to call (fresh ones would cost more than the
+    arithmetic): one thread at a time may call it.
     """
 
-    window: Tensor
-    filters: Tensor
-
-    def __init__(self, settings: FeatureSettings) -> None:
-        super().__init__()
+    def __init__(self, settings: FeatureSettings, device: torch.device | str = "cpu") -> None:
         self.n_fft = settings.n_fft
         self.hop_length = settings.hop_length
-        self.register_buffer("window", torch.hann_window(settings.n_fft), persistent=False)
-        self.register_buffer("filters", filterbank(settings), persistent=False)
+        self.n_mels = settings.n_mels
+        self.device = torch.device(device)
+        self.rows = CPU_FRAMES if self.device.type == "cpu" else GPU_FRAMES
+        n_bins = settings.n_fft // 2 + 1
+        window = torch.hann_window(settings.n_fft, device=self.device)
+        # What a sample is worth goes into the window: a power of two, so nothing is rounded.
+        self.windows = {torch.float32: window, torch.int16: window / 32768}
+        self.bands = [
+            (first, low, high, weights.to(self.device))
+            for first, low, high, weights in _bands(filterbank(settings))
+        ]
+        self.padded = torch.empty(0, device=self.device)
+        self.frames = torch.empty(self.rows, settings.n_fft, device=self.device)
+        self.spectrum = torch.empty(self.rows, n_bins, dtype=torch.complex64, device=self.device)
+        self.mel = torch.empty(self.rows, settings.n_mels, device=self.device)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Log-mel of float32 waveforms `(..., n_samples)` whose samples lie within 2**31.
+    @torch.inference_mode()
+    def __call__(self, waveform: Tensor, out: Tensor | None = None) -> Tensor:
+        """Log-mel of some waveforms, on their device.
+
+        Args:
+            waveform: float32 within 2**31, or int16, where 32768 stands for 1; `(..., n_samples)`.
+            out: where to write the result, float32 or float16; a new float32 tensor if None.
 
         Raises:
             RuntimeError: `n_samples` does not exceed half of `n_fft`.
         """
-        half = self.n_fft // 2
-        flat = waveform.reshape(-1, 1, waveform.shape[-1])
-        padded = nn.functional.pad(flat, (half, half), mode="reflect").squeeze(1)
-        frames = padded.unfold(-1, self.n_fft, self.hop_length) * self.window
-        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
-        log_mel = (power @ self.filters).clamp_(min=POWER_FLOOR).log_().transpose(-1, -2)
-        return log_mel.reshape(*waveform.shape[:-1], *log_mel.shape[-2:])
+        n_samples = waveform.shape[-1]
+        n_frames = 1 + (n_samples + self.n_fft // 2 * 2 - self.n_fft) // self.hop_length
+        shape = (*waveform.shape[:-1], self.n_mels, n_frames)
+        if out is None:
+            out = torch.empty(shape, device=self.device)
+        clips, results = waveform.reshape(-1, n_samples), out.view(-1, self.n_mels, n_frames)
+        together = max(1, self.rows // n_frames)
+        for start in range(0, len(clips), together):
+            frames = self._pad(clips[start : start + together])
+            frames = frames.unfold(-1, self.n_fft, self.hop_length)
+            result = results[start : start + together]
+            step = self.rows // len(frames)
+            for first in range(0, n_frames, step):
+                chunk = frames[:, first : first + step]
+                result[..., first : first + step] = self._chunk(chunk, self.windows[clips.dtype])
+        return out
+
+    def _pad(self, clips: Tensor) -> Tensor:
+        """Mirrors half a window at both ends, without repeating the sample at the edge."""
+        half, (count, length) = self.n_fft // 2, clips.shape
+        if length <= half:
+            raise RuntimeError(f"{length} samples can't be mirrored by {half}: n_fft is too large")
+        if self.padded.shape != (count, length + 2 * half):
+            self.padded = torch.empty(count, length + 2 * half, device=self.device)
+        self.padded[:, half : half + length] = clips
+        self.padded[:, :half] = clips[:, 1 : half + 1].flip(-1)
+        self.padded[:, half + length :] = clips[:, length - half - 1 : length - 1].flip(-1)
+        return self.padded
+
+    def _chunk(self, frames: Tensor, window: Tensor) -> Tensor:
+        """Frames `(clips, k, n_fft)` → log-mel `(clips, n_mels, k)`."""
+        count, k = frames.shape[:2]
+        rows = count * k
+        torch.mul(frames, window, out=self.frames[:rows].view(count, k, self.n_fft))
+        spectrum = self.spectrum[:rows]
+        torch.fft.rfft(self.frames[:rows], out=spectrum)
+        # Real and imaginary parts stand in turns; squared, the doubled filters sum both.
+        parts = torch.view_as_real(spectrum).view(rows, -1)
+        torch.mul(parts, parts, out=parts)
+        mel = self.mel[:rows]
+        for first, low, high, weights in self.bands:
+            torch.mm(parts[:, low:high], weights, out=mel[:, first : first + weights.shape[1]])
+        return mel.clamp_(min=POWER_FLOOR).log_().view(count, k, -1).transpose(1, 2)
+
+
+def _bands(filters: Tensor) -> list[tuple[int, int, int, Tensor]]:
+    """The filterbank in pieces: first band, first and last part of the spectrum heard, weights.
+
+    Most of the filterbank is zero: low bands hear none of the high bins, and the reverse.
+    """
+    pieces = []
+    for first in range(0, filters.shape[1], BANDS_TOGETHER):
+        some = filters[:, first : first + BANDS_TOGETHER]
+        heard = torch.nonzero(some.sum(1)).flatten().tolist() or [0]
+        low, high = heard[0], heard[-1] + 1
+        pieces.append((first, 2 * low, 2 * high, some[low:high].repeat_interleave(2, 0)))
+    return pieces
 
 
 def filterbank(settings: FeatureSettings) -> Tensor:

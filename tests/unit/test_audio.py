@@ -1,5 +1,6 @@
 import io
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,11 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raysound.audio import LEAST_SURPLUS, Clip, Reject, cut_or_pad, encode, read_clip, resample
+from raysound import audio
+from raysound.audio import (
+    LEAST_SURPLUS, Clip, Decoder, Reject, encode, read_clip, resample, resampling_ratio,
+    window_starts,
+)  # fmt: skip
 from raysound.settings import FeatureSettings
 
 RATE = 8000
@@ -319,7 +324,7 @@ def test_a_name_that_no_filesystem_takes_is_rejected(path):
 def test_a_tone_stays_that_tone_at_that_level(source, target):
     """1 kHz, but for the ends, from every common rate to every other."""
     waveform = tone(1000, source, 0.25).astype(np.float32)
-    resampled = resample(waveform, source, target)
+    resampled = resample(waveform, resampling_ratio(source, target))
     assert resampled.dtype == np.float32
     assert abs(len(resampled) - 0.25 * target) <= 1
     pitch, level = pitch_and_level(resampled, target, 1000)
@@ -352,20 +357,112 @@ def test_a_tone_of_an_odd_rate_keeps_its_pitch(tmp_path, source, target):
 def test_the_length_follows_the_rates(source, target):
     """Any rate: right to a thousandth, or to one sample."""
     length = source // 10
-    resampled = resample(np.ones(length, np.float32), source, target)
+    resampled = resample(np.ones(length, np.float32), resampling_ratio(source, target))
     expected = length * target / source
     assert abs(len(resampled) - expected) <= 1 + expected / 1000
 
 
 def test_what_lies_above_the_new_rates_reach_is_gone():
     """A 6 kHz tone at 8 kHz would come back as one of 2 kHz."""
-    resampled = resample(tone(6000, 44100, 0.25).astype(np.float32), 44100, 8000)
+    resampled = resample(tone(6000, 44100, 0.25).astype(np.float32), Fraction(441, 80))
     assert np.abs(resampled[100:-100]).max() < 0.003
 
 
-def test_the_same_rate_is_left_alone():
-    waveform = TONE.astype(np.float32)
-    assert (resample(waveform, 44100, 44100) == waveform).all()
+@pytest.mark.parametrize(("source", "target"), [(48000, 8000), (11025, 8000), (8000, 44100)])
+@pytest.mark.parametrize("way", ["split", "center", "start"])
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 3.21])
+def test_pieces_are_resampled_as_the_whole(tmp_path, monkeypatch, source, target, way, seconds):
+    """No seam where one block ends and the next begins, and the same zeros around."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * source))
+    path = save(tmp_path, "a.wav", noise, source, "FLOAT")
+    wanted = FeatureSettings(
+        clip_length=0.5, sample_rate=target, f_max=target / 2, n_mels=8, long_clips=way
+    )
+    monkeypatch.setattr(audio, "BLOCK", 1009)
+    windows = read_clip(str(path), wanted).windows
+    whole = resample(noise.astype(np.float32), resampling_ratio(source, target))
+    surplus = max(wanted.clip_samples - len(whole), 0)
+    padded = np.pad(whole, (surplus // 2, surplus - surplus // 2))
+    starts = [max(0, at) for at in window_starts(len(whole), wanted.clip_samples, way)]
+    expected = [padded[at : at + wanted.clip_samples] for at in starts]
+    assert np.allclose(windows, expected, atol=1e-6)
+
+
+# Pieces
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("way", ["split", "center", "start"])
+def test_a_file_in_blocks_is_the_file_at_once(tmp_path, monkeypatch, subtype, channels, way):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (12345, channels))
+    path = save(tmp_path, "a.wav", noise, RATE, subtype)
+    wanted = HALF_SECOND.model_copy(update={"long_clips": way})
+    at_once = read_clip(str(path), wanted)
+    monkeypatch.setattr(audio, "BLOCK", 600)
+    assert np.array_equal(read_clip(str(path), wanted).windows, at_once.windows)
+    mono, starts = noise.mean(axis=1), window_starts(12345, 4000, way)
+    expected = [mono[at : at + 4000] for at in starts]
+    assert np.allclose(at_once.windows, expected, atol=1e-4)
+
+
+def test_a_long_file_is_held_in_pieces(tmp_path):
+    """Ten minutes: what is held is a window and a block, not 5 million samples."""
+    path = save(tmp_path, "a.wav", np.tile(TONE, 1200))
+    decoder = Decoder(HALF_SECOND)
+    windows = [(source.duration, window.shape) for source, window in decoder.read(str(path))]
+    assert windows == [(600.0, (4000,))] * 1200
+    assert max(map(len, decoder.held.values())) <= 2 * audio.BLOCK
+
+
+@pytest.mark.parametrize("way", ["split", "center", "start"])
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_a_cut_behind_the_last_window_is_found(tmp_path, monkeypatch, way, kept):
+    """Also where only the first half second is wanted of a file that ends too early."""
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    flac = encode(np.tile(TONE, 20).astype(np.float32), RATE, "FLAC")
+    path = put(tmp_path, "a.flac", flac[: int(kept * len(flac))])
+    with pytest.raises(Reject, match=r"cut short|decoded"):
+        read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": way}))
+
+
+def test_nan_behind_the_last_window_is_found(tmp_path):
+    broken = np.tile(TONE, 20)
+    broken[-1] = np.nan
+    path = save(tmp_path, "a.wav", broken, subtype="FLOAT")
+    with pytest.raises(Reject, match="NaN or infinite samples: 1 of"):
+        read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": "start"}))
+
+
+def test_a_decoder_goes_from_file_to_file(tmp_path):
+    """Nothing of one file is left in the next, whatever came before: also one that failed."""
+    decoder = Decoder(HALF_SECOND)
+    paths = [
+        save(tmp_path, "long.wav", np.tile(TONE, 3)),
+        save(tmp_path, "short.wav", TONE[:1000]),
+        put(tmp_path, "broken.wav", b"RIFF"),
+        save(tmp_path, "float.wav", TONE[:777], subtype="FLOAT"),
+        save(tmp_path, "shorter.wav", TONE[:10]),
+        save(tmp_path, "rate.wav", tone(440, 11025, 0.2), 11025),
+    ]
+    for path in paths:
+        try:
+            alone = read(path).windows
+        except Reject:
+            with pytest.raises(Reject):
+                list(decoder.read(str(path)))
+            continue
+        heard = [window.copy() for _, window in decoder.read(str(path))]
+        scale = [1 / 32768 if window.dtype == np.int16 else 1 for window in heard]
+        assert np.allclose([w * s for w, s in zip(heard, scale, strict=True)], alone, atol=1e-7)
+
+
+def test_what_the_taker_of_windows_raises_is_not_the_files_fault(tmp_path):
+    """A disk that is full while a shard is written must not look like a bad wav."""
+    path = save(tmp_path, "a.wav")
+    with pytest.raises(OSError, match="disk full"):
+        for _ in Decoder(HALF_SECOND).read(str(path)):
+            raise OSError("disk full")
 
 
 def test_a_clip_of_another_rate_is_cut_at_the_settings_rate(tmp_path):
@@ -385,6 +482,14 @@ ways = st.sampled_from(["split", "center", "start"])
 def ramp(length: int) -> np.ndarray:
     """1, 2, 3, …: each sample says where it stood."""
     return np.arange(1, length + 1, dtype=np.float32)
+
+
+def cut_or_pad(waveform: np.ndarray, clip_samples: int, way: str) -> np.ndarray:
+    """The windows of a waveform that stands amid zeros."""
+    zeros = np.zeros(clip_samples, np.float32)
+    amid = np.concatenate([zeros, waveform, zeros])
+    starts = window_starts(len(waveform), clip_samples, way) + clip_samples
+    return np.stack([amid[start : start + clip_samples] for start in starts])
 
 
 @settings(max_examples=200, deadline=None)

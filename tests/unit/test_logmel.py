@@ -193,11 +193,50 @@ def test_a_clip_too_short_to_mirror_raises():
         LogMel(feature_settings())(torch.zeros(256))
 
 
-def test_a_transform_holds_no_weights():
-    """Nothing of it is saved in a checkpoint or trained."""
-    transform = LogMel(feature_settings())
-    assert transform.state_dict() == {}
-    assert list(transform.parameters()) == []
+def test_one_result_is_not_written_over_by_the_next():
+    """The buffers that are used again are the transform's own."""
+    wanted = feature_settings()
+    transform = LogMel(wanted)
+    first = transform(noise(wanted.clip_samples))
+    kept = first.clone()
+    transform(chirp(wanted.clip_samples))
+    transform(noise(wanted.clip_samples + 1000, seed=1))
+    assert torch.equal(first, kept)
+    assert torch.equal(transform(noise(wanted.clip_samples)), kept)
+
+
+@settings(max_examples=40, deadline=None)
+@given(wanted=any_settings(), rows=st.sampled_from([1, 7, 64, 1000, 5000]), clips=st.integers(1, 9))
+def test_its_result_does_not_depend_on_what_goes_together(wanted, rows, clips):
+    """Some frames of a clip, as on a CPU, or the frames of many clips, as on a GPU."""
+    transform = LogMel(wanted)
+    waveforms = torch.stack([noise(wanted.clip_samples, seed) for seed in range(clips)])
+    expected = transform(waveforms)
+    transform.rows = rows
+    transform.frames = torch.empty(rows, wanted.n_fft)
+    transform.spectrum = torch.empty(rows, wanted.n_fft // 2 + 1, dtype=torch.complex64)
+    transform.mel = torch.empty(rows, wanted.n_mels)
+    assert torch.allclose(transform(waveforms), expected, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(wanted=any_settings())
+def test_16_bit_samples_are_those_of_float32(wanted):
+    """Bit by bit: 32768 stands for 1."""
+    samples = (noise(wanted.clip_samples) * 32768).clamp(-32768, 32767).to(torch.int16)
+    transform = LogMel(wanted)
+    assert torch.equal(transform(samples), transform(samples.float() / 32768))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_it_writes_where_it_is_told(dtype):
+    """Into one row of a larger tensor; the neighbours are left alone."""
+    wanted = feature_settings()
+    rows = torch.full((3, wanted.n_mels, wanted.n_frames), 7.0, dtype=dtype)
+    LogMel(wanted)(noise(wanted.clip_samples), out=rows[1])
+    assert (rows[0] == 7).all()
+    assert (rows[2] == 7).all()
+    assert torch.equal(rows[1], LogMel(wanted)(noise(wanted.clip_samples)).to(dtype))
 
 
 # Empty bands
