@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,70 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
-from raysound.settings import FeatureSettings, digest
+from raysound.settings import FeatureSettings
 
-METADATA_KEY = b"raysound"
+METADATA_KEY, SHARD_KEY = b"raysound", b"raysound.shard"
+# Of log-mels that are computed, written and read together.
+ROW_GROUP_BYTES = 32 << 20
 # The tensor is noise to a dictionary and to statistics; splitting its bytes lets zstd find more.
 LOG_MEL_LEAF = "log_mel.list.element"
 # Encoders make a clip up to a frame longer than asked; that is no reason for a longer window.
 ENCODER_PADDING = 0.02
 NAME_COLUMNS = ["clip_id", "label", "fold", "split", "group"]
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "path", "label", "reason")])
+
+
+@dataclass(frozen=True)
+class MelStatistics:
+    """Mean and spread per mel band, over every frame seen; merges in any order (Chan et al. 1979).
+
+    Attributes:
+        count: frames.
+        mean: float64 `(n_mels,)`.
+        squares: float64 `(n_mels,)`, sum of squared differences from the mean.
+    """
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, log_mel: np.ndarray) -> MelStatistics:
+        """Statistics of `(n, n_mels, n_frames)`."""
+        mean = log_mel.mean(axis=(0, 2), dtype=np.float64)
+        squares = np.zeros_like(mean)
+        for window in log_mel:
+            differences = np.subtract(window, mean[:, np.newaxis], dtype=np.float64)
+            squares += np.einsum("ij,ij->i", differences, differences)
+        return cls(log_mel.shape[0] * log_mel.shape[2], mean, squares)
+
+    @classmethod
+    def empty(cls, n_mels: int) -> MelStatistics:
+        """Statistics of nothing."""
+        return cls(0, np.zeros(n_mels), np.zeros(n_mels))
+
+    def merge(self, other: MelStatistics) -> MelStatistics:
+        """Statistics of both together."""
+        count = self.count + other.count
+        if not self.count or not other.count:
+            return self if self.count else other
+        delta = other.mean - self.mean
+        return MelStatistics(
+            count,
+            self.mean + delta * (other.count / count),
+            self.squares + other.squares + delta**2 * (self.count * other.count / count),
+        )
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Float64 `(n_mels,)`."""
+        return self.squares / max(self.count, 1)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation, float64 `(n_mels,)`, in units of natural log power."""
+        std: np.ndarray = np.sqrt(self.variance)
+        return std
 
 
 @dataclass(frozen=True)
@@ -35,7 +92,9 @@ class Shard:
         written: clips that have at least one window in the shard.
         windows: rows of the shard.
         seconds: of source audio written.
+        statistics: per mel band, over the shard's rows.
         rejects: rows of REJECT_SCHEMA.
+        unreadable: of the rejects, those that the storage didn't give.
     """
 
     digest: str
@@ -43,7 +102,24 @@ class Shard:
     written: int
     windows: int
     seconds: float
+    statistics: MelStatistics
     rejects: list[dict[str, str]] = field(default_factory=list)
+    unreadable: int = 0
+
+    def to_json(self) -> str:
+        """As text that `from_json` takes."""
+        statistics = {
+            key: np.asarray(value).tolist() for key, value in vars(self.statistics).items()
+        }
+        return json.dumps({**vars(self), "statistics": statistics})
+
+    @classmethod
+    def from_json(cls, text: str) -> Shard:
+        """The record that `to_json` wrote."""
+        values = json.loads(text)
+        count, mean, squares = (values["statistics"][key] for key in ("count", "mean", "squares"))
+        values["statistics"] = MelStatistics(count, np.array(mean), np.array(squares))
+        return cls(**values)
 
 
 def folder(output: str, corpus: str, settings: FeatureSettings) -> str:
@@ -93,65 +169,86 @@ def schema(settings: FeatureSettings) -> pa.Schema:
     )
 
 
-def write_shard(
-    uri: str,
-    rows: Sequence[Mapping[str, Any]],
-    log_mels: Sequence[np.ndarray],
-    shard: Shard,
-    settings: FeatureSettings,
-) -> None:
-    """Writes one shard whole.
+class ShardWriter:
+    """One shard being written, row group by row group; see `write_shard`."""
 
-    Args:
-        uri: of the file.
-        rows: the columns of `schema` but `log_mel`, a dict a window.
-        log_mels: `(n_mels, n_frames)` a window, finite.
-        shard: the record to keep with it.
-        settings: what the log-mels were made with.
+    def __init__(self, file: Any, settings: FeatureSettings) -> None:
+        self.settings = settings
+        self.schema = schema(settings)
+        self.statistics = MelStatistics.empty(settings.n_mels)
+        self.windows = 0
+        self.parquet = pq.ParquetWriter(
+            file,
+            self.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=NAME_COLUMNS,
+            use_byte_stream_split=[LOG_MEL_LEAF],
+            write_statistics=[*NAME_COLUMNS, "window", "duration", "sample_rate"],
+        )
 
-    Raises:
-        ValueError: rows and log-mels of different number, a log-mel of another shape, or one that
-            is not finite.
-    """
-    target = schema(settings)
-    shape = (settings.n_mels, settings.n_frames)
-    if len(log_mels) != len(rows):
-        raise ValueError(f"{len(rows)} rows, but {len(log_mels)} log-mels")
-    tensor = np.empty((len(rows), *shape), settings.dtype)
-    for index, log_mel in enumerate(log_mels):
-        if log_mel.shape != shape or not np.isfinite(log_mel).all():
-            raise ValueError(
-                f"{rows[index]['clip_id']}: expected a finite log-mel of shape {shape}, "
-                f"got {log_mel.shape}"
-            )
-        tensor[index] = log_mel
-    names = [name for name in target.names if name != "log_mel"]
-    columns = [pa.array([row[name] for row in rows], target.field(name).type) for name in names]
-    values = pa.array(tensor.reshape(-1), target.field("log_mel").type.value_type)
-    storage_array = pa.FixedSizeListArray.from_arrays(values, shape[0] * shape[1])
-    columns.append(pa.ExtensionArray.from_storage(target.field("log_mel").type, storage_array))
-    note = {"feature_id": settings.id, "features": settings.model_dump(), "shard": asdict(shard)}
-    table = pa.Table.from_arrays(
-        columns, schema=target.with_metadata({METADATA_KEY: json.dumps(note).encode()})
-    )
-    storage.write_table(
-        uri,
-        table,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=NAME_COLUMNS,
-        use_byte_stream_split=[LOG_MEL_LEAF],
-        write_statistics=[*NAME_COLUMNS, "window", "duration", "sample_rate"],
-    )
+    def add(self, rows: pa.Table, log_mels: np.ndarray) -> None:
+        """Writes some windows as one row group.
+
+        Args:
+            rows: the columns of `schema` but `log_mel`, and any others; a row a window.
+            log_mels: float32 `(n, n_mels, n_frames)`, finite.
+
+        Raises:
+            ValueError: rows and log-mels of different number, log-mels of another shape, or one
+                that is not finite.
+        """
+        shape = (self.settings.n_mels, self.settings.n_frames)
+        if log_mels.shape != (len(rows), *shape):
+            raise ValueError(f"{len(rows)} rows of {shape}, but log-mels of {log_mels.shape}")
+        statistics = MelStatistics.of(log_mels)
+        if not np.isfinite(statistics.mean).all():
+            broken = int(np.argmin(np.isfinite(log_mels).all(axis=(1, 2))))
+            raise ValueError(f"{rows['clip_id'][broken]}: its log-mel is not finite")
+        kind = self.schema.field("log_mel").type
+        values = pa.array(log_mels.astype(self.settings.dtype, copy=False).reshape(-1))
+        column = pa.ExtensionArray.from_storage(
+            kind, pa.FixedSizeListArray.from_arrays(values, shape[0] * shape[1])
+        )
+        self.parquet.write_table(
+            rows.append_column("log_mel", column).select(self.schema.names).cast(self.schema),
+            row_group_size=len(rows),
+        )
+        self.statistics = self.statistics.merge(statistics)
+        self.windows += len(rows)
+
+    def finish(self, shard: Shard) -> None:
+        """Leaves the shard's record in its metadata."""
+        note = {"feature_id": self.settings.id, "features": self.settings.model_dump()}
+        self.parquet.add_key_value_metadata(
+            {METADATA_KEY: json.dumps(note), SHARD_KEY: shard.to_json()}
+        )
+
+
+@contextmanager
+def write_shard(uri: str, settings: FeatureSettings) -> Iterator[ShardWriter]:
+    """One shard, which appears whole when the block ends, or not at all."""
+    with storage.whole_file(uri) as file:
+        writer = ShardWriter(file, settings)
+        try:
+            yield writer
+        finally:
+            writer.parquet.close()
+
+
+def windows_together(settings: FeatureSettings) -> int:
+    """Windows of a row group: as many as ROW_GROUP_BYTES hold."""
+    return max(1, ROW_GROUP_BYTES // (settings.n_mels * settings.n_frames * 4))
 
 
 def read_record(uri: str) -> Shard | None:
     """The record of a shard, or None if there is no such file."""
-    if not storage.exists(uri):
+    try:
+        with storage.open_file(uri) as file:
+            metadata = pq.read_metadata(file).metadata
+    except FileNotFoundError:
         return None
-    with storage.open_file(uri) as file:
-        metadata = pq.read_schema(file).metadata or {}
-    return Shard(**json.loads(metadata[METADATA_KEY])["shard"])
+    return Shard.from_json(metadata[SHARD_KEY].decode())
 
 
 def log_mel_array(column: pa.ChunkedArray) -> np.ndarray:
@@ -162,74 +259,65 @@ def log_mel_array(column: pa.ChunkedArray) -> np.ndarray:
     return array
 
 
-def summarise(shards: Sequence[Shard], corpus: str, settings: FeatureSettings) -> dict[str, Any]:
-    """Totals over all shards, for `summary.json`.
+class Totals:
+    """Sums over the shards of a corpus, added one by one: no record is kept."""
 
-    Raises:
-        RuntimeError: clips found are not clips written plus clips rejected.
-    """
-    found = sum(shard.found for shard in shards)
-    written = sum(shard.written for shard in shards)
-    rejected = sum(len(shard.rejects) for shard in shards)
-    windows = sum(shard.windows for shard in shards)
-    if found != written + rejected:
-        raise RuntimeError(
-            f"{corpus}: {found} clips found, but {written} written + {rejected} rejected"
-        )
-    return {
-        "corpus": corpus,
-        "feature_id": settings.id,
-        "features": settings.model_dump(),
-        "found": found,
-        "written": written,
-        "rejected": rejected,
-        "windows": windows,
-        "bytes": windows * settings.n_mels * settings.n_frames * np.dtype(settings.dtype).itemsize,
-        "hours": sum(shard.seconds for shard in shards) / 3600,
-        "shards": len(shards),
-        "digest": digest([shard.digest for shard in shards]),
-    }
+    def __init__(self, corpus: str, settings: FeatureSettings) -> None:
+        self.corpus = corpus
+        self.settings = settings
+        self.shards = self.found = self.written = self.rejected = self.unreadable = 0
+        self.windows = 0
+        self.seconds = 0.0
+        self.statistics = MelStatistics.empty(settings.n_mels)
+        self.digests = hashlib.sha256()
+
+    def add(self, shard: Shard) -> None:
+        """Counts one more shard; the digest stands for all of them in order."""
+        self.shards += 1
+        self.found += shard.found
+        self.written += shard.written
+        self.rejected += len(shard.rejects)
+        self.unreadable += shard.unreadable
+        self.windows += shard.windows
+        self.seconds += shard.seconds
+        self.statistics = self.statistics.merge(shard.statistics)
+        self.digests.update(shard.digest.encode())
+
+    def summary(self, clips: int) -> dict[str, Any]:
+        """The content of `summary.json`.
+
+        Args:
+            clips: rows of the manifest.
+
+        Raises:
+            RuntimeError: the clips of the manifest are not clips written plus clips rejected.
+        """
+        if not clips == self.found == self.written + self.rejected:
+            raise RuntimeError(
+                f"{self.corpus}: {clips} clips in the manifest and {self.found} found, "
+                f"but {self.written} written + {self.rejected} rejected"
+            )
+        settings = self.settings
+        window_bytes = settings.n_mels * settings.n_frames * np.dtype(settings.dtype).itemsize
+        return {
+            "corpus": self.corpus,
+            "feature_id": settings.id,
+            "features": settings.model_dump(),
+            "found": self.found,
+            "written": self.written,
+            "rejected": self.rejected,
+            "unreadable": self.unreadable,
+            "windows": self.windows,
+            "bytes": self.windows * window_bytes,
+            "hours": self.seconds / 3600,
+            "shards": self.shards,
+            "mel_mean": self.statistics.mean.tolist(),
+            "mel_variance": self.statistics.variance.tolist(),
+            "digest": self.digests.hexdigest()[:16],
+        }
 
 
 def suggest_clip_length(durations: np.ndarray) -> float:
     """The length (s, in tenths) that 80 % of the clips don't exceed, but by ENCODER_PADDING."""
     enough = float(np.percentile(durations, 80, method="inverted_cdf")) - ENCODER_PADDING
     return max(1, math.ceil(round(enough * 10, 6))) / 10
-
-
-@dataclass(frozen=True)
-class MelStatistics:
-    """Mean and spread per mel band, over every frame seen; merges in any order (Chan et al. 1979).
-
-    Attributes:
-        count: frames.
-        mean: float64 `(n_mels,)`.
-        squares: float64 `(n_mels,)`, sum of squared differences from the mean.
-    """
-
-    count: int
-    mean: np.ndarray
-    squares: np.ndarray
-
-    @classmethod
-    def of(cls, log_mel: np.ndarray) -> MelStatistics:
-        """Statistics of `(n, n_mels, n_frames)`."""
-        bands = np.moveaxis(log_mel, 1, 0).reshape(log_mel.shape[1], -1).astype(np.float64)
-        mean = bands.mean(axis=1)
-        return cls(bands.shape[1], mean, np.square(bands - mean[:, np.newaxis]).sum(axis=1))
-
-    def merge(self, other: MelStatistics) -> MelStatistics:
-        """Statistics of both together."""
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        return MelStatistics(
-            count,
-            self.mean + delta * (other.count / count),
-            self.squares + other.squares + delta**2 * (self.count * other.count / count),
-        )
-
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviation, float64 `(n_mels,)`, in units of natural log power."""
-        std: np.ndarray = np.sqrt(self.squares / self.count)
-        return std

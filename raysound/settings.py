@@ -239,7 +239,7 @@ class ComputeSettings(Section):
     use_gpu: Literal[True, False, "auto"] = "auto"
     cpus_per_worker: PositiveFloat | None = None
     local_cpus: PositiveInt | None = None
-    shard_clips: PositiveInt = 256
+    shard_clips: PositiveInt | Literal["auto"] = "auto"
 
 
 class FormulaSettings(Section):

@@ -7,29 +7,40 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import ray.data
 import torch
 
 from raysound import features, storage
-from raysound.audio import Reject, read_clip
 from raysound.config import UserError
-from raysound.features import Shard
-from raysound.logmel import LogMel, empty_bands
+from raysound.distributed.session import in_a_task
+from raysound.extraction import extract_shard, shard_digest
+from raysound.features import Shard, Totals
+from raysound.logmel import empty_bands
 from raysound.manifest import read_corpus
-from raysound.settings import Config, FeatureSettings, digest
+from raysound.probe import deadly_clips, end_on_standstill
+from raysound.settings import Config, FeatureSettings
+from raysound.shards import assign_shards, clips_per_shard
 from raysound.split import assign_split
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
+# Seconds that a window may take to be read and decoded, before its clip is taken for a trap.
+STANDSTILL = 300.0
+# How often the process of one shard may die in a run, when none of its clips alone kills one.
+MOST_DEATHS = 4
+# Rows of the manifest that a task reads to find its own.
+MANIFEST_ROWS = 4096
+# Tasks of a corpus at the most: of more shards, several are one task.
+MOST_TASKS = 4096
 
 
 def extract(config: Config) -> str:
@@ -42,18 +53,18 @@ def extract(config: Config) -> str:
             len(silent), config.features.n_mels,
         )  # fmt: skip
     for name in ("real", *config.corpora.generated):
-        folder = extract_corpus(name, list_corpus(name, config), config)
+        folder = extract_corpus(name, config)
         if name == "real":
             report_lengths(folder, config.features)
     return f"features: {storage.join(config.output, 'features')}"
 
 
-def list_corpus(name: str, config: Config) -> pa.Table:
+def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
     """The manifest of a corpus as it lies on disk now, the real one split."""
     if name == "real":
         real = config.corpora.real
-        return assign_split(read_corpus(real.path), real.split)
-    return read_corpus(config.corpora.generated[name])
+        return assign_split(read_corpus(real.path, tell), real.split)
+    return read_corpus(config.corpora.generated[name], tell)
 
 
 def finished_features(name: str, config: Config) -> str:
@@ -63,163 +74,252 @@ def finished_features(name: str, config: Config) -> str:
         UserError: they were not extracted with these settings, or the corpus has changed since.
     """
     folder = features.folder(config.output, name, config.features)
-    summary = storage.join(folder, "summary.json")
-    if not storage.exists(summary):
+    if not storage.exists(storage.join(folder, "summary.json")):
         raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
-    if json.loads(storage.read_bytes(summary))["digest"] != features_digest(
-        list_corpus(name, config), config
-    ):
+    if in_a_task(has_changed, name, config):
         raise UserError(
-            f"{name} has changed since its features were extracted (clips, labels, split or "
-            "compute.shard_clips): run jobs/extract.py again"
+            f"{name} has changed since its features were extracted (clips, labels or split): "
+            "run jobs/extract.py again"
         )
     return folder
 
 
-def extract_corpus(name: str, manifest: pa.Table, config: Config) -> str:
+def has_changed(name: str, config: Config) -> bool:
+    """True where a corpus is no longer what its manifest says."""
+    folder = features.folder(config.output, name, config.features)
+    return not same_clips(list_corpus(name, config), read_manifest(folder))
+
+
+def read_manifest(folder: str) -> pa.Table:
+    """The manifest of a feature folder, with its column `shard`."""
+    return storage.read_table(storage.join(folder, "manifest.parquet"))
+
+
+def same_clips(clips: pa.Table, manifest: pa.Table) -> bool:
+    """True where a manifest holds these very clips, in whatever order."""
+    if len(clips) != len(manifest) or {*clips.column_names, "shard"} != {*manifest.column_names}:
+        return False
+    place = pc.index_in(clips["clip_id"], manifest["clip_id"].combine_chunks())
+    if place.null_count:
+        return False
+    return bool(manifest.take(place).select(clips.column_names).equals(clips))
+
+
+def extract_corpus(name: str, config: Config) -> str:
     """Extracts one corpus and returns its folder, `summary.json` written last.
 
-    A finished corpus with the same manifest is left as it is; otherwise only the shards whose
-    manifest rows differ are made.
+    A finished corpus that has not changed is left as it is; otherwise only the shards whose
+    clips differ are made.
 
     Raises:
         UserError: not one clip of the corpus can be used.
     """
     folder = features.folder(config.output, name, config.features)
-    summary_uri = storage.join(folder, "summary.json")
-    shard_clips = config.compute.shard_clips
-    count = -(-len(manifest) // shard_clips)
-    expected = features_digest(manifest, config)
-    if storage.exists(summary_uri):
-        summary = json.loads(storage.read_bytes(summary_uri))
-        if summary["digest"] == expected:
-            logger.info("%s: %d clips are extracted already", name, summary["written"])
-            return folder
-        storage.delete(summary_uri)
-    # One row group a shard: a task reads its own rows and no others.
-    storage.write_table(
-        storage.join(folder, "manifest.parquet"), manifest, row_group_size=shard_clips
-    )
-    shards = list(follow(name, len(manifest), make_shards(folder, count, config.features)))
-    parts = {features.shard_name(index) for index in range(count)}
-    for stale, _, _ in storage.list_files(folder):
-        if stale.startswith("part-") and stale not in parts:
-            storage.delete(storage.join(folder, stale))
-    summary = features.summarise(shards, name, config.features)
-    rejects = [reject for shard in shards for reject in shard.rejects]
-    storage.write_table(
-        storage.join(folder, "rejects.parquet"),
-        pa.Table.from_pylist(rejects, schema=features.REJECT_SCHEMA),
-    )
-    tell_rejects(name, rejects, folder)
+    # The corpus is listed where its clips may be held by the million: not in the driver.
+    plan = in_a_task(lay_out, name, config)
+    for note in plan["notes"]:
+        logger.warning("%s", note)
+    if plan["finished"]:
+        logger.info("%s: %d clips are extracted already", name, plan["clips"])
+        return folder
+    totals = Totals(name, config.features)
+    reasons: Counter[str] = Counter()
+    with_rejects = []
+    progress = Progress(name, plan["clips"])
+    for index, shard, made in make_shards(folder, plan["shards"], config.features):
+        totals.add(shard)
+        progress.add(shard, made)
+        if shard.rejects:
+            with_rejects.append(index)
+            reasons.update(reject["reason"] for reject in shard.rejects)
+    summary = totals.summary(plan["clips"])
+    in_a_task(collect_rejects, folder, with_rejects)
+    tell_rejects(name, reasons, totals, folder)
     if summary["written"] == 0:
         raise UserError(f"{name}: none of the {summary['found']} clips can be used")
-    storage.write_bytes(summary_uri, json.dumps(summary, indent=2).encode())
+    in_a_task(clear_away, folder)
+    uri = storage.join(folder, "summary.json")
+    storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
     return folder
 
 
-def make_shards(folder: str, count: int, settings: FeatureSettings) -> Iterator[Shard]:
-    """Makes the shards of a manifest in parallel, one task a shard, and yields their records."""
-    tasks = ray.data.range(count, override_num_blocks=count).map(
-        make_shard, fn_kwargs={"folder": folder, "settings": settings}
+def lay_out(name: str, config: Config) -> dict[str, Any]:
+    """Runs in a Ray task: lists a corpus and writes which clip stands in which shard."""
+    notes: list[str] = []
+    clips = list_corpus(name, config, notes.append)
+    folder = features.folder(config.output, name, config.features)
+    manifest_uri = storage.join(folder, "manifest.parquet")
+    summary_uri = storage.join(folder, "summary.json")
+    before = None
+    if storage.exists(manifest_uri):
+        before = storage.read_table(manifest_uri)
+        before = before if "shard" in before.column_names else None
+    plan = {"notes": notes, "clips": len(clips), "finished": False}
+    if before is not None and same_clips(clips, before):
+        if storage.exists(summary_uri):
+            summary = json.loads(storage.read_bytes(summary_uri))
+            plan["finished"] = summary.get("unreadable") == 0
+        manifest = before
+    else:
+        per_shard = clips_per_shard(len(clips), config.compute.shard_clips, config.features)
+        manifest = assign_shards(clips, before, per_shard)
+        storage.delete(summary_uri)
+        # Of a corpus that is laid out in whole row groups a task reads no more than its own.
+        storage.write_table(manifest_uri, manifest, row_group_size=MANIFEST_ROWS)
+    return {**plan, "shards": 1 + pc.max(manifest["shard"]).as_py()}
+
+
+def make_shards(
+    folder: str, count: int, settings: FeatureSettings
+) -> Iterator[tuple[int, Shard, bool]]:
+    """Makes the shards of a manifest in parallel, and yields their records in order.
+
+    Yields:
+        The shard's number, its record, and whether it was made now.
+    """
+    tasks = ray.data.range(count, override_num_blocks=min(count, MOST_TASKS)).map(
+        make_shard,
+        fn_kwargs={
+            "folder": folder,
+            "settings": settings,
+            "run": f"{time.time_ns():x}",
+            "standstill": STANDSTILL,
+        },
     )
     for row in tasks.iter_rows():
-        yield Shard(**json.loads(row["shard"]))
+        yield row["id"], Shard.from_json(row["shard"]), row["made"]
 
 
-def make_shard(row: dict[str, Any], folder: str, settings: FeatureSettings) -> dict[str, Any]:
+def make_shard(
+    row: dict[str, Any], folder: str, settings: FeatureSettings, run: str, standstill: float
+) -> dict[str, Any]:
     """Runs in a Ray task: decodes, computes and writes where it stands, returns only the record."""
-    index = row["id"]
-    with storage.open_file(storage.join(folder, "manifest.parquet")) as file:
-        rows = pq.ParquetFile(file).read_row_group(index)
+    torch.set_num_threads(1)
+    index = int(row["id"])
+    clips = shard_clips(folder, run, index)
     uri = storage.join(folder, features.shard_name(index))
     shard = features.read_record(uri)
-    if shard is None or shard.digest != shard_digest(rows, settings):
-        shard = write_shard(uri, rows, settings)
-    return {"shard": json.dumps(asdict(shard))}
+    stays = shard and not shard.unreadable and shard.digest == shard_digest(clips, settings)
+    if shard is None or not stays:
+        shard = make_with_care(folder, index, clips, settings, run, standstill)
+    return {"id": index, "shard": shard.to_json(), "made": not stays}
 
 
-def write_shard(uri: str, manifest: pa.Table, settings: FeatureSettings) -> Shard:
-    """Extracts the clips of some manifest rows into one Parquet file."""
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    log_mels: list[np.ndarray] = []
-    rejects: list[dict[str, str]] = []
-    seconds = 0.0
-    for clip in manifest.to_pylist():
-        try:
-            decoded = read_clip(clip["path"], settings)
-        except Reject as reject:
-            known = {name: clip[name] for name in ("clip_id", "path", "label")}
-            rejects.append({**known, "reason": str(reject)})
-            continue
-        seconds += decoded.duration
-        source = {"duration": decoded.duration, "sample_rate": decoded.sample_rate}
-        rows.extend({**clip, **source, "window": window} for window in range(len(decoded.windows)))
-        with torch.inference_mode():
-            log_mels.extend(log_mel(settings)(torch.from_numpy(decoded.windows)).numpy())
-    shard = Shard(
-        digest=shard_digest(manifest, settings),
-        found=len(manifest),
-        written=len(manifest) - len(rejects),
-        windows=len(rows),
-        seconds=seconds,
-        rejects=rejects,
-    )
-    features.write_shard(uri, rows, log_mels, shard, settings)
-    return shard
+def make_with_care(
+    folder: str, index: int, clips: pa.Table, settings: FeatureSettings, run: str, standstill: float
+) -> Shard:
+    """Makes a shard; what an attempt that died leaves behind makes the next one look for the cause.
+
+    Raises:
+        RuntimeError: it died again and again.
+    """
+    name = features.shard_name(index)
+    mark = storage.join(folder, "attempts", name)
+    before = json.loads(storage.read_bytes(mark)) if storage.exists(mark) else None
+    deaths = 0 if before is None else 1 + (before["deaths"] if before["run"] == run else 0)
+    if deaths >= MOST_DEATHS:
+        raise RuntimeError(
+            f"the process that made {name} of {folder} died {deaths} times, though none of its "
+            "clips alone kills one: is there memory enough for as many processes as CPUs? "
+            "compute.local_cpus lowers their number"
+        )
+    storage.write_bytes(mark, json.dumps({"run": run, "deaths": deaths}).encode())
+    try:
+        known = deadly_clips(clips, settings, standstill) if deaths else {}
+        uri = storage.join(folder, name)
+        return extract_shard(uri, clips, settings, known, lambda: end_on_standstill(standstill))
+    finally:
+        end_on_standstill(0)
+        storage.delete(mark)
 
 
-@lru_cache(maxsize=4)
-def log_mel(settings: FeatureSettings) -> LogMel:
-    """The transform, made once a process."""
-    return LogMel(settings)
+def shard_clips(folder: str, run: str, index: int) -> pa.Table:
+    """The manifest rows of one shard, without their column `shard`."""
+    uri = storage.join(folder, "manifest.parquet")
+    metadata = manifest_metadata(uri, run)
+    column = metadata.schema.names.index("shard")
+    groups = []
+    for group in range(metadata.num_row_groups):
+        statistics = metadata.row_group(group).column(column).statistics
+        if statistics.min <= index <= statistics.max:
+            groups.append(group)
+    with storage.open_file(uri) as file:
+        rows = pq.ParquetFile(file, metadata=metadata).read_row_groups(groups)
+    return rows.filter(pc.equal(rows["shard"], index)).drop_columns("shard").combine_chunks()
 
 
-def features_digest(manifest: pa.Table, config: Config) -> str:
-    """Stands for the content of all shards of a corpus."""
-    length = config.compute.shard_clips
-    shards = [manifest.slice(start, length) for start in range(0, len(manifest), length)]
-    return digest([shard_digest(rows, config.features) for rows in shards])
+@lru_cache(maxsize=1)
+def manifest_metadata(uri: str, run: str) -> pq.FileMetaData:
+    """Read once a process and run: it grows with the corpus."""
+    with storage.open_file(uri) as file:
+        return pq.read_metadata(file)
 
 
-def shard_digest(rows: pa.Table, settings: FeatureSettings) -> str:
-    """Stands for all that a shard's content follows from."""
-    return digest([rows.to_pydict(), settings.id])
+def collect_rejects(folder: str, shards: list[int]) -> None:
+    """Runs in a Ray task: writes the rejects of some shards as one table."""
+    schema = features.REJECT_SCHEMA
+    with (
+        storage.whole_file(storage.join(folder, "rejects.parquet")) as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
+        for index in shards:
+            shard = features.read_record(storage.join(folder, features.shard_name(index)))
+            if shard is not None:
+                writer.write_table(pa.Table.from_pylist(shard.rejects, schema=schema))
 
 
-def follow(name: str, total: int, shards: Iterator[Shard]) -> Iterator[Shard]:
-    """Passes the records on, and says every few seconds how far the corpus is."""
-    started = last = time.monotonic()
-    found = rejected = 0
-    hours = 0.0
-    for shard in shards:
-        yield shard
-        found += shard.found
-        rejected += len(shard.rejects)
-        hours += shard.seconds / 3600
+def clear_away(folder: str) -> None:
+    """Runs in a Ray task: removes shards that the manifest lacks, and what killed writers left."""
+    shards = pc.unique(storage.read_table(storage.join(folder, "manifest.parquet"), ["shard"])[0])
+    wanted = {features.shard_name(index) for index in shards.to_pylist()}
+    for name, _, _ in storage.list_files(folder):
+        if name.startswith(("part-", "attempts/")) and name not in wanted:
+            storage.delete(storage.join(folder, name))
+
+
+class Progress:
+    """A line every few seconds: how far a corpus is."""
+
+    def __init__(self, name: str, clips: int) -> None:
+        self.name = name
+        self.clips = clips
+        self.started = self.last = time.monotonic()
+        self.found = self.made = self.rejected = 0
+        self.hours = 0.0
+
+    def add(self, shard: Shard, made: bool) -> None:
+        """Counts one more shard; what was there already says nothing about the pace."""
+        self.found += shard.found
+        self.made += shard.found if made else 0
+        self.rejected += len(shard.rejects)
+        self.hours += shard.seconds / 3600
         now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES or found == total:
-            last = now
-            rate = found / (now - started)
+        if now - self.last > SECONDS_BETWEEN_LINES or self.found == self.clips:
+            self.last = now
+            rate = max(self.made, 1) / (now - self.started)
             logger.info(
                 "%s: %d of %d clips, %.0f clips/s, %.2f h of audio, %d rejected, %.0f s left",
-                name, found, total, rate, hours, rejected, (total - found) / rate,
+                self.name, self.found, self.clips, rate, self.hours, self.rejected,
+                (self.clips - self.found) / rate,
             )  # fmt: skip
 
 
-def tell_rejects(name: str, rejects: list[dict[str, str]], folder: str) -> None:
+def tell_rejects(name: str, reasons: Counter[str], totals: Totals, folder: str) -> None:
     """Says how many clips were rejected and why, the commonest reason first."""
-    if not rejects:
+    if not totals.rejected:
         return
-    reasons = Counter(reject["reason"] for reject in rejects).most_common(3)
     logger.warning(
         "%s: %d clips rejected (%s); all of them with reasons: %s",
         name,
-        len(rejects),
-        "; ".join(f"{count} × {reason}" for reason, count in reasons),
+        totals.rejected,
+        "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3)),
         storage.join(folder, "rejects.parquet"),
     )
+    if totals.unreadable:
+        logger.warning(
+            "%s: %d of them could not be read; run again, and they are tried again",
+            name, totals.unreadable,
+        )  # fmt: skip
 
 
 def report_lengths(folder: str, settings: FeatureSettings) -> None:

@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import ray
 import ray.data
 
 from raysound.config import UserError, load
 from raysound.settings import ComputeSettings, Config
+
+Result = TypeVar("Result")
 
 
 def run_job(job: Callable[[Config], str], usage: str) -> None:
@@ -71,6 +74,15 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def in_a_task(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls a function in a process of the cluster, and raises here what it raises there."""
+    try:
+        return ray.get(ray.remote(function).remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        # Ray's own would bury a UserError's one line in the traceback of a process far away.
+        raise error.cause from None
 
 
 def available_cpus() -> int:

@@ -62,6 +62,7 @@ def test_a_folder_a_class(tmp_path):
         "split": None,
         "group": "dog/a.wav",
         "size": 3,
+        "offset": None,
     }
     assert column(tmp_path, "label") == {"dog/a.wav": "dog", "rain/b.wav": "rain"}
 
@@ -457,8 +458,8 @@ def test_the_order_does_not_depend_on_the_listing(tmp_path, monkeypatch):
     """Filesystems list in any order; a shard must hold the same clips on each."""
     many(tmp_path)
     table = read_corpus(str(tmp_path))
-    listing = storage.list_files(str(tmp_path))
-    monkeypatch.setattr(storage, "list_files", lambda uri: listing[::-1])
+    listing = list(storage.scan(str(tmp_path)))
+    monkeypatch.setattr(storage, "scan", lambda uri: listing[::-1])
     assert read_corpus(str(tmp_path)).equals(table)
 
 

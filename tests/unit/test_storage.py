@@ -176,10 +176,11 @@ def test_a_linked_folder_is_listed(tmp_path):
     assert [name for name, _, _ in storage.list_files(str(tmp_path / "corpus"))] == ["dog/a.wav"]
 
 
-def test_stat_files_holds_those_that_are_there(folder):
+def test_stat_files_tells_those_that_are_not_there(folder):
     (folder / "a").write_bytes(b"abc")
     uris = [str(folder / "a"), str(folder / "absent"), str(folder)]
-    assert storage.stat_files(uris) == {uris[0]: (3, (folder / "a").stat().st_mtime_ns)}
+    there = (3, (folder / "a").stat().st_mtime_ns)
+    assert storage.stat_files(uris) == [there, (-1, 0), (-1, 0)]
 
 
 def test_exists_and_is_folder(folder):
