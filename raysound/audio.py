@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -109,11 +109,15 @@ class Decoder:
             Reject: see `read_clip`.
         """
         try:
-            with storage.open_file(file) if isinstance(file, str) else nullcontext(file) as opened:
+            with _open(file) as opened:
                 if opened.seek(0, 2) == 0:
                     raise Reject("the file is empty (0 bytes)")
                 opened.seek(0)
-                with soundfile.SoundFile(opened) as sound:
+                # Given its number, libsndfile reads a file itself, without a way through Python.
+                is_own = isinstance(opened, io.FileIO)
+                with soundfile.SoundFile(
+                    opened.fileno() if is_own else opened, closefd=not is_own
+                ) as sound:
                     _refuse_truncated(sound)
                     source = Source(sound.frames / sound.samplerate, int(sound.samplerate))
                     for window in self._windows(_Samples(sound, self.held)):
@@ -149,6 +153,14 @@ class Decoder:
                 inner = window
             yield inner
         samples.finish()
+
+
+def _open(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    if not isinstance(file, str):
+        return nullcontext(file)
+    if "://" in file:
+        return storage.open_file(file)
+    return open(file, "rb", buffering=0)
 
 
 class _Samples:

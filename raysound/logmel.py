@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
@@ -41,6 +43,7 @@ class LogMel:
             (first, low, high, weights.to(self.device))
             for first, low, high, weights in _bands(filterbank(settings))
         ]
+        self.views: dict[tuple[int, int], _Views] = {}
         self.padded = torch.empty(0, device=self.device)
         self.frames = torch.empty(self.rows, settings.n_fft, device=self.device)
         self.spectrum = torch.empty(self.rows, n_bins, dtype=torch.complex64, device=self.device)
@@ -67,11 +70,13 @@ class LogMel:
         for start in range(0, len(clips), together):
             frames = self._pad(clips[start : start + together])
             frames = frames.unfold(-1, self.n_fft, self.hop_length)
-            result = results[start : start + together]
-            step = self.rows // len(frames)
+            # Pieces of one length: each has its views of the buffers.
+            pieces = -(-len(frames) * n_frames // self.rows)
+            step = -(-n_frames // pieces)
             for first in range(0, n_frames, step):
-                chunk = frames[:, first : first + step]
-                result[..., first : first + step] = self._chunk(chunk, self.windows[clips.dtype])
+                piece = slice(first, first + step)
+                log_mel = self._piece(frames[:, piece], self.windows[clips.dtype])
+                results[start : start + together, :, piece] = log_mel
         return out
 
     def _pad(self, clips: Tensor) -> Tensor:
@@ -86,20 +91,41 @@ class LogMel:
         self.padded[:, half + length :] = clips[:, length - half - 1 : length - 1].flip(-1)
         return self.padded
 
-    def _chunk(self, frames: Tensor, window: Tensor) -> Tensor:
-        """Frames `(clips, k, n_fft)` → log-mel `(clips, n_mels, k)`."""
-        count, k = frames.shape[:2]
-        rows = count * k
-        torch.mul(frames, window, out=self.frames[:rows].view(count, k, self.n_fft))
-        spectrum = self.spectrum[:rows]
-        torch.fft.rfft(self.frames[:rows], out=spectrum)
+    def _piece(self, frames: Tensor, window: Tensor) -> Tensor:
+        """Frames `(clips, k, n_fft)` → log-mel `(clips, n_mels, k)`, a view of a buffer."""
+        views = self._views(frames.shape[0], frames.shape[1])
+        torch.mul(frames, window, out=views.frames)
+        torch.fft.rfft(views.rows, out=views.spectrum)
         # Real and imaginary parts stand in turns; squared, the doubled filters sum both.
-        parts = torch.view_as_real(spectrum).view(rows, -1)
-        torch.mul(parts, parts, out=parts)
-        mel = self.mel[:rows]
-        for first, low, high, weights in self.bands:
-            torch.mm(parts[:, low:high], weights, out=mel[:, first : first + weights.shape[1]])
-        return mel.clamp_(min=POWER_FLOOR).log_().view(count, k, -1).transpose(1, 2)
+        torch.mul(views.parts, views.parts, out=views.parts)
+        for heard, weights, mel in views.bands:
+            torch.mm(heard, weights, out=mel)
+        views.mel.clamp_(min=POWER_FLOOR).log_()
+        return views.log_mel
+
+    def _views(self, clips: int, k: int) -> _Views:
+        """The buffers, as far as some frames of some clips fill them."""
+        if (clips, k) not in self.views:
+            rows = self.frames[: clips * k]
+            spectrum, mel = self.spectrum[: clips * k], self.mel[: clips * k]
+            parts = torch.view_as_real(spectrum).view(clips * k, -1)
+            bands = [
+                (parts[:, low:high], weights, mel[:, first : first + weights.shape[1]])
+                for first, low, high, weights in self.bands
+            ]
+            frames, log_mel = rows.view(clips, k, -1), mel.view(clips, k, -1).transpose(1, 2)
+            self.views[clips, k] = _Views(frames, rows, spectrum, parts, bands, mel, log_mel)
+        return self.views[clips, k]
+
+
+class _Views(NamedTuple):
+    frames: Tensor
+    rows: Tensor
+    spectrum: Tensor
+    parts: Tensor
+    bands: list[tuple[Tensor, Tensor, Tensor]]
+    mel: Tensor
+    log_mel: Tensor
 
 
 def _bands(filters: Tensor) -> list[tuple[int, int, int, Tensor]]:

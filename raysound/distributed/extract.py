@@ -1,4 +1,4 @@
-"""Wavs → log-mel shards, in parallel on Ray Data; a shard that is there already stays."""
+"""Wavs → log-mel shards, a Ray task a shard; a shard that is there already stays."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
-import ray.data
 import torch
 
 from raysound import features, storage
 from raysound.config import UserError
-from raysound.distributed.session import in_a_task
+from raysound.distributed.session import in_a_task, in_tasks
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard, Totals
 from raysound.logmel import empty_bands
@@ -36,11 +35,9 @@ SECONDS_BETWEEN_LINES = 5.0
 # Seconds that a window may take to be read and decoded, before its clip is taken for a trap.
 STANDSTILL = 300.0
 # How often the process of one shard may die in a run, when none of its clips alone kills one.
-MOST_DEATHS = 4
+MOST_DEATHS = 8
 # Rows of the manifest that a task reads to find its own.
 MANIFEST_ROWS = 4096
-# Tasks of a corpus at the most: of more shards, several are one task.
-MOST_TASKS = 4096
 
 
 def extract(config: Config) -> str:
@@ -177,32 +174,23 @@ def make_shards(
     Yields:
         The shard's number, its record, and whether it was made now.
     """
-    tasks = ray.data.range(count, override_num_blocks=min(count, MOST_TASKS)).map(
-        make_shard,
-        fn_kwargs={
-            "folder": folder,
-            "settings": settings,
-            "run": f"{time.time_ns():x}",
-            "standstill": STANDSTILL,
-        },
-    )
-    for row in tasks.iter_rows():
-        yield row["id"], Shard.from_json(row["shard"]), row["made"]
+    run = f"{time.time_ns():x}"
+    calls = ((index, folder, settings, run, STANDSTILL) for index in range(count))
+    for index, (shard, made) in enumerate(in_tasks(make_shard, calls)):
+        yield index, shard, made
 
 
 def make_shard(
-    row: dict[str, Any], folder: str, settings: FeatureSettings, run: str, standstill: float
-) -> dict[str, Any]:
+    index: int, folder: str, settings: FeatureSettings, run: str, standstill: float
+) -> tuple[Shard, bool]:
     """Runs in a Ray task: decodes, computes and writes where it stands, returns only the record."""
     torch.set_num_threads(1)
-    index = int(row["id"])
     clips = shard_clips(folder, run, index)
     uri = storage.join(folder, features.shard_name(index))
     shard = features.read_record(uri)
-    stays = shard and not shard.unreadable and shard.digest == shard_digest(clips, settings)
-    if shard is None or not stays:
-        shard = make_with_care(folder, index, clips, settings, run, standstill)
-    return {"id": index, "shard": shard.to_json(), "made": not stays}
+    if shard and not shard.unreadable and shard.digest == shard_digest(clips, settings):
+        return shard, False
+    return make_with_care(folder, index, clips, settings, run, standstill), True
 
 
 def make_with_care(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 import ray
@@ -16,6 +18,9 @@ from raysound.config import UserError, load
 from raysound.settings import ComputeSettings, Config
 
 Result = TypeVar("Result")
+
+# Calls that wait for a CPU at a time: an autoscaling cluster grows as they ask for.
+CALLS_AHEAD = 1024
 
 
 def run_job(job: Callable[[Config], str], usage: str) -> None:
@@ -78,11 +83,31 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
 
 def in_a_task(function: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a function in a process of the cluster, and raises here what it raises there."""
+    return next(in_tasks(function, [arguments]))
+
+
+def in_tasks(
+    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[Result]:
+    """Calls a function many times, a CPU a call, and yields the results in the order of the calls.
+
+    A call whose process or node dies is made again. What a call raises is raised here, and what
+    has not begun by then never does.
+    """
+    task = ray.remote(max_retries=-1)(function)
+    rest = iter(arguments)
+    ahead = max(CALLS_AHEAD, 4 * int(cluster_cpus()))
+    waiting = deque(task.remote(*some) for some in islice(rest, ahead))
     try:
-        return ray.get(ray.remote(function).remote(*arguments))
+        while waiting:
+            yield ray.get(waiting.popleft())
+            waiting.extend(task.remote(*some) for some in islice(rest, 1))
     except ray.exceptions.RayTaskError as error:
         # Ray's own would bury a UserError's one line in the traceback of a process far away.
         raise error.cause from None
+    finally:
+        for call in waiting:
+            ray.cancel(call)
 
 
 def available_cpus() -> int:

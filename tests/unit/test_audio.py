@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from raysound import audio
 from raysound.audio import (
-    LEAST_SURPLUS, Clip, Decoder, Reject, encode, read_clip, resample, resampling_ratio,
+    LEAST_SURPLUS,
+    Clip,
+    Decoder,
+    Reject,
+    encode,
+    read_clip,
+    resample,
+    resampling_ratio,
     window_starts,
 )  # fmt: skip
 from raysound.settings import FeatureSettings
@@ -186,7 +193,7 @@ def test_a_missing_file_is_rejected(tmp_path):
 
 def test_a_folder_is_rejected(tmp_path):
     (tmp_path / "x.wav").mkdir()
-    assert "is a directory" in reason(tmp_path / "x.wav")
+    assert "s a directory" in reason(tmp_path / "x.wav")
 
 
 def test_an_empty_file_is_rejected(tmp_path):
