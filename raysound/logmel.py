@@ -43,11 +43,11 @@ class LogMel:
             (first, low, high, weights.to(self.device))
             for first, low, high, weights in _bands(filterbank(settings))
         ]
-        self.views: dict[tuple[int, int], _Views] = {}
+        self.views: dict[tuple[int, int, int], _Views] = {}
         self.padded = torch.empty(0, device=self.device)
         self.frames = torch.empty(self.rows, settings.n_fft, device=self.device)
         self.spectrum = torch.empty(self.rows, n_bins, dtype=torch.complex64, device=self.device)
-        self.mel = torch.empty(self.rows, settings.n_mels, device=self.device)
+        self.mel = torch.empty(0, settings.n_mels, device=self.device)
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, out: Tensor | None = None) -> Tensor:
@@ -66,17 +66,21 @@ class LogMel:
         if out is None:
             out = torch.empty(shape, device=self.device)
         clips, results = waveform.reshape(-1, n_samples), out.view(-1, self.n_mels, n_frames)
+        # Either some pieces of one clip, or all frames of some clips.
         together = max(1, self.rows // n_frames)
+        step = min(n_frames, -(-n_frames // -(-n_frames // self.rows)))
+        if len(self.mel) != together * n_frames:
+            self.mel = torch.empty(together * n_frames, self.n_mels, device=self.device)
+            self.views.clear()
         for start in range(0, len(clips), together):
-            frames = self._pad(clips[start : start + together])
-            frames = frames.unfold(-1, self.n_fft, self.hop_length)
-            # Pieces of one length: each has its views of the buffers.
-            pieces = -(-len(frames) * n_frames // self.rows)
-            step = -(-n_frames // pieces)
+            padded = self._pad(clips[start : start + together])
+            frames = padded.unfold(-1, self.n_fft, self.hop_length)
             for first in range(0, n_frames, step):
-                piece = slice(first, first + step)
-                log_mel = self._piece(frames[:, piece], self.windows[clips.dtype])
-                results[start : start + together, :, piece] = log_mel
+                piece = frames[:, first : first + step]
+                self._mel_power(piece, self.windows[clips.dtype], first)
+            mel = self.mel[: len(frames) * n_frames].clamp_(min=POWER_FLOOR).log_()
+            for number, log_mel in enumerate(mel.view(len(frames), n_frames, -1)):
+                results[start + number].copy_(log_mel.T)
         return out
 
     def _pad(self, clips: Tensor) -> Tensor:
@@ -91,41 +95,38 @@ class LogMel:
         self.padded[:, half + length :] = clips[:, length - half - 1 : length - 1].flip(-1)
         return self.padded
 
-    def _piece(self, frames: Tensor, window: Tensor) -> Tensor:
-        """Frames `(clips, k, n_fft)` → log-mel `(clips, n_mels, k)`, a view of a buffer."""
-        views = self._views(frames.shape[0], frames.shape[1])
+    def _mel_power(self, frames: Tensor, window: Tensor, first: int) -> None:
+        """Frames `(clips, k, n_fft)` → mel power, into the buffer from its row `first`."""
+        key = (frames.shape[0], frames.shape[1], first)
+        if key not in self.views:
+            self.views[key] = self._make_views(*key)
+        views = self.views[key]
         torch.mul(frames, window, out=views.frames)
         torch.fft.rfft(views.rows, out=views.spectrum)
         # Real and imaginary parts stand in turns; squared, the doubled filters sum both.
         torch.mul(views.parts, views.parts, out=views.parts)
         for heard, weights, mel in views.bands:
             torch.mm(heard, weights, out=mel)
-        views.mel.clamp_(min=POWER_FLOOR).log_()
-        return views.log_mel
 
-    def _views(self, clips: int, k: int) -> _Views:
-        """The buffers, as far as some frames of some clips fill them."""
-        if (clips, k) not in self.views:
-            rows = self.frames[: clips * k]
-            spectrum, mel = self.spectrum[: clips * k], self.mel[: clips * k]
-            parts = torch.view_as_real(spectrum).view(clips * k, -1)
-            bands = [
-                (parts[:, low:high], weights, mel[:, first : first + weights.shape[1]])
-                for first, low, high, weights in self.bands
-            ]
-            frames, log_mel = rows.view(clips, k, -1), mel.view(clips, k, -1).transpose(1, 2)
-            self.views[clips, k] = _Views(frames, rows, spectrum, parts, bands, mel, log_mel)
-        return self.views[clips, k]
+    def _make_views(self, clips: int, k: int, first: int) -> _Views:
+        rows = self.frames[: clips * k]
+        spectrum, mel = self.spectrum[: clips * k], self.mel[first : first + clips * k]
+        parts = torch.view_as_real(spectrum).view(clips * k, -1)
+        bands = [
+            (parts[:, low:high], weights, mel[:, band : band + weights.shape[1]])
+            for band, low, high, weights in self.bands
+        ]
+        return _Views(rows.view(clips, k, -1), rows, spectrum, parts, bands)
 
 
 class _Views(NamedTuple):
+    """The buffers, as far as some frames fill them."""
+
     frames: Tensor
     rows: Tensor
     spectrum: Tensor
     parts: Tensor
     bands: list[tuple[Tensor, Tensor, Tensor]]
-    mel: Tensor
-    log_mel: Tensor
 
 
 def _bands(filters: Tensor) -> list[tuple[int, int, int, Tensor]]:
