@@ -10,6 +10,7 @@ import tempfile
 import time
 
 import numpy as np
+import pyarrow as pa
 import ray.train
 from ray.train.torch import TorchTrainer
 
@@ -36,10 +37,11 @@ def write_features(folder: str, clips: int) -> None:
             }
             for row in range(count)
         ]  # fmt: skip
-        log_mels = list(rng.standard_normal((count, SETTINGS.n_mels, SETTINGS.n_frames)))
-        shard = Shard("", count, count, count, float(count))
-        uri = f"{folder}/{features.shard_name(index)}"
-        features.write_shard(uri, rows, log_mels, shard, SETTINGS)
+        shape = (count, SETTINGS.n_mels, SETTINGS.n_frames)
+        log_mels = rng.standard_normal(shape, dtype=np.float32)
+        with features.write_shard(f"{folder}/{features.shard_name(index)}", SETTINGS) as writer:
+            writer.add(pa.Table.from_pylist(rows), log_mels)
+            writer.finish(Shard("", count, count, count, float(count), writer.statistics))
 
 
 def worker(epochs: int) -> None:

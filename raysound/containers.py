@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import posixpath
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound.config import UserError
 
+# Names that open with a dot are other programs' notes; macOS leaves `._x.wav` beside `x.wav`.
+HIDDEN = r"(^|/)\."
 # Where Parquet files keep the sound, and where the label; Hugging Face's names first.
 AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "class_label")
+# Of the files beside a sound in a tar file: the later one's word goes before the earlier one's.
+NOTE_SUFFIXES = (".txt", ".json", ".cls")
+# Zeros that may follow the last member of a tar file; more stand for what never was downloaded.
+LARGEST_PADDING = 1 << 20
 # Rows of a Parquet file whose sounds are decoded from it at a time.
 ROWS_TOGETHER = 16
 
@@ -22,10 +32,12 @@ Row = dict[str, Any]
 
 
 def tar_clips(file: BinaryIO, suffixes: frozenset[str]) -> Iterator[Row]:
-    """The sounds of a tar file: members of one name, but for the endings, are one sample.
+    """The sounds of a tar file: members of one name, up to its first dot, are one sample.
 
-    The label stands in `name.cls`, `name.txt` or, as `label`, in `name.json` (`fold`, `split` and
-    `group` too); without any, the folder that the sound stands in is its label.
+    The label stands in `name.cls`, else as `label` in `name.json` (which may tell `fold`, `split`
+    and `group` too), else in `name.txt`; without any, the folder that the sound stands in is its
+    label. A sound of several in a sample, such as `name.left.wav`, may have a `name.left.cls` of
+    its own.
 
     Args:
         file: an uncompressed tar file, open for reading.
@@ -35,59 +47,74 @@ def tar_clips(file: BinaryIO, suffixes: frozenset[str]) -> Iterator[Row]:
         name, label (None if there is none), fold, split, group, offset and size (bytes).
 
     Raises:
-        UserError: no tar file, one that is compressed, or one that ends too early.
+        UserError: no tar file, one that is compressed, damaged or cut short, or a sound that
+            doesn't lie in it in one piece.
     """
-    sample: Row = {}
+    sounds: list[Row] = []
+    notes: dict[str, Row] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                folder, _, base = member.name.removeprefix("./").rpartition("/")
-                if not member.isfile() or base.startswith("."):
+                name = _utf8(member.name.removeprefix("./"))
+                stem, suffix = posixpath.splitext(name)
+                suffix = suffix.lower()
+                if re.search(HIDDEN, name) or member.isdir():
                     continue
-                stem, _, suffix = base.partition(".")
-                suffix = f".{suffix.lower()}"
-                if (folder, stem) != sample.get("key"):
-                    yield from _finished(sample)
-                    sample = {"key": (folder, stem), "sounds": [], "label": None}
                 if suffix in suffixes:
-                    name = member.name.removeprefix("./")
-                    place = {"offset": member.offset_data, "size": member.size}
-                    sample["sounds"].append({"name": name, **place})
-                elif suffix in {".cls", ".txt", ".json"}:
-                    content = tar.extractfile(member)
-                    sample.update(_labels(suffix, content.read() if content else b""))
-    except (tarfile.TarError, EOFError) as error:
+                    if not member.isreg() or member.issparse():
+                        raise UserError(
+                            f"'{name}' is a link or has holes: pack it anew, with tar's options "
+                            "--dereference and --hard-dereference, without --sparse"
+                        )
+                    sounds.append({"name": name, "offset": member.offset_data, "size": member.size})
+                elif suffix in NOTE_SUFFIXES and (content := tar.extractfile(member)):
+                    notes[stem + suffix] = _note(suffix, content.read())
+            _refuse_cut(file, tar.offset)
+    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
         raise UserError(
             f"no tar file that can be read ({error}); compressed ones can't be"
         ) from error
-    yield from _finished(sample)
+    for sound in sounds:
+        stem = posixpath.splitext(sound["name"])[0]
+        folder, _, base = stem.rpartition("/")
+        sample = stem[: len(stem) - len(base)] + base.partition(".")[0]
+        note = {"label": folder.rpartition("/")[2] or None, "fold": None, "split": None}
+        for known in (sample, stem):
+            for suffix in NOTE_SUFFIXES:
+                note |= notes.get(known + suffix, {})
+        yield {"group": None, **note, **sound}
 
 
-def _labels(suffix: str, content: bytes) -> Row:
-    text = content.decode("utf-8", "replace").strip()
-    if suffix != ".json":
-        return {"label": text}
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return {}
+def _refuse_cut(file: BinaryIO, end: int) -> None:
+    """Its reader takes for the end of a tar file whatever is no header; the end is zeros alone."""
+    file.seek(end)
+    rest = file.read(LARGEST_PADDING + 1)
+    if not tarfile.BLOCKSIZE <= len(rest) <= LARGEST_PADDING or rest.strip(b"\0"):
+        raise UserError(f"cut short, damaged or two in one: after byte {end} it can't be read")
+
+
+def _utf8(name: str) -> str:
+    """Spells out the bytes of a member's name that are no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _note(suffix: str, content: bytes) -> Row:
+    """What a file beside a sound says of it; nothing that is empty."""
+    text = content.decode("utf-8-sig", "replace").strip()
+    values: Any = {"label": text}
+    if suffix == ".json":
+        try:
+            values = json.loads(text)
+        except ValueError:
+            return {}
     if not isinstance(values, dict):
         return {}
+    told = {key: values.get(key) for key in ("label", "fold", "split", "group")}
     return {
-        key: str(values[key])
-        for key in ("label", "fold", "split", "group")
-        if values.get(key) is not None
+        key: str(value)
+        for key, value in told.items()
+        if isinstance(value, str | int | float) and value != ""
     }
-
-
-def _finished(sample: Row) -> Iterator[Row]:
-    for sound in sample.get("sounds", []):
-        folder = sample["key"][0].rpartition("/")[2]
-        yield {
-            **{key: sample.get(key) for key in ("fold", "split", "group")},
-            "label": sample["label"] or folder or None,
-            **sound,
-        }
 
 
 def is_audio_parquet(schema: pa.Schema) -> bool:
@@ -96,16 +123,29 @@ def is_audio_parquet(schema: pa.Schema) -> bool:
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
-    """The path of the column with the bytes, such as `audio.bytes`."""
+    """The path of the column with the bytes, such as `audio.bytes`, or None."""
     for name in AUDIO_COLUMNS:
         if name not in schema.names:
             continue
         kind = schema.field(name).type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return f"{name}.bytes"
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        if _is_bytes(kind):
             return name
+        if pa.types.is_struct(kind) and any(
+            field.name == "bytes" and _is_bytes(field.type) for field in kind
+        ):
+            return f"{name}.bytes"
     return None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _sound_column(schema: pa.Schema) -> str:
+    column = _audio_column(schema)
+    if column is None:
+        raise UserError(f"no column with the bytes of sounds ({', '.join(AUDIO_COLUMNS)})")
+    return column
 
 
 def parquet_clips(file: BinaryIO) -> pa.Table:
@@ -115,14 +155,14 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
         name (of the sound, or null), label, fold, split and group as text, offset (the row).
 
     Raises:
-        UserError: no label.
+        UserError: no sounds, or no label.
     """
     parquet = pq.ParquetFile(file)
     schema = parquet.schema_arrow
+    audio = _sound_column(schema).partition(".")[0]
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if label is None:
         raise UserError(f"no label column ({', '.join(LABEL_COLUMNS)}) beside the sounds")
-    audio = str(_audio_column(schema)).partition(".")[0]
     has_path = pa.types.is_struct(schema.field(audio).type) and any(
         field.name == "path" for field in schema.field(audio).type
     )
@@ -134,7 +174,7 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
     names = table[audio].combine_chunks().field("path") if has_path and count else nothing
     return pa.table(
         {
-            "name": names,
+            "name": names.cast(pa.string()),
             "label": _class_names(table[label], schema, label),
             **{
                 name: table[name].cast(pa.string()) if name in extra else nothing
@@ -147,18 +187,27 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
 
 def _class_names(column: pa.ChunkedArray, schema: pa.Schema, label: str) -> pa.ChunkedArray:
     """Hugging Face keeps classes as numbers, and their names in the metadata."""
-    note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = note.get("info", {}).get("features", {}).get(label, {}).get("names")
-    if not names or not pa.types.is_integer(column.type):
+    names: list[str] = []
+    if pa.types.is_integer(column.type):
+        with suppress(KeyError, TypeError, ValueError):
+            note = json.loads((schema.metadata or {})[b"huggingface"])
+            names = note["info"]["features"][label]["names"]
+    if not names:
         return column.cast(pa.string())
-    known = [index if 0 <= index < len(names) else None for index in column.to_pylist()]
-    return pa.chunked_array([pa.array(names, pa.string()).take(pa.array(known, pa.int64()))])
+    is_known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
+    return pa.array(names, pa.string()).take(pc.if_else(is_known, column, None))
 
 
 def parquet_sounds(file: BinaryIO, rows: Sequence[int]) -> Iterator[bytes | None]:
-    """The bytes of some rows, which ascend, of a Parquet file with sounds."""
+    """The bytes of some rows, which ascend, of a Parquet file with sounds.
+
+    It ends early where the file does.
+
+    Raises:
+        UserError: no sounds in it.
+    """
     parquet = pq.ParquetFile(file)
-    column = str(_audio_column(parquet.schema_arrow))
+    column = _sound_column(parquet.schema_arrow)
     wanted, first = list(rows), 0
     for group in range(parquet.num_row_groups):
         last = first + parquet.metadata.row_group(group).num_rows

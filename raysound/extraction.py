@@ -88,13 +88,12 @@ class _Extractor:
         sounds = open_sounds(clips)
         for row, clip_id in enumerate(clips["clip_id"].to_pylist()):
             watch()
-            sound = next(sounds)
+            sound = rejects.get(clip_id, next(sounds))
+            if isinstance(sound, Reject):
+                rejected[row] = sound
+                continue
             first, written = len(self.held), False
             try:
-                if clip_id in rejects:
-                    raise rejects[clip_id]
-                if isinstance(sound, Reject):
-                    raise sound
                 for number, (source, window) in enumerate(self.decoder.read(sound)):
                     if len(self.held) == len(self.log_mels):
                         self.flush(clips, writer)
@@ -103,9 +102,11 @@ class _Extractor:
                     self.held.append((row, number, source.duration, source.sample_rate))
                     watch()
                 seconds += source.duration
-            except Reject as reject:
+            except Reject as caught:
+                # What was caught holds all that it came through: the decoder's file above all.
+                reject = type(caught)(str(caught))
                 if written:
-                    raise _TooLate(clip_id, reject) from reject
+                    raise _TooLate(clip_id, reject) from None
                 del self.held[first:]
                 rejected[row] = reject
         self.flush(clips, writer)

@@ -177,9 +177,10 @@ class ShardWriter:
         self.schema = schema(settings)
         self.statistics = MelStatistics.empty(settings.n_mels)
         self.windows = 0
+        note = {"feature_id": settings.id, "features": settings.model_dump()}
         self.parquet = pq.ParquetWriter(
             file,
-            self.schema,
+            self.schema.with_metadata({METADATA_KEY: json.dumps(note)}),
             compression="zstd",
             compression_level=1,
             use_dictionary=NAME_COLUMNS,
@@ -219,10 +220,7 @@ class ShardWriter:
 
     def finish(self, shard: Shard) -> None:
         """Leaves the shard's record in its metadata."""
-        note = {"feature_id": self.settings.id, "features": self.settings.model_dump()}
-        self.parquet.add_key_value_metadata(
-            {METADATA_KEY: json.dumps(note), SHARD_KEY: shard.to_json()}
-        )
+        self.parquet.add_key_value_metadata({SHARD_KEY: shard.to_json()})
 
 
 @contextmanager

@@ -11,9 +11,8 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.config import UserError
-from raysound.containers import is_audio_parquet, parquet_clips, tar_clips
+from raysound.containers import HIDDEN, is_audio_parquet, parquet_clips, tar_clips
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +52,12 @@ SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"} 
 ROWS_AT_ONCE = 1 << 16
 # Container files whose contents are listed at a time.
 LISTED_AT_ONCE = 8
+# Bytes of a tar file in an object store that are fetched at a time to find its sounds.
+TAR_BUFFER = 4 << 20
 
 Row = dict[str, Any]
+# Name, path or URI, size in bytes, modification time in ns.
+Container = tuple[str, str, int, int]
 Tell = Callable[[str], object]
 
 
@@ -76,13 +79,16 @@ def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
     Raises:
         UserError: no such folder, no sound in it, no label, or a file listed twice.
     """
-    if path.endswith(".parquet") and storage.exists(path):
-        return _parquet_file(path)
-    if path.endswith(".tar") and storage.exists(path):
-        folder, _, name = path.rpartition("/")
-        return _packed(folder or ".", [(name, *storage.stat_files([path])[0])])
-    if not storage.is_folder(path):
-        raise UserError(f"{path}: no such {'manifest' if path.endswith('.parquet') else 'folder'}")
+    kind = {".parquet": "manifest", ".tar": "tar file"}.get(posixpath.splitext(path)[1], "folder")
+    try:
+        is_file = kind != "folder" and storage.stat_files([path])[0][0] >= 0
+        is_folder = not is_file and storage.is_folder(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be reached: {error}") from error
+    if is_file:
+        return _one_file(path)
+    if not is_folder:
+        raise UserError(f"{path}: no such {kind}")
     listing = _columns(
         ((_utf8(name), size, modified) for name, size, modified in storage.scan(path)), LISTING
     )
@@ -93,7 +99,7 @@ def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
             return _finish(rows, listing, path, tell)
     sounds = listing.filter(_is_audio(listing["name"]))
     if not len(sounds):
-        return _packed(path, _containers(listing, path))
+        return _packed(path, _containers(listing, path, tell))
     return _finish(_folder_per_class(sounds["name"], path), listing, path, tell)
 
 
@@ -197,8 +203,7 @@ def _folder_per_class(names: pa.ChunkedArray, path: str) -> pa.Table:
 
 
 def _is_audio(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    # Names that open with a dot are other programs' notes; macOS leaves `._x.wav` beside `x.wav`.
-    hidden = pc.match_substring_regex(names, r"(^|/)\.")
+    hidden = pc.match_substring_regex(names, HIDDEN)
     endings = "|".join(suffix[1:] for suffix in sorted(AUDIO_SUFFIXES))
     sounds = pc.match_substring_regex(names, rf"(?i)\.({endings})$")
     return pc.and_not(sounds, hidden)
@@ -222,49 +227,63 @@ def _field(record: Mapping[str, str], name: str, source: str) -> str:
     return value
 
 
-def _containers(listing: pa.Table, path: str) -> list[tuple[str, int, int]]:
+def _containers(listing: pa.Table, path: str, tell: Tell) -> list[Container]:
     """Tar files, or Parquet files with sounds inside."""
-    files = sorted(row for row in zip(*listing.to_pydict().values(), strict=True))
-    visible = [row for row in files if not re.search(r"(^|/)\.", row[0])]
-    tars = [row for row in visible if row[0].endswith(".tar")]
-    if tars:
-        return tars
-    parquets = [row for row in visible if row[0].endswith(".parquet")]
-    if parquets:
-        with storage.open_file(storage.join(path, parquets[0][0])) as file:
-            if is_audio_parquet(pq.read_schema(file)):
-                return parquets
+    visible = [
+        (name, storage.join(path, name), size, modified)
+        for name, size, modified in sorted(zip(*listing.to_pydict().values(), strict=True))
+        if name.endswith((".tar", ".parquet")) and not re.search(HIDDEN, name)
+    ]
+    tars = [container for container in visible if container[0].endswith(".tar")]
+    parquets = [container for container in visible if container[0].endswith(".parquet")]
+    holds_sounds = any(is_audio_parquet(_schema(uri)) for _, uri, *_ in parquets)
+    if tars and holds_sounds:
+        tell(
+            f"{path}: {len(parquets)} Parquet files stand beside the tar files and are left out, "
+            f"'{parquets[0][0]}' among them"
+        )
+    if tars or holds_sounds:
+        return tars or parquets
     raise UserError(
         f"{path} holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))}), no tar files with "
         "sounds and no Parquet files with sounds"
     )
 
 
-def _packed(path: str, containers: list[tuple[str, int, int]]) -> pa.Table:
+def _schema(uri: str) -> pa.Schema:
+    try:
+        with storage.open_file(uri) as file:
+            return pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{uri} is no Parquet file: {error}") from error
+
+
+def _packed(path: str, containers: list[Container]) -> pa.Table:
     """The clips of a corpus that is packed into tar or Parquet files."""
     with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
-        tables = list(pool.map(partial(_packed_file, path), containers))
+        tables = list(pool.map(_packed_file, containers))
     rows = pa.concat_tables(tables)
     if not len(rows):
         raise UserError(f"{path} holds no sounds in its {len(containers)} tar or Parquet files")
     return _checked(rows, path)
 
 
-def _packed_file(path: str, container: tuple[str, int, int]) -> pa.Table:
-    name, size, modified = container
-    uri = storage.join(path, name)
+def _packed_file(container: Container) -> pa.Table:
+    name, uri, size, modified = container
     try:
         with storage.open_file(uri) as file:
             if name.endswith(".tar"):
+                # An object store would be asked for every header alone.
+                tar = io.BufferedReader(cast(Any, file), TAR_BUFFER) if "://" in uri else file
                 found = pa.Table.from_pylist(
-                    list(tar_clips(file, AUDIO_SUFFIXES)),
+                    list(tar_clips(tar, AUDIO_SUFFIXES)),
                     schema=pa.schema([*FOUND, ("offset", pa.int64()), ("size", pa.int64())]),
                 )
             else:
                 found = parquet_clips(file)
                 share = size // max(len(found), 1)
                 found = found.append_column("size", pa.array([share] * len(found), pa.int64()))
-    except (UserError, pa.ArrowInvalid) as error:
+    except (UserError, OSError, pa.ArrowException) as error:
         raise UserError(f"{uri}: {error}") from error
     names = found["name"]
     if not name.endswith(".tar"):
@@ -274,7 +293,7 @@ def _packed_file(path: str, container: tuple[str, int, int]) -> pa.Table:
             rows, names, "-", null_handling="skip", null_replacement=""
         )
     split = found["split"]
-    named = re.match(r"(?:.*/)?(train|validation|valid|val|dev|test)[-.]", name)
+    named = re.match(r"(?:.*/)?(train|validation|valid|val|dev|test)[-./]", name)
     if named and not name.endswith(".tar"):
         split = pc.fill_null(split, named[1])
     count = len(found)
@@ -293,18 +312,12 @@ def _packed_file(path: str, container: tuple[str, int, int]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def _parquet_file(path: str) -> pa.Table:
-    """A manifest of ours, or one Parquet file with sounds."""
-    try:
-        with storage.open_file(path) as file:
-            packed = is_audio_parquet(pq.read_schema(file))
-            table = None if packed else pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is no Parquet file") from error
-    if table is None:
-        folder, _, name = path.rpartition("/")
-        return _packed(folder or ".", [(name, *storage.stat_files([path])[0])])
-    return _own_manifest(table, path)
+def _one_file(path: str) -> pa.Table:
+    """A tar file, one Parquet file with sounds, or a manifest of ours."""
+    if path.endswith(".parquet") and not is_audio_parquet(_schema(path)):
+        return _own_manifest(storage.read_table(path), path)
+    name = storage.locate(path)[1].rpartition("/")[2]
+    return _packed(path, [(name, path, *storage.stat_files([path])[0])])
 
 
 def _own_manifest(table: pa.Table, path: str) -> pa.Table:
@@ -368,6 +381,13 @@ def _finish(rows: pa.Table, listing: pa.Table, root: str, tell: Tell) -> pa.Tabl
         tell(
             f"{root}: {len(left)} sound files are in no table row and are left out, "
             f"'{pc.min(left)}' among them"
+        )
+    tars = listing["name"].filter(pc.ends_with(listing["name"], ".tar"))
+    tars = tars.filter(pc.invert(pc.match_substring_regex(tars, HIDDEN)))
+    if len(tars):
+        tell(
+            f"{root}: {len(tars)} tar files stand beside the sound files and are left out, "
+            f"'{pc.min(tars)}' among them"
         )
     place = pc.index_in(rows["name"], listing["name"].combine_chunks())
     columns = {

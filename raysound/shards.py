@@ -28,8 +28,9 @@ def assign_shards(clips: pa.Table, before: pa.Table | None, per_shard: int) -> p
     """Gives every clip the number of its shard.
 
     A clip that has a shard stays there, with what is known of it now; clips that are new fill
-    shards of their own, so that clips added to a corpus leave all that was made. Where so many
-    are gone that there are twice the shards needed, all are laid out anew.
+    shards of their own, so that clips added to a corpus leave all that was made. Where that takes
+    more than twice the shards needed, for many clips are gone or few came at a time, all are laid
+    out anew.
 
     Args:
         clips: rows of a manifest, in the order in which they are to be laid out.
@@ -37,15 +38,14 @@ def assign_shards(clips: pa.Table, before: pa.Table | None, per_shard: int) -> p
         per_shard: clips of a new shard at the most; fewer where they take LARGEST_SHARD bytes.
 
     Returns:
-        The clips with a column `shard`, int32, ordered by it.
+        The clips with a column `shard`, int32, ordered by it; in a shard they keep their order.
     """
     if before is None or not len(before):
         return clips.append_column("shard", pa.array(_cut(clips, per_shard), pa.int32()))
-    place = pc.index_in(before["clip_id"], clips["clip_id"].combine_chunks())
-    staying = pc.is_valid(place)
-    old = clips.take(place.filter(staying))
-    old = old.append_column("shard", before["shard"].filter(staying))
-    is_new = pc.invert(pc.is_in(clips["clip_id"], before["clip_id"].combine_chunks()))
+    place = pc.index_in(clips["clip_id"], before["clip_id"].combine_chunks())
+    is_new = pc.is_null(place)
+    old = clips.append_column("shard", before["shard"].take(place))
+    old = old.filter(pc.invert(is_new)).sort_by("shard")
     new = clips.filter(is_new)
     first = pc.max(before["shard"]).as_py() + 1
     new = new.append_column("shard", pa.array(first + _cut(new, per_shard), pa.int32()))

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from raysound import storage
 from raysound.audio import Reject, Unreadable
+from raysound.config import UserError
 from raysound.containers import parquet_sounds
 
 Sound = str | BinaryIO | Reject
@@ -72,10 +73,13 @@ def _fetch(row: dict[str, Any]) -> Sound:
     try:
         with storage.open_stream(row["path"]) as file:
             shutil.copyfileobj(file, copy, 1 << 20)
+        copy.seek(0)
     except FileNotFoundError:
         return Unreadable("no such file")
     except OSError as error:
         return Unreadable(f"can't be read: {error}")
+    except ValueError as error:
+        return Reject(f"can't be read: {error}")
     return cast(BinaryIO, copy)
 
 
@@ -88,20 +92,26 @@ def _tar_members(path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
 
     def member(row: dict[str, Any]) -> Sound:
         try:
-            return io.BytesIO(file.read_at(row["size"], row["offset"]))
+            sound = file.read_at(row["size"], row["offset"])
         except OSError as error:
             return Unreadable(f"can't be read: {error}")
+        if len(sound) < row["size"]:
+            return Unreadable(f"{path} ends before this clip does")
+        return io.BytesIO(sound)
 
     with file:
         yield from _ahead(member, rows) if "://" in path else map(member, rows)
 
 
 def _parquet_rows(path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
-    wanted = [row["offset"] for row in rows]
+    wanted = deque(row["offset"] for row in rows)
+    reason = f"{path} ends before this clip"
     try:
         with storage.open_file(path) as file:
             for audio in parquet_sounds(file, [*wanted]):
-                wanted.pop(0)
+                wanted.popleft()
                 yield io.BytesIO(audio) if audio is not None else Reject("its row holds no bytes")
-    except (OSError, pa.ArrowInvalid) as error:
-        yield from (Unreadable(f"{path} can't be read: {error}") for _ in wanted)
+    except (OSError, UserError, pa.ArrowException) as error:
+        reason = f"{path} can't be read: {error}"
+    # One for each row, or the clips of the next file would stand under the names of these.
+    yield from (Unreadable(reason) for _ in wanted)

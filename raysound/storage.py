@@ -104,15 +104,21 @@ def _walk(root: str, below: str, above: tuple[str, ...]) -> Iterator[tuple[str, 
 
 
 def stat_files(uris: Sequence[str]) -> list[tuple[int, int]]:
-    """Size in bytes and modification time in ns of some files; (-1, 0) where there is none."""
+    """Size in bytes and modification time in ns of some files; (-1, 0) where there is none.
+
+    None is also where no file can be: a URI that pyarrow doesn't know, a path with a NUL in it.
+    """
     # An object store answers each question in some hundredths of a second.
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         return list((pool.map if any("://" in uri for uri in uris) else map)(_stat, uris))
 
 
 def _stat(uri: str) -> tuple[int, int]:
-    filesystem, path = locate(uri)
-    info = filesystem.get_file_info(path)
+    try:
+        filesystem, path = locate(uri)
+        info = filesystem.get_file_info(path)
+    except ValueError:
+        return -1, 0
     return (info.size, info.mtime_ns or 0) if info.type == fs.FileType.File else (-1, 0)
 
 
@@ -166,12 +172,13 @@ def whole_file(uri: str) -> Iterator[Any]:
     """A file for writing that appears, its folder made, only when the block ends without error."""
     filesystem, path = locate(uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        # Closing the stream completes it, after an error too: so it is opened when all is there.
+        # Closing an upload completes it with what has arrived, after an error too: so it begins
+        # when all is there, and in a thread, for Ctrl-C ends the main one anywhere.
         with tempfile.TemporaryFile() as buffer:
             yield buffer
             buffer.seek(0)
-            with filesystem.open_output_stream(path) as file:
-                shutil.copyfileobj(buffer, file)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(_upload, buffer, filesystem, path).result()
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid4().hex}.tmp"
@@ -183,3 +190,8 @@ def whole_file(uri: str) -> Iterator[Any]:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
+
+
+def _upload(buffer: BinaryIO, filesystem: fs.FileSystem, path: str) -> None:
+    with filesystem.open_output_stream(path) as file:
+        shutil.copyfileobj(buffer, file)

@@ -146,28 +146,38 @@ def lay_out(name: str, config: Config) -> dict[str, Any]:
     clips = list_corpus(name, config, notes.append)
     folder = features.folder(config.output, name, config.features)
     manifest_uri = storage.join(folder, "manifest.parquet")
-    summary_uri = storage.join(folder, "summary.json")
     before = None
     if storage.exists(manifest_uri):
         before = storage.read_table(manifest_uri)
         before = before if "shard" in before.column_names else None
-    plan = {"notes": notes, "clips": len(clips), "finished": False}
     if before is not None and same_clips(clips, before):
-        if storage.exists(summary_uri):
-            summary = json.loads(storage.read_bytes(summary_uri))
-            plan["finished"] = summary.get("unreadable") == 0
         manifest = before
     else:
         per_shard = clips_per_shard(len(clips), config.compute.shard_clips, config.features)
         manifest = assign_shards(clips, before, per_shard)
-        storage.delete(summary_uri)
+    shards = sorted(pc.unique(manifest["shard"]).to_pylist())
+    finished = manifest is before and is_finished(folder, shards)
+    if not finished:
+        # Shards change from here on: until all are made, nobody may take them for a corpus.
+        storage.delete(storage.join(folder, "summary.json"))
+    if manifest is not before:
         # Of a corpus that is laid out in whole row groups a task reads no more than its own.
         storage.write_table(manifest_uri, manifest, row_group_size=MANIFEST_ROWS)
-    return {**plan, "shards": 1 + pc.max(manifest["shard"]).as_py()}
+    return {"notes": notes, "clips": len(clips), "shards": shards, "finished": finished}
+
+
+def is_finished(folder: str, shards: list[int]) -> bool:
+    """True where all of these shards are there, and no clip is left to be tried again."""
+    uri = storage.join(folder, "summary.json")
+    if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
+        return False
+    return {features.shard_name(index) for index in shards} <= {
+        name for name, _, _ in storage.list_files(folder)
+    }
 
 
 def make_shards(
-    folder: str, count: int, settings: FeatureSettings
+    folder: str, shards: list[int], settings: FeatureSettings
 ) -> Iterator[tuple[int, Shard, bool]]:
     """Makes the shards of a manifest in parallel, and yields their records in order.
 
@@ -175,8 +185,8 @@ def make_shards(
         The shard's number, its record, and whether it was made now.
     """
     run = f"{time.time_ns():x}"
-    calls = ((index, folder, settings, run, STANDSTILL) for index in range(count))
-    for index, (shard, made) in enumerate(in_tasks(make_shard, calls)):
+    calls = ((index, folder, settings, run, STANDSTILL) for index in shards)
+    for index, (shard, made) in zip(shards, in_tasks(make_shard, calls), strict=True):
         yield index, shard, made
 
 
@@ -187,10 +197,19 @@ def make_shard(
     torch.set_num_threads(1)
     clips = shard_clips(folder, run, index)
     uri = storage.join(folder, features.shard_name(index))
-    shard = features.read_record(uri)
+    shard = record_there(uri)
     if shard and not shard.unreadable and shard.digest == shard_digest(clips, settings):
         return shard, False
     return make_with_care(folder, index, clips, settings, run, standstill), True
+
+
+def record_there(uri: str) -> Shard | None:
+    """The record of a shard; None if there is no such file, or one that can't be understood."""
+    try:
+        return features.read_record(uri)
+    except (OSError, ValueError, LookupError, TypeError):
+        # The machine went down while it was on its way to the disk, or an older version wrote it.
+        return None
 
 
 def make_with_care(
@@ -199,14 +218,13 @@ def make_with_care(
     """Makes a shard; what an attempt that died leaves behind makes the next one look for the cause.
 
     Raises:
-        RuntimeError: it died again and again.
+        UserError: it died again and again, or the shard can't be written.
     """
     name = features.shard_name(index)
-    mark = storage.join(folder, "attempts", name)
-    before = json.loads(storage.read_bytes(mark)) if storage.exists(mark) else None
-    deaths = 0 if before is None else 1 + (before["deaths"] if before["run"] == run else 0)
+    uri, mark = storage.join(folder, name), storage.join(folder, "attempts", name)
+    deaths = deaths_before(mark, run)
     if deaths >= MOST_DEATHS:
-        raise RuntimeError(
+        raise UserError(
             f"the process that made {name} of {folder} died {deaths} times, though none of its "
             "clips alone kills one: is there memory enough for as many processes as CPUs? "
             "compute.local_cpus lowers their number"
@@ -214,11 +232,24 @@ def make_with_care(
     storage.write_bytes(mark, json.dumps({"run": run, "deaths": deaths}).encode())
     try:
         known = deadly_clips(clips, settings, standstill) if deaths else {}
-        uri = storage.join(folder, name)
         return extract_shard(uri, clips, settings, known, lambda: end_on_standstill(standstill))
+    except OSError as error:
+        raise UserError(f"{uri} can't be written: {error}") from error
     finally:
         end_on_standstill(0)
         storage.delete(mark)
+
+
+def deaths_before(mark: str, run: str) -> int:
+    """How many attempts at a shard died: in this run, or just once in those before it."""
+    try:
+        before = json.loads(storage.read_bytes(mark))
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        # The machine itself went down while it was on its way to the disk.
+        return 1
+    return 1 + int(before["deaths"] if before["run"] == run else 0)
 
 
 def shard_clips(folder: str, run: str, index: int) -> pa.Table:
@@ -261,7 +292,8 @@ def clear_away(folder: str) -> None:
     shards = pc.unique(storage.read_table(storage.join(folder, "manifest.parquet"), ["shard"])[0])
     wanted = {features.shard_name(index) for index in shards.to_pylist()}
     for name, _, _ in storage.list_files(folder):
-        if name.startswith(("part-", "attempts/")) and name not in wanted:
+        is_shard = name.startswith("part-") and name not in wanted
+        if is_shard or name.startswith("attempts/") or name.endswith(".tmp"):
             storage.delete(storage.join(folder, name))
 
 
@@ -276,7 +308,7 @@ class Progress:
         self.hours = 0.0
 
     def add(self, shard: Shard, made: bool) -> None:
-        """Counts one more shard; what was there already says nothing about the pace."""
+        """Counts one more shard; beside new ones, what was there says nothing about the pace."""
         self.found += shard.found
         self.made += shard.found if made else 0
         self.rejected += len(shard.rejects)
@@ -284,7 +316,7 @@ class Progress:
         now = time.monotonic()
         if now - self.last > SECONDS_BETWEEN_LINES or self.found == self.clips:
             self.last = now
-            rate = max(self.made, 1) / (now - self.started)
+            rate = (self.made or self.found) / (now - self.started)
             logger.info(
                 "%s: %d of %d clips, %.0f clips/s, %.2f h of audio, %d rejected, %.0f s left",
                 self.name, self.found, self.clips, rate, self.hours, self.rejected,
@@ -312,10 +344,8 @@ def tell_rejects(name: str, reasons: Counter[str], totals: Totals, folder: str) 
 
 def report_lengths(folder: str, settings: FeatureSettings) -> None:
     """Says how long the real clips are, and which `clip_length` would hold most of them whole."""
-    filesystem, path = storage.locate(folder)
-    parts = [
-        f"{path}/{name}" for name, _, _ in storage.list_files(folder) if name.startswith("part-")
-    ]
+    filesystem, _ = storage.locate(folder)
+    parts = [storage.locate(uri)[1] for uri in features.part_uris(folder)]
     table = pyarrow.dataset.dataset(parts, filesystem=filesystem).to_table(
         columns=["duration"], filter=pyarrow.dataset.field("window") == 0
     )

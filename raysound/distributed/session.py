@@ -26,7 +26,7 @@ CALLS_AHEAD = 1024
 def run_job(job: Callable[[Config], str], usage: str) -> None:
     """Reads `CONFIG [key=value ...]`, starts Ray, runs the job, prints the line it returns.
 
-    Exits with 0, or with 2 and one clear line where the mistake is the user's.
+    Exits with 0, or with 2 and one clear line where the user can mend it.
 
     Args:
         job: takes the config, returns the last line: where the result lies.
@@ -41,8 +41,9 @@ def run_job(job: Callable[[Config], str], usage: str) -> None:
         config = load(arguments[0], arguments[1:])
         with ray_session(config.compute):
             last_line = job(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        # A full disk is told as a mistake is. What Ray makes of a task's error is a traceback.
+        print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -59,11 +60,13 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local = "RAY_ADDRESS" not in os.environ
+    local = not os.environ.get("RAY_ADDRESS")
     # A cluster started here is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE,
     # which it reads while it is imported, says otherwise. Our workers' news comes back as results;
     # what Ray says of itself is in its own log files.
     ray.init(
+        # Without it Ray would join any cluster that was started on this machine.
+        address="local" if local else None,
         num_cpus=(compute.local_cpus or available_cpus()) if local else None,
         include_dashboard=False if local else None,
         log_to_driver=False,
@@ -103,8 +106,10 @@ def in_tasks(
             yield ray.get(waiting.popleft())
             waiting.extend(task.remote(*some) for some in islice(rest, 1))
     except ray.exceptions.RayTaskError as error:
-        # Ray's own would bury a UserError's one line in the traceback of a process far away.
-        raise error.cause from None
+        # What a user can mend is one line; of a bug, Ray's own tells where in the task it struck.
+        if isinstance(error.cause, UserError | OSError):
+            raise error.cause from None
+        raise
     finally:
         for call in waiting:
             ray.cancel(call)

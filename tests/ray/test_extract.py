@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,65 @@ import torchaudio
 
 from raysound import features
 from raysound.config import UserError, from_tree
-from raysound.distributed.extract import extract, extract_corpus
-from raysound.manifest import read_corpus
+from raysound.distributed.extract import (
+    extract,
+    extract_corpus,
+    finished_features,
+    read_manifest,
+    shard_clips,
+)
+from raysound.distributed.train import run_folder
+from raysound.extraction import extract_shard
+from raysound.features import MelStatistics
 from raysound.settings import Config
 
 RATE = 44100
 CHINESE = "狗 叫 (1).wav"
+SMALL = {
+    "clip_length": 0.25, "sample_rate": 8000, "hop_length": 80, "n_fft": 256, "n_mels": 20,
+    "f_max": 4000,
+}  # fmt: skip
 
 
 def config_for(folder: Path, output: Path, **settings: Any) -> Config:
+    """The same corpus as the real one and as a generated one, `made`, which has no split."""
     tree = {
         "name": "test",
-        "output": str(output),
-        "corpora": {"real": {"path": str(folder)}},
+        "output": str(output / "out"),
+        "corpora": {"real": {"path": str(folder)}, "generated": {"made": str(folder)}},
         "features": {"clip_length": 1.0, **settings},
         "compute": {"shard_clips": 4},
     }
     return from_tree(tree, "test")
+
+
+def write_noise(wav: Path, seed: int) -> None:
+    wav.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(wav, 0.1 * np.random.default_rng(seed).standard_normal(2000), 8000)
+
+
+@pytest.fixture
+def noises(tmp_path: Path) -> Path:
+    """Twelve clips: three shards of four."""
+    for index in range(12):
+        write_noise(tmp_path / "corpus" / "dog" / f"{index}.wav", index)
+    return tmp_path / "corpus"
+
+
+def stamps(folder: str, pattern: str = "part-*") -> dict[str, int]:
+    """When each file was written, in ns."""
+    return {path.name: path.stat().st_mtime_ns for path in sorted(Path(folder).glob(pattern))}
+
+
+def shard_of(folder: str, clip_id: str) -> str:
+    """The file that holds a clip."""
+    shards = {row["clip_id"]: row["shard"] for row in read_manifest(folder).to_pylist()}
+    return features.shard_name(shards[clip_id])
+
+
+def summary_of(folder: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((Path(folder) / "summary.json").read_text())
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +139,7 @@ def test_every_awkward_file_ends_as_a_row_or_as_a_reject_with_its_reason(
 ) -> None:
     config = config_for(troubles, tmp_path)
 
-    folder = extract_corpus("troubles", read_corpus(str(troubles)), config)
+    folder = extract_corpus("real", config)
 
     rows = rows_of(folder)
     windows = {clip: sum(row["clip_id"] == clip for row in rows) for clip in EXPECTED_WINDOWS}
@@ -106,13 +149,29 @@ def test_every_awkward_file_ends_as_a_row_or_as_a_reject_with_its_reason(
     assert {row["clip_id"] for row in rejects} == EXPECTED_REJECTS.keys()
     for row in rejects:
         assert row["reason"].startswith(EXPECTED_REJECTS[row["clip_id"]])
-    summary = json.loads((Path(folder) / "summary.json").read_text())
+    summary = summary_of(folder)
     assert summary["found"] == 14 == summary["written"] + summary["rejected"]
+    assert (summary["written"], summary["windows"], summary["shards"]) == (9, 11, 4)
+    assert summary["hours"] == pytest.approx((7 + 3 + 1 / RATE) / 3600)
+
+
+def test_the_summary_holds_mean_and_variance_of_every_band(noises: Path, tmp_path: Path) -> None:
+    """Over all frames of all rows, as if they were one array."""
+    folder = extract_corpus("real", config_for(noises, tmp_path, **SMALL))
+
+    log_mels = np.stack([row["log_mel"] for row in rows_of(folder)])
+    summary = summary_of(folder)
+
+    assert log_mels.shape == (12, 20, 26)
+    mean, variance = log_mels.mean((0, 2), np.float64), log_mels.var((0, 2), np.float64)
+    np.testing.assert_allclose(summary["mel_mean"], mean, rtol=1e-9)
+    np.testing.assert_allclose(summary["mel_variance"], variance, rtol=1e-9)
+    assert np.ptp(mean) > 0.1
 
 
 def test_rows_hold_finite_log_mels_equal_to_torchaudio(troubles: Path, tmp_path: Path) -> None:
     config = config_for(troubles, tmp_path)
-    folder = extract_corpus("troubles", read_corpus(str(troubles)), config)
+    folder = extract_corpus("real", config)
     mel = torchaudio.transforms.MelSpectrogram(
         sample_rate=RATE, n_fft=1024, n_mels=64, hop_length=441, f_min=0, f_max=22050
     )
@@ -133,49 +192,209 @@ def test_rows_hold_finite_log_mels_equal_to_torchaudio(troubles: Path, tmp_path:
     assert rows["dog/long.wav", 2]["duration"] == pytest.approx(3.0)
 
 
-def test_a_rerun_makes_only_the_shards_that_changed(troubles: Path, tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    (corpus / "dog").symlink_to(troubles / "dog")
-    config = config_for(corpus, tmp_path)
-    folder = Path(extract_corpus("troubles", read_corpus(str(corpus)), config))
+def test_a_finished_corpus_is_left_as_it_is(
+    noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("real", config)
+    before = stamps(folder, "**/*")
+    assert {"manifest.parquet", "summary.json", "rejects.parquet"} < before.keys()
 
-    def stamps() -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
+    assert extract_corpus("real", config) == folder
 
-    first = stamps()
-    extract_corpus("troubles", read_corpus(str(corpus)), config)
-    assert stamps() == first
+    assert stamps(folder, "**/*") == before
+    assert caplog.messages[-1] == "real: 12 clips are extracted already"
 
-    manifest = read_corpus(str(corpus))
-    changed = manifest.set_column(
-        manifest.schema.get_field_index("modified"),
-        "modified",
-        [[*manifest["modified"].to_pylist()[:-1], 1]],
+
+def test_added_clips_make_shards_of_their_own(noises: Path, tmp_path: Path) -> None:
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+    before = stamps(folder)
+    for index in range(5):
+        write_noise(noises / "cat" / f"{index}.wav", 100 + index)
+
+    extract_corpus("made", config)
+
+    after = stamps(folder)
+    assert len(before) == 3
+    assert before.items() < after.items()
+    assert after.keys() - before.keys() == {"part-00003.parquet", "part-00004.parquet"}
+    assert len({row["clip_id"] for row in rows_of(folder)}) == 17
+    assert summary_of(folder)["written"] == 17
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+def test_only_the_shard_of_a_clip_that_changed_is_made_again(
+    noises: Path, tmp_path: Path, what: str
+) -> None:
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+    before, rows = stamps(folder), {row["clip_id"]: row for row in rows_of(folder)}
+
+    if what == "replaced":
+        write_noise(noises / "dog" / "7.wav", 77)
+    else:
+        (noises / "dog" / "7.wav").unlink()
+    changed = shard_of(folder, "dog/7.wav")
+    extract_corpus("made", config)
+
+    after = stamps(folder)
+    assert after.keys() == before.keys()
+    assert [name for name in before if after[name] != before[name]] == [changed]
+    now = {row["clip_id"]: row for row in rows_of(folder)}
+    assert rows.keys() - now.keys() == ({"dog/7.wav"} if what == "removed" else set())
+    for clip_id, row in now.items():
+        same = np.array_equal(row["log_mel"], rows[clip_id]["log_mel"])
+        assert same == (clip_id != "dog/7.wav")
+
+
+def test_a_shard_that_lost_all_its_clips_is_removed(noises: Path, tmp_path: Path) -> None:
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+    before = stamps(folder)
+    for row in read_manifest(folder).to_pylist():
+        if row["shard"] == 1:
+            (noises / row["clip_id"]).unlink()
+
+    extract_corpus("made", config)
+
+    del before["part-00001.parquet"]
+    assert stamps(folder) == before
+    assert summary_of(folder)["shards"] == 2
+
+
+def test_a_corpus_that_shrank_is_laid_out_anew(noises: Path, tmp_path: Path) -> None:
+    """Else a few clips would stand scattered over many files."""
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+    manifest = read_manifest(folder).to_pylist()
+    for row in manifest:
+        if sum(other["shard"] == row["shard"] for other in manifest[: manifest.index(row)]):
+            (noises / row["clip_id"]).unlink()
+    assert len(list(noises.rglob("*.wav"))) == 3
+
+    extract_corpus("made", config)
+
+    assert stamps(folder).keys() == {"part-00000.parquet"}
+    assert len(rows_of(folder)) == 3 == summary_of(folder)["found"]
+
+
+@pytest.mark.parametrize("harm", ["deleted", "emptied", "cut"])
+def test_a_shard_that_was_harmed_is_made_again(noises: Path, tmp_path: Path, harm: str) -> None:
+    """By a person, or by a machine that went down before all was on the disk."""
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+    part = Path(folder) / "part-00001.parquet"
+    whole, before = part.read_bytes(), stamps(folder)
+    if harm == "deleted":
+        part.unlink()
+    else:
+        part.write_bytes(whole[: len(whole) // 2 if harm == "cut" else 0])
+        (Path(folder) / "summary.json").unlink()
+
+    extract_corpus("made", config)
+
+    after = stamps(folder)
+    assert [name for name in before if after[name] != before[name]] == [part.name]
+    assert part.read_bytes() == whole
+
+
+def test_a_clip_that_could_not_be_read_is_tried_again(noises: Path, tmp_path: Path) -> None:
+    """It may have been the network's fault: what was no sound stays a reject, this one does not."""
+    (noises / "text.wav").write_text("no sound")
+    names = [f"dog/{index}.wav" for index in range(12)]
+    table = "".join(f"{name},dog\n" for name in [*names, "text.wav", "gone.wav"])
+    (noises / "metadata.csv").write_text("file_name,label\n" + table)
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+    assert (summary_of(folder)["rejected"], summary_of(folder)["unreadable"]) == (2, 1)
+    before = stamps(folder)
+
+    extract_corpus("made", config)
+
+    after = stamps(folder)
+    again = [name for name in before if after[name] != before[name]]
+    assert again == [shard_of(folder, "gone.wav")]
+    write_noise(noises / "gone.wav", 0)
+    extract_corpus("made", config)
+    assert (summary_of(folder)["rejected"], summary_of(folder)["unreadable"]) == (1, 0)
+
+
+def test_what_is_not_extracted_whole_is_not_taken_for_a_corpus(
+    noises: Path, tmp_path: Path
+) -> None:
+    config = config_for(noises, tmp_path, **SMALL)
+    extract_corpus("made", config)
+    assert finished_features("made", config)
+    for wav in noises.rglob("*.wav"):
+        wav.write_text("no sound any more")
+
+    with pytest.raises(UserError, match="none of the 12 clips can be used"):
+        extract_corpus("made", config)
+
+    with pytest.raises(UserError, match=r"no finished features of made: run jobs/extract\.py"):
+        finished_features("made", config)
+
+
+def test_a_shard_depends_on_its_clips_alone(noises: Path, tmp_path: Path) -> None:
+    """Not on the process that makes it, nor on what that one made before."""
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("made", config)
+
+    for index in (2, 0, 1, 0):
+        clips = shard_clips(folder, "test", index)
+        extract_shard(str(tmp_path / features.shard_name(index)), clips, config.features)
+
+    for uri in features.part_uris(folder):
+        assert (tmp_path / Path(uri).name).read_bytes() == Path(uri).read_bytes()
+
+
+def test_the_record_of_a_shard_tells_its_statistics(noises: Path, tmp_path: Path) -> None:
+    folder = extract_corpus("made", config_for(noises, tmp_path, **SMALL))
+
+    for uri in features.part_uris(folder):
+        shard = features.read_record(uri)
+        log_mels = features.log_mel_array(pq.read_table(uri)["log_mel"])
+        assert shard is not None
+        assert (shard.found, shard.written, shard.windows) == (4, 4, 4)
+        np.testing.assert_array_equal(shard.statistics.mean, MelStatistics.of(log_mels).mean)
+
+
+def test_the_user_is_told_how_far_it_is_and_what_was_rejected(
+    troubles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    extract_corpus("real", config_for(troubles, tmp_path))
+
+    progress, rejected = caplog.messages
+    assert re.fullmatch(
+        r"real: 14 of 14 clips, \d+ clips/s, 0\.00 h of audio, 5 rejected, 0 s left", progress
     )
-    extract_corpus("troubles", changed, config)
-    again = stamps()
-    assert [name for name in first if again[name] != first[name]] == [max(first)]
-    assert len(first) == 4
+    assert re.fullmatch(
+        r"real: 5 clips rejected \((1 × [^;]+; ){2}1 × [^;]+\); all of them with reasons: "
+        r"/.+/real-\w+/rejects\.parquet", rejected
+    )  # fmt: skip
 
 
-def test_shards_of_a_corpus_that_shrank_are_removed(troubles: Path, tmp_path: Path) -> None:
-    config = config_for(troubles, tmp_path)
-    manifest = read_corpus(str(troubles))
-    folder = extract_corpus("troubles", manifest, config)
-    assert len(features.part_uris(folder)) == 4
+def test_a_recording_replaced_under_its_old_name_wants_another_judge(
+    noises: Path, tmp_path: Path
+) -> None:
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = extract_corpus("real", config)
+    first = run_folder(config, folder)
+    assert run_folder(config, extract_corpus("real", config)) == first
 
-    extract_corpus("troubles", manifest.slice(0, 5), config)
+    write_noise(noises / "dog" / "3.wav", 33)
 
-    assert len(features.part_uris(folder)) == 2
-    assert len({row["clip_id"] for row in rows_of(folder)}) <= 5
+    assert extract_corpus("real", config) == folder
+    assert run_folder(config, folder) != first
 
 
 def test_other_settings_have_another_folder(troubles: Path, tmp_path: Path) -> None:
-    manifest = read_corpus(str(troubles)).slice(0, 4)
-
-    wide = extract_corpus("troubles", manifest, config_for(troubles, tmp_path, n_mels=32))
-    half = extract_corpus("troubles", manifest, config_for(troubles, tmp_path, dtype="float16"))
+    wide = extract_corpus("real", config_for(troubles, tmp_path, n_mels=32))
+    half = extract_corpus("real", config_for(troubles, tmp_path, dtype="float16"))
 
     assert wide != half
     assert pq.read_schema(features.part_uris(wide)[0]).field("log_mel").type.shape == [32, 101]

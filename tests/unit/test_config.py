@@ -256,6 +256,8 @@ def test_known_keys_reach_into_every_section():
         ("output=null", ["output"]),
         ("compute.workers=0", ["compute.workers"]),
         ("compute.use_gpu=perhaps", ["compute.use_gpu", "perhaps"]),
+        ("compute.shard_clips=0", ["compute.shard_clips", "0"]),
+        ("compute.shard_clips=many", ["compute.shard_clips", "many"]),
     ],
 )
 def test_a_bad_value_is_refused_with_its_key(least, override, words):
@@ -269,6 +271,12 @@ def test_a_fault_in_a_plain_choice_is_told_once(least):
     text = fault(least, "compute.use_gpu=perhaps")
     assert len(text.splitlines()) == 1
     assert "use_gpu.bool" not in text
+
+
+def test_clips_of_a_shard_are_a_number_or_auto(least):
+    assert load(least).compute.shard_clips == "auto"
+    assert load(least, ["compute.shard_clips=100"]).compute.shard_clips == 100
+    assert load(least, ["compute.shard_clips=auto"]).compute.shard_clips == "auto"
 
 
 def test_batches_must_split_evenly_over_the_workers(least):

@@ -1,6 +1,10 @@
 import csv
+import gzip
+import io
 import logging
 import os
+import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -375,11 +379,261 @@ def test_a_bad_manifest_is_a_user_error(tmp_path, table, words):
 
 def test_a_manifest_that_is_not_there_or_no_parquet_is_a_user_error(tmp_path):
     assert "no such manifest" in fault(tmp_path / "absent.parquet")
+    assert "no such tar file" in fault(tmp_path / "absent.tar")
     (tmp_path / "text.parquet").write_text("file_name,label\na.wav,dog\n")
     assert "text.parquet" in fault(tmp_path / "text.parquet")
 
 
+# Tar and Parquet files with the sounds inside
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def write_parquet(path: Path, count: int = 2, **columns: list[object]) -> None:
+    """Rows of sounds called 0.wav, 1.wav …, all of them dogs unless the columns say otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    audio = [{"bytes": b"abc", "path": f"{number}.wav"} for number in range(count)]
+    pq.write_table(pa.table({"audio": audio, "label": ["dog"] * count} | columns), path)
+
+
+def test_tar_files(tmp_path):
+    """A clip's id is its name below the tar's; the time is the tar's, place and size its own."""
+    write_tar(tmp_path / "b.tar", {"1.wav": b"abcd", "1.cls": b"dog"})
+    write_tar(tmp_path / "sub" / "a.tar", {"cat/1.wav": b"ab", "cat/2.wav": b"a"})
+    table = read_corpus(str(tmp_path))
+    assert table.schema == SCHEMA
+    assert column(tmp_path, "label") == {
+        "b.tar/1.wav": "dog", "sub/a.tar/cat/1.wav": "cat", "sub/a.tar/cat/2.wav": "cat",
+    }  # fmt: skip
+    assert rows(tmp_path)["b.tar/1.wav"] == {
+        "clip_id": "b.tar/1.wav",
+        "path": str(tmp_path / "b.tar"),
+        "label": "dog",
+        "fold": None,
+        "split": None,
+        "group": "b.tar/1.wav",
+        "size": 4,
+        "modified": (tmp_path / "b.tar").stat().st_mtime_ns,
+        "offset": 512,
+    }
+
+
+def test_fold_split_and_group_in_a_tar_file(tmp_path):
+    note = b'{"label": "dog", "fold": 1, "split": "val", "group": "tape 7"}'
+    write_tar(tmp_path / "a.tar", {"1.wav": b"a", "1.json": note})
+    (row,) = rows(tmp_path).values()
+    assert (row["fold"], row["split"], row["group"]) == ("1", "validation", "tape 7")
+
+
+def test_parquet_files(tmp_path):
+    """A clip's id is its row and name; its size a share of the file, which alone is known."""
+    write_parquet(tmp_path / "data" / "sounds.parquet", label=["dog", "cat"])
+    path = tmp_path / "data" / "sounds.parquet"
+    assert column(tmp_path, "label") == {
+        "data/sounds.parquet/0-0.wav": "dog",
+        "data/sounds.parquet/1-1.wav": "cat",
+    }
+    assert rows(tmp_path)["data/sounds.parquet/1-1.wav"] == {
+        "clip_id": "data/sounds.parquet/1-1.wav",
+        "path": str(path),
+        "label": "cat",
+        "fold": None,
+        "split": None,
+        "group": "data/sounds.parquet/1-1.wav",
+        "size": path.stat().st_size // 2,
+        "modified": path.stat().st_mtime_ns,
+        "offset": 1,
+    }
+
+
+def test_names_inside_a_parquet_file_may_be_missing_or_the_same(tmp_path):
+    audio = [{"bytes": b"abc", "path": path} for path in ("x.wav", "x.wav", None)]
+    write_parquet(tmp_path / "a.parquet", 3, audio=audio)
+    assert list(rows(tmp_path)) == ["a.parquet/0-x.wav", "a.parquet/1-x.wav", "a.parquet/2"]
+
+
+def test_fold_split_and_group_in_a_parquet_file(tmp_path):
+    """What a row says of its split goes before the file's name."""
+    write_parquet(
+        tmp_path / "train-0.parquet", fold=[1, None], split=["val", None], group=["tape 7", None]
+    )
+    kept = [(row["fold"], row["split"], row["group"]) for row in rows(tmp_path).values()]
+    assert kept == [
+        ("1", "validation", "tape 7"),
+        (None, "train", "train-0.parquet/1-1.wav"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("data/train-00000-of-00002.parquet", "train"),
+        ("validation-00000-of-00001-0a1b2c.parquet", "validation"),
+        ("plain/test.parquet", "test"),
+        ("valid-0.parquet", "validation"),
+        ("default/train/0000.parquet", "train"),
+        ("training.parquet", None),
+        ("latest-0.parquet", None),
+        ("sounds.parquet", None),
+    ],
+)
+def test_the_name_of_a_parquet_file_tells_its_split(tmp_path, name, split):
+    """As Hugging Face names them, or files them when it converts."""
+    write_parquet(tmp_path / name)
+    assert set(column(tmp_path, "split").values()) == {split}
+
+
+def test_clips_in_files_stay_in_their_order(tmp_path):
+    """So that they are read as they lie, not back and forth."""
+    for name in ("b", "a"):
+        write_parquet(tmp_path / f"{name}.parquet", 20)
+    found = read_corpus(str(tmp_path)).to_pylist()
+    assert [(row["path"], row["offset"]) for row in found] == [
+        (str(tmp_path / f"{name}.parquet"), row) for name in ("a", "b") for row in range(20)
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a b #1 (100%20).tar", "a.parquet", "雨 50%.parquet"])
+@pytest.mark.parametrize("by", ["path", "URI", "folder", "relative"])
+def test_one_file_is_a_corpus_too(tmp_path, monkeypatch, name, by):
+    """By path or URI, and with any name: the ids are the same, and the paths lead to it."""
+    if name.endswith(".tar"):
+        write_tar(tmp_path / name, {"dog/1.wav": b"abcd"})
+    else:
+        write_parquet(tmp_path / name, 1)
+    monkeypatch.chdir(tmp_path)
+    path = {
+        "path": str(tmp_path / name),
+        "URI": storage.join(tmp_path.as_uri(), name),
+        "folder": str(tmp_path),
+        "relative": name,
+    }[by]
+    (row,) = read_corpus(path).to_pylist()
+    assert row["clip_id"].startswith(f"{name}/")
+    assert storage.read_bytes(row["path"]) == (tmp_path / name).read_bytes()
+
+
+def test_a_folder_may_be_called_like_a_file(tmp_path):
+    """Spark writes a folder `x.parquet` with parts in it."""
+    write_parquet(tmp_path / "x.parquet" / "part-0.parquet")
+    assert list(rows(tmp_path / "x.parquet")) == [
+        "part-0.parquet/0-0.wav",
+        "part-0.parquet/1-1.wav",
+    ]
+    lay(tmp_path / "y.tar", "dog/a.wav")
+    assert list(rows(tmp_path / "y.tar")) == ["dog/a.wav"]
+
+
+def test_hidden_files_hold_no_corpus(tmp_path):
+    """Such as the `._x.tar` that macOS leaves beside `x.tar`."""
+    write_tar(tmp_path / "a.tar", {"dog/1.wav": b"a"})
+    lay(tmp_path, "._a.tar", ".cache/b.tar", "._a.parquet")
+    assert list(rows(tmp_path)) == ["a.tar/dog/1.wav"]
+
+
+def test_what_stands_beside_the_corpus_and_is_left_out_is_told(tmp_path):
+    """Sound files go before tar files, these before Parquet: nothing is left out in silence."""
+    write_parquet(tmp_path / "c.parquet")
+    told: list[str] = []
+    read_corpus(str(tmp_path), told.append)
+    assert told == []
+    write_tar(tmp_path / "b.tar", {"cat/1.wav": b"a"})
+    assert read_corpus(str(tmp_path), told.append)["label"].to_pylist() == ["cat"]
+    lay(tmp_path, "rain/a.wav")
+    assert read_corpus(str(tmp_path), told.append)["label"].to_pylist() == ["rain"]
+    assert told == [
+        f"{tmp_path}: 1 Parquet files stand beside the tar files and are left out, "
+        "'c.parquet' among them",
+        f"{tmp_path}: 1 tar files stand beside the sound files and are left out, "
+        "'b.tar' among them",
+    ]
+
+
+def test_a_table_beside_tar_files_is_no_matter(tmp_path):
+    """Parquet without sounds may tell anything of them."""
+    write_tar(tmp_path / "a.tar", {"dog/1.wav": b"a"})
+    pq.write_table(pa.table({"path": ["x"]}), tmp_path / "index.parquet")
+    told: list[str] = []
+    read_corpus(str(tmp_path), told.append)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("bad.tar", gzip.compress(bytes(10240)), ["compressed"]),
+        ("bad.tar", b"", ["empty file"]),
+        ("bad.tar", b"x" * 700, ["no tar file"]),
+        ("bad.tar", bytes(10240), ["no sounds in its 1"]),
+        ("bad.parquet", b"", ["no Parquet file"]),
+        ("bad.parquet", b"PAR1" + bytes(100) + b"PAR1", ["no Parquet file"]),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_file_that_can_not_be_listed_is_a_user_error(tmp_path, name, content, words, alone):
+    """It is named: a corpus may have hundreds."""
+    (tmp_path / name).write_bytes(content)
+    text = fault(tmp_path / name if alone else tmp_path)
+    assert [word for word in [*words, str(tmp_path)] if word not in text] == []
+    if "no sounds" not in text:
+        assert str(tmp_path / name) in text
+
+
+def test_one_bad_file_of_many_is_named(tmp_path):
+    write_tar(tmp_path / "a.tar", {"dog/1.wav": b"a"})
+    (tmp_path / "b.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:600])
+    assert str(tmp_path / "b.tar") in fault(tmp_path)
+    (tmp_path / "b.tar").unlink()
+    (tmp_path / "a.tar").unlink()
+    write_parquet(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"path": ["x"]}), tmp_path / "b.parquet")
+    assert "b.parquet: no column with the bytes of sounds" in fault(tmp_path)
+    write_parquet(tmp_path / "b.parquet", label=[["dog"], ["cat"]])
+    assert str(tmp_path / "b.parquet") in fault(tmp_path)
+
+
+def test_a_clip_in_a_file_needs_a_label_and_a_name_of_its_own(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.wav": b"a"})
+    assert "'a.tar/1.wav' has no label" in fault(tmp_path)
+    (tmp_path / "a.tar").unlink()
+    write_parquet(tmp_path / "a.parquet", label=["dog", None])
+    assert "'a.parquet/1-1.wav' has no label" in fault(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for _ in range(2):
+            archive.addfile(tarfile.TarInfo("dog/1.wav"))
+    assert "'a.tar/dog/1.wav' is listed twice" in fault(tmp_path)
+
+
+def test_a_manifest_of_ours_may_name_clips_in_files(tmp_path):
+    """What was listed can be kept, and a part of it be taken."""
+    write_tar(tmp_path / "a.tar", {"dog/1.wav": b"abcd", "dog/2.wav": b"ab"})
+    table = read_corpus(str(tmp_path / "a.tar"))
+    storage.write_table(str(tmp_path / "clips.parquet"), table.slice(1))
+    assert read_corpus(str(tmp_path / "clips.parquet")).equals(table.slice(1).combine_chunks())
+
+
 # Mistakes
+
+
+@pytest.mark.parametrize("path", ["http://example.org/corpus", "no\0path", "nothing://x"])
+def test_a_place_that_can_not_be_is_a_user_error(path):
+    assert "can't be reached" in fault(path)
+
+
+def test_a_clip_in_a_place_that_can_not_be_stays_with_size_minus_one(tmp_path):
+    """It ends as a reject, and takes no other clip with it."""
+    lay(tmp_path, "a.wav")
+    names = ["a.wav", "http://example.org/b.wav", "no\0path.wav"]
+    path = own(tmp_path, pa.table({"path": names, "label": ["dog"] * 3}))
+    assert column(path, "size") == {"a.wav": 3, names[1]: -1, names[2]: -1}
 
 
 def test_a_missing_folder_is_a_user_error(tmp_path):
@@ -505,3 +759,29 @@ def test_a_changed_file_shows_in_its_row_alone(tmp_path):
     (tmp_path / "a" / "007.wav").write_bytes(b"other bytes")
     after = rows(tmp_path)
     assert [name for name in before if before[name] != after[name]] == ["a/007.wav"]
+
+
+# Size
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_large_corpus_is_columns(tmp_path):
+    """Some hundred bytes a clip: a million of them fit into the memory of any worker."""
+    count = 200_000
+    folder = tmp_path / "dog"
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    for number in range(count):
+        os.mknod(f"{number:08d}.wav", dir_fd=descriptor)
+    os.close(descriptor)
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        table = read_corpus(str(tmp_path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(table) == count
+    assert peak / count < 400
+    assert (pa.total_allocated_bytes() - arrow) / count < 400

@@ -28,6 +28,7 @@ def manifest(labels, folds=None, splits=None, groups=None) -> pa.Table:
         "group": groups or names,
         "size": [3] * count,
         "modified": [0] * count,
+        "offset": [None] * count,
     }
     return pa.table(columns, schema=SCHEMA)
 

@@ -1,0 +1,341 @@
+"""Processes die: of a clip, of the user's impatience, with their machine. No clip may be lost."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import yaml
+
+from raysound import features
+from tests.traps.sitecustomize import trapped
+
+CLIPS, SHARD_CLIPS, KILLS = 1500, 32, 10
+TARGETS = ("driver", "worker", "node")
+# The job with less patience: a decoder that hangs is ended after so many seconds.
+IMPATIENT = (
+    "import sys\n"
+    "from raysound.distributed import extract, session\n"
+    "extract.STANDSTILL = 5.0\n"
+    "session.run_job(extract.extract, '')\n"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> None:
+    """In place of the cluster of this folder: what is killed here is started here."""
+
+
+def write_config(folder: Path, clips: Path, shard_clips: int, **settings: Any) -> Path:
+    tree = {
+        "name": "faults",
+        "output": str(folder / "out"),
+        "corpora": {"real": {"path": str(clips)}},
+        "features": settings,
+        "compute": {"shard_clips": shard_clips, "local_cpus": 2},
+    }
+    path = folder / "faults.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def feature_folder(config: Path) -> Path:
+    (folder,) = (config.parent / "out" / "features").iterdir()
+    return folder
+
+
+def clips_written(folder: Path) -> Counter[str]:
+    """How often each clip stands in the shards."""
+    return Counter(
+        clip_id
+        for uri in features.part_uris(str(folder))
+        for clip_id in pq.read_table(uri, columns=["clip_id"])["clip_id"].to_pylist()
+    )
+
+
+def rejects_of(folder: Path) -> dict[str, str]:
+    rows = pq.read_table(folder / "rejects.parquet").to_pylist()
+    return {row["clip_id"]: row["reason"] for row in rows}
+
+
+def left_behind(folder: Path) -> list[str]:
+    """What only a run that goes on may leave there."""
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and (path.suffix == ".tmp" or path.parent != folder)
+    ]
+
+
+@pytest.fixture
+def dogs(tmp_path: Path) -> dict[str, Path]:
+    """Twelve clips, which make three shards."""
+    (tmp_path / "clips" / "dog").mkdir(parents=True)
+    wavs = {}
+    for index in range(12):
+        wav = wavs[f"dog/{index}.wav"] = tmp_path / "clips" / "dog" / f"{index}.wav"
+        soundfile.write(wav, 0.1 * np.random.default_rng(index).standard_normal(2000), 8000)
+    return wavs
+
+
+def extract_with_traps(root: Path, tmp_path: Path, *job: str) -> subprocess.CompletedProcess[str]:
+    """Runs the job where tests/traps strike: in Ray's workers and in their children."""
+    config = write_config(
+        tmp_path, tmp_path / "clips", 4,
+        clip_length=0.25, sample_rate=8000, hop_length=80, n_fft=256, n_mels=20, f_max=4000,
+    )  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *job, str(config)],
+        cwd=root, capture_output=True, text=True, timeout=280, check=False,
+        env={
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "PYTHONPATH": os.pathsep.join([str(root / "tests" / "traps"), str(root)]),
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_clip_that_kills_its_process_costs_itself_alone(
+    root: Path, tmp_path: Path, dogs: dict[str, Path]
+) -> None:
+    """Two of them in one shard, one in another."""
+    names = [*dogs]
+    deadly = [names[1], names[5], names[8]]
+    for name in deadly:
+        dogs[name].write_bytes(trapped(dogs[name].read_bytes(), "SIGSEGV"))
+
+    done = extract_with_traps(root, tmp_path, "jobs/extract.py")
+
+    assert done.returncode == 0, done.stderr
+    folder = feature_folder(tmp_path / "faults.yaml")
+    assert rejects_of(folder) == dict.fromkeys(deadly, "decoding it killed the process (SIGSEGV)")
+    assert clips_written(folder) == {name: 1 for name in dogs if name not in deadly}
+    assert left_behind(folder) == []
+    assert "3 × decoding it killed the process (SIGSEGV)" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_clip_at_which_the_decoder_hangs_costs_itself_alone(
+    root: Path, tmp_path: Path, dogs: dict[str, Path]
+) -> None:
+    hanging = [*dogs][7]
+    dogs[hanging].write_bytes(trapped(dogs[hanging].read_bytes(), "hang"))
+
+    done = extract_with_traps(root, tmp_path, "-c", IMPATIENT)
+
+    assert done.returncode == 0, done.stderr
+    folder = feature_folder(tmp_path / "faults.yaml")
+    assert rejects_of(folder) == {hanging: "decoding it stood still for 5 s"}
+    assert clips_written(folder) == {name: 1 for name in dogs if name != hanging}
+    assert left_behind(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_shard_that_dies_again_and_again_ends_the_run_in_one_line(
+    root: Path, tmp_path: Path, dogs: dict[str, Path]
+) -> None:
+    """None of its clips is guilty: they are not to be rejected for a lack of memory."""
+    unlucky = next(iter(dogs))
+    sound = dogs[unlucky].read_bytes()
+    dogs[unlucky].write_bytes(trapped(sound, "shard"))
+
+    done = extract_with_traps(root, tmp_path, "jobs/extract.py")
+
+    assert done.returncode == 2, done.stderr
+    # Ray tells of its dead workers there.
+    assert "raysound" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "died 8 times, though none of its clips alone kills one" in done.stderr.splitlines()[-1]
+    folder = feature_folder(tmp_path / "faults.yaml")
+    assert not (folder / "summary.json").exists()
+    dogs[unlucky].write_bytes(sound)
+    done = extract_with_traps(root, tmp_path, "jobs/extract.py")
+    assert done.returncode == 0, done.stderr
+    assert clips_written(folder) == dict.fromkeys(dogs, 1)
+    assert rejects_of(folder) == {}
+    assert left_behind(folder) == []
+
+
+def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Waits for a condition, and returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(0.02)
+    return result
+
+
+class ThreeNodes:
+    """tests/ray/three_nodes.py as a process, with Ray's files and token of its own."""
+
+    def __init__(self) -> None:
+        # Short: the names of sockets below it have to fit into 107 bytes.
+        self.folder = tempfile.mkdtemp(prefix="rs", dir="/tmp")
+        self.environment = {
+            **os.environ,
+            "RAY_TMPDIR": self.folder,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+            # Dead nodes are noticed after three seconds, not after fifteen.
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.log = open(Path(self.folder) / "log", "w")  # noqa: SIM115 - as long as the process
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("three_nodes.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env=self.environment,
+        )  # fmt: skip
+        self.listen()
+
+    def listen(self) -> None:
+        """Takes a line of news."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, Path(self.log.name).read_text()
+        news = json.loads(line)
+        self.address, self.raylets = news["address"], news["raylets"]
+
+    def replace(self, raylet: int) -> None:
+        """Kills a node and adds another."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{raylet}\n")
+        self.process.stdin.flush()
+        self.listen()
+
+    def task_processes(self) -> dict[int, int]:
+        """Process ids of the workers that are making a shard now, each with its raylet's."""
+        table = subprocess.run(
+            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ).stdout
+        rows = [line.split(None, 2) for line in table.splitlines()]
+        return {
+            int(row[0]): int(row[1])
+            for row in rows
+            if int(row[1]) in self.raylets and row[2:] and row[2].startswith("ray::make_shard")
+        }
+
+    def end(self) -> None:
+        """Ends all of it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.log.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes() -> Iterator[ThreeNodes]:
+    """A cluster of three nodes; Ray can't know it by itself."""
+    nodes = ThreeNodes()
+    yield nodes
+    nodes.end()
+
+
+@pytest.fixture
+def many_clips(tmp_path: Path) -> Path:
+    """Links to a few sounds: it is their number that counts."""
+    folder = tmp_path / "clips"
+    (folder / "dog").mkdir(parents=True)
+    (folder / "cat").mkdir()
+    for index in range(CLIPS):
+        sound = tmp_path / f"{index % 10}.wav"
+        if not sound.exists():
+            noise = 0.1 * np.random.default_rng(index).standard_normal(24000)
+            soundfile.write(sound, noise, 8000)
+        os.link(sound, folder / ("cat" if index % 2 else "dog") / f"{index}.wav")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_kills_lose_no_clip_and_cost_no_finished_shard(
+    root: Path, tmp_path: Path, nodes: ThreeNodes, many_clips: Path
+) -> None:
+    """At moments drawn by a seed: the driver, then a worker, then a node, and so on."""
+    config = write_config(
+        tmp_path, many_clips, SHARD_CLIPS, clip_length=3.0, n_fft=8192, hop_length=220, n_mels=40
+    )
+    rng = random.Random(0)
+    shards = -(-CLIPS // SHARD_CLIPS)
+    moments = sorted(rng.sample(range(1, shards - 4), KILLS))
+    out, log = tmp_path / "out", tmp_path / "job.log"
+    finished: dict[Path, int] = {}
+
+    def start_job() -> subprocess.Popen[bytes]:
+        with log.open("a") as file:
+            return subprocess.Popen(
+                [sys.executable, "jobs/extract.py", str(config)],
+                cwd=root, stdout=file, stderr=file,
+                env={**nodes.environment, "RAY_ADDRESS": nodes.address},
+            )  # fmt: skip
+
+    def shards_there() -> dict[Path, int]:
+        """When each was written, in ns."""
+        return {part: part.stat().st_mtime_ns for part in out.glob("features/*/part-*.parquet")}
+
+    def targets(job: subprocess.Popen[bytes], wanted: int, target: str) -> list[int]:
+        """Process ids of what may be killed, once so many shards are there and more are made."""
+        assert job.poll() is None, log.read_text()
+        if len(shards_there()) < wanted:
+            return []
+        tasks = nodes.task_processes()
+        if target == "node":
+            # A driver dies with its node; it had its turn.
+            return sorted({*tasks.values()} & {*nodes.raylets[1:]})
+        return [job.pid] if target == "driver" and tasks else sorted(tasks)
+
+    job = start_job()
+    try:
+        for number, moment in enumerate(moments):
+            # One more shard at least than at the last kill: the run is on its feet again.
+            target = TARGETS[number % len(TARGETS)]
+            wanted = max(moment, len(finished) + 1)
+            process = rng.choice(poll(partial(targets, job, wanted, target), 60, "shards"))
+            finished = shards_there()
+            if target == "node":
+                nodes.replace(process)
+            else:
+                os.kill(process, signal.SIGKILL)
+            if target == "driver":
+                job.wait(10)
+                job = start_job()
+            now = shards_there()
+            assert {part: now[part] for part in finished} == finished
+        assert job.wait(120) == 0, log.read_text()
+    finally:
+        job.kill()
+        job.wait(10)
+
+    now = shards_there()
+    assert {part: now[part] for part in finished} == finished
+    assert len(now) == shards
+    folder = feature_folder(config)
+    names = [str(wav.relative_to(many_clips)) for wav in many_clips.rglob("*.wav")]
+    assert clips_written(folder) == dict.fromkeys(names, 1)
+    assert rejects_of(folder) == {}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["found"], summary["written"], summary["rejected"]) == (CLIPS, CLIPS, 0)
+    assert (summary["windows"], summary["shards"]) == (CLIPS, shards)
+    assert left_behind(folder) == []

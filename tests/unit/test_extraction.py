@@ -1,0 +1,576 @@
+import io
+import tarfile
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from torchaudio.functional import resample
+from torchaudio.transforms import MelSpectrogram
+
+from raysound import audio, extraction, features
+from raysound.audio import Reject, Unreadable
+from raysound.extraction import extract_shard, shard_digest
+from raysound.features import Shard
+from raysound.manifest import SCHEMA, read_corpus
+from raysound.settings import FeatureSettings
+
+RATE = 8000
+SETTINGS = FeatureSettings(
+    clip_length=0.25, sample_rate=RATE, hop_length=80, n_fft=256, n_mels=20, f_max=4000
+)
+SHAPE = (20, 26)
+WINDOW_BYTES = 20 * 26 * 4
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """No test works with buffers that another one had made."""
+    extraction._extractor.cache_clear()
+    yield
+    extraction._extractor.cache_clear()
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many windows make a row group, from now on."""
+
+    def set_room(windows: int) -> None:
+        monkeypatch.setattr(features, "ROW_GROUP_BYTES", windows * WINDOW_BYTES)
+        extraction._extractor.cache_clear()
+
+    return set_room
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that were begun: one that is begun anew stands here twice."""
+    uris: list[str] = []
+    write_shard = features.write_shard
+
+    def noted(uri: str, settings: FeatureSettings):
+        uris.append(uri)
+        return write_shard(uri, settings)
+
+    monkeypatch.setattr(features, "write_shard", noted)
+    return uris
+
+
+def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))
+
+
+def save(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "PCM_16") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+def manifest(*paths: Path) -> pa.Table:
+    """Rows of a manifest, in this order."""
+    rows = [
+        {
+            "clip_id": path.name,
+            "path": str(path),
+            "label": f"label of {path.name}",
+            "fold": str(row % 3),
+            "split": "train" if row % 2 else None,
+            "group": f"group {row // 2}",
+            "size": path.stat().st_size if path.exists() else -1,
+            "modified": row,
+            "offset": None,
+        }
+        for row, path in enumerate(paths)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def extract(
+    folder: Path, clips: pa.Table, name: str = "part.parquet", **options
+) -> SimpleNamespace:
+    """A shard, read back: rows without the tensor, tensors, row groups, record, bytes."""
+    path = folder / "out" / name
+    wanted = options.pop("settings", SETTINGS)
+    record = extract_shard(str(path), clips, wanted, **options)
+    table = pq.read_table(path)
+    metadata = pq.read_metadata(path)
+    there = features.read_record(str(path))
+    assert there is not None
+    assert there.to_json() == record.to_json()
+    assert record.found == len(clips) == record.written + len(record.rejects)
+    assert record.windows == len(table) == record.statistics.count / wanted.n_frames
+    assert [file.name for file in (folder / "out").glob(f"{name}*")] == [name]
+    return SimpleNamespace(
+        rows=table.drop_columns("log_mel").to_pylist(),
+        log_mels=features.log_mel_array(table["log_mel"]),
+        groups=[metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)],
+        record=record,
+        data=path.read_bytes(),
+    )
+
+
+def reasons(record: Shard) -> dict[str, str]:
+    return {row["clip_id"]: row["reason"] for row in record.rejects}
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> list[Path]:
+    """Clips of 1, 3, 1, 1 and 5 windows; the third one at another rate."""
+    return [
+        save(tmp_path / "exact.wav", noise(0.25, 1)),
+        save(tmp_path / "long.wav", noise(0.6, 2)),
+        save(tmp_path / "44100.wav", noise(0.2, 3, 44100), 44100),
+        save(tmp_path / "short.flac", noise(0.1, 4)),
+        save(tmp_path / "longest.wav", noise(1.25, 5)),
+    ]
+
+
+WINDOWS = {"exact.wav": 1, "long.wav": 3, "44100.wav": 1, "short.flac": 1, "longest.wav": 5}
+SECONDS = {"exact.wav": 0.25, "long.wav": 0.6, "44100.wav": 0.2, "short.flac": 0.1}
+SECONDS["longest.wav"] = 1.25
+
+
+# Rows
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 4, 11, 12, 1000])
+def test_every_window_of_every_clip_is_a_row(tmp_path, sounds, room, together):
+    """In order, with what the manifest tells of the clip, however many make a row group."""
+    room(together)
+    clips = manifest(*sounds)
+    shard = extract(tmp_path, clips)
+    expected = [
+        {
+            **{name: row[name] for name in ("clip_id", "label", "fold", "split", "group")},
+            "window": window,
+            "duration": SECONDS[row["clip_id"]],
+            "sample_rate": 44100 if row["clip_id"] == "44100.wav" else RATE,
+        }
+        for row in clips.to_pylist()
+        for window in range(WINDOWS[row["clip_id"]])
+    ]
+    assert shard.rows == expected
+    assert shard.groups == [together] * (11 // together) + [11 % together] * (11 % together > 0)
+    assert shard.log_mels.shape == (11, *SHAPE)
+    assert len({log_mel.tobytes() for log_mel in shard.log_mels}) == 11
+    record = shard.record
+    assert (record.written, record.windows, record.unreadable) == (5, 11, 0)
+    assert record.seconds == pytest.approx(sum(SECONDS.values()))
+    assert record.rejects == []
+    assert record.digest == shard_digest(clips, SETTINGS)
+
+
+@pytest.mark.parametrize("together", [1, 3, 1000])
+def test_the_record_tells_mean_and_variance_of_all_rows(tmp_path, sounds, room, together):
+    room(together)
+    shard = extract(tmp_path, manifest(*sounds))
+    log_mels = shard.log_mels.astype(np.float64)
+    statistics = shard.record.statistics
+    np.testing.assert_allclose(statistics.mean, log_mels.mean((0, 2)), rtol=1e-10)
+    np.testing.assert_allclose(statistics.variance, log_mels.var((0, 2)), rtol=1e-10)
+
+
+def test_row_groups_change_no_log_mel(tmp_path, sounds, room):
+    room(1000)
+    whole = extract(tmp_path, manifest(*sounds)).log_mels
+    for together in (1, 2, 5):
+        room(together)
+        assert (extract(tmp_path, manifest(*sounds)).log_mels == whole).all()
+
+
+@pytest.mark.parametrize(("long_clips", "start"), [("center", 1400), ("start", 0)])
+def test_one_window_of_a_long_clip_on_request(tmp_path, sounds, long_clips, start):
+    """Its duration stays that of the whole file."""
+    settings = SETTINGS.model_copy(update={"long_clips": long_clips})
+    shard = extract(tmp_path, manifest(sounds[1]), settings=settings)
+    assert [(row["window"], row["duration"]) for row in shard.rows] == [(0, 0.6)]
+    whole, _ = soundfile.read(sounds[1], dtype="float32")
+    same = save(tmp_path / "same.wav", whole[start : start + 2000])
+    assert (shard.log_mels == extract(tmp_path, manifest(same)).log_mels).all()
+
+
+# Log-mels
+
+# Subtype, channels, sample rate.
+KINDS = {
+    "mono": ("PCM_16", 1, RATE),
+    "stereo": ("PCM_16", 2, RATE),
+    "six channels": ("PCM_16", 6, RATE),
+    "24 bit": ("PCM_24", 1, RATE),
+    "24 bit stereo": ("PCM_24", 2, RATE),
+    "float": ("FLOAT", 1, RATE),
+    "float stereo": ("FLOAT", 2, RATE),
+    "double": ("DOUBLE", 1, RATE),
+    "from 44100 Hz": ("PCM_16", 1, 44100),
+    "from 44100 Hz stereo": ("PCM_16", 2, 44100),
+    "from 48000 Hz float": ("FLOAT", 1, 48000),
+    "from 11025 Hz": ("PCM_24", 1, 11025),
+    "from 6000 Hz": ("PCM_16", 1, 6000),
+}
+
+
+def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-mels of a whole file, resampled whole, and where there is more than rounding in them."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    waveform = resample(torch.from_numpy(samples.mean(axis=1)), rate, RATE)
+    pieces = torch.stack([waveform[window] for window in windows])
+    power = MelSpectrogram(sample_rate=RATE, n_fft=256, hop_length=80, n_mels=20)(pieces)
+    heard = power >= 1e-6 * power.amax(dim=(1, 2), keepdim=True)
+    return power.clamp(min=1e-10).log().numpy(), heard.numpy()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 1e-2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tolerance):
+    """From file to Parquet; the file is read in many blocks, and written in two row groups."""
+    room(2)
+    monkeypatch.setattr(audio, "BLOCK", 700)
+    subtype, channels, rate = KINDS[kind]
+    rng = np.random.default_rng(len(kind))
+    samples = 0.1 * rng.standard_normal((round(0.6 * rate), channels))
+    path = save(tmp_path / "sound.wav", samples, rate, subtype)
+    settings = SETTINGS.model_copy(update={"dtype": dtype})
+    shard = extract(tmp_path, manifest(path), settings=settings)
+    starts = [0, 1400, 2800]
+    expected, heard = by_torchaudio(path, [slice(start, start + 2000) for start in starts])
+    assert shard.groups == [2, 1]
+    assert shard.log_mels.dtype == dtype
+    assert heard.mean() > 0.6
+    difference = np.abs(shard.log_mels.astype(np.float64) - expected)
+    assert difference[heard].max() < tolerance
+
+
+def test_silence_is_the_floor(tmp_path):
+    path = save(tmp_path / "silence.wav", np.zeros(2000))
+    log_mels = extract(tmp_path, manifest(path)).log_mels
+    assert np.allclose(log_mels, np.log(1e-10), atol=1e-5)
+
+
+# Rejects
+
+
+def broken_at_the_end(path: Path, seconds: float) -> Path:
+    """A FLAC that was cut short, or a wav whose last sample is no number."""
+    if path.suffix == ".flac":
+        save(path, noise(seconds, 6))
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) * 9 // 10])
+    else:
+        save(path, np.append(noise(seconds, 6), np.nan), subtype="FLOAT")
+    return path
+
+
+LATE_REASON = {".flac": "not a sound file that can be decoded: ", ".wav": "NaN or infinite samples"}
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".wav"])
+@pytest.mark.parametrize("place", [0, 1, 3, 5])
+@pytest.mark.parametrize("together", [1, 2, 3, 7, 1000])
+def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
+    tmp_path, sounds, room, monkeypatch, begun, suffix, place, together
+):
+    """Some were in the file already, unless a row group holds them all; all else is there."""
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    room(together)
+    good = extract(tmp_path, manifest(*sounds), "good.parquet")
+    broken = broken_at_the_end(tmp_path / f"broken{suffix}", 2.5)
+    paths = [*sounds[:place], broken, *sounds[place:]]
+    begun.clear()
+
+    shard = extract(tmp_path, manifest(*paths))
+
+    assert len(begun) == (1 if together == 1000 else 2)
+    assert shard.record.rejects == [
+        {
+            "clip_id": broken.name,
+            "path": str(broken),
+            "label": f"label of {broken.name}",
+            "reason": shard.record.rejects[0]["reason"],
+        }
+    ]
+    assert shard.record.rejects[0]["reason"].startswith(LATE_REASON[suffix])
+    assert [row["clip_id"] for row in shard.rows] == [row["clip_id"] for row in good.rows]
+    assert (shard.log_mels == good.log_mels).all()
+    assert shard.groups == good.groups
+    assert shard.record.seconds == good.record.seconds
+    assert shard.record.statistics.count == good.record.statistics.count
+    assert (shard.record.statistics.mean == good.record.statistics.mean).all()
+
+
+def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
+    """Each one costs a beginning anew; none of the others is forgotten."""
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    room(3)
+    good = extract(tmp_path, manifest(*sounds), "good.parquet")
+    (tmp_path / "text.wav").write_text("no sound")
+    paths = [
+        broken_at_the_end(tmp_path / "a.wav", 2.5), tmp_path / "gone.wav", *sounds[:2],
+        broken_at_the_end(tmp_path / "b.flac", 2.5), tmp_path / "text.wav", *sounds[2:],
+        broken_at_the_end(tmp_path / "c.wav", 2.5),
+    ]  # fmt: skip
+    begun.clear()
+    known = {"stranger.wav": Reject("who?")}
+
+    shard = extract(tmp_path, manifest(*paths), known=known)
+
+    assert len(begun) == 4
+    assert [*known] == ["stranger.wav"]
+    assert [*reasons(shard.record)] == ["a.wav", "gone.wav", "b.flac", "text.wav", "c.wav"]
+    assert shard.record.unreadable == 1
+    assert (shard.log_mels == good.log_mels).all()
+    assert [row["clip_id"] for row in shard.rows] == [row["clip_id"] for row in good.rows]
+
+
+def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
+    """The tar file is read from its beginning once more."""
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    room(2)
+    good = extract(tmp_path, manifest(*sounds), "good.parquet")
+    broken = broken_at_the_end(tmp_path / "broken.wav", 2.5)
+    (tmp_path / "corpus").mkdir()
+    with tarfile.open(tmp_path / "corpus" / "all.tar", "w") as tar:
+        for path in [*sounds[:3], broken, *sounds[3:]]:
+            tar.add(path, f"dog/{path.name}")
+    begun.clear()
+
+    shard = extract(tmp_path, read_corpus(str(tmp_path / "corpus")))
+
+    assert len(begun) == 2
+    assert [*reasons(shard.record)] == ["all.tar/dog/broken.wav"]
+    assert (shard.log_mels == good.log_mels).all()
+
+
+def test_rejects_tell_which_clip_and_why(tmp_path, sounds):
+    """Found is written plus rejected; what the storage did not give is counted by itself."""
+    for name, data in {"empty.wav": b"", "text.wav": b"this is no sound" * 50}.items():
+        (tmp_path / name).write_bytes(data)
+    save(tmp_path / "nan.wav", np.full(100, np.nan), subtype="FLOAT")
+    bad = [tmp_path / name for name in ("empty.wav", "gone.wav", "text.wav", "nan.wav")]
+    paths = [bad[0], sounds[0], bad[1], bad[2], sounds[1], bad[3]]
+
+    shard = extract(tmp_path, manifest(*paths))
+
+    assert shard.record.rejects == [
+        {"clip_id": path.name, "path": str(path), "label": f"label of {path.name}", "reason": why}
+        for path, why in zip(
+            bad,
+            [
+                "the file is empty (0 bytes)",
+                "no such file",
+                "not a sound file that can be decoded: Format not recognised.",
+                "NaN or infinite samples: 100 of 100",
+            ],
+            strict=True,
+        )
+    ]
+    assert shard.record.unreadable == 1
+    assert (shard.record.found, shard.record.written) == (6, 2)
+    assert shard.record.seconds == pytest.approx(0.85)
+    assert [row["clip_id"] for row in shard.rows] == ["exact.wav"] + ["long.wav"] * 3
+
+
+def test_known_rejects_are_not_heard(tmp_path, sounds):
+    """Whatever is known of them; who is known but is no clip of the shard is no matter."""
+    known = {
+        "long.wav": Reject("it kills"),
+        "short.flac": Unreadable("it was not given"),
+        "stranger.wav": Reject("who?"),
+    }
+    calls: list[None] = []
+
+    shard = extract(tmp_path, manifest(*sounds), known=known, watch=lambda: calls.append(None))
+
+    assert reasons(shard.record) == {"long.wav": "it kills", "short.flac": "it was not given"}
+    assert shard.record.unreadable == 1
+    assert [row["clip_id"] for row in shard.rows] == ["exact.wav", "44100.wav"] + [
+        "longest.wav"
+    ] * 5
+    assert len(calls) == 5 + 7
+    assert [*known] == ["long.wav", "short.flac", "stranger.wav"]
+
+
+def test_a_known_reject_goes_before_what_the_file_says(tmp_path):
+    """A clip that kills its reader may be one that can't be opened, too."""
+    clips = manifest(tmp_path / "gone.wav")
+    shard = extract(tmp_path, clips, known={"gone.wav": Reject("it kills")})
+    assert reasons(shard.record) == {"gone.wav": "it kills"}
+    assert shard.record.unreadable == 0
+
+
+def test_a_shard_of_nothing_but_rejects(tmp_path):
+    paths = [tmp_path / "gone.wav", tmp_path / "gone too.wav"]
+    shard = extract(tmp_path, manifest(*paths))
+    assert shard.log_mels.shape == (0, *SHAPE)
+    assert (shard.groups, shard.record.written, shard.record.seconds) == ([], 0, 0.0)
+    assert shard.record.unreadable == 2
+
+
+def test_a_shard_of_no_clips(tmp_path):
+    shard = extract(tmp_path, manifest())
+    assert shard.log_mels.shape == (0, *SHAPE)
+    assert (shard.record.found, shard.record.written, shard.record.rejects) == (0, 0, [])
+    assert shard.record.statistics.count == 0
+
+
+# The same again
+
+
+def test_a_shard_is_the_same_bytes_whenever_it_is_made(tmp_path, sounds, room):
+    """In a fresh process, or after another shard, whose numbers still lie in the buffers."""
+    room(3)
+    (tmp_path / "text.wav").write_text("no sound")
+    clips = manifest(*sounds, tmp_path / "text.wav")
+    loud = [save(tmp_path / f"{n}.wav", 5 * noise(0.1 + 0.2 * n, n), 11025) for n in range(5)]
+    first = extract(tmp_path, clips)
+    again = extract(tmp_path, clips)
+    assert extract(tmp_path, manifest(*loud), "loud.parquet").data != first.data
+    after_others = extract(tmp_path, clips)
+    extraction._extractor.cache_clear()
+    afresh = extract(tmp_path, clips)
+    assert {len(shard.data) for shard in (first, again, after_others, afresh)} == {len(first.data)}
+    assert first.data == again.data == after_others.data == afresh.data
+
+
+def test_a_shard_is_the_same_after_one_that_failed(tmp_path, sounds):
+    """Windows that were held then are not written now; of the one that failed nothing stays."""
+    clips = manifest(*sounds)
+    whole = extract(tmp_path, clips)
+    left = iter(range(6))
+
+    with pytest.raises(StopIteration):
+        extract_shard(
+            str(tmp_path / "out" / "failed.parquet"), clips, SETTINGS, None, lambda: next(left)
+        )
+
+    assert len(extraction._extractor(SETTINGS).held) > 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["part.parquet"]
+    assert extract(tmp_path, clips).data == whole.data
+
+
+def test_other_settings_in_the_same_process_have_buffers_of_their_own(tmp_path, sounds):
+    clips = manifest(*sounds)
+    first = extract(tmp_path, clips)
+    wide = SETTINGS.model_copy(update={"n_mels": 30, "clip_length": 0.5})
+    assert extract(tmp_path, clips, settings=wide).log_mels.shape == (8, 30, 51)
+    assert extract(tmp_path, clips).data == first.data
+
+
+# The digest
+
+CHANGES = {
+    "clip_id": "other.wav", "path": "/other", "label": "other", "fold": "other", "split": "test",
+    "group": "other", "size": 7, "modified": 7, "offset": 7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", SCHEMA.names)
+def test_whatever_changes_in_a_manifest_row_changes_the_digest(tmp_path, sounds, column):
+    clips = manifest(*sounds)
+    rows = clips.to_pylist()
+    rows[2][column] = CHANGES[column]
+    changed = pa.Table.from_pylist(rows, schema=SCHEMA)
+    assert shard_digest(changed, SETTINGS) != shard_digest(clips, SETTINGS)
+
+
+def test_the_digest_tells_rows_their_order_and_settings_apart(sounds):
+    clips = manifest(*sounds)
+    digests = {
+        shard_digest(clips, SETTINGS),
+        shard_digest(clips.slice(0, 4), SETTINGS),
+        shard_digest(clips.take([1, 0, 2, 3, 4]), SETTINGS),
+        shard_digest(clips.slice(0, 0), SETTINGS),
+        shard_digest(clips, SETTINGS.model_copy(update={"n_mels": 21})),
+        shard_digest(clips, SETTINGS.model_copy(update={"dtype": "float16"})),
+    }
+    assert len(digests) == 6
+
+
+def test_the_digest_is_about_values_alone(sounds, tmp_path):
+    """Not about how Arrow holds them, nor whether they came from a file."""
+    clips = manifest(*sounds)
+    digest = shard_digest(clips, SETTINGS)
+    pq.write_table(clips, tmp_path / "manifest.parquet", row_group_size=2)
+    for same in (
+        pa.concat_tables([clips.slice(0, 2), clips.slice(2)]),
+        pq.read_table(tmp_path / "manifest.parquet"),
+        pa.concat_tables([clips, clips]).slice(5),
+    ):
+        assert shard_digest(same, SETTINGS) == digest
+    assert shard_digest(clips, FeatureSettings(**SETTINGS.model_dump())) == digest
+
+
+# Who watches, and memory
+
+
+def test_a_watcher_is_called_for_every_clip_and_every_window(tmp_path, sounds, room):
+    """Before each clip, and after each window: never is more than one made in between."""
+    room(1000)
+    (tmp_path / "text.wav").write_text("no sound")
+    extractor = extraction._extractor(SETTINGS)
+    held: list[int] = []
+    clips = manifest(sounds[0], tmp_path / "text.wav", sounds[1], sounds[3])
+
+    extract(tmp_path, clips, watch=lambda: held.append(len(extractor.held)))
+
+    assert held == [0, 1, 1, 1, 2, 3, 4, 4, 5]
+
+
+def test_of_a_long_file_no_more_than_a_row_group_is_held(tmp_path, room, monkeypatch):
+    """Twenty minutes: 4800 windows, of which 64 are in memory, whoever counts."""
+    room(64)
+    monkeypatch.setattr(audio, "BLOCK", 1 << 16)
+    samples = np.random.default_rng(0).integers(-9999, 9999, 20 * 60 * RATE).astype(np.int16)
+    path = save(tmp_path / "long.wav", samples)
+    del samples
+    extractor = extraction._extractor(SETTINGS)
+    windows, arrow, python = [], [], []
+
+    def look() -> None:
+        windows.append(len(extractor.held))
+        if len(windows) % 16 == 0:
+            arrow.append(pa.total_allocated_bytes())
+            python.append(tracemalloc.get_traced_memory()[1])
+
+    clips = manifest(path)
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    record = extract_shard(str(tmp_path / "part.parquet"), clips, SETTINGS, None, look)
+    tracemalloc.stop()
+
+    assert record.windows == 4800
+    assert pq.read_metadata(tmp_path / "part.parquet").num_row_groups == 75
+    assert max(windows) == 64 == len(extractor.log_mels)
+    assert max(arrow) - before < 8 * 64 * WINDOW_BYTES
+    assert max(python) < 8 * 64 * WINDOW_BYTES
+    assert max(len(buffer) for buffer in extractor.decoder.held.values()) <= 4 * audio.BLOCK
+
+
+def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path):
+    """Else a shard of broken files in an archive would stand in memory with all their bytes."""
+    file = io.BytesIO()
+    soundfile.write(file, np.full(25_000, np.nan), RATE, format="WAV", subtype="FLOAT")
+    (tmp_path / "corpus").mkdir()
+    with tarfile.open(tmp_path / "corpus" / "all.tar", "w") as tar:
+        for index in range(60):
+            member = tarfile.TarInfo(f"dog/{index}.wav")
+            member.size = file.getbuffer().nbytes
+            tar.addfile(member, io.BytesIO(file.getvalue()))
+    clips = read_corpus(str(tmp_path / "corpus"))
+    extraction._extractor(SETTINGS)
+    held: list[int] = []
+
+    tracemalloc.start()
+    record = extract_shard(
+        str(tmp_path / "part.parquet"), clips, SETTINGS, None,
+        lambda: held.append(tracemalloc.get_traced_memory()[0]),
+    )  # fmt: skip
+    tracemalloc.stop()
+
+    assert len(record.rejects) == 60
+    assert max(held) - held[0] < 10 * file.getbuffer().nbytes

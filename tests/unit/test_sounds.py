@@ -1,0 +1,202 @@
+import io
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raysound.audio import Reject
+from raysound.manifest import SCHEMA, read_corpus
+from raysound.sounds import open_sounds
+
+# Bytes of a sound; what is in them is not the reader's concern.
+SIZE = 5000
+
+
+def sounds_of(count: int, seed: int = 0) -> list[bytes]:
+    rng = np.random.default_rng(seed)
+    return [rng.bytes(SIZE) for _ in range(count)]
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_parquet(path: Path, sounds: list[bytes | None], **options: Any) -> Path:
+    audio = [{"bytes": sound, "path": None} for sound in sounds]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"audio": pa.array(audio, kind), "label": ["dog"] * len(sounds)})
+    pq.write_table(table, path, **options)
+    return path
+
+
+def manifest(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def content(sound: str | io.BytesIO | Reject) -> bytes | str:
+    """The bytes, or the reason why there are none."""
+    if isinstance(sound, Reject):
+        return f"{type(sound).__name__}: {sound}"
+    if isinstance(sound, str):
+        return Path(sound).read_bytes()
+    return sound.read()
+
+
+def contents(clips: pa.Table) -> list[bytes | str]:
+    return [content(sound) for sound in open_sounds(clips)]
+
+
+def test_a_file_of_this_machine_is_its_path(tmp_path):
+    """Libsndfile reads it itself; whether it is there, the decoder says."""
+    rows = [{"path": str(tmp_path / name)} for name in ("a b.wav", "gone.wav")]
+    assert [*open_sounds(manifest(rows))] == [row["path"] for row in rows]
+
+
+def test_no_clips_have_no_sounds():
+    assert [*open_sounds(manifest([]))] == []
+
+
+def test_a_file_by_uri_is_fetched(tmp_path):
+    """More of them than are under way at a time, and in order; the missing one has its reason."""
+    sounds = sounds_of(40)
+    rows = []
+    for number, sound in enumerate(sounds):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(sound)
+        rows.append({"path": path.as_uri()})
+    (tmp_path / "7.wav").unlink()
+    expected = [*sounds[:7], "Unreadable: no such file", *sounds[8:]]
+    assert contents(manifest(rows)) == expected
+
+
+def test_a_fetched_file_can_be_sought(tmp_path):
+    """Decoders jump about in it; a large one goes through the disk."""
+    for size in (10, 33 << 20):
+        (tmp_path / "a.wav").write_bytes(bytes(size - 3) + b"end")
+        (sound,) = open_sounds(manifest([{"path": (tmp_path / "a.wav").as_uri()}]))
+        assert sound.seek(-3, os.SEEK_END) == size - 3
+        assert sound.read() == b"end"
+        sound.seek(0)
+        assert sound.read(1) == b"\0"
+
+
+def test_a_place_that_can_not_be_is_a_reject(tmp_path):
+    """No other clip is lost by it; it is not tried again, for it won't change."""
+    (tmp_path / "a.wav").write_bytes(b"abc")
+    rows = [{"path": "http://example.org/a.wav"}, {"path": (tmp_path / "a.wav").as_uri()}]
+    reason, sound = contents(manifest(rows))
+    assert reason.startswith("Reject: can't be read: Unrecognized filesystem type")
+    assert sound == b"abc"
+
+
+@pytest.mark.parametrize("by", ["path", "URI"])
+def test_listed_clips_lead_back_to_their_bytes(tmp_path, by):
+    """Out of tar files and Parquet files alike, in any order of the containers."""
+    sounds = sounds_of(30)
+    for number in range(3):
+        some = sounds[10 * number : 10 * number + 10]
+        write_tar(tmp_path / f"{number}.tar", {f"dog/{n}.wav": s for n, s in enumerate(some)})
+    tars = read_corpus(tmp_path.as_uri() if by == "URI" else str(tmp_path))
+    assert contents(tars) == sounds
+    order = np.random.default_rng(0).permutation(30)
+    assert contents(tars.take(order)) == [sounds[number] for number in order]
+
+    path = write_parquet(tmp_path / "a.parquet", sounds, row_group_size=7)
+    rows = read_corpus(path.as_uri() if by == "URI" else str(path))
+    assert contents(rows) == sounds
+    assert contents(rows.take([3, 4, 19, 29])) == [sounds[number] for number in (3, 4, 19, 29)]
+    both = pa.concat_tables([rows.slice(28), tars.slice(0, 2), rows.slice(5, 1)])
+    assert contents(both) == [sounds[number] for number in (28, 29, 0, 1, 5)]
+
+
+def test_a_row_without_bytes_is_a_reject(tmp_path):
+    """It won't have any the next time."""
+    path = write_parquet(tmp_path / "a.parquet", [b"a", None, b"c"])
+    assert contents(read_corpus(str(path))) == [b"a", "Reject: its row holds no bytes", b"c"]
+
+
+def test_a_container_that_is_gone_leaves_a_reason_for_each_of_its_clips(tmp_path):
+    """Those of the other containers keep their own sounds."""
+    sounds = sounds_of(9)
+    write_tar(tmp_path / "a.tar", {f"dog/{n}.wav": s for n, s in enumerate(sounds[:3])})
+    write_parquet(tmp_path / "b.parquet", sounds[3:6])
+    write_tar(tmp_path / "c.tar", {f"dog/{n}.wav": s for n, s in enumerate(sounds[6:])})
+    clips = pa.concat_tables(
+        [read_corpus(str(tmp_path / name)) for name in ("a.tar", "b.parquet", "c.tar")]
+    )
+    assert contents(clips) == sounds
+    (tmp_path / "a.tar").unlink()
+    (tmp_path / "b.parquet").unlink()
+    found = contents(clips)
+    assert found[6:] == sounds[6:]
+    for name, reasons in (("a.tar", found[:3]), ("b.parquet", found[3:6])):
+        assert all(reason.startswith(f"Unreadable: {tmp_path / name} can't") for reason in reasons)
+
+
+def test_a_tar_file_that_has_shrunk_keeps_the_clips_it_still_holds(tmp_path):
+    """Half a clip is none: an mp3 would be decoded as if all were well."""
+    sounds = sounds_of(6)
+    path = write_tar(tmp_path / "a.tar", {f"dog/{n}.wav": s for n, s in enumerate(sounds)})
+    clips = read_corpus(str(path))
+    os.truncate(path, clips["offset"][3].as_py() + SIZE - 1)
+    reason = f"Unreadable: {path} ends before this clip does"
+    assert contents(clips) == [*sounds[:3], *[reason] * 3]
+
+
+def test_a_parquet_file_that_has_shrunk_never_lends_its_clips_to_others(tmp_path):
+    """Were a row left out, the clips behind it would stand under the labels of others."""
+    sounds = sounds_of(8)
+    paths = [write_parquet(tmp_path / f"{n}.parquet", sounds[4 * n : 4 * n + 4]) for n in (0, 1)]
+    clips = read_corpus(str(tmp_path))
+    write_parquet(paths[0], sounds[:2])
+    reason = f"Unreadable: {paths[0]} ends before this clip"
+    assert contents(clips) == [*sounds[:2], reason, reason, *sounds[4:]]
+    pq.write_table(pa.table({"label": ["dog"]}), paths[0])
+    found = contents(clips)
+    assert all(reason.startswith(f"Unreadable: {paths[0]} can't be read") for reason in found[:4])
+    assert found[4:] == sounds[4:]
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+def test_rows_behind_a_damage_are_unreadable_and_none_is_lost(tmp_path, compression):
+    """The pages of a row group overwritten: what lies before it is read, the rest has a reason."""
+    sounds = sounds_of(40)
+    path = write_parquet(
+        tmp_path / "a.parquet", sounds, row_group_size=10, compression=compression,
+        use_dictionary=False,
+    )  # fmt: skip
+    clips = read_corpus(str(path))
+    place = pq.read_metadata(path).row_group(2).column(0).data_page_offset
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 2000)
+    found = contents(clips)
+    assert found[:20] == sounds[:20]
+    assert len(found) == 40
+    assert all(reason.startswith(f"Unreadable: {path} can't be read") for reason in found[20:])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_damage_to_a_parquet_file_keeps_one_answer_a_row(tmp_path, seed):
+    """Bytes overwritten anywhere: a sound, or a reason, and never an error of the run."""
+    rng = np.random.default_rng(seed)
+    path = write_parquet(tmp_path / "a.parquet", sounds_of(12), row_group_size=5)
+    clips, whole = read_corpus(str(path)), path.read_bytes()
+    for _ in range(20):
+        data = bytearray(whole)
+        # The footer too, and the headers of pages, which most of the bytes are not.
+        for place in rng.choice([*range(200), *range(len(data) - 1500, len(data))], 5):
+            data[place] = rng.integers(0, 256)
+        path.write_bytes(data)
+        assert len(contents(clips)) == len(clips)
