@@ -13,6 +13,7 @@ from raysound.audio import Reject, encode, read_clip
 from raysound.logmel import LogMel
 from raysound.report.page import Example
 from raysound.settings import FeatureSettings
+from raysound.sounds import Sound
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +48,20 @@ def _one_a_class(rows: np.ndarray, labels: np.ndarray) -> list[int]:
 
 
 def load(
-    corpus: str, row: Mapping[str, str | float], path: str, settings: FeatureSettings
+    corpus: str, row: Mapping[str, str | float], sound: Sound, settings: FeatureSettings
 ) -> Example | None:
     """Reads one clip's first window, as picture and sound; None, told, if it is gone since.
 
     Args:
         corpus: its name.
         row: clip_id, label, prediction and probability.
-        path: of the sound file.
+        sound: as `open_sounds` gives it.
         settings: of the log-mel.
     """
     try:
-        window = read_clip(path, settings).windows[0]
+        if isinstance(sound, Reject):
+            raise sound
+        window = read_clip(sound, settings).windows[0]
     except Reject as reject:
         logger.warning("%s: %s can't be shown in the report: %s", corpus, row["clip_id"], reject)
         return None

@@ -26,6 +26,7 @@ from raysound.models import Classifier
 from raysound.report.page import Example, render
 from raysound.scoring import mean_by_clip, score
 from raysound.settings import Config
+from raysound.sounds import open_sounds
 
 logger = logging.getLogger(__name__)
 
@@ -222,13 +223,13 @@ def chosen_examples(folders: dict[str, str], predictions: str, config: Config) -
         rows = corpus_predictions(
             predictions, name, ["clip_id", "label", "prediction", "probability"]
         )
-        manifest = storage.read_table(storage.join(folder, "manifest.parquet"), ["clip_id", "path"])
-        shown = rows.take(examples.choose(rows, config.evaluation.examples)).to_pylist()
-        wanted = pa.array([row["clip_id"] for row in shown], pa.string())
-        found = manifest.filter(pc.is_in(manifest["clip_id"], value_set=wanted))
-        paths = dict(zip(*found.to_pydict().values(), strict=True))
-        for row in shown:
-            example = examples.load(name, row, paths[row["clip_id"]], config.features)
+        shown = rows.take(examples.choose(rows, config.evaluation.examples))
+        manifest = storage.read_table(
+            storage.join(folder, "manifest.parquet"), ["clip_id", "path", "offset", "size"]
+        )
+        clips = manifest.take(pc.index_in(shown["clip_id"], manifest["clip_id"].combine_chunks()))
+        for row, sound in zip(shown.to_pylist(), open_sounds(clips), strict=True):
+            example = examples.load(name, row, sound, config.features)
             if example is not None:
                 yield example
 

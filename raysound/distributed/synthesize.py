@@ -1,4 +1,4 @@
-"""Corpora that raysound makes itself, in parallel on Ray Data."""
+"""Corpora that raysound makes itself, in parallel."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import zlib
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 import torch
 
 from raysound import storage
 from raysound.audio import Reject, encode, read_clip
 from raysound.config import UserError
+from raysound.distributed.session import in_tasks
 from raysound.griffin_lim import log_mel_to_waveform
 from raysound.logmel import LogMel
 from raysound.manifest import read_corpus
@@ -24,6 +25,7 @@ from raysound.settings import (
     GriffinLimSettings,
     digest,
 )
+from raysound.sounds import open_sounds
 from raysound.split import assign_split
 from raysound.synthesis import KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
 
@@ -54,15 +56,17 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
     plan = plan_corpus(role, list(KINDS), clips_per_class, settings.seed)
     identity = {"role": role, **settings.model_dump(exclude={"output"})}
     if start_corpus(folder, identity):
-        run_tasks(formula_clips, plan, {"folder": folder, "settings": settings})
-        finish_corpus(folder, identity, len(plan))
+        calls = (
+            (plan[start : start + CLIPS_A_TASK], folder, settings)
+            for start in range(0, len(plan), CLIPS_A_TASK)
+        )
+        finish_corpus(folder, identity, sum(in_tasks(formula_clips, calls)))
     return folder
 
 
-def formula_clips(row: dict[str, Any], folder: str, settings: FormulaSettings) -> dict[str, Any]:
-    """Runs in a Ray task: makes some clips of a plan and writes their wavs."""
-    clips = json.loads(row["clips"])
-    for clip in clips:
+def formula_clips(plan: list[dict[str, Any]], folder: str, settings: FormulaSettings) -> int:
+    """Runs in a Ray task: makes some clips of a plan, and returns how many."""
+    for clip in plan:
         waveform = synthesize_clip(
             clip["kind"],
             tuple(clip["seed"]),
@@ -72,7 +76,7 @@ def formula_clips(row: dict[str, Any], folder: str, settings: FormulaSettings) -
         )
         wav = encode(waveform, settings.sample_rate, "WAV")
         storage.write_bytes(storage.join(folder, clip["file_name"]), wav)
-    return {"done": len(clips)}
+    return len(plan)
 
 
 def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
@@ -85,15 +89,11 @@ def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
         "clips": digest(test.to_pydict()),
     }
     if start_corpus(settings.output, identity):
-        done = run_tasks(
-            griffin_lim_clips,
-            test.select(["clip_id", "path", "label"]).to_pylist(),
-            {
-                "folder": settings.output,
-                "features": config.features,
-                "iterations": settings.iterations,
-            },
+        calls = (
+            (test.slice(start, CLIPS_A_TASK), settings.output, config.features, settings.iterations)
+            for start in range(0, len(test), CLIPS_A_TASK)
         )
+        done = sum(in_tasks(griffin_lim_clips, calls))
         if done < len(test):
             logger.warning(
                 "%d of %d test clips can't be used: jobs/extract.py tells why",
@@ -104,35 +104,32 @@ def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
 
 
 def griffin_lim_clips(
-    row: dict[str, Any], folder: str, features: FeatureSettings, iterations: int
-) -> dict[str, Any]:
-    """Runs in a Ray task: the first window of each clip through log-mel and back."""
+    clips: pa.Table, folder: str, features: FeatureSettings, iterations: int
+) -> int:
+    """Runs in a Ray task: the first window of each clip through log-mel and back.
+
+    Returns:
+        How many could be used.
+    """
     torch.set_num_threads(1)
     log_mel, done = LogMel(features), 0
-    for clip in json.loads(row["clips"]):
+    names = zip(clips["clip_id"].to_pylist(), clips["label"].to_pylist(), strict=True)
+    for (clip_id, label), sound in zip(names, open_sounds(clips), strict=True):
         try:
-            window = read_clip(clip["path"], features).windows[0]
+            if isinstance(sound, Reject):
+                raise sound
+            window = read_clip(sound, features).windows[0]
         except Reject:
             continue
-        name = clip["clip_id"].replace("/", "-") + ".wav"
+        name = clip_id.replace("/", "-") + ".wav"
         seed = zlib.crc32(name.encode())
         waveform = log_mel_to_waveform(
             log_mel(torch.from_numpy(window)), features, iterations, seed
         )
         wav = encode(waveform.numpy(), features.sample_rate, "WAV")
-        storage.write_bytes(storage.join(folder, clip["label"], name), wav)
+        storage.write_bytes(storage.join(folder, label, name), wav)
         done += 1
-    return {"done": done}
-
-
-def run_tasks(function: Any, clips: list[dict[str, Any]], arguments: dict[str, Any]) -> int:
-    """Runs a function over a plan, some clips a task, and returns how many it made."""
-    tasks = [
-        {"clips": json.dumps(clips[start : start + CLIPS_A_TASK])}
-        for start in range(0, len(clips), CLIPS_A_TASK)
-    ]
-    rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    return sum(row["done"] for row in rows.map(function, fn_kwargs=arguments).iter_rows())
+    return done
 
 
 def start_corpus(folder: str, identity: dict[str, Any]) -> bool:

@@ -1,0 +1,84 @@
+"""Corpora and features in an S3-compatible store, behind a real HTTP server."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from raysound import features, storage
+from raysound.config import from_tree
+from raysound.distributed.evaluate import evaluate
+from raysound.distributed.extract import extract, extract_corpus
+from raysound.distributed.train import train
+from raysound.settings import Config
+
+
+@pytest.fixture
+def config(tone_config: dict[str, Any], tones: dict[str, Path], object_store: str) -> Config:
+    """The tones, one corpus as wavs and the generated ones as tar files; all in the store."""
+    for wav in tones["real"].rglob("*.wav"):
+        name = wav.relative_to(tones["real"]).as_posix()
+        storage.write_bytes(f"{object_store}/real/{name}", wav.read_bytes())
+    for corpus in ("good", "bad"):
+        packed = tones[corpus].parent / f"{corpus}.tar"
+        with tarfile.open(packed, "w") as tar:
+            tar.add(tones[corpus], ".")
+        storage.write_bytes(f"{object_store}/{corpus}/000.tar", packed.read_bytes())
+    tone_config["output"] = f"{object_store}/runs/tones"
+    tone_config["corpora"] = {
+        "real": {"path": f"{object_store}/real"},
+        "generated": {name: f"{object_store}/{name}" for name in ("good", "bad")},
+    }
+    return from_tree(tone_config, "test")
+
+
+def parts(folder: str) -> dict[str, bytes]:
+    return {uri.rpartition("/")[2]: storage.read_bytes(uri) for uri in features.part_uris(folder)}
+
+
+@pytest.mark.timeout(240)
+def test_the_road_from_store_to_store(
+    config: Config, tone_config: dict[str, Any], tones: dict[str, Path], tmp_path: Path
+) -> None:
+    """The features are those of the same files on disk; a second run leaves them alone."""
+    extract(config)
+
+    folder = features.folder(config.output, "real", config.features)
+    here = dict(tone_config, output=str(tmp_path / "here"))
+    here["corpora"] = {"real": {"path": str(tones["real"])}}
+    local = extract_corpus("real", from_tree(here, "test"))
+    for there, on_disk in zip(features.part_uris(folder), features.part_uris(local), strict=True):
+        assert storage.read_table(there).equals(pq.read_table(on_disk))
+    before = parts(folder)
+    summary = json.loads(storage.read_bytes(f"{folder}/summary.json"))
+    assert (summary["found"], summary["written"], summary["rejected"]) == (66, 66, 0)
+    assert all(not uri.endswith(".tmp") for uri, _, _ in storage.list_files(folder))
+
+    extract(config)
+    assert parts(folder) == before
+
+    train(config)
+    evaluate(config)
+    report = storage.read_bytes(f"{config.output}/evaluation/report.html").decode()
+    assert report.count("<audio") == 3 * config.evaluation.examples
+    metrics = json.loads(storage.read_bytes(f"{config.output}/evaluation/metrics.json"))
+    accuracies = {name: corpus["accuracy"]["value"] for name, corpus in metrics["corpora"].items()}
+    assert accuracies["good"] > accuracies["bad"]
+
+
+def test_a_replaced_object_costs_its_shard_alone(
+    config: Config, tones: dict[str, Path], object_store: str
+) -> None:
+    folder = extract_corpus("real", config)
+    before = parts(folder)
+    louder = next(tones["good"].rglob("*.wav")).read_bytes()
+    storage.write_bytes(f"{object_store}/real/high/003.wav", louder)
+
+    extract_corpus("real", config)
+
+    after = parts(folder)
+    assert before.keys() == after.keys()
+    assert sum(before[name] != after[name] for name in before) == 1

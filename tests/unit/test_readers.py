@@ -1,0 +1,88 @@
+"""What other programs see in a shard: the README's own lines, run beside one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raysound import features
+from raysound.features import Shard
+from raysound.settings import FeatureSettings
+
+SETTINGS = FeatureSettings(
+    clip_length=0.1, sample_rate=8000, hop_length=160, n_fft=256, n_mels=5, f_max=4000
+)
+SHAPE = (5, 6)
+LABELS = ["cat", "dog", "dog", "cow"]
+
+
+def readme_lines(root: Path, package: str) -> str:
+    """The README's Python that imports a package."""
+    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    found = [block for block in blocks if re.search(rf"^(import|from) {package}\b", block, re.M)]
+    # Those for one package alone come first.
+    return str(found[0])
+
+
+@pytest.fixture(scope="module")
+def log_mels() -> np.ndarray:
+    return np.random.default_rng(0).normal(-8, 4, (len(LABELS), *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(params=["float32", "float16"])
+def shard(
+    request: pytest.FixtureRequest, tmp_path: Path, log_mels: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> np.ndarray:  # fmt: skip
+    """Two shards of two rows where the lines look for them; returns the log-mels in them."""
+    settings = SETTINGS.model_copy(update={"dtype": request.param})
+    for index in range(2):
+        rows = slice(2 * index, 2 * index + 2)
+        table = pa.Table.from_pylist(
+            [
+                {
+                    "clip_id": f"{label}/{index}.wav", "window": 0, "label": label, "fold": None,
+                    "split": "test", "group": None, "duration": 0.1, "sample_rate": 8000,
+                }
+                for label in LABELS[rows]
+            ],
+            schema=features.schema(settings).remove(8),
+        )  # fmt: skip
+        with features.write_shard(str(tmp_path / features.shard_name(index)), settings) as writer:
+            writer.add(table, log_mels[rows])
+            writer.finish(Shard("digest", 2, 2, 2, 0.2, writer.statistics))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    return log_mels.astype(request.param)
+
+
+def run(lines: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    return names
+
+
+def test_pyarrow(root: Path, shard: np.ndarray) -> None:
+    assert np.array_equal(run(readme_lines(root, "pyarrow"))["log_mel"], shard[:2])
+
+
+def test_polars_and_duckdb(root: Path, shard: np.ndarray) -> None:
+    found = run(readme_lines(root, "polars"))
+    assert np.array_equal(found["log_mel"], shard.reshape(len(LABELS), -1))
+    assert sorted(found["per_label"].fetchall()) == [("cat", 1), ("cow", 1), ("dog", 2)]
+
+
+def test_hugging_face_datasets(root: Path, shard: np.ndarray) -> None:
+    """In a process of its own: the package reads where it may write while it is imported."""
+    lines = readme_lines(root, "datasets")
+    lines += "print(rows['label'][:], str(log_mel.dtype), log_mel.tolist())"
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{LABELS} float32 {shard[0].tolist()}"
