@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
+from torch import Tensor
 
 from raysound import storage
 from raysound.config import UserError
 from raysound.models import Classifier, build
 from raysound.scoring import Normalisation
 from raysound.settings import FeatureSettings
+from raysound.training import Progress
 
 WEIGHTS = "model.safetensors"
 NOTE = "checkpoint.json"
+PROGRESS = "progress.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Checkpoint:
     versions: dict[str, str]
 
 
-def save(folder: str, model: Classifier, checkpoint: Checkpoint) -> None:
+def save(folder: str, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     """Writes weights and note; the note comes last, so a folder that has it is whole."""
-    weights = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
+    weights = {key: value.contiguous().cpu() for key, value in weights.items()}
     storage.write_bytes(storage.join(folder, WEIGHTS), safetensors.torch.save(weights))
     note = {
         **checkpoint.__dict__,
@@ -54,6 +59,78 @@ def save(folder: str, model: Classifier, checkpoint: Checkpoint) -> None:
         "normalisation": checkpoint.normalisation.__dict__,
     }
     storage.write_bytes(storage.join(folder, NOTE), json.dumps(note, indent=2).encode())
+
+
+class Weights(NamedTuple):
+    """Of a training after some epoch, each by name.
+
+    Attributes:
+        model: after the last epoch.
+        averaged: their running mean; empty where there is none.
+        kept: the judge's so far.
+    """
+
+    model: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+
+
+def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
+    """Writes all that it takes to go on after an epoch, in one file that appears whole."""
+    optimizer = progress.optimizer
+    state = {
+        f"optimizer.{index}.{key}": torch.as_tensor(value)
+        for index, values in optimizer["state"].items()
+        for key, value in values.items()
+        if value is not None
+    }
+    note = {
+        "history": progress.history,
+        "groups": optimizer["param_groups"],
+        "scheduler": {key: value for key, value in progress.scheduler.items() if _plain(value)},
+        "steps": progress.steps,
+    }
+    tensors = {
+        **{
+            f"{kind}.{key}": value
+            for kind, named in weights._asdict().items()
+            for key, value in named.items()
+        },
+        **state,
+        "note": torch.frombuffer(bytearray(json.dumps(note).encode()), dtype=torch.uint8),
+    }
+    # Copies, for two names of one tensor are refused; in the plain layout, for others are too.
+    plain = torch.contiguous_format
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=plain) for key, value in tensors.items()
+    }
+    storage.write_bytes(storage.join(folder, PROGRESS), safetensors.torch.save(tensors))
+
+
+def load_progress(folder: str) -> tuple[Weights, Progress] | None:
+    """What `save_progress` wrote; None before the first epoch."""
+    uri = storage.join(folder, PROGRESS)
+    if not storage.exists(uri):
+        return None
+    tensors = safetensors.torch.load(storage.read_bytes(uri))
+    note = json.loads(bytes(tensors.pop("note").numpy()))
+    parts: dict[str, dict[str, Tensor]] = {
+        kind: {} for kind in ("model", "averaged", "kept", "optimizer")
+    }
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        parts[kind][name] = value
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer = {"state": state, "param_groups": note["groups"]}
+    progress = Progress(note["history"], optimizer, note["scheduler"], note["steps"])
+    return Weights(parts["model"], parts["averaged"], parts["kept"]), progress
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, bool | int | float | str | list | type(None))
 
 
 def is_complete(folder: str) -> bool:

@@ -144,7 +144,11 @@ def part_uris(folder: str) -> list[str]:
 
 def usable_clips(folder: str) -> pa.Table:
     """The manifest rows of a finished feature folder that were not rejected."""
-    manifest = storage.read_table(storage.join(folder, "manifest.parquet"))
+    return without_rejects(storage.read_table(storage.join(folder, "manifest.parquet")), folder)
+
+
+def without_rejects(manifest: pa.Table, folder: str) -> pa.Table:
+    """Those of some manifest rows that were not rejected."""
     rejected = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
     return manifest.filter(
         pc.invert(pc.is_in(manifest["clip_id"], value_set=rejected["clip_id"].combine_chunks()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -17,6 +17,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
 
@@ -117,6 +120,10 @@ class FeatureSettings(Section):
         """Frames in one log-mel: centred frames, so one more than whole hops."""
         return 1 + (self.clip_samples - self.n_fft % 2) // self.hop_length
 
+    def frames_of(self, seconds: float) -> int:
+        """Frames of a piece of a log-mel that lasts so long, at least one."""
+        return max(1, round(seconds * self.sample_rate / self.hop_length))
+
     @property
     def id(self) -> str:
         """Eight hex digits that stand for these settings and the version of the arithmetic."""
@@ -189,6 +196,15 @@ class CosineAnnealingLR(Section):
     eta_min: NonNegativeFloat = 0.0
 
 
+class OneCycleLR(Section):
+    """torch.optim.lr_scheduler.OneCycleLR over all epochs, stepped once an epoch; `lr` its peak."""
+
+    name: Literal["OneCycleLR"]
+    pct_start: float = Field(0.3, gt=0, lt=1)
+    div_factor: PositiveFloat = 25.0
+    final_div_factor: PositiveFloat = 1e4
+
+
 class ReduceLROnPlateau(Section):
     """torch.optim.lr_scheduler.ReduceLROnPlateau.
 
@@ -204,7 +220,7 @@ class ReduceLROnPlateau(Section):
 
 Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
 Scheduler = Annotated[
-    StepLR | MultiStepLR | ExponentialLR | CosineAnnealingLR | ReduceLROnPlateau,
+    StepLR | MultiStepLR | ExponentialLR | CosineAnnealingLR | OneCycleLR | ReduceLROnPlateau,
     Field(discriminator="name"),
 ]
 
@@ -213,15 +229,70 @@ def _adam_if_unnamed(value: object) -> object:
     return {"name": "Adam", **value} if isinstance(value, dict) else value
 
 
+class AugmentSettings(Section):
+    """What training does to a batch, drawn anew for every clip; as it stands here, nothing.
+
+    `roll` turns clips round in time, `gain_db` is the largest change of level, `mixup` the alpha of
+    the blending; of SpecAugment's masks the number, and the widest as a share of bands or frames.
+    """
+
+    roll: bool = False
+    gain_db: NonNegativeFloat = 0.0
+    mixup: NonNegativeFloat = 0.0
+    frequency_masks: NonNegativeInt = 0
+    frequency_mask: float = Field(0.15, gt=0, lt=1)
+    time_masks: NonNegativeInt = 0
+    time_mask: float = Field(0.15, gt=0, lt=1)
+
+
+class FinetuneSettings(Section):
+    """Epochs after all others, at a fixed rate and without mixup."""
+
+    epochs: NonNegativeInt = 0
+    lr: PositiveFloat = 1e-4
+
+
 class TrainingSettings(Section):
-    """How the judge learns. `batch_size` counts the clips of one step over all workers."""
+    """How the judge learns.
+
+    `batch_size` counts the clips of one step over all workers, who take them in `accumulate`
+    turns. `crop_length` is in seconds. `warmup_epochs` come before the schedule. `early_stopping`
+    is for how many epochs no better one may come. `keep` says which epoch's weights are the
+    judge's: those of the best validation accuracy, or the last. With `average`, near 1, these are
+    the running mean of the weights, of which each step keeps that share. `folds: all` trains a
+    judge a fold, and `seeds` as many judges of each.
+    """
 
     epochs: PositiveInt = 50
     batch_size: PositiveInt = 32
+    accumulate: PositiveInt = 1
     optimizer: Annotated[Optimizer, BeforeValidator(_adam_if_unnamed)] = Adam()
     scheduler: Scheduler | None = None
+    warmup_epochs: NonNegativeInt = 0
+    finetune: FinetuneSettings = FinetuneSettings()
+    early_stopping: PositiveInt | None = None
+    keep: Literal["best", "last"] = "best"
+    average: float | None = Field(None, gt=0, lt=1)
+    clip_gradient: PositiveFloat | None = None
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    balance: Literal["none", "weights", "sampling"] = "none"
+    augment: AugmentSettings = AugmentSettings()
+    crop_length: PositiveFloat | None = None
     shuffle_buffer: PositiveInt = 4096
     seed: NonNegativeInt = 0
+    seeds: PositiveInt = 1
+    folds: Literal["all"] | None = None
+
+    @property
+    def trains_several(self) -> bool:
+        """True where a judge is trained for each fold or seed."""
+        return self.folds is not None or self.seeds > 1
+
+    @property
+    def needs_validation(self) -> bool:
+        """True where validation clips choose something: an epoch, a rate, or when to stop."""
+        plateau = isinstance(self.scheduler, ReduceLROnPlateau)
+        return self.keep == "best" or plateau or self.early_stopping is not None
 
 
 class EvaluationSettings(Section):
@@ -233,13 +304,44 @@ class EvaluationSettings(Section):
 
 
 class ComputeSettings(Section):
-    """What of the machine or cluster is used; no result depends on it, but for float rounding."""
+    """What of the machine or cluster is used; no result depends on it, but for float rounding.
 
-    workers: PositiveInt = 1
+    `workers: [2, 8]` trains with as many as the cluster has room for, while it grows and shrinks.
+    `auto` is what helps: on a GPU bfloat16, channels_last, pinned memory, two batches on their way
+    while one is used, and batch norm over all workers' clips; on CPUs none of it.
+    """
+
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     use_gpu: Literal[True, False, "auto"] = "auto"
     cpus_per_worker: PositiveFloat | None = None
     local_cpus: PositiveInt | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: Literal[True, False, "auto"] = "auto"
+    compile: bool = False
+    tf32: bool = True
+    pin_memory: Literal[True, False, "auto"] = "auto"
+    prefetch_batches: NonNegativeInt | Literal["auto"] = "auto"
+    sync_batch_norm: Literal[True, False, "auto"] = "auto"
     shard_clips: PositiveInt | Literal["auto"] = "auto"
+
+    @field_validator("workers", mode="wrap")
+    @classmethod
+    def _is_a_number_or_a_range(
+        cls, value: Any, validated: ValidatorFunctionWrapHandler
+    ) -> int | tuple[int, int]:
+        try:
+            workers: int | tuple[int, int] = validated(value)
+        except ValidationError:
+            # One line for both of the types that it may have.
+            raise ValueError("write a number from 1, or the least and the most, [2, 8]") from None
+        if isinstance(workers, tuple) and workers[0] > workers[1]:
+            raise ValueError(f"[{workers[0]}, {workers[1]}] begins with the larger number")
+        return workers
+
+    @property
+    def workers_range(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
 class FormulaSettings(Section):
@@ -282,11 +384,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batches_split_evenly(self) -> Config:
-        if self.training.batch_size % self.compute.workers:
-            raise ValueError(
-                f"training.batch_size {self.training.batch_size} can't be split evenly over "
-                f"compute.workers {self.compute.workers}"
-            )
+        # A range may hold numbers that don't divide it: then the last clips of a batch wait.
+        for workers in self.compute.workers_range:
+            if self.training.batch_size % workers:
+                raise ValueError(
+                    f"training.batch_size {self.training.batch_size} can't be split evenly over "
+                    f"compute.workers {workers}"
+                )
         return self
 
     def to_yaml(self) -> str:

@@ -4,77 +4,196 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
+from raysound.augment import change_gain, crop, mask, mixup, probabilities, roll
 from raysound.config import UserError
 from raysound.scoring import Normalisation
 from raysound.settings import TrainingSettings
 
-# Log-mels (B, n_mels, n_frames) and class indices int64 (B,), on the model's device.
-Batch = tuple[Tensor, Tensor]
-Metrics = dict[str, float]
+Metrics = dict[str, Any]
+
+# Batches between two looks at the losses: a look makes a GPU wait.
+BATCHES_A_LOOK = 32
+
+
+class Batch(NamedTuple):
+    """Some clips, on the model's device.
+
+    Attributes:
+        log_mel: `(B, n_mels, n_frames)`.
+        target: class indices, int64 `(B,)`.
+        clip_ids: their names.
+    """
+
+    log_mel: Tensor
+    target: Tensor
+    clip_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How the arithmetic is done; results differ by rounding alone.
+
+    Attributes:
+        precision: of the forward pass.
+        channels_last: the memory format of maps.
+        compile: by torch.compile, which takes a minute or more at the beginning.
+    """
+
+    precision: torch.dtype = torch.float32
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass
+class Progress:
+    """Where a training stands after an epoch: with the weights, all that it takes to go on.
+
+    Attributes:
+        history: what was reported, an epoch each.
+        optimizer: its state_dict.
+        scheduler: its state_dict; empty without a schedule.
+        steps: of the optimiser, in all.
+    """
+
+    history: list[Metrics] = field(default_factory=list)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    steps: int = 0
 
 
 def fit(
     model: nn.Module,
     train_batches: Callable[[int], Iterable[Batch]],
-    validation_batches: Callable[[], Iterable[Batch]],
+    validation_batches: Callable[[], Iterable[Batch]] | None,
     settings: TrainingSettings,
     normalisation: Normalisation,
-    report: Callable[[Metrics], None],
+    after_epoch: Callable[[Progress], None],
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+    crop_frames: int | None = None,
+    averaged: nn.Module | None = None,
+    hardware: Hardware | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Trains for all epochs and reports after each.
+    """Trains for all epochs that are still to come.
 
     Under DDP every worker calls it with its own share of the training batches, as many as every
-    other's, and with all validation batches, of which each worker scores its share.
+    other's, and with all validation batches, of which each worker scores its share. The same
+    seed, settings and batches give the same history, whether or not it was interrupted between
+    two epochs.
 
     Args:
         model: a classifier, or one wrapped by DistributedDataParallel.
         train_batches: epoch, from 1 → its training batches, shuffled.
-        validation_batches: → the validation batches, the same each time.
-        settings: epochs, optimiser, schedule.
+        validation_batches: → the validation batches, the same each time; None if no clip is left
+            for it and the settings need none.
+        settings: epochs, optimiser, schedule, augmentation.
         normalisation: applied to every batch.
-        report: takes epoch, lr, seconds, and of train and validation the loss (nats), accuracy
-            (in [0, 1]) and clips, over all workers: `train_loss`, `validation_clips` and so on.
+        after_epoch: takes the progress; the last of its history has epoch, lr, seconds, and of
+            train and validation the loss (nats), accuracy (in [0, 1]) and clips, over all
+            workers: `train_loss`, `validation_clips` and so on; None where there is no validation.
+        classes: how many logits the model gives.
+        class_weights: of the loss, `(classes,)`.
+        crop_frames: width of the training clips; None leaves them whole.
+        averaged: a copy of the classifier that takes the running mean of its weights, as
+            `settings.average` says, and is validated in its place.
+        hardware: how the arithmetic is done; float32 if None.
+        progress: of a training that was cut off; the model has its weights.
 
     Raises:
         UserError: the loss is no longer a number.
         RuntimeError: a split is empty.
     """
+    hardware = hardware or Hardware()
+    progress = progress or Progress()
     optimizer = make_optimizer(model, settings)
     scheduler = make_scheduler(optimizer, settings)
-    for epoch in range(1, settings.epochs + 1):
+    if progress.history:
+        optimizer.load_state_dict(progress.optimizer)
+        if scheduler is not None:
+            scheduler.load_state_dict(progress.scheduler)
+    loss_of = nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
+    run = _Run(
+        model, averaged, optimizer, settings, normalisation, classes, loss_of, crop_frames, hardware
+    )
+    run.steps = progress.steps
+    while not is_finished(progress.history, settings):
+        epoch = len(progress.history) + 1
         started = time.perf_counter()
-        lr = optimizer.param_groups[0]["lr"]
-        train_loss, train_accuracy, train_clips = train_epoch(
-            model, train_batches(epoch), optimizer, normalisation
+        torch.manual_seed((settings.seed * 100_003 + epoch) * 1009 + _rank())
+        finetuning = epoch > settings.epochs
+        scheduled = optimizer.param_groups[0]["lr"]
+        warm = min(1.0, epoch / (settings.warmup_epochs + 1))
+        lr = settings.finetune.lr if finetuning else scheduled * warm
+        _set_lr(optimizer, lr)
+        loss, accuracy, clips = run.train_epoch(train_batches(epoch), epoch, finetuning)
+        metrics: Metrics = {
+            "epoch": epoch,
+            "lr": lr,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "train_clips": clips,
+            "validation_loss": None,
+            "validation_accuracy": None,
+            "validation_clips": 0,
+        }
+        if validation_batches is not None:
+            loss, accuracy, clips = run.validate(validation_batches())
+            if not math.isfinite(loss):
+                # The last step may have ruined the weights: no training loss tells of it.
+                raise UserError(
+                    f"the validation loss is {loss} in epoch {epoch}: {run.what_to_try}"
+                )
+            metrics["validation_loss"] = loss
+            metrics["validation_accuracy"] = accuracy
+            metrics["validation_clips"] = clips
+        metrics["seconds"] = time.perf_counter() - started
+        _set_lr(optimizer, scheduled)
+        if scheduler is not None and settings.warmup_epochs < epoch <= settings.epochs:
+            step_schedule(scheduler, metrics)
+        progress = Progress(
+            [*progress.history, metrics],
+            optimizer.state_dict(),
+            scheduler.state_dict() if scheduler is not None else {},
+            run.steps,
         )
-        if not math.isfinite(train_loss):
-            raise UserError(
-                f"the training loss is {train_loss} in epoch {epoch}: "
-                f"try a smaller training.optimizer.lr than {settings.optimizer.lr:g}"
-            )
-        loss, accuracy, clips = validate(model, validation_batches(), normalisation)
-        step_schedule(scheduler, settings, loss, accuracy)
-        report(
-            {
-                "epoch": epoch,
-                "lr": lr,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "train_clips": train_clips,
-                "validation_loss": loss,
-                "validation_accuracy": accuracy,
-                "validation_clips": clips,
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        after_epoch(progress)
+
+
+def quality(metrics: Metrics) -> tuple[float, float]:
+    """The order of epochs: validation accuracy, and the loss where that is equal."""
+    accuracy, loss = metrics["validation_accuracy"], metrics["validation_loss"]
+    return accuracy or 0.0, -(loss or 0.0)
+
+
+def best_epoch(history: Sequence[Metrics]) -> int:
+    """The epoch, from 1, of the best validation; the first of those."""
+    return 1 + max(range(len(history)), key=lambda index: (quality(history[index]), -index))
+
+
+def kept_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:
+    """The epoch, from 1, whose weights are the judge's so far."""
+    return len(history) if settings.keep == "last" else best_epoch(history)
+
+
+def is_finished(history: Sequence[Metrics], settings: TrainingSettings) -> bool:
+    """True where no epoch is to come: all were trained, or none was better for too long."""
+    if len(history) >= settings.epochs + settings.finetune.epochs:
+        return True
+    if settings.early_stopping is None or not history:
+        return False
+    return len(history) - best_epoch(history) >= settings.early_stopping
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -84,60 +203,195 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
 
 
 def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
-    """The torch schedule of the settings' name, or None."""
+    """The torch schedule of the settings' name, or None; it begins after the warm-up."""
     if settings.scheduler is None:
         return None
     options = _options(settings.scheduler)
+    epochs = max(settings.epochs - settings.warmup_epochs, 1)
     if settings.scheduler.name == "CosineAnnealingLR":
-        options["T_max"] = settings.epochs
+        options["T_max"] = epochs
+    if settings.scheduler.name == "OneCycleLR":
+        # Momentum and betas stay what the optimizer's section says.
+        options |= {
+            "max_lr": settings.optimizer.lr, "total_steps": epochs + 1, "cycle_momentum": False,
+        }  # fmt: skip
+        if math.isclose(options["pct_start"] * (epochs + 1), 1):
+            # The rise would end at the step it begins at, and torch divide by its length.
+            options["pct_start"] *= 0.999
     return getattr(lr_scheduler, settings.scheduler.name)(optimizer, **options)
 
 
-def step_schedule(scheduler: Any, settings: TrainingSettings, loss: float, accuracy: float) -> None:
+def step_schedule(scheduler: Any, metrics: Metrics) -> None:
     """Ends an epoch: a plateau watches the validation metric that its mode belongs to."""
-    if settings.scheduler is None:
-        return
-    if settings.scheduler.name == "ReduceLROnPlateau":
-        scheduler.step(loss if settings.scheduler.mode == "min" else accuracy)
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        watched = "validation_loss" if scheduler.mode == "min" else "validation_accuracy"
+        scheduler.step(metrics[watched])
     else:
         scheduler.step()
 
 
-def train_epoch(
-    model: nn.Module, batches: Iterable[Batch], optimizer: Optimizer, normalisation: Normalisation
-) -> tuple[float, float, int]:
-    """One pass over the training batches: mean loss (nats), accuracy, clips, over all workers."""
-    model.train()
-    sums = _no_sums(model)
-    for log_mel, target in batches:
-        logits = model(normalisation(log_mel))
-        loss = nn.functional.cross_entropy(logits, target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        sums += _sums(logits.detach(), target, loss.detach() * len(target))
-    return _means(sums, "training")
+class _Run:
+    """What stays the same from epoch to epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        averaged: nn.Module | None,
+        optimizer: Optimizer,
+        settings: TrainingSettings,
+        normalisation: Normalisation,
+        classes: int,
+        loss: nn.Module,
+        crop_frames: int | None,
+        hardware: Hardware,
+    ) -> None:
+        self.model = model
+        # Without DDP: its forward would wait for workers that have no batch left.
+        self.classifier: nn.Module = getattr(model, "module", model)
+        self.averaged = averaged
+        self.steps = 0
+        self.optimizer = optimizer
+        self.settings = settings
+        self.normalisation = normalisation
+        self.crop_frames = crop_frames
+        self.device = next(model.parameters()).device
+        self.hardware = hardware
+        self.forward = torch.compile(model) if hardware.compile else model
+        self.loss = loss.to(self.device)
+        self.classes = classes
+
+    def train_epoch(
+        self, batches: Iterable[Batch], epoch: int, finetuning: bool
+    ) -> tuple[float, float, int]:
+        """One pass over the training batches: mean loss, accuracy, clips, over all workers."""
+        self.model.train()
+        sums = self._no_sums()
+        unseen: list[tuple[Tensor, Sequence[str]]] = []
+        for batch in batches:
+            loss, logits = self._step(batch, finetuning)
+            sums += _sums(logits, batch.target, loss * len(batch.target))
+            unseen.append((loss, batch.clip_ids))
+            if len(unseen) == BATCHES_A_LOOK:
+                self._look(unseen, epoch)
+        self._look(unseen, epoch)
+        return _means(sums, "training")
+
+    def _step(self, batch: Batch, finetuning: bool) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; the mean loss, and the logits of what was augmented."""
+        clips, turns = len(batch.target), min(self.settings.accumulate, len(batch.target))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        logits = []
+        for turn, rows in enumerate(torch.arange(clips).tensor_split(turns)):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            last = turn == turns - 1
+            # Under DDP gradients are averaged once a step, not once a turn.
+            wait = nullcontext() if last else getattr(self.model, "no_sync", nullcontext)()
+            with wait:
+                inputs, target = self.augmented(batch.log_mel[part], batch.target[part], finetuning)
+                with self._autocast():
+                    outputs = self.forward(inputs)
+                loss = self.loss(outputs.float(), target) * (len(rows) / clips)
+                loss.backward()
+            total += loss.detach()
+            logits.append(outputs.detach().float())
+        if self.settings.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradient)
+        self.optimizer.step()
+        self.steps += 1
+        if self.averaged is not None:
+            self._average(self.averaged)
+        return total, torch.cat(logits)
+
+    @torch.no_grad()
+    def _average(self, averaged: nn.Module) -> None:
+        """Moves the running mean towards the weights, in the beginning faster."""
+        share = min(self.settings.average or 0.0, (1 + self.steps) / (10 + self.steps))
+        now = self.classifier.state_dict()
+        for name, mean in averaged.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(now[name], 1 - share)
+            else:
+                mean.copy_(now[name])
+
+    def augmented(self, log_mel: Tensor, target: Tensor, finetuning: bool) -> tuple[Tensor, Tensor]:
+        """A batch as the model gets it: `(B, 1, n_mels, n_frames)` and `(B, classes)`."""
+        settings = self.settings.augment
+        if self.crop_frames is not None:
+            log_mel = crop(log_mel, self.crop_frames)
+        if settings.roll:
+            log_mel = roll(log_mel)
+        if settings.gain_db:
+            log_mel = change_gain(log_mel.float(), settings.gain_db)
+        inputs, wanted = self.normalisation(log_mel), probabilities(target, self.classes)
+        if settings.mixup and not finetuning:
+            inputs, wanted = mixup(inputs, wanted, settings.mixup)
+        return self._laid_out(mask(inputs, settings)), wanted
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        if self.hardware.channels_last:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _autocast(self) -> torch.autocast:
+        low = self.hardware.precision != torch.float32
+        return torch.autocast(self.device.type, self.hardware.precision, enabled=low)
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> tuple[float, float, int]:
+        """Mean loss, accuracy and number of all validation clips, each scored by one worker."""
+        classifier = self.classifier if self.averaged is None else self.averaged
+        if _workers() > 1:
+            # Each worker keeps its own running statistics while it trains; all take rank 0's.
+            for buffer in classifier.buffers():
+                dist.broadcast(buffer, src=0)
+        classifier.eval()
+        sums = self._no_sums()
+        for index, batch in enumerate(batches):
+            if index % _workers() == _rank():
+                with self._autocast():
+                    logits = classifier(self._laid_out(self.normalisation(batch.log_mel))).float()
+                loss = nn.functional.cross_entropy(logits, batch.target)
+                sums += _sums(logits, batch.target, loss * len(batch.target))
+        return _means(sums, "validation")
+
+    def _no_sums(self) -> Tensor:
+        """Kept on the model's device: to read them after every batch would make a GPU wait."""
+        return torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    def _look(self, unseen: list[tuple[Tensor, Sequence[str]]], epoch: int) -> None:
+        """Stops the training at the first loss that is no number."""
+        if not unseen:
+            return
+        finite = torch.stack([loss for loss, _ in unseen]).isfinite().tolist()
+        if not all(finite):
+            loss, clip_ids = unseen[finite.index(False)]
+            raise UserError(
+                f"the training loss is {loss.item()} in epoch {epoch}, at the batch of the clips "
+                f"{', '.join(clip_ids)}: {self.what_to_try}"
+            )
+        unseen.clear()
+
+    @property
+    def what_to_try(self) -> str:
+        """Advice where a loss is no number."""
+        return (
+            f"try a smaller training.optimizer.lr than {self.settings.optimizer.lr:g}, "
+            "or training.clip_gradient"
+        )
 
 
-@torch.no_grad()
-def validate(
-    model: nn.Module, batches: Iterable[Batch], normalisation: Normalisation
-) -> tuple[float, float, int]:
-    """Mean loss (nats), accuracy and number of all validation clips, each scored by one worker."""
-    # Not through DDP: its forward would wait for workers that have no batch left.
-    classifier = getattr(model, "module", model)
-    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if workers > 1:
-        # Each worker keeps its own running statistics while it trains; all validate with rank 0's.
-        for buffer in classifier.buffers():
-            dist.broadcast(buffer, src=0)
-    classifier.eval()
-    sums = _no_sums(model)
-    for index, (log_mel, target) in enumerate(batches):
-        if index % workers == rank:
-            logits = classifier(normalisation(log_mel))
-            sums += _sums(logits, target, nn.functional.cross_entropy(logits, target) * len(target))
-    return _means(sums, "validation")
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _workers() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _set_lr(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def _sums(logits: Tensor, target: Tensor, loss: Tensor) -> Tensor:
@@ -145,11 +399,6 @@ def _sums(logits: Tensor, target: Tensor, loss: Tensor) -> Tensor:
     right = (logits.argmax(dim=1) == target).sum()
     count = torch.tensor(float(len(target)), device=logits.device)
     return torch.stack([loss, right, count]).double()
-
-
-def _no_sums(model: nn.Module) -> Tensor:
-    """Kept on the model's device: to read them after every batch would make a GPU wait."""
-    return torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
 
 
 def _means(sums: Tensor, split: str) -> tuple[float, float, int]:

@@ -1,16 +1,23 @@
+import copy
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from raysound import checkpoint
-from raysound.checkpoint import Checkpoint
+from raysound.checkpoint import Checkpoint, Weights
 from raysound.config import UserError
 from raysound.models import build
 from raysound.scoring import Normalisation, mean_by_clip, score
-from raysound.settings import FeatureSettings
+from raysound.settings import FeatureSettings, TrainingSettings
+from raysound.training import Progress, make_optimizer, make_scheduler, step_schedule
 
 NOTE = Checkpoint(
     model="cnn",
@@ -28,7 +35,7 @@ def test_a_judge_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     model = build("cnn", 2).eval()
     log_mel = np.random.default_rng(0).standard_normal((3, 8, 101)).astype(np.float32)
 
-    checkpoint.save(str(tmp_path), model, NOTE)
+    checkpoint.save(str(tmp_path), model.state_dict(), NOTE)
     note = checkpoint.read_note(str(tmp_path))
     loaded = checkpoint.load_model(str(tmp_path), note)
 
@@ -43,7 +50,7 @@ def test_a_judge_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_person_can_read_the_note(tmp_path: Path) -> None:
-    checkpoint.save(str(tmp_path), build("cnn", 2), NOTE)
+    checkpoint.save(str(tmp_path), build("cnn", 2).state_dict(), NOTE)
 
     note = json.loads((tmp_path / "checkpoint.json").read_text())
 
@@ -54,12 +61,274 @@ def test_a_person_can_read_the_note(tmp_path: Path) -> None:
 
 def test_a_folder_without_its_note_is_no_checkpoint(tmp_path: Path) -> None:
     """The note is written last: weights alone are a run that was cut off."""
-    checkpoint.save(str(tmp_path), build("cnn", 2), NOTE)
+    checkpoint.save(str(tmp_path), build("cnn", 2).state_dict(), NOTE)
     (tmp_path / "checkpoint.json").unlink()
 
     assert not checkpoint.is_complete(str(tmp_path))
     with pytest.raises(UserError, match=r"run jobs/train\.py first"):
         checkpoint.read_note(str(tmp_path))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
+def test_progress_comes_back_bit_by_bit(
+    tmp_path: Path, optimizer: str, layout: torch.memory_format
+) -> None:
+    """In any memory layout, and before an optimiser has taken its first step."""
+    model = build("cnn", 2).to(memory_format=layout)
+    made = getattr(torch.optim, optimizer)(model.parameters(), lr=0.01)
+    for step in range(2):
+        progress = Progress([{"epoch": step, "lr": 0.1}], made.state_dict(), {"best": 0.5}, 7)
+        weights = Weights(model.state_dict(), {}, model.state_dict())
+        checkpoint.save_progress(str(tmp_path), weights, progress)
+
+        there = checkpoint.load_progress(str(tmp_path))
+
+        assert there is not None
+        for name, value in model.state_dict().items():
+            assert torch.equal(there[0].model[name], value)
+            assert torch.equal(there[0].kept[name], value)
+        assert there[0].averaged == {}
+        assert there[1].history == progress.history
+        assert (there[1].scheduler, there[1].steps) == ({"best": 0.5}, 7)
+        again = getattr(torch.optim, optimizer)(model.parameters(), lr=0.5)
+        again.load_state_dict(there[1].optimizer)
+        assert again.param_groups[0]["lr"] == 0.01
+        for parameter, theirs in made.state.items():
+            for key, value in theirs.items():
+                mine = again.state[parameter].get(key)
+                assert value is mine is None or torch.equal(mine, value), key
+        model(torch.randn(4, 1, 16, 20)).sum().backward()
+        made.step()
+
+
+def test_before_the_first_epoch_there_is_no_progress(tmp_path: Path) -> None:
+    assert checkpoint.load_progress(str(tmp_path)) is None
+    assert checkpoint.load_progress(str(tmp_path / "absent")) is None
+
+
+# Going on from progress
+
+HISTORY = [
+    {"epoch": 1, "lr": 0.1 + 0.2, "train_loss": 1e-310, "validation_loss": None, "seconds": 1 / 3},
+    {"epoch": 2, "lr": 1e-3, "train_loss": 2.5, "validation_loss": 0.7, "seconds": 0.1},
+]
+
+
+class Net(nn.Module):
+    """Weights of all kinds: a map, a vector, running statistics and a count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """A number."""
+        return self.norm(self.conv(inputs)).square().mean()
+
+
+def plain(value: Any) -> Any:
+    """JSON knows no tuples; a momentum that has not begun is as good as none."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Equal bit by bit, types of tensors too."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for key in expected:
+            assert_same(actual[key], expected[key])
+    elif isinstance(expected, Tensor):
+        assert actual.dtype == expected.dtype
+        assert actual.shape == expected.shape
+        assert actual.equal(expected)
+    else:
+        assert actual == expected
+        assert type(actual) is type(expected)
+
+
+OPTIMIZERS = [
+    {"name": "Adam", "lr": 0.01},
+    {"name": "AdamW", "lr": 0.01},
+    {"name": "SGD", "lr": 0.01},
+    {"name": "SGD", "lr": 0.01, "momentum": 0},
+]
+SCHEDULERS = [
+    None,
+    {"name": "StepLR", "step_size": 2},
+    {"name": "MultiStepLR", "milestones": [1, 3]},
+    {"name": "ExponentialLR", "gamma": 0.9},
+    {"name": "CosineAnnealingLR"},
+    {"name": "OneCycleLR"},
+    {"name": "ReduceLROnPlateau", "patience": 1},
+]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda value: value and value["name"])
+@pytest.mark.parametrize(
+    "optimizer", OPTIMIZERS, ids=lambda value: f"{value['name']}{value.get('momentum', '')}"
+)
+@pytest.mark.parametrize("steps", [0, 3])
+def test_what_goes_on_from_progress_goes_the_same_way(
+    optimizer: dict[str, Any], scheduler: dict[str, Any] | None, steps: int, tmp_path: Path
+) -> None:
+    """Into a fresh optimiser and schedule, which then go on as the first ones do."""
+    settings = TrainingSettings(epochs=6, optimizer=optimizer, scheduler=scheduler)
+    torch.manual_seed(0)
+    model, inputs = Net(), torch.randn(4, 1, 5, 5)
+    averaged = copy.deepcopy(model)
+
+    def parts(model: Net) -> tuple[Any, Any]:
+        made = make_optimizer(model, settings)
+        return made, make_scheduler(made, settings)
+
+    def step(model: Net, optimizer: Any, schedule: Any) -> None:
+        optimizer.zero_grad()
+        model(inputs).backward()
+        optimizer.step()
+        if schedule is not None:
+            step_schedule(schedule, {"validation_loss": 0.5})
+
+    made, schedule = parts(model)
+    for _ in range(steps):
+        step(model, made, schedule)
+    weights = Weights(model.state_dict(), averaged.state_dict(), {"one.two.three": torch.ones(2)})
+    state = schedule.state_dict() if schedule is not None else {}
+    checkpoint.save_progress(
+        str(tmp_path), weights, Progress(HISTORY, made.state_dict(), state, 12345)
+    )
+    loaded = checkpoint.load_progress(str(tmp_path))
+
+    assert loaded is not None
+    for actual, expected in zip(loaded[0], weights, strict=True):
+        assert_same(dict(actual), dict(expected))
+    assert loaded[1].history == HISTORY
+    assert loaded[1].steps == 12345
+    other = Net()
+    other.load_state_dict(loaded[0].model)
+    other_made, other_schedule = parts(other)
+    other_made.load_state_dict(loaded[1].optimizer)
+    if schedule is not None:
+        other_schedule.load_state_dict(loaded[1].scheduler)
+        assert_same(plain(other_schedule.state_dict()), plain(schedule.state_dict()))
+    assert steps > 0 or loaded[1].optimizer["state"] == {}
+    assert_same(
+        plain(other_made.state_dict()["param_groups"]), plain(made.state_dict()["param_groups"])
+    )
+    for _ in range(2):
+        step(model, made, schedule)
+        step(other, other_made, other_schedule)
+    assert_same(dict(other.state_dict()), dict(model.state_dict()))
+    assert_same(plain(other_made.state_dict()["state"]), plain(made.state_dict()["state"]))
+
+
+def progress_of(steps: int, size: int = 10) -> tuple[Weights, Progress]:
+    """Weights that say at which step they were taken."""
+    weights = {"a": torch.full((size,), float(steps)), "b.c": torch.tensor(steps)}
+    return Weights(weights, {}, weights), Progress([], {"state": {}, "param_groups": []}, {}, steps)
+
+
+def test_progress_of_an_epoch_takes_the_place_of_that_before(tmp_path: Path) -> None:
+    for steps in (1, 2):
+        checkpoint.save_progress(str(tmp_path), *progress_of(steps))
+
+    weights, progress = checkpoint.load_progress(str(tmp_path)) or (None, None)
+
+    assert progress == progress_of(2)[1]
+    assert_same(dict(weights.kept), dict(progress_of(2)[0].kept))
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.safetensors"]
+
+
+def test_progress_is_no_checkpoint_yet(tmp_path: Path) -> None:
+    checkpoint.save_progress(str(tmp_path), *progress_of(1))
+
+    assert not checkpoint.is_complete(str(tmp_path))
+
+
+def test_progress_that_is_read_while_it_is_written_is_whole(tmp_path: Path) -> None:
+    """A worker may be killed, or another look, at any time: it is the old file or the new one."""
+    folder, size = str(tmp_path), 300_000
+    checkpoint.save_progress(folder, *progress_of(0, size))
+
+    def write() -> None:
+        for steps in range(1, 30):
+            checkpoint.save_progress(folder, *progress_of(steps, size))
+
+    seen = []
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not writing.done() or not seen:
+            weights, progress = checkpoint.load_progress(folder) or (None, None)
+            assert (weights.model["a"] == progress.steps).all()
+            assert weights.model["b.c"] == progress.steps
+            seen.append(progress.steps)
+        writing.result()
+
+    assert seen == sorted(seen)
+
+
+def test_progress_that_can_not_be_written_leaves_the_last(tmp_path: Path) -> None:
+    checkpoint.save_progress(str(tmp_path), *progress_of(1))
+    weights, progress = progress_of(2)
+
+    with pytest.raises(TypeError):
+        checkpoint.save_progress(
+            str(tmp_path), weights, Progress([{"odd": object()}], progress.optimizer)
+        )
+
+    assert (checkpoint.load_progress(str(tmp_path)) or (None, None))[1] == progress_of(1)[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.safetensors"]
+
+
+def test_weights_that_share_memory_or_lie_otherwise_are_written(tmp_path: Path) -> None:
+    """The judge so far is often the model itself, and on a GPU maps lie channels last."""
+    maps = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    part = torch.arange(12.0).view(3, 4).t()
+    weights = {"maps": maps, "again": maps, "part": part}
+
+    checkpoint.save_progress(str(tmp_path), Weights(weights, weights, weights), progress_of(1)[1])
+
+    loaded = checkpoint.load_progress(str(tmp_path))
+    assert loaded is not None
+    for actual in loaded[0]:
+        assert_same(dict(actual), weights)
+
+
+class Pickled:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_that_is_read_is_unpickled(tmp_path: Path) -> None:
+    """A pickle could run anything: what others wrote may lie in a shared folder."""
+    sign = tmp_path / "unpickled"
+    pickle.loads(pickle.dumps(Pickled(sign)))
+    sign.unlink()
+    progress = tmp_path / "progress.safetensors"
+    note = NOTE.__class__(**{**NOTE.__dict__, "labels": ["a", "b"]})
+    checkpoint.save(str(tmp_path), build("cnn", 2).state_dict(), note)
+
+    for dump in (lambda path: path.write_bytes(pickle.dumps(Pickled(sign))),
+                 lambda path: torch.save({"model.a": Pickled(sign)}, path)):  # fmt: skip
+        dump(progress)
+        dump(tmp_path / "model.safetensors")
+        with pytest.raises(safetensors.SafetensorError):
+            checkpoint.load_progress(str(tmp_path))
+        with pytest.raises(safetensors.SafetensorError):
+            checkpoint.load_model(str(tmp_path), note)
+
+    assert not sign.exists()
+
+
+# Normalisation and scores
 
 
 def test_normalisation_brings_every_band_to_mean_0_and_spread_1() -> None:

@@ -255,6 +255,32 @@ def test_known_keys_reach_into_every_section():
         ("name=../up", ["name", "../up"]),
         ("output=null", ["output"]),
         ("compute.workers=0", ["compute.workers"]),
+        ("compute.workers=many", ["compute.workers", "many", "[2, 8]"]),
+        ("compute.workers=[4, 1]", ["compute.workers: [4, 1]", "the larger number"]),
+        ("compute.workers=[0, 4]", ["compute.workers", "[0, 4]", "[2, 8]"]),
+        ("compute.workers=[1, 2, 4]", ["compute.workers", "[1, 2, 4]", "[2, 8]"]),
+        ("compute.workers=[1, 5]", ["training.batch_size 32", "compute.workers 5"]),
+        ("compute.workers=[3, 4]", ["training.batch_size 32", "compute.workers 3"]),
+        ("compute.precision=float16", ["compute.precision", "'bfloat16'", "float16"]),
+        ("compute.channels_last=perhaps", ["compute.channels_last", "perhaps"]),
+        ("compute.prefetch_batches=-1", ["compute.prefetch_batches", "-1"]),
+        ("training.accumulate=0", ["training.accumulate", "0"]),
+        ("training.keep=first", ["training.keep", "'best'", "'last'"]),
+        ("training.early_stopping=0", ["training.early_stopping", "0"]),
+        ("training.warmup_epochs=-1", ["training.warmup_epochs", "-1"]),
+        ("training.finetune.lr=0", ["training.finetune.lr", "0"]),
+        ("training.average=1", ["training.average", "1"]),
+        ("training.clip_gradient=0", ["training.clip_gradient", "0"]),
+        ("training.label_smoothing=1", ["training.label_smoothing", "1"]),
+        ("training.balance=both", ["training.balance", "'weights'", "'sampling'"]),
+        ("training.crop_length=0", ["training.crop_length", "0"]),
+        ("training.folds=some", ["training.folds", "'all'"]),
+        ("training.seeds=0", ["training.seeds", "0"]),
+        ("training.augment.mixup=-0.1", ["training.augment.mixup", "-0.1"]),
+        ("training.augment.gain_db=.inf", ["training.augment.gain_db", "finite"]),
+        ("training.augment.time_mask=1", ["training.augment.time_mask", "1"]),
+        ("training.augment.frequency_mask=0", ["training.augment.frequency_mask", "0"]),
+        ("training.scheduler={name: OneCycleLR, pct_start: 1}", ["training.scheduler.pct_start"]),
         ("compute.use_gpu=perhaps", ["compute.use_gpu", "perhaps"]),
         ("compute.shard_clips=0", ["compute.shard_clips", "0"]),
         ("compute.shard_clips=many", ["compute.shard_clips", "many"]),
@@ -273,6 +299,27 @@ def test_a_fault_in_a_plain_choice_is_told_once(least):
     assert "use_gpu.bool" not in text
 
 
+@pytest.mark.parametrize(
+    "value", ["0", "many", "1.5", "null", "[4, 1]", "[0, 4]", "[4]", "[1, 2, 4]"]
+)
+def test_a_fault_in_the_workers_is_told_once(least, value):
+    """A number or two: one line, with the key as it stands in the file."""
+    text = fault(least, f"compute.workers={value}")
+    assert len(text.splitlines()) == 1
+    assert "compute.workers: " in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("2", (2, 2)), ("[1, 4]", (1, 4)), ("[4, 4]", (4, 4))]
+)
+def test_workers_are_a_number_or_the_least_and_the_most(least, tmp_path, value, expected):
+    config = load(least, [f"compute.workers={value}"])
+    assert config.compute.workers_range == expected
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml(), encoding="utf-8")
+    assert load(again) == config
+
+
 def test_clips_of_a_shard_are_a_number_or_auto(least):
     assert load(least).compute.shard_clips == "auto"
     assert load(least, ["compute.shard_clips=100"]).compute.shard_clips == 100
@@ -284,6 +331,34 @@ def test_batches_must_split_evenly_over_the_workers(least):
     text = fault(least, "compute.workers=3")
     assert "training.batch_size 32" in text
     assert "compute.workers 3" in text
+
+
+def test_a_batch_need_not_split_evenly_inside_a_range_of_workers(least):
+    """At both ends it must; between them the last clips of a batch wait."""
+    assert load(least, ["compute.workers=[2, 4]"]).compute.workers == (2, 4)
+    for workers in ("[2, 5]", "[3, 4]"):
+        assert "can't be split evenly" in fault(least, f"compute.workers={workers}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"), [("seed=3", False), ("seeds=2", True), ("folds=all", True)]
+)
+def test_folds_and_seeds_train_several_judges(least, override, expected):
+    assert load(least, [f"training.{override}"]).training.trains_several == expected
+
+
+def test_one_override_reaches_augmentation_and_finetuning(least):
+    """All of it is off by default."""
+    plain = load(least).training
+    assert plain.augment == settings.AugmentSettings()
+    assert not any(
+        getattr(plain.augment, name)
+        for name in ("roll", "gain_db", "mixup", "frequency_masks", "time_masks")
+    )
+    assert plain.finetune.epochs == 0
+    config = load(least, ["training.augment.mixup=0.2", "training.finetune.epochs=3"])
+    assert config.training.augment == settings.AugmentSettings(mixup=0.2)
+    assert config.training.finetune == settings.FinetuneSettings(epochs=3)
 
 
 @pytest.mark.parametrize("key", ["name", "output", "corpora", "corpora.real.path"])
@@ -486,6 +561,14 @@ def test_n_frames_of_the_readmes_example():
     assert FeatureSettings().n_frames == 501
 
 
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [(5.0, 500), (1.0, 100), (0.014, 1), (0.016, 2), (1e-9, 1)]
+)
+def test_frames_of_a_piece_are_the_hops_it_lasts(seconds, frames):
+    """Hops of 10 ms, to the nearest one, and never none."""
+    assert FeatureSettings().frames_of(seconds) == frames
+
+
 # Names that belong to others
 
 
@@ -495,8 +578,32 @@ SCHEDULERS = [
     settings.MultiStepLR,
     settings.ExponentialLR,
     settings.CosineAnnealingLR,
+    settings.OneCycleLR,
     settings.ReduceLROnPlateau,
 ]
+
+
+def test_workers_are_a_number_or_a_range(least):
+    assert load(least, ["compute.workers=2"]).compute.workers_range == (2, 2)
+    assert load(least, ["compute.workers=[1, 4]"]).compute.workers_range == (1, 4)
+    assert "begins with the larger number" in fault(least, "compute.workers=[4, 1]")
+    text = fault(least, "compute.workers=[1, 5]")
+    assert "can't be split evenly over compute.workers 5" in text
+    assert fault(least, "compute.workers=[1, 2, 3]")
+
+
+@pytest.mark.parametrize(
+    ("training", "needs"),
+    [
+        ({}, True),
+        ({"keep": "last"}, False),
+        ({"keep": "last", "early_stopping": 3}, True),
+        ({"keep": "last", "scheduler": {"name": "ReduceLROnPlateau"}}, True),
+        ({"keep": "last", "scheduler": {"name": "StepLR", "step_size": 3}}, False),
+    ],
+)
+def test_validation_is_needed_where_it_chooses_something(training, needs):
+    assert settings.TrainingSettings(**training).needs_validation == needs
 
 
 def test_the_choices_checked_below_are_all_there_are():

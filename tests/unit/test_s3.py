@@ -158,8 +158,13 @@ def test_ctrl_c_during_an_upload_leaves_no_half_object(server, bucket, objects):
             os.kill(os.getpid(), signal.SIGINT)
 
     server.on_request = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        storage.write_bytes(f"s3://{bucket}/big", data)
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            storage.write_bytes(f"s3://{bucket}/big", data)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert {len(item.data) for item in objects.values()} <= {len(data)}
 
 

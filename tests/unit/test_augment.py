@@ -1,0 +1,268 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from raysound.augment import (
+    LOG_POWER_PER_DB,
+    change_gain,
+    crop,
+    mask,
+    mixup,
+    probabilities,
+    roll,
+)
+from raysound.logmel import POWER_FLOOR, LogMel
+from raysound.settings import AugmentSettings, FeatureSettings
+
+FLOOR = math.log(POWER_FLOOR)
+CLIPS, BANDS, FRAMES = 200, 3, 9
+MASKS = AugmentSettings(frequency_masks=1, time_masks=1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def log_mel() -> Tensor:
+    """No value twice, all far above the floor."""
+    return torch.arange(CLIPS * BANDS * FRAMES).view(CLIPS, BANDS, FRAMES) / 1000 - 5
+
+
+def places(found: Tensor, candidates: list[Tensor]) -> list[int]:
+    """Which candidate each clip is, bit by bit."""
+    seen = []
+    for index, clip in enumerate(found):
+        (place,) = [at for at, some in enumerate(candidates) if clip.equal(some[index])]
+        seen.append(place)
+    return seen
+
+
+# Crop and roll
+
+
+def test_a_crop_is_a_piece_from_anywhere_for_each_clip(log_mel: Tensor) -> None:
+    cropped = crop(log_mel, 5)
+
+    pieces = [log_mel[:, :, start : start + 5] for start in range(5)]
+    starts = places(cropped, pieces)
+    assert set(starts) == {0, 1, 2, 3, 4}
+    assert min(starts.count(start) for start in range(5)) > CLIPS / 10
+
+
+@pytest.mark.parametrize("frames", [FRAMES, FRAMES + 1, 1000])
+def test_what_is_no_longer_than_a_crop_stays(log_mel: Tensor, frames: int) -> None:
+    assert crop(log_mel, frames).equal(log_mel)
+
+
+def test_a_roll_turns_each_clip_by_a_number_of_its_own(log_mel: Tensor) -> None:
+    turned = roll(log_mel)
+
+    shifts = places(turned, [log_mel.roll(shift, 2) for shift in range(FRAMES)])
+    assert set(shifts) == set(range(FRAMES))
+
+
+# Gain
+
+
+def test_a_decibel_is_what_it_is_of_a_waveform() -> None:
+    """Ten times the amplitude are 20 dB."""
+    to_log_mel = LogMel(FeatureSettings(clip_length=0.1, n_mels=16))
+    waveform = torch.randn(1, 4410) * 0.01
+
+    louder = to_log_mel(waveform * 10) - to_log_mel(waveform)
+
+    torch.testing.assert_close(louder, torch.full_like(louder, 20 * LOG_POWER_PER_DB))
+
+
+def test_a_gain_shifts_each_clip_as_a_whole_within_its_bound(log_mel: Tensor) -> None:
+    most = 6 * math.log(10) / 10
+
+    shift = change_gain(log_mel, 6.0) - log_mel
+
+    by_clip = shift.mean(dim=(1, 2))
+    torch.testing.assert_close(shift, by_clip.view(-1, 1, 1).expand_as(shift))
+    assert by_clip.abs().max() <= most + 1e-5
+    assert by_clip.min() < -0.9 * most
+    assert by_clip.max() > 0.9 * most
+    assert len(by_clip.unique()) > CLIPS * 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_silence_stays_silent(dtype: torch.dtype) -> None:
+    """As the extraction writes it, in both of its types."""
+    to_log_mel = LogMel(FeatureSettings(clip_length=0.1, n_mels=16))
+    silence = to_log_mel(torch.zeros(50, 4410)).to(dtype).float()
+
+    assert change_gain(silence, 20.0).equal(silence)
+
+
+def test_what_falls_below_the_floor_is_silent() -> None:
+    quiet = torch.full((CLIPS, 2, 3), FLOOR + 0.5)
+    quiet[:, 0] = FLOOR
+
+    changed = change_gain(quiet, 20.0)
+
+    assert (changed[:, 0] == torch.tensor(FLOOR)).all()
+    assert changed.min() == torch.tensor(FLOOR)
+    assert (changed[:, 1] > FLOOR + 0.5).any()
+
+
+# Masks
+
+
+def masked(settings: AugmentSettings, bands: int = 20, frames: int = 40) -> Tensor:
+    """Which values of a thousand clips are masked: `(1000, bands, frames)`."""
+    seen = mask(torch.ones(1000, 1, bands, frames), settings).squeeze(1)
+    assert ((seen == 0) | (seen == 1)).all()
+    return seen == 0
+
+
+@pytest.mark.parametrize("axis", ["frequency", "time"])
+def test_a_mask_covers_neighbours_and_at_most_so_many(axis: str) -> None:
+    """A quarter of 20 bands are 5, of 40 frames 10; each width comes up, the widest too."""
+    settings = AugmentSettings(**{f"{axis}_masks": 1, f"{axis}_mask": 0.25})
+    widest = {"frequency": 5, "time": 10}[axis]
+
+    seen = masked(settings)
+
+    lines = seen.transpose(1, 2) if axis == "frequency" else seen
+    # Whole bands or frames: the other axis has no say.
+    assert (lines == lines[:, :1]).all()
+    covered = lines[:, 0]
+    assert set(covered.sum(1).tolist()) == set(range(widest + 1))
+    edges = functional.pad(covered.int(), (1, 1)).diff(dim=1)
+    assert (edges == 1).sum(1).max() == 1
+    assert covered.any(0).float().mean() > 0.9
+
+
+def test_the_number_of_masks_is_that_of_the_settings() -> None:
+    settings = AugmentSettings(frequency_masks=3, frequency_mask=0.1)
+
+    covered = masked(settings)[:, :, 0].sum(1)
+
+    # Three masks of two bands, most often apart.
+    assert covered.max() == 6
+
+
+@pytest.mark.parametrize("axis", ["frequency", "time"])
+def test_the_narrowest_mask_covers_something(axis: str) -> None:
+    """A share that is less than a band is a band."""
+    settings = AugmentSettings(**{f"{axis}_masks": 1, f"{axis}_mask": 0.01})
+
+    covered = masked(settings).any(2 if axis == "frequency" else 1).sum(1)
+
+    assert set(covered.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_masks_fit_into_the_smallest_log_mel(size: int) -> None:
+    settings = AugmentSettings(frequency_masks=1, frequency_mask=0.99, time_masks=1, time_mask=0.99)
+
+    assert masked(settings, size, size).any()
+
+
+def test_clips_are_masked_in_places_of_their_own() -> None:
+    assert len(masked(MASKS).flatten(1).unique(dim=0)) > 600
+
+
+def test_no_mask_masks_nothing() -> None:
+    assert not masked(AugmentSettings()).any()
+
+
+# Mixup
+
+
+def blends(alpha: float, clips: int = 1024) -> Tensor:
+    """How much of each clip is in each blend: `(clips, clips)`."""
+    _, target = mixup(torch.zeros(clips, 1, 1, 1), torch.eye(clips), alpha)
+    return target
+
+
+def test_a_blend_is_of_two_clips_and_of_their_classes_alike() -> None:
+    """Each clip is a class of its own, and a picture of it: blends of both must be equal."""
+    each = torch.eye(64)
+
+    inputs, target = mixup(each.view(64, 1, 8, 8), each, 1.0)
+
+    assert inputs.shape == (64, 1, 8, 8)
+    assert inputs.flatten(1).equal(target)
+    torch.testing.assert_close(target.sum(1), torch.ones(64))
+    assert target.min() >= 0
+    assert (target > 0).sum(1).max() == 2
+    # Nobody is blended with the same one by all.
+    assert ((target > 0).sum(0) <= 2).all()
+    assert ((target > 0).sum(1) == 2).sum() > 55
+
+
+def test_blends_are_of_what_was_normalised() -> None:
+    normalised = torch.randn(32, 1, 4, 5)
+
+    inputs, share = mixup(normalised, torch.eye(32), 0.5)
+
+    expected = (share @ normalised.flatten(1)).view_as(normalised)
+    torch.testing.assert_close(inputs, expected)
+
+
+@pytest.mark.parametrize(("alpha", "spread"), [(0.2, 0.423), (1.0, 0.289), (50.0, 0.0498)])
+def test_shares_are_drawn_from_a_beta_distribution(alpha: float, spread: float) -> None:
+    """Mean a half, variance 1 / (4 (2 alpha + 1))."""
+    target = blends(alpha)
+
+    # A clip that was blended with itself tells nothing of its share.
+    share = target.diagonal()[(target > 0).sum(1) == 2]
+
+    assert share.mean().item() == pytest.approx(0.5, abs=0.05)
+    assert share.std().item() == pytest.approx(spread, rel=0.1)
+
+
+def test_probabilities_are_one_at_the_class() -> None:
+    actual = probabilities(torch.tensor([2, 0]), 3)
+
+    assert actual.dtype == torch.float32
+    assert actual.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+# All of them
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda clips: crop(clips.squeeze(1), 7),
+        lambda clips: roll(clips.squeeze(1)),
+        lambda clips: change_gain(clips.squeeze(1), 6.0),
+        lambda clips: mask(clips, MASKS),
+        lambda clips: mixup(clips, torch.eye(len(clips)), 0.5)[0],
+        lambda clips: mixup(clips, torch.eye(len(clips)), 0.5)[1],
+    ],
+    ids=["crop", "roll", "change_gain", "mask", "mixup", "mixup of targets"],
+)
+def test_the_seed_decides_and_the_input_stays(change: Callable[[Tensor], Tensor]) -> None:
+    clips = torch.randn(40, 1, 20, 30)
+    before = clips.clone()
+
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return change(clips)
+
+    assert drawn(1).equal(drawn(1))
+    assert not drawn(1).equal(drawn(2))
+    assert drawn(1).dtype == torch.float32
+    assert clips.equal(before)
+
+
+def test_shapes_and_types_stay(log_mel: Tensor) -> None:
+    for dtype in (torch.float32, torch.float16):
+        assert crop(log_mel.to(dtype), 5).shape == (CLIPS, BANDS, 5)
+        assert crop(log_mel.to(dtype), 5).dtype == dtype
+        assert roll(log_mel.to(dtype)).shape == log_mel.shape
+        assert roll(log_mel.to(dtype)).dtype == dtype
+    assert change_gain(log_mel, 6.0).shape == log_mel.shape
+    normalised = log_mel.unsqueeze(1)
+    assert mask(normalised, MASKS).shape == normalised.shape

@@ -1,0 +1,230 @@
+"""Which clips go to which worker, in which order; no cluster is needed for that."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from raysound.distributed.training_data import (
+    Delivery,
+    Rows,
+    ahead,
+    class_weights,
+    epoch_order,
+    in_order,
+    row_batches,
+)
+from raysound.training import Batch
+
+HERE = Delivery(torch.device("cpu"))
+
+
+def rows(classes: list[int]) -> Rows:
+    """Clips whose every value is their number."""
+    number = np.arange(len(classes))
+    return Rows(
+        np.broadcast_to(number[:, None, None], (len(number), 2, 3)).astype(np.float32),
+        np.array(classes),
+        np.array([f"clip-{row}" for row in number], dtype=object),
+    )
+
+
+def numbers(batch: Batch) -> list[int]:
+    """The clips of a batch; log-mel, class and name belong together."""
+    found = [int(value) for value in batch.log_mel[:, 0, 0]]
+    assert list(batch.clip_ids) == [f"clip-{row}" for row in found]
+    assert batch.target.tolist() == [row % 3 for row in found]
+    assert batch.target.dtype == torch.int64
+    return found
+
+
+def shares(clips: int, batch_size: int, workers: int, order: np.ndarray) -> list[list[list[int]]]:
+    """The clips of each batch, by worker."""
+    some = rows([row % 3 for row in range(clips)])
+    return [
+        [
+            numbers(batch)
+            for batch in row_batches(some, batch_size, order, rank, workers, HERE, None)
+        ]
+        for rank in range(workers)
+    ]
+
+
+def drawn(clips: int) -> np.ndarray:
+    return np.random.default_rng(clips).permutation(clips)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 6])
+@pytest.mark.parametrize("clips", [24, 29, 30, 31, 36])
+def test_workers_together_take_the_batches_of_one(clips: int, workers: int) -> None:
+    """But for the last clips of the last batch, which can't be divided evenly."""
+    order = drawn(clips)
+    (alone,) = shares(clips, 12, 1, order)
+
+    together = list(zip(*shares(clips, 12, workers, order), strict=True))
+
+    assert list(chain.from_iterable(alone)) == order.tolist()
+    for parts, whole in zip(together, alone, strict=False):
+        even = len(whole) // workers * workers
+        assert len({len(part) for part in parts}) == 1
+        # Dealt round, each clip to one worker: by turns they are the batch in its order.
+        assert [row for turn in zip(*parts, strict=True) for row in turn] == whole[:even]
+    missing = alone[len(together) :]
+    assert all(len(whole) < workers for whole in missing)
+
+
+def test_a_batch_that_no_number_divides_leaves_clips_out() -> None:
+    """Of a range of workers, three may come: of each 8 clips two wait, seen at another epoch."""
+    together = shares(24, 8, 3, np.arange(24))
+
+    assert [len(part) for worker in together for part in worker] == [2] * 9
+    seen = [row for worker in together for part in worker for row in part]
+    assert sorted(seen) == [row for row in range(24) if row % 8 < 6]
+
+
+def test_every_worker_has_as_many_batches() -> None:
+    """Else one would wait for ever for the others' gradients."""
+    for workers in range(1, 9):
+        for clips in range(1, 30):
+            counts = {len(share) for share in shares(clips, 8, workers, drawn(clips))}
+            assert len(counts) == 1, (workers, clips)
+
+
+def test_rows_that_are_on_the_device_give_the_same_batches() -> None:
+    some = rows([row % 3 for row in range(20)])
+    kept = torch.from_numpy(some.log_mel)
+
+    fetched = list(row_batches(some, 6, drawn(20), 1, 2, HERE, None))
+    there = list(row_batches(some, 6, drawn(20), 1, 2, HERE, kept))
+
+    assert [numbers(batch) for batch in there] == [numbers(batch) for batch in fetched]
+    assert all(one.log_mel.equal(other.log_mel) for one, other in zip(there, fetched, strict=True))
+
+
+def test_batches_keep_the_stored_type() -> None:
+    some = rows([0, 1, 2])
+    half = Rows(some.log_mel.astype(np.float16), some.target, some.clip_id)
+
+    (batch,) = row_batches(half, 8, in_order(half), 0, 1, HERE, None)
+
+    assert batch.log_mel.dtype == torch.float16
+
+
+def test_a_batch_is_a_copy() -> None:
+    """What the object store lends is read-only, and augmentation must not reach it."""
+    some = rows([0, 1, 2])
+    some.log_mel.flags.writeable = False
+
+    (batch,) = row_batches(some, 8, in_order(some), 0, 1, HERE, None)
+    batch.log_mel.fill_(-1)
+
+    assert some.log_mel[2].min() == 2
+
+
+# Batches ahead of their use
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_batches_made_ahead_are_the_same_in_the_same_order(count: int) -> None:
+    some = rows([row % 3 for row in range(20)])
+
+    def made() -> Iterator[Batch]:
+        return row_batches(some, 6, drawn(20), 0, 1, HERE, None)
+
+    assert [numbers(batch) for batch in ahead(made(), count)] == [numbers(one) for one in made()]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_error_behind_some_batches_comes_after_them(count: int) -> None:
+    batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, dtype=torch.int64), ["a"])
+
+    def made() -> Iterator[Batch]:
+        yield batch
+        yield batch
+        raise OSError("no disk")
+
+    got = ahead(made(), count)
+
+    assert [next(got), next(got)] == [batch, batch]
+    with pytest.raises(OSError, match="no disk"):
+        next(got)
+
+
+def test_no_more_is_made_ahead_than_was_asked_for() -> None:
+    made = []
+    batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, dtype=torch.int64), ["a"])
+
+    def count() -> Iterator[Batch]:
+        for index in range(20):
+            made.append(index)
+            yield batch
+
+    got = ahead(count(), 3)
+    next(got)
+    got.close()
+
+    assert 1 <= len(made) <= 4
+
+
+# The order of an epoch
+
+
+def test_an_epoch_is_every_clip_once_in_an_order_of_its_own() -> None:
+    some = rows([row % 3 for row in range(50)])
+    seeds_and_epochs = [(seed, epoch) for seed in range(4) for epoch in range(1, 5)]
+
+    orders = [epoch_order(some, seed, epoch, False) for seed, epoch in seeds_and_epochs]
+
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_order_is_told_by_seed_and_epoch(balanced: bool) -> None:
+    some = rows([0] * 30 + [1] * 10)
+
+    first = epoch_order(some, 7, 3, balanced)
+
+    np.testing.assert_array_equal(epoch_order(some, 7, 3, balanced), first)
+    assert epoch_order(some, 7, 4, balanced).tolist() != first.tolist()
+    assert epoch_order(some, 8, 3, balanced).tolist() != first.tolist()
+
+
+def test_a_balanced_epoch_draws_every_class_alike() -> None:
+    """Ninety clips of one class, nine of another, one of the third: a third of the draws each."""
+    some = rows([0] * 90 + [1] * 9 + [2])
+
+    draws = np.concatenate([epoch_order(some, 0, epoch, True) for epoch in range(100)])
+
+    assert len(draws) == 100 * 100
+    share = np.bincount(some.target[draws]) / len(draws)
+    # Five standard deviations of ten thousand draws.
+    np.testing.assert_allclose(share, 1 / 3, atol=5 * np.sqrt(2 / 9 / len(draws)))
+    # Within a class every clip alike: each of the ninety some 37 times.
+    first = np.bincount(draws, minlength=100)[:90]
+    assert first.min() > 10
+    assert first.max() < 70
+
+
+def test_in_order_is_as_they_lie() -> None:
+    assert in_order(rows([0, 1, 2])).tolist() == [0, 1, 2]
+
+
+# Class weights
+
+
+def test_class_weights_are_by_hand_and_1_on_the_mean() -> None:
+    """Forty rows of two classes would be twenty each."""
+    count = np.array([30, 10])
+
+    weights = class_weights(count)
+
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == pytest.approx([20 / 30, 20 / 10])
+    assert (weights.numpy() * count).sum() / count.sum() == pytest.approx(1)
+    assert class_weights(np.array([5, 5, 5])).tolist() == [1, 1, 1]
