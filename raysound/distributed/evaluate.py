@@ -1,48 +1,31 @@
-"""The judge at work: every corpus scored on Ray Data, then metrics.json and report.html."""
+"""The judge at work: every corpus scored, then metrics.json and report.html."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray.data
-import torch
 
 from raysound import checkpoint, examples, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed.extract import finished_features
-from raysound.distributed.session import cluster_gpus
-from raysound.distributed.train import read_history, run_folder, split_digest
+from raysound.distributed.judge import read_history, run_folder, split_clips, split_digest
+from raysound.distributed.score import score_corpora
 from raysound.metrics.classification import classification_report
-from raysound.models import Classifier
 from raysound.report.page import Example, render
-from raysound.scoring import mean_by_clip, score
 from raysound.settings import Config
 from raysound.sounds import open_sounds
 
 logger = logging.getLogger(__name__)
 
 METRICS_SCHEMA = 1
-PREDICTIONS = pa.schema(
-    [
-        ("corpus", pa.string()),
-        ("clip_id", pa.string()),
-        ("label", pa.string()),
-        ("prediction", pa.string()),
-        ("probability", pa.float32()),
-        ("windows", pa.int32()),
-        ("probabilities", pa.list_(pa.float32())),
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
 
 
 def evaluate(config: Config) -> str:
@@ -56,11 +39,13 @@ def evaluate(config: Config) -> str:
     }
     run = run or run_folder(config, folders["real"])
     judge = checkpoint.read_note(run)
-    check_corpora(folders, judge, run)
+    real = split_clips(config, folders["real"])
+    check_corpora(folders, real, judge, run)
     out = storage.join(config.output, "evaluation")
     predictions = storage.join(out, "predictions.parquet")
     storage.delete(storage.join(out, "metrics.json"))
-    score_corpora(folders, run, config, predictions)
+    test = real.filter(pc.equal(real["split"], "test"))["clip_id"].combine_chunks()
+    score_corpora(folders, test, run, config, predictions)
     metrics = measure(config, run, judge, folders, predictions)
     page = render(
         metrics,
@@ -92,9 +77,9 @@ def check_features(config: Config, judge: Checkpoint, run: str) -> None:
         )
 
 
-def check_corpora(folders: dict[str, str], judge: Checkpoint, run: str) -> None:
+def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, run: str) -> None:
     """Raises UserError for a real split that is not the judge's, or a class it never learned."""
-    if split_digest(folders["real"]) != judge.data["split_digest"]:
+    if split_digest(real) != judge.data["split_digest"]:
         raise UserError(
             f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
             "have learned clips that would now test it; train it again with jobs/train.py"
@@ -106,72 +91,6 @@ def check_corpora(folders: dict[str, str], judge: Checkpoint, run: str) -> None:
                 f"{name} has classes that the judge never learned: {', '.join(sorted(unknown))}; "
                 f"it knows {', '.join(judge.labels)}"
             )
-
-
-def score_corpora(folders: dict[str, str], run: str, config: Config, predictions: str) -> None:
-    """Scores all shards on Ray Data and writes `predictions.parquet`, shard by shard."""
-    shards = [
-        {"corpus": name, "uri": uri}
-        for name, folder in folders.items()
-        for uri in features.part_uris(folder)
-    ]
-    gpu = config.compute.use_gpu is True or (
-        config.compute.use_gpu == "auto" and cluster_gpus() > 0
-    )
-    scored = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        score_shard,
-        fn_kwargs={"run": run, "batch_size": config.evaluation.batch_size},
-        batch_size=1,
-        num_gpus=1 if gpu else 0,
-    )
-    with storage.whole_file(predictions) as file, pq.ParquetWriter(file, PREDICTIONS) as writer:
-        for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-            writer.write_table(batch.cast(PREDICTIONS))
-
-
-def score_shard(batch: dict[str, np.ndarray], run: str, batch_size: int) -> pa.Table:
-    """Runs in a Ray task: the predictions of one shard; of the real corpus, the test clips alone.
-
-    A shard is scored whole, so that no score depends on how many tasks run at once.
-    """
-    torch.set_num_threads(1)
-    judge, model = load_judge(run)
-    corpus, uri = str(batch["corpus"][0]), str(batch["uri"][0])
-    filters = [("split", "=", "test")] if corpus == "real" else None
-    with storage.open_file(uri) as file:
-        rows = pq.read_table(file, columns=["clip_id", "label", "log_mel"], filters=filters)
-    if len(rows) == 0:
-        return PREDICTIONS.empty_table()
-    probabilities, embeddings = score(
-        model,
-        judge.normalisation,
-        features.log_mel_array(rows["log_mel"]),
-        batch_size,
-    )
-    clip_ids = rows["clip_id"].to_numpy()
-    starts = np.flatnonzero(np.append(True, clip_ids[1:] != clip_ids[:-1]))
-    probabilities = mean_by_clip(probabilities, starts)
-    heard = probabilities.argmax(axis=1)
-    return pa.table(
-        {
-            "corpus": [corpus] * len(starts),
-            "clip_id": clip_ids[starts],
-            "label": rows["label"].take(starts),
-            "prediction": [judge.labels[index] for index in heard],
-            "probability": probabilities.max(axis=1),
-            "windows": np.diff(np.append(starts, len(clip_ids))),
-            "probabilities": list(probabilities),
-            "embedding": list(mean_by_clip(embeddings, starts)),
-        }
-    ).cast(PREDICTIONS)
-
-
-@lru_cache(maxsize=1)
-def load_judge(run: str) -> tuple[Checkpoint, Classifier]:
-    """The judge on this process's device, loaded once a process."""
-    judge = checkpoint.read_note(run)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return judge, checkpoint.load_model(run, judge).to(device)
 
 
 def measure(

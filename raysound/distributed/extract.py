@@ -27,7 +27,6 @@ from raysound.manifest import read_corpus
 from raysound.probe import deadly_clips, end_on_standstill
 from raysound.settings import Config, FeatureSettings
 from raysound.shards import assign_shards, clips_per_shard
-from raysound.split import assign_split
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +56,9 @@ def extract(config: Config) -> str:
 
 
 def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
-    """The manifest of a corpus as it lies on disk now, the real one split."""
-    if name == "real":
-        real = config.corpora.real
-        return assign_split(read_corpus(real.path, tell), real.split)
-    return read_corpus(config.corpora.generated[name], tell)
+    """The manifest of a corpus as it lies on disk now."""
+    corpora = config.corpora
+    return read_corpus(corpora.real.path if name == "real" else corpora.generated[name], tell)
 
 
 def finished_features(name: str, config: Config) -> str:

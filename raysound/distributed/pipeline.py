@@ -10,10 +10,16 @@ from raysound.settings import Config, SynthesisSettings
 
 
 def run_all(config: Config) -> str:
-    """Synthesises (where the config says so), extracts, trains, evaluates."""
+    """Synthesises (where the config says so), extracts, trains, evaluates.
+
+    Several judges, a fold or seed each, are summed up by `train`; none of them is the judge of the
+    generated corpora, so the road ends there.
+    """
     if config.synthesis != SynthesisSettings():
         synthesize(config)
     extract(config)
     if config.evaluation.checkpoint is None:
-        train(config)
+        last_line = train(config)
+        if config.training.trains_several:
+            return last_line
     return evaluate(config)

@@ -90,14 +90,14 @@ def in_a_task(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def in_tasks(
-    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]
+    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], num_gpus: float = 0
 ) -> Iterator[Result]:
     """Calls a function many times, a CPU a call, and yields the results in the order of the calls.
 
     A call whose process or node dies is made again. What a call raises is raised here, and what
-    has not begun by then never does.
+    has not begun by then never does. An argument may be a reference to what `ray.put` took.
     """
-    task = ray.remote(max_retries=-1)(function)
+    task = ray.remote(max_retries=-1, num_gpus=num_gpus)(function)
     rest = iter(arguments)
     ahead = max(CALLS_AHEAD, 4 * int(cluster_cpus()))
     waiting = deque(task.remote(*some) for some in islice(rest, ahead))

@@ -1,197 +1,189 @@
-"""The judge's training: Ray Train over DDP workers, fed from the log-mel shards by Ray Data."""
+"""The training job: one judge, or one for each fold and seed and how they do."""
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
-import ray.train
-import ray.train.torch
+import pyarrow.parquet as pq
 
-from raysound import checkpoint, features, storage
-from raysound.checkpoint import Checkpoint
+from raysound import storage
 from raysound.config import UserError
 from raysound.distributed.extract import finished_features
+from raysound.distributed.judge import placement, spare_cpus, split_clips, train_judge
+from raysound.distributed.score import score_corpora
 from raysound.distributed.session import cluster_cpus, cluster_gpus
-from raysound.distributed.train_worker import train_worker
-from raysound.distributed.training_data import dataset, fits_in_store, normalisation
+from raysound.metrics.classification import wilson_interval
 from raysound.settings import Config, digest
-from raysound.training import Metrics
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config) -> str:
-    """Trains the judge on the real corpus. Returns the last line of the job."""
-    return f"checkpoint: {train_judge(config)}"
+class Variant(NamedTuple):
+    """One judge of several.
 
-
-def run_folder(config: Config, folder: str) -> str:
-    """Where this config's judge lies: another corpus, model or training setting has another.
-
-    Args:
-        config: the experiment.
-        folder: of the real corpus's features.
+    Attributes:
+        fold: that tests it; None where the config's own split does.
+        seed: of its training.
+        config: of this judge alone.
+        name: what it is called in the log.
     """
-    summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
-    identity = {
-        "features": config.features.id,
-        # Of the clips' sizes and times too: a recording that was replaced wants another judge.
-        "corpus": summary["digest"],
-        "model": config.model.model_dump(),
-        "training": config.training.model_dump(),
-    }
-    run = f"{config.model.name}-{digest(identity)}"
-    return storage.join(config.output, "training", run)
+
+    fold: str | None
+    seed: int
+    config: Config
+    name: str
 
 
-def split_digest(folder: str) -> str:
-    """Stands for which clips train, validate and test."""
-    clips = features.usable_clips(folder).select(["clip_id", "label", "split"])
-    return digest(clips.to_pydict())
+def train(config: Config) -> str:
+    """Trains the judge, or several, on the real corpus. Returns the last line of the job."""
+    if not config.training.trains_several:
+        return f"checkpoint: {train_judge(config)}"
+    return f"cross-validation: {cross_validate(config)}"
 
 
-def train_judge(config: Config) -> str:
-    """Trains, unless this very judge is there already, and returns its folder."""
+def cross_validate(config: Config) -> str:
+    """Trains a judge for each fold and seed, tests each on what it never saw, and sums them up.
+
+    As many are trained at a time as the cluster has room for.
+
+    Returns:
+        The file with the sums: `training/cross-validation-<model>-<hash>.json`.
+    """
     folder = finished_features("real", config)
-    run = run_folder(config, folder)
-    if checkpoint.is_complete(run):
-        logger.info("judge: %s is trained already", run)
-        return run
-    storage.delete(run)
-    clips = features.usable_clips(folder)
-    labels = sorted(set(clips["label"].to_pylist()))
-    counts = {
-        split: pc.sum(pc.equal(clips["split"], split)).as_py()
-        for split in ("train", "validation", "test")
-    }
-    trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
-    if len(labels) < 2:
-        raise UserError(
-            f"the real corpus has a single class, '{labels[0]}': a judge needs two to tell apart; "
-            "is corpora.real.path one folder too high or too low?"
-        )
-    if set(labels) - trained:
-        raise UserError(f"no usable training clip of {', '.join(sorted(set(labels) - trained))}")
-    if not counts["validation"]:
-        raise UserError("no validation clip: raise corpora.real.split.validation_fraction")
-    note = Checkpoint(
-        model=config.model.name,
-        labels=labels,
-        features=config.features,
-        normalisation=normalisation(folder),
-        training=config.training.model_dump(),
-        metrics={},
-        data={**counts, "split_digest": split_digest(folder)},
-        versions={name: version(name) for name in ("raysound", "ray", "torch", "torchaudio")},
-    )
-    logger.info(
-        "judge: %s, %d classes, %d training and %d validation clips, %d workers",
-        config.model.name, len(labels), counts["train"], counts["validation"],
-        config.compute.workers,
-    )  # fmt: skip
-    scaling, threads = placement(config)
-    keep = fits_in_store(folder)
-    trainer = ray.train.torch.TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "note": note,
-            "settings": config.training,
-            "workers": config.compute.workers,
-            "threads": threads,
-            "history": storage.join(run, "history.jsonl"),
-        },
-        scaling_config=scaling,
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=run,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(controller_failure_limit=3),
-        ),
-        datasets={split: dataset(folder, split, labels, keep) for split in ("train", "validation")},
-        # Split equally, rows are dropped: harmless in training, a wrong number in validation.
-        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
-    )
-    with epochs_shown(storage.join(run, "history.jsonl"), config.training.epochs):
-        try:
-            result = trainer.fit()
-        except ray.train.WorkerGroupError as error:
-            for cause in error.worker_failures.values():
-                if isinstance(cause, UserError):
-                    raise UserError(str(cause)) from error
-            raise
-    # A worker reports a checkpoint only when it is the best so far: the last one is the best one.
-    with result.checkpoint.as_directory() as best:
-        for name in (checkpoint.WEIGHTS, checkpoint.NOTE):
-            storage.write_bytes(
-                storage.join(run, name), storage.read_bytes(storage.join(best, name))
-            )
-    storage.delete(storage.join(run, "ray"))
-    return run
+    judges = list(variants(config, folder))
+    for judge in {judge.fold: judge for judge in judges}.values():
+        # What can't be split is told now, not after hours of the other folds' training.
+        split_clips(judge.config, folder)
+    results = trained_together(judges, folder)
+    summary = summarise(results)
+    for line in table(summary):
+        print(line)
+    name = f"{config.model.name}-{digest({'runs': [row['run'] for row in results]})}"
+    uri = storage.join(config.output, "training", f"cross-validation-{name}.json")
+    storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
+    return uri
 
 
-def placement(config: Config) -> tuple[ray.train.ScalingConfig, int]:
-    """What each worker gets: its resources for Ray, and its number of torch threads.
+def variants(config: Config, folder: str) -> Iterator[Variant]:
+    """The judges to be trained, fold by fold.
 
     Raises:
-        UserError: the cluster can't give it. Ray would wait for ever.
+        UserError: the corpus has no folds, or just one.
     """
-    workers, cpus, gpus = config.compute.workers, cluster_cpus(), cluster_gpus()
-    use_gpu = gpus >= workers if config.compute.use_gpu == "auto" else config.compute.use_gpu
-    if use_gpu and gpus < workers:
-        raise UserError(f"compute.workers {workers} want a GPU each; the cluster has {gpus:g}")
-    # One CPU, or half of a single one, is left to Ray Data, which feeds the workers.
-    spare = min(1.0, cpus / 2)
-    per_worker = config.compute.cpus_per_worker or min(1.0, (cpus - spare) / workers)
-    if workers * per_worker > cpus - spare:
-        raise UserError(
-            f"compute.workers {workers} × compute.cpus_per_worker {per_worker:g} leave less than "
-            f"{spare:g} of the cluster's {cpus:g} CPUs to read the data: ask for fewer"
-        )
-    resources = {"CPU": per_worker, **({"GPU": 1} if use_gpu else {})}
-    scaling = ray.train.ScalingConfig(
-        num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
-    )
-    return scaling, max(1, int(cpus // workers))
+    folds: list[str | None] = [None]
+    if config.training.folds == "all":
+        manifest = storage.read_table(storage.join(folder, "manifest.parquet"), ["fold"])
+        known: list[str] = pc.unique(manifest["fold"].combine_chunks().drop_null()).to_pylist()
+        if len(known) < 2:
+            raise UserError(
+                "training.folds: all wants a real corpus with a column fold that names two or "
+                f"more; it has {len(known)}"
+            )
+        folds = [*sorted(known, key=by_number)]
+    for fold in folds:
+        for seed in range(config.training.seed, config.training.seed + config.training.seeds):
+            tree = config.model_dump()
+            tree["training"] |= {"folds": None, "seeds": 1, "seed": seed}
+            if fold is not None:
+                tree["corpora"]["real"]["split"] |= {"test_folds": [fold], "validation_folds": []}
+            name = f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
+            yield Variant(fold, seed, Config.model_validate(tree), name)
 
 
-@contextmanager
-def epochs_shown(history_uri: str, epochs: int) -> Iterator[None]:
-    """Logs one line an epoch while the block runs, as the history grows."""
-    done = threading.Event()
+def by_number(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """Sorts 10 behind 9."""
+    return tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part)
+                 for part in re.findall(r"\d+|\D+", name))  # fmt: skip
 
-    def follow() -> None:
-        shown = 0
-        finished = False
-        while not finished:
-            finished = done.wait(0.5)
-            rows = read_history(history_uri)
-            for row in rows[shown:]:
-                logger.info(
-                    "epoch %3d of %d  lr %.1e  train %.3f %5.1f %%  "
-                    "validation %.3f %5.1f %%  %.1f s",
-                    row["epoch"], epochs, row["lr"], row["train_loss"],
-                    100 * row["train_accuracy"], row["validation_loss"],
-                    100 * row["validation_accuracy"], row["seconds"],
-                )  # fmt: skip
-            shown = len(rows)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
+def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]:
+    """Each judge trained and tested, in the order given."""
+    together = min(room(judges[0].config), len(judges))
+    pool = ThreadPoolExecutor(together)
     try:
-        yield
+        return list(pool.map(lambda judge: train_and_test(judge, folder, together), judges))
     finally:
-        done.set()
-        thread.join()
+        # After Ctrl-C or an error nobody waits for those that are still at it.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def read_history(uri: str) -> list[Metrics]:
-    """The epochs of a history.jsonl, none if there is no such file yet."""
-    if not storage.exists(uri):
-        return []
-    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
+def room(config: Config) -> int:
+    """How many judges the cluster can train at a time, at least one."""
+    scaling, _ = placement(config)
+    each = scaling.resources_per_worker or {}
+    most = config.compute.workers_range[1]
+    free = {"CPU": cluster_cpus() - spare_cpus(), "GPU": cluster_gpus()}
+    return max(1, min(int(free[kind] // (most * each[kind])) for kind in each))
+
+
+def train_and_test(judge: Variant, folder: str, together: int = 1) -> dict[str, Any]:
+    """One judge's row of the sums."""
+    run = train_judge(judge.config, judge.name, together)
+    clips = split_clips(judge.config, folder)
+    test = clips.filter(pc.equal(clips["split"], "test"))["clip_id"].combine_chunks()
+    if not len(test):
+        raise UserError("no test clip: name corpora.real.split.test_folds, or raise test_fraction")
+    predictions = storage.join(run, "test.parquet")
+    score_corpora({"real": folder}, test, run, judge.config, predictions)
+    with storage.open_file(predictions) as file:
+        rows = pq.read_table(file, columns=["label", "prediction"])
+    right = pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py()
+    logger.info("%s: %.1f %% of %d test clips", judge.name, 100 * right / len(rows), len(rows))
+    return {
+        "fold": judge.fold,
+        "seed": judge.seed,
+        "clips": len(rows),
+        "right": right,
+        "accuracy": right / len(rows),
+        "run": run,
+    }
+
+
+def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread (standard deviation, of a sample) over folds and over seeds.
+
+    Args:
+        results: a row a judge with fold, seed, clips, right and accuracy.
+    """
+    folds, seeds = (list(dict.fromkeys(row[key] for row in results)) for key in ("fold", "seed"))
+    accuracy = np.array([row["accuracy"] for row in results]).reshape(len(folds), len(seeds))
+    clips, right = (sum(row[key] for row in results) for key in ("clips", "right"))
+    low, high = wilson_interval(right, clips)
+    return {
+        "folds": folds,
+        "seeds": seeds,
+        "accuracy": float(accuracy.mean()),
+        "by_fold": accuracy.mean(axis=1).tolist(),
+        "by_seed": accuracy.mean(axis=0).tolist(),
+        "spread_over_folds": spread(accuracy.mean(axis=1)),
+        "spread_over_seeds": spread(accuracy.mean(axis=0)),
+        "of_all_clips": {"clips": clips, "right": right, "low": low, "high": high},
+        "judges": results,
+    }
+
+
+def spread(values: np.ndarray) -> float | None:
+    """Standard deviation of a sample; None of a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def table(summary: dict[str, Any]) -> Iterator[str]:
+    """The sums as lines of text: a row a fold, a column a seed."""
+    seeds = summary["seeds"]
+    yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + "      mean"
+    judges = iter(summary["judges"])
+    for fold, mean in zip(summary["folds"], summary["by_fold"], strict=True):
+        cells = "".join(f"{next(judges)['accuracy']:10.1%}" for _ in seeds)
+        yield f"{fold if fold is not None else 'own split':<12}{cells}{mean:10.1%}"
+    cells = "".join(f"{value:10.1%}" for value in summary["by_seed"])
+    yield f"{'mean':<12}{cells}{summary['accuracy']:10.1%}"
+    for kind in ("folds", "seeds"):
+        if summary[f"spread_over_{kind}"] is not None:
+            yield f"standard deviation over {kind}: {summary[f'spread_over_{kind}']:.1%}"

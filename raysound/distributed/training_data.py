@@ -1,42 +1,49 @@
-"""Log-mel shards → what Ray Train's workers are fed: rows of one split, and the normalisation."""
+"""Log-mel shards → what training is fed: arrays in Ray's object store, or a stream past it."""
 
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.data.expressions import col
+import torch
 
 from raysound import features, storage
 from raysound.config import UserError
+from raysound.distributed.session import cluster_cpus, in_tasks
 from raysound.features import MelStatistics
 from raysound.scoring import Normalisation
+from raysound.training import Batch
 
 # What of the object store the training data may take. Kept there, an epoch of a small corpus costs
 # a hundredth of what it costs to read it anew: benchmarks/epoch_feeding.py.
 STORE_SHARE = 0.4
+# What of a GPU's free memory the training data may take; then no batch crosses the bus.
+GPU_SHARE = 0.3
 
 
-def dataset(folder: str, split: str, labels: list[str], keep: bool) -> ray.data.Dataset:
-    """The rows of one split as `log_mel` and `target`, read anew each epoch or kept in the store.
+@dataclass(frozen=True)
+class Rows:
+    """Windows of a split, all of them.
 
-    Args:
-        folder: of the features.
-        split: train, validation or test.
-        labels: class names in the order of their indices.
-        keep: in Ray's object store, see `fits_in_store`.
+    Attributes:
+        log_mel: `(n, n_mels, n_frames)`, as stored.
+        target: class indices, int64 `(n,)`.
+        clip_id: names `(n,)`.
     """
-    rows = (
-        ray.data.read_parquet(features.part_uris(folder))
-        .filter(expr=col("split") == split)
-        .select_columns(["log_mel", "label"])
-        .map_batches(to_batch, fn_kwargs={"labels": labels})
-    )
-    return rows.materialize() if keep else rows
+
+    log_mel: np.ndarray
+    target: np.ndarray
+    clip_id: np.ndarray
 
 
 def fits_in_store(folder: str) -> bool:
@@ -46,30 +53,192 @@ def fits_in_store(folder: str) -> bool:
     return bool(summary["bytes"] <= STORE_SHARE * store)
 
 
-def to_batch(batch: dict[str, np.ndarray], labels: list[str]) -> dict[str, np.ndarray]:
-    """Class names become indices: tensors are all that a worker takes."""
-    return {"log_mel": batch["log_mel"], "target": np.searchsorted(labels, batch["label"])}
+def kept_in_store(folder: str, clips: pa.Table, labels: list[str]) -> ray.ObjectRef:
+    """The Rows of some clips, in the object store; the driver never holds them."""
+    return ray.remote(read_all).remote(folder, clips.select(["clip_id", "label"]), labels)
 
 
-def normalisation(folder: str) -> Normalisation:
-    """Mean and spread of every mel band over the training rows, the same on any cluster."""
-    uris = features.part_uris(folder)
-    shards = ray.data.from_items([{"uri": uri} for uri in uris], override_num_blocks=len(uris))
-    total: MelStatistics | None = None
-    for row in shards.map(shard_statistics).iter_rows():
-        if row["count"]:
-            part = MelStatistics(int(row["count"]), row["mean"], row["squares"])
+def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
+    """Runs in a Ray task: reads the windows of some clips, in the order of the shards."""
+    wanted = clips["clip_id"].combine_chunks()
+    parts = []
+    for uri in features.part_uris(folder):
+        table = read_rows(uri, wanted)
+        if len(table):
+            parts.append((features.log_mel_array(table["log_mel"]), table["clip_id"]))
+    if not parts:
+        raise UserError(f"{folder} holds none of the {len(clips)} clips")
+    clip_id = pa.chunked_array([chunk for _, column in parts for chunk in column.chunks])
+    label = clips["label"].take(pc.index_in(clip_id, wanted)).to_pylist()
+    return Rows(
+        np.concatenate([log_mel for log_mel, _ in parts]),
+        np.searchsorted(labels, label),
+        np.array(clip_id.to_pylist(), dtype=object),
+    )
+
+
+def read_rows(uri: str, clip_ids: pa.Array) -> pa.Table:
+    """The columns clip_id and log_mel of those windows of a shard that belong to some clips."""
+    with storage.open_file(uri) as file:
+        table = pq.read_table(file, columns=["clip_id", "log_mel"])
+    return table.filter(pc.is_in(table["clip_id"], clip_ids))
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How batches come to the model.
+
+    Attributes:
+        device: where they are wanted.
+        pin: through memory that a GPU reads by itself.
+        ahead: how many are on their way while one is used.
+    """
+
+    device: torch.device
+    pin: bool = False
+    ahead: int = 0
+
+    def bring(self, array: np.ndarray) -> torch.Tensor:
+        """An array, on the device."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return (tensor.pin_memory() if self.pin else tensor).to(self.device, non_blocking=True)
+
+
+def ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """The same batches, so many of them made by a thread while one is used."""
+    if not count:
+        yield from batches
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, batches, None) for _ in range(count))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, batches, None))
+            yield batch
+
+
+def row_batches(
+    rows: Rows,
+    batch_size: int,
+    order: np.ndarray,
+    rank: int,
+    workers: int,
+    delivery: Delivery,
+    on_device: torch.Tensor | None,
+) -> Iterator[Batch]:
+    """This worker's share of each batch of some rows, in some order.
+
+    Worker r takes every `workers`th clip of a batch, so that together they take those that one
+    worker would, but for the last of a batch that can't be divided evenly.
+
+    Args:
+        rows: all windows.
+        batch_size: of all workers together.
+        order: indices of rows.
+        rank: this worker.
+        workers: how many there are.
+        delivery: how and where they are wanted.
+        on_device: `rows.log_mel` on that device, if it is kept there.
+    """
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        mine = batch[: len(batch) // workers * workers][rank::workers]
+        if len(mine) == 0:
+            return
+        if on_device is not None:
+            log_mel = on_device[delivery.bring(mine)]
+        else:
+            log_mel = delivery.bring(rows.log_mel[mine])
+        yield Batch(log_mel, delivery.bring(rows.target[mine]), rows.clip_id[mine].tolist())
+
+
+def epoch_order(rows: Rows, seed: int, epoch: int, balanced: bool) -> np.ndarray:
+    """The rows of an epoch in a drawn order; balanced, as many of each class, drawn with return."""
+    rng = np.random.default_rng((seed, epoch))
+    if not balanced:
+        return rng.permutation(len(rows.target))
+    share = 1 / np.bincount(rows.target)[rows.target]
+    return rng.choice(len(rows.target), len(rows.target), p=share / share.sum())
+
+
+def in_order(rows: Rows) -> np.ndarray:
+    """The rows as they lie."""
+    return np.arange(len(rows.target))
+
+
+def on_device(rows: Rows, device: torch.device) -> torch.Tensor | None:
+    """The log-mels on a GPU, where they take at most GPU_SHARE of what is free there."""
+    if device.type != "cuda" or rows.log_mel.nbytes > GPU_SHARE * torch.cuda.mem_get_info()[0]:
+        return None
+    return torch.tensor(rows.log_mel, device=device)
+
+
+def stream(folder: str, clips: pa.Table, labels: list[str]) -> ray.data.Dataset:
+    """The windows of some clips, read anew each epoch: for what the object store can't hold."""
+    chosen = ray.put(clips.select(["clip_id", "label"]))
+    shards = [{"uri": uri} for uri in features.part_uris(folder)]
+    rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+        read_chosen,
+        fn_kwargs={"chosen": [chosen], "labels": labels},
+        batch_format="pyarrow",
+        batch_size=None,
+        # Asking for no CPU: a range of workers may hold every one, and would wait for ever.
+        num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(size=max(1, int(cluster_cpus()))),
+    )
+    # Each worker validates some of the batches: all have to see the same ones.
+    rows.context.execution_options.preserve_order = True
+    return rows
+
+
+def read_chosen(
+    shards: pa.Table, chosen: list[ray.ObjectRef], labels: list[str]
+) -> Iterator[pa.Table]:
+    """Runs in a Ray task: the windows of the chosen clips of some shards, with their class."""
+    clips = ray.get(chosen[0])
+    wanted = clips["clip_id"].combine_chunks()
+    for uri in shards["uri"].to_pylist():
+        table = read_rows(uri, wanted)
+        label = clips["label"].take(pc.index_in(table["clip_id"], wanted)).to_pylist()
+        target = pa.array(np.searchsorted(labels, label), pa.int64())
+        yield table.append_column("target", target)
+
+
+def stream_batches(
+    shard: Any, batch_size: int, delivery: Delivery, **options: Any
+) -> Iterator[Batch]:
+    """Batches of a Ray Data stream, which reads ahead by itself."""
+    for batch in shard.iter_batches(batch_size=batch_size, prefetch_batches=2, **options):
+        yield Batch(
+            delivery.bring(batch["log_mel"]),
+            delivery.bring(batch["target"]),
+            batch["clip_id"].tolist(),
+        )
+
+
+def normalisation(folder: str, clips: pa.Table) -> Normalisation:
+    """Mean and spread of every mel band over the windows of some clips, the same anywhere."""
+    chosen = ray.put(clips["clip_id"].combine_chunks())
+    calls = ((uri, [chosen]) for uri in features.part_uris(folder))
+    total = None
+    for part in in_tasks(shard_statistics, calls):
+        if part is not None:
             total = part if total is None else total.merge(part)
     if total is None:
         raise UserError(f"{folder} holds no training rows")
     return Normalisation(tuple(total.mean.tolist()), tuple(total.std.tolist()))
 
 
-def shard_statistics(row: dict[str, Any]) -> dict[str, Any]:
-    """Runs in a Ray task: one shard's training rows → their statistics."""
-    with storage.open_file(row["uri"]) as file:
-        table = pq.read_table(file, columns=["log_mel"], filters=[("split", "=", "train")])
-    if len(table) == 0:
-        return {"count": 0, "mean": np.zeros(1), "squares": np.zeros(1)}
-    statistics = MelStatistics.of(features.log_mel_array(table["log_mel"]))
-    return dict(statistics.__dict__)
+def shard_statistics(uri: str, chosen: list[ray.ObjectRef]) -> MelStatistics | None:
+    """Runs in a Ray task: the statistics of the chosen clips' windows in one shard."""
+    table = read_rows(uri, ray.get(chosen[0]))
+    return MelStatistics.of(features.log_mel_array(table["log_mel"])) if len(table) else None
+
+
+def class_weights(rows_a_class: np.ndarray) -> torch.Tensor:
+    """Weights that let every class count alike in the loss, 1 on the mean over rows.
+
+    Args:
+        rows_a_class: how many training rows each class has, at least 1.
+    """
+    weights = rows_a_class.sum() / (len(rows_a_class) * rows_a_class)
+    return torch.tensor(weights, dtype=torch.float32)

@@ -19,7 +19,7 @@ from raysound.distributed.extract import (
     read_manifest,
     shard_clips,
 )
-from raysound.distributed.train import run_folder
+from raysound.distributed.judge import run_folder
 from raysound.extraction import extract_shard
 from raysound.features import MelStatistics
 from raysound.settings import Config

@@ -1,19 +1,39 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray.data
+import torch
+import yaml
 
 from raysound import checkpoint, features
 from raysound.config import UserError, from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, finished_features
-from raysound.distributed.train import placement, read_history, train_judge
-from raysound.distributed.training_data import dataset, normalisation
+from raysound.distributed.judge import placement, read_history, split_clips, train_judge
+from raysound.distributed.score import PREDICTIONS, score_shard
+from raysound.distributed.training_data import (
+    Delivery,
+    ahead,
+    epoch_order,
+    normalisation,
+    read_all,
+    row_batches,
+    stream,
+)
 from raysound.features import MelStatistics
 from raysound.storage import read_table
+from raysound.training import Metrics
+
+# The fixture, which trains, counts towards the first test that wants it.
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +61,17 @@ def trained(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return {"config": config, "tree": tree, "run": run, "report": report}
 
 
-@pytest.mark.timeout(300)
+def clips_of(config: Any, split: str) -> pa.Table:
+    """The real clips of one split."""
+    clips = split_clips(config, finished_features("real", config))
+    return clips.filter(pc.equal(clips["split"], split))
+
+
+def without_seconds(history: list[Metrics]) -> list[Metrics]:
+    """All of a history that a clock does not tell."""
+    return [{key: row[key] for key in row if key != "seconds"} for row in history]
+
+
 def test_the_judge_learns_and_leaves_history_weights_and_note(trained: dict[str, Any]) -> None:
     history = read_history(f"{trained['run']}/history.jsonl")
     note = checkpoint.read_note(trained["run"])
@@ -80,40 +110,90 @@ def test_a_trained_judge_is_not_trained_again(trained: dict[str, Any]) -> None:
 
 def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any]) -> None:
     folder = finished_features("real", trained["config"])
-    tables = [read_table(uri) for uri in features.part_uris(folder)]
+    clips = clips_of(trained["config"], "train")
+    names = set(clips["clip_id"].to_pylist())
     rows = [
         log_mel
-        for table in tables
-        for split, log_mel in zip(
-            table["split"].to_pylist(), features.log_mel_array(table["log_mel"]), strict=True
+        for table in map(read_table, features.part_uris(folder))
+        for name, log_mel in zip(
+            table["clip_id"].to_pylist(), features.log_mel_array(table["log_mel"]), strict=True
         )
-        if split == "train"
+        if name in names
     ]
+    assert len(rows) == checkpoint.read_note(trained["run"]).data["train"] < 66
     expected = MelStatistics.of(np.stack(rows))
 
-    actual = normalisation(folder)
+    actual = normalisation(folder, clips)
 
     np.testing.assert_allclose(actual.mean, expected.mean, rtol=1e-6)
     np.testing.assert_allclose(actual.std, expected.std, rtol=1e-6)
+    assert checkpoint.read_note(trained["run"]).normalisation == actual
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_split_is_fed_whole_and_with_the_right_targets(
-    trained: dict[str, Any], keep: bool
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
+    trained: dict[str, Any], streamed: bool
 ) -> None:
+    """Out of the object store and as a stream alike."""
     folder = finished_features("real", trained["config"])
-    clips = features.usable_clips(folder)
     labels = ["high", "low", "mid"]
+    clips = clips_of(trained["config"], "test")
+    expected = {
+        name: labels.index(label)
+        for name, label in zip(
+            clips["clip_id"].to_pylist(), clips["label"].to_pylist(), strict=True
+        )
+    }
+    assert 0 < len(expected) < 66
+    log_mels = {
+        name: log_mel
+        for table in map(read_table, features.part_uris(folder))
+        for name, log_mel in zip(
+            table["clip_id"].to_pylist(), features.log_mel_array(table["log_mel"]), strict=True
+        )
+    }
 
-    rows = dataset(folder, "test", labels, keep).take_all()
+    if streamed:
+        taken = stream(folder, clips, labels).take_all()
+        fed = [(row["clip_id"], row["target"], row["log_mel"]) for row in taken]
+    else:
+        rows = read_all(folder, clips, labels)
+        fed = list(zip(rows.clip_id, rows.target, rows.log_mel, strict=True))
 
-    expected = [
-        labels.index(label)
-        for label, split in zip(clips["label"].to_pylist(), clips["split"].to_pylist(), strict=True)
-        if split == "test"
+    assert len(fed) == len(expected)
+    assert {name: target for name, target, _ in fed} == expected
+    assert all((log_mel == log_mels[name]).all() for name, _, log_mel in fed)
+
+
+@pytest.mark.parametrize("made_ahead", [0, 2])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_together_take_each_clip_of_an_epoch_once(
+    trained: dict[str, Any], workers: int, made_ahead: int
+) -> None:
+    """All but the few at a batch's end that can't be divided evenly; batches as one worker's."""
+    here = Delivery(torch.device("cpu"))
+    clips = clips_of(trained["config"], "train")
+    rows = read_all(finished_features("real", trained["config"]), clips, ["high", "low", "mid"])
+    order = epoch_order(rows, seed=3, epoch=2, balanced=False)
+
+    shares = [
+        list(ahead(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
+        for rank in range(workers)
     ]
-    assert sorted(row["target"] for row in rows) == sorted(expected)
-    assert rows[0]["log_mel"].shape == (24, 26)
+
+    assert len({len(share) for share in shares}) == 1
+    together = [
+        [name for batch in batches for name in batch.clip_ids]
+        for batches in zip(*shares, strict=True)
+    ]
+    left_out = len(clips) % 12 % workers
+    assert sum(map(len, together)) == len(clips) - left_out
+    for index, names in enumerate(together):
+        whole = rows.clip_id[order[12 * index : 12 * index + 12]].tolist()
+        assert sorted(names) == sorted(whole[: len(names)])
+    target = dict(zip(rows.clip_id, rows.target, strict=True))
+    for batch in (batch for share in shares for batch in share):
+        assert batch.target.tolist() == [target[name] for name in batch.clip_ids]
 
 
 def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[str, Any]) -> None:
@@ -143,27 +223,25 @@ def test_the_good_generator_is_told_from_the_bad_one(trained: dict[str, Any]) ->
     assert page.count("<audio") == 24
 
 
-def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
-    trained: dict[str, Any], tmp_path: Path
-) -> None:
+def test_scores_do_not_depend_on_how_many_tasks_share_the_work(trained: dict[str, Any]) -> None:
     """Shards are scored whole: alone, one after the other, they give the same bytes."""
-    from raysound.distributed.evaluate import PREDICTIONS, score_shard
-
     config = trained["config"]
     predictions = read_table(f"{config.output}/evaluation/predictions.parquet")
+    test = clips_of(config, "test")["clip_id"].combine_chunks()
     alone = [
         score_shard(
-            {"corpus": np.array([name]), "uri": np.array([uri])},
-            trained["run"],
+            trained["run"], name, uri, test if name == "real" else None,
             config.evaluation.batch_size,
         )
         for name in ("real", "good", "bad")
         for uri in features.part_uris(finished_features(name, config))
-    ]
+    ]  # fmt: skip
 
     assert predictions.schema.equals(PREDICTIONS)
     expected = [row for table in alone for row in table.to_pylist()]
     assert predictions.to_pylist() == expected
+    real = {row["clip_id"] for row in expected if row["corpus"] == "real"}
+    assert real == set(test.to_pylist())
 
 
 def test_a_mismatch_is_refused_and_both_values_named(trained: dict[str, Any]) -> None:
@@ -244,11 +322,116 @@ def test_jobs_tell_what_has_to_run_first(tone_config: dict[str, Any]) -> None:
     assert ray.data.DataContext.get_current().execution_options.preserve_order
 
 
-@pytest.mark.timeout(200)
-def test_a_loss_that_is_no_number_is_told_as_the_users_mistake(trained: dict[str, Any]) -> None:
-    """From a worker's depths to one line, not a traceback."""
-    tree = {**trained["tree"], "training": {"epochs": 2, "batch_size": 8}}
-    tree["training"]["optimizer"] = {"name": "SGD", "lr": 1e38}
+def test_the_same_seed_gives_the_same_judge_bit_by_bit(
+    trained: dict[str, Any], tmp_path: Path
+) -> None:
+    """Another output folder, nothing else: the first run's files can't help."""
+    config = from_tree({**trained["tree"], "output": str(tmp_path)}, "test")
+    extract(config)
 
-    with pytest.raises(UserError, match=r"try a smaller training\.optimizer\.lr than 1e\+38"):
-        train_judge(from_tree(tree, "test"))
+    run = train_judge(config)
+
+    first, second = (read_history(f"{folder}/history.jsonl") for folder in (trained["run"], run))
+    assert run != trained["run"]
+    assert without_seconds(second) == without_seconds(first)
+    weights = [Path(folder, "model.safetensors").read_bytes() for folder in (trained["run"], run)]
+    assert weights[0] == weights[1]
+    notes = [
+        json.loads(Path(folder, "checkpoint.json").read_text()) for folder in (trained["run"], run)
+    ]
+    for note in notes:
+        note["metrics"].pop("seconds")
+    assert notes[0] == notes[1]
+
+
+def test_a_range_of_workers_trains_to_the_end(trained: dict[str, Any], tmp_path: Path) -> None:
+    tree = {**trained["tree"], "compute": {**trained["tree"]["compute"], "workers": [1, 2]}}
+    tree |= {"output": str(tmp_path), "training": {"epochs": 3, "batch_size": 8}}
+    config = from_tree(tree, "test")
+    extract(config)
+
+    run = train_judge(config)
+
+    history = read_history(f"{run}/history.jsonl")
+    data = checkpoint.read_note(run).data
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert {row["validation_clips"] for row in history} == {data["validation"]}
+    # Two workers can't divide an odd last batch.
+    assert {row["train_clips"] for row in history} <= {data["train"], data["train"] - 1}
+    assert checkpoint.is_complete(run)
+
+
+# An object store that is smaller than the features; the least that Ray allows is 75 MiB.
+SMALL_STORE = """
+import json, sys
+import ray
+from raysound.config import load
+from raysound.distributed.extract import extract, finished_features
+from raysound.distributed.judge import train_judge
+from raysound.distributed.training_data import fits_in_store
+ray.init(
+    address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False,
+    log_to_driver=False,
+)
+one = load(sys.argv[1])
+extract(one)
+fits = fits_in_store(finished_features("real", one))
+more = load(sys.argv[1], ["compute.workers=[1, 2]", "training.seed=1"])
+with open(sys.argv[1] + ".told", "w") as file:
+    json.dump({"fits": fits, "runs": [train_judge(one), train_judge(more)]}, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_features_that_the_object_store_cannot_hold_are_streamed(
+    root: Path, tones: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each training and validation clip once an epoch, by one worker, or by a range of workers.
+
+    Those that hold every CPU don't wait for their data for ever. Clips are cropped, for it is not
+    the arithmetic that is tried here.
+    """
+    for wav in tones["real"].rglob("*.wav"):
+        for index in range(11):
+            link = tmp_path / "clips" / wav.parent.name / f"{wav.stem}-{index}.wav"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(wav, link)
+    tree = {
+        "name": "large",
+        "output": str(tmp_path / "out"),
+        "corpora": {
+            "real": {
+                "path": str(tmp_path / "clips"),
+                "split": {"validation_fraction": 0.05, "test_fraction": 0.05},
+            },
+        },
+        "features": {
+            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 2, "n_fft": 512,
+            "n_mels": 32, "f_min": 0, "f_max": 4000,
+        },
+        "model": {"name": "cnn"},
+        "training": {"epochs": 1, "batch_size": 8, "crop_length": 0.004, "shuffle_buffer": 64},
+        "compute": {"workers": 1, "shard_clips": 32, "use_gpu": False},
+    }  # fmt: skip
+    (tmp_path / "large.yaml").write_text(yaml.safe_dump(tree))
+
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_STORE, str(tmp_path / "large.yaml")],
+        cwd=root, capture_output=True, text=True, timeout=380, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "large.yaml.told").read_text())
+    (summary,) = (tmp_path / "out/features").glob("*/summary.json")
+    assert json.loads(summary.read_text())["bytes"] > 150e6
+    assert told["fits"] is False
+    for run, fewer in zip(told["runs"], (0, 1), strict=True):
+        data = checkpoint.read_note(run).data
+        (row,) = read_history(f"{run}/history.jsonl")
+        assert data["train"] + data["validation"] + data["test"] == 11 * 66
+        # Two workers get as many clips each: an odd one waits.
+        assert data["train"] - fewer <= row["train_clips"] <= data["train"]
+        assert row["validation_clips"] == data["validation"] > 20
+        assert data["train"] > 600

@@ -1,0 +1,257 @@
+"""A judge for each fold and seed: what each hears, what it is tested on, and what is made of it."""
+
+import csv
+import io
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import yaml
+
+from raysound import checkpoint
+from raysound.config import UserError, from_tree
+from raysound.distributed.extract import extract, finished_features
+from raysound.distributed.judge import read_history, split_clips, split_digest
+from raysound.distributed.train import train
+from raysound.settings import Config
+
+# The fixture, which trains, counts towards the first test that wants it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+FOLDS, SEEDS = ["1", "2", "10"], [5, 6]
+
+
+def with_folds(tones: Path, folder: Path, folds: dict[str, str], noise: float = 0.0) -> Path:
+    """A copy of the tones with a table that says each one's fold, by the end of its name."""
+    rng = np.random.default_rng(0)
+    rows = [("file_name", "label", "fold")]
+    for wav in sorted(tones.rglob("*.wav")):
+        name = str(wav.relative_to(tones))
+        waveform, rate = soundfile.read(wav)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noisy = waveform + noise * rng.standard_normal(len(waveform))
+        soundfile.write(folder / name, noisy.clip(-1, 1), rate)
+        (fold,) = (fold for end, fold in folds.items() if wav.stem.endswith(end))
+        rows.append((name, wav.parent.name, fold))
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+def tree_of(corpus: Path, output: Path) -> dict[str, Any]:
+    return {
+        "name": "folds",
+        "output": str(output),
+        "corpora": {"real": {"path": str(corpus)}},
+        "features": {
+            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 160, "n_fft": 512,
+            "n_mels": 24, "f_min": 0, "f_max": 4000,
+        },
+        "model": {"name": "cnn"},
+        "training": {"epochs": 2, "batch_size": 8, "folds": "all", "seeds": 2, "seed": SEEDS[0]},
+        "compute": {
+            "workers": 1, "cpus_per_worker": 0.5, "shard_clips": 16, "use_gpu": False,
+            "local_cpus": 2,
+        },
+    }  # fmt: skip
+
+
+def run(config: Config) -> tuple[Path, str]:
+    """The file with the sums, and what was printed."""
+    with redirect_stdout(io.StringIO()) as printed:
+        last_line = train(config)
+    return Path(last_line.removeprefix("cross-validation: ")), printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def validated(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Six judges of three folds and two seeds; in so much noise they err now and then."""
+    folder = tmp_path_factory.mktemp("folds")
+    ends = dict.fromkeys("012", "10") | dict.fromkeys("3456", "2") | dict.fromkeys("789", "1")
+    config = from_tree(
+        tree_of(with_folds(tones["real"], folder / "corpus", ends, 0.5), folder / "out"), "test"
+    )
+    extract(config)
+    uri, printed = run(config)
+    return {"config": config, "uri": uri, "printed": printed, "sums": json.loads(uri.read_text())}
+
+
+def predictions(judge: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a judge said of its test clips."""
+    return pq.read_table(Path(judge["run"]) / "test.parquet").to_pylist()
+
+
+def test_each_clip_is_tested_once_a_seed_by_the_judge_of_its_fold(
+    validated: dict[str, Any],
+) -> None:
+    """Folds in the order of their numbers."""
+    sums = validated["sums"]
+    with open(Path(validated["config"].corpora.real.path) / "metadata.csv") as file:
+        fold_of = {row["file_name"]: row["fold"] for row in csv.DictReader(file)}
+
+    assert (sums["folds"], sums["seeds"]) == (FOLDS, SEEDS)
+    assert [(judge["fold"], judge["seed"]) for judge in sums["judges"]] == [
+        (fold, seed) for fold in FOLDS for seed in SEEDS
+    ]
+    for seed in SEEDS:
+        tested = Counter(
+            (row["clip_id"], judge["fold"])
+            for judge in sums["judges"]
+            if judge["seed"] == seed
+            for row in predictions(judge)
+        )
+        assert tested == dict.fromkeys(fold_of.items(), 1)
+    assert len({judge["run"] for judge in sums["judges"]}) == 6
+
+
+def test_no_judge_hears_a_clip_of_its_test_fold_before(validated: dict[str, Any]) -> None:
+    config: Config = validated["config"]
+    folder = finished_features("real", config)
+    for judge in validated["sums"]["judges"]:
+        tree = config.model_dump()
+        tree["corpora"]["real"]["split"]["test_folds"] = [judge["fold"]]
+        clips = split_clips(Config.model_validate(tree), folder)
+        parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+        for row in clips.to_pylist():
+            parts[row["split"]].add(row["clip_id"])
+        note = checkpoint.read_note(judge["run"])
+
+        assert note.data == {
+            "split_digest": split_digest(clips), **{name: len(of) for name, of in parts.items()}
+        }  # fmt: skip
+        assert parts["test"] == {row["clip_id"] for row in predictions(judge)}
+        assert not parts["test"] & (parts["train"] | parts["validation"])
+        assert len(parts["train"]) + len(parts["validation"]) + len(parts["test"]) == 66
+        assert parts["validation"]
+        history = read_history(f"{judge['run']}/history.jsonl")
+        assert {row["train_clips"] for row in history} == {len(parts["train"])}
+        assert note.training["seed"] == judge["seed"]
+
+
+def test_another_seed_is_another_training_of_the_same_clips(validated: dict[str, Any]) -> None:
+    for one, other in zip(*[iter(validated["sums"]["judges"])] * 2, strict=True):
+        notes = [checkpoint.read_note(judge["run"]) for judge in (one, other)]
+        losses = [
+            read_history(f"{judge['run']}/history.jsonl")[0]["train_loss"] for judge in (one, other)
+        ]
+        assert notes[0].data == notes[1].data
+        assert losses[0] != losses[1]
+
+
+def test_the_sums_are_those_of_the_predictions(validated: dict[str, Any]) -> None:
+    sums = validated["sums"]
+    rights, accuracies, clips = [], {}, 0
+    for judge in sums["judges"]:
+        said = predictions(judge)
+        right = [row["prediction"] == row["label"] for row in said]
+        rights += right
+        clips += len(said)
+        accuracies[judge["fold"], judge["seed"]] = sum(right) / len(right)
+        assert (judge["clips"], judge["right"]) == (len(right), sum(right))
+        assert judge["accuracy"] == sum(right) / len(right)
+    by_fold = [statistics.mean(accuracies[fold, seed] for seed in SEEDS) for fold in FOLDS]
+    by_seed = [statistics.mean(accuracies[fold, seed] for fold in FOLDS) for seed in SEEDS]
+    # Wilson 1927, at 1.96 standard deviations.
+    p, z, n = sum(rights) / clips, 1.959964, clips
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+
+    assert clips == 2 * 66
+    assert len(set(accuracies.values())) > 1
+    assert sums["by_fold"] == pytest.approx(by_fold)
+    assert sums["by_seed"] == pytest.approx(by_seed)
+    assert sums["accuracy"] == pytest.approx(statistics.mean(by_fold))
+    assert sums["spread_over_folds"] == pytest.approx(statistics.stdev(by_fold))
+    assert sums["spread_over_seeds"] == pytest.approx(statistics.stdev(by_seed))
+    counts = sums["of_all_clips"]
+    assert (counts["clips"], counts["right"]) == (clips, sum(rights))
+    assert counts["low"] == pytest.approx((middle - half) / (1 + z * z / n), abs=1e-5)
+    assert counts["high"] == pytest.approx((middle + half) / (1 + z * z / n), abs=1e-5)
+
+
+def test_the_table_shows_each_judge_and_the_means(validated: dict[str, Any]) -> None:
+    sums = validated["sums"]
+    cells = [f"{judge['accuracy']:.1%}" for judge in sums["judges"]]
+    expected = [["fold", "seed", "5", "seed", "6", "mean"]]
+    for index, fold in enumerate(FOLDS):
+        expected.append([fold, *cells[2 * index : 2 * index + 2], f"{sums['by_fold'][index]:.1%}"])
+    expected.append(["mean", *(f"{value:.1%}" for value in [*sums["by_seed"], sums["accuracy"]])])
+    for kind in ("folds", "seeds"):
+        spread = f"{sums[f'spread_over_{kind}']:.1%}"
+        expected.append(["standard", "deviation", "over", f"{kind}:", spread])
+
+    assert [line.split() for line in validated["printed"].splitlines()] == expected
+
+
+def test_a_second_run_trains_nothing_anew(validated: dict[str, Any]) -> None:
+    runs = Path(validated["config"].output) / "training"
+
+    def trained() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns
+            for pattern in ("*/history.jsonl", "*/checkpoint.json", "*/model.safetensors")
+            for path in runs.glob(pattern)
+        }
+
+    before = trained()
+
+    uri, printed = run(validated["config"])
+
+    assert len(before) == 18
+    assert trained() == before
+    assert (uri, printed) == (validated["uri"], validated["printed"])
+    assert json.loads(uri.read_text()) == validated["sums"]
+
+
+def test_a_corpus_without_folds_is_refused(tones: dict[str, Path], tmp_path: Path) -> None:
+    config = from_tree(tree_of(tones["real"], tmp_path), "test")
+    extract(config)
+
+    with pytest.raises(UserError, match=r"wants a real corpus with a column fold.*; it has 0$"):
+        train(config)
+    assert not (tmp_path / "training").exists()
+
+
+def test_a_single_fold_is_refused(tones: dict[str, Path], tmp_path: Path) -> None:
+    corpus = with_folds(tones["real"], tmp_path / "corpus", {"": "1"})
+    config = from_tree(tree_of(corpus, tmp_path / "out"), "test")
+    extract(config)
+
+    with pytest.raises(UserError, match=r"names two or more; it has 1$"):
+        train(config)
+
+
+@pytest.mark.timeout(120)
+def test_a_fold_that_leaves_no_training_clip_of_a_class_ends_all_before_any_training(
+    root: Path, tones: dict[str, Path], tmp_path: Path
+) -> None:
+    """All of `mid` stands in fold 2: only the second of three judges can't be trained."""
+    corpus = with_folds(tones["real"], tmp_path / "corpus", {"": "1"})
+    table = corpus / "metadata.csv"
+    rows = list(csv.reader(table.read_text().splitlines()))
+    for index, row in enumerate(rows[1:]):
+        row[2] = "2" if row[1] == "mid" else "13"[index % 2]
+    table.write_text("\n".join(map(",".join, rows)))
+    tree = tree_of(corpus, tmp_path / "out")
+    extract(from_tree(tree, "test"))
+    (tmp_path / "folds.yaml").write_text(yaml.safe_dump(tree))
+
+    done = subprocess.run(
+        [sys.executable, "jobs/train.py", str(tmp_path / "folds.yaml")],
+        cwd=root, capture_output=True, text=True, timeout=90, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
+    )  # fmt: skip
+
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: no training clip is left for the classes mid"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "training").exists()

@@ -1,0 +1,259 @@
+"""Processes die while they train, the cluster is too small, the loss is no number."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raysound import checkpoint
+from raysound.config import from_tree
+from raysound.distributed.extract import extract
+from raysound.distributed.judge import read_history, train_judge
+from raysound.training import Metrics
+
+# The fixture, which trains, counts towards the first test that wants it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+EPOCHS = 8
+
+
+def without_seconds(history: list[Metrics]) -> list[Metrics]:
+    """All of a history that a clock does not tell."""
+    return [{key: row[key] for key in row if key != "seconds"} for row in history]
+
+
+def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Waits for a condition, and returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(0.02)
+    return result
+
+
+def processes_below(pid: int) -> dict[int, str]:
+    """Process ids and titles of all that a process started, and of what those started."""
+    table = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = {int(row[0]): row for row in (line.split(None, 2) for line in table.splitlines())}
+    found: dict[int, str] = {}
+    ancestors = {pid}
+    while ancestors:
+        children = {child for child, row in rows.items() if int(row[1]) in ancestors}
+        found |= {child: rows[child][2] for child in children}
+        ancestors = children
+    return found
+
+
+def train_workers(job: int) -> set[int]:
+    """Process ids of the workers that a job trains with now."""
+    return {
+        pid
+        for pid, title in processes_below(job).items()
+        if title.startswith("ray::RayTrainWorker")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A training that nothing interrupts: epochs of a second, full of drawn numbers."""
+    tree = {
+        "name": "faults",
+        "output": str(tmp_path_factory.mktemp("whole")),
+        "corpora": {"real": {"path": str(tones["real"])}},
+        "features": {
+            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 80, "n_fft": 512,
+            "n_mels": 32, "f_min": 0, "f_max": 4000,
+        },
+        "model": {"name": "cnn"},
+        "training": {
+            "epochs": EPOCHS, "batch_size": 8, "scheduler": {"name": "CosineAnnealingLR"},
+            "augment": {"roll": True, "mixup": 0.2, "time_masks": 1},
+        },
+        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False, "local_cpus": 2},
+    }  # fmt: skip
+    config = from_tree(tree, "test")
+    extract(config)
+    return {"tree": tree, "output": Path(config.output), "run": Path(train_judge(config))}
+
+
+@pytest.fixture
+def config(whole: dict[str, Any], tmp_path: Path) -> Path:
+    """The same experiment in another folder, features and all, but not trained."""
+    output = tmp_path / "out"
+    shutil.copytree(whole["output"] / "features", output / "features")
+    path = tmp_path / "faults.yaml"
+    path.write_text(yaml.safe_dump({**whole["tree"], "output": str(output)}))
+    return path
+
+
+@contextmanager
+def job(root: Path, config: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """jobs/train.py with a cluster of its own; its words go to files beside the config."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "RAY_AUTH_MODE": "token",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    with open(config.parent / "stdout", "w") as out, open(config.parent / "stderr", "w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "jobs/train.py", str(config), *overrides],
+            cwd=root, stdout=out, stderr=err, text=True, env=environment,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def said(config: Path, where: str = "stderr") -> str:
+    return (config.parent / where).read_text()
+
+
+def history_of(config: Path) -> list[Metrics]:
+    """Of the only judge below a config's output; none if there is none yet."""
+    found = list(config.parent.glob("out/training/*/history.jsonl"))
+    return read_history(str(found[0])) if found else []
+
+
+def epochs_there(config: Path, process: subprocess.Popen[str], least: int) -> int:
+    """How many epochs the history has, once there are so many."""
+
+    def count() -> int:
+        assert process.poll() is None, said(config)
+        epochs = len(history_of(config))
+        return epochs if epochs >= least else 0
+
+    return int(poll(count, 90, f"{least} epochs"))
+
+
+def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> None:
+    """Each epoch once, the same numbers, the same weights, nothing left behind."""
+    run = config.parent / "out/training" / whole["run"].name
+    history, expected = (
+        read_history(f"{run}/history.jsonl"),
+        read_history(f"{whole['run']}/history.jsonl"),
+    )
+    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
+    assert without_seconds(history) == without_seconds(expected)
+    notes = [json.loads((folder / "checkpoint.json").read_text()) for folder in (run, whole["run"])]
+    for note in notes:
+        note["metrics"].pop("seconds")
+    assert notes[0] == notes[1]
+    weights = [(folder / checkpoint.WEIGHTS).read_bytes() for folder in (run, whole["run"])]
+    assert weights[0] == weights[1]
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole["run"].iterdir()}
+
+
+def test_a_worker_killed_within_an_epoch_changes_nothing(
+    root: Path, config: Path, whole: dict[str, Any]
+) -> None:
+    with job(root, config) as process:
+        epochs_there(config, process, 2)
+        before = train_workers(process.pid)
+        os.kill(random.Random(0).choice(sorted(before)), signal.SIGKILL)
+        at_death = len(history_of(config))
+
+        # Others take the place of both: a group that lost one starts anew.
+        poll(lambda: len(train_workers(process.pid) - before) == 2, 90, "two other workers")
+        assert process.wait(150) == 0, said(config)
+
+    assert len(before) == 2
+    assert 2 <= at_death < EPOCHS
+    assert "Traceback" not in said(config)
+    # A line an epoch, and none twice.
+    lines = re.findall(r"^epoch +(\d+) of", said(config), re.MULTILINE)
+    assert lines == [str(epoch) for epoch in range(1, EPOCHS + 1)]
+    assert_as_if_nothing_had_happened(config, whole)
+
+
+def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
+    root: Path, config: Path, whole: dict[str, Any]
+) -> None:
+    with job(root, config) as process:
+        epochs_there(config, process, 2)
+        cluster = set(processes_below(process.pid))
+        process.kill()
+        process.wait(10)
+        at_death = len(history_of(config))
+
+    with job(root, config) as process:
+        assert process.wait(150) == 0, said(config)
+
+    (epoch,) = re.findall(r"going on after epoch (\d+)$", said(config), re.MULTILINE)
+    # The orphans may have ended one more epoch before they died.
+    assert 2 <= at_death <= int(epoch) < EPOCHS
+    assert f"epoch {epoch:>3} of" not in said(config)
+    assert_as_if_nothing_had_happened(config, whole)
+    there = Path("/proc")
+    poll(lambda: not any((there / str(pid)).exists() for pid in cluster), 30, "the orphans' end")
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("compute.use_gpu=true", "compute.workers 2 want a GPU each; the cluster has 0"),
+        (
+            "compute.cpus_per_worker=1",
+            "compute.workers 2 × compute.cpus_per_worker 1 leave less than 1 of the cluster's "
+            "2 CPUs to read the data: ask for fewer",
+        ),
+    ],
+)
+def test_what_the_cluster_lacks_is_told_in_one_line(
+    root: Path, config: Path, asked: str, answer: str
+) -> None:
+    with job(root, config, asked) as process:
+        # Ray would wait for ever.
+        status = process.wait(60)
+
+    assert status == 2, said(config)
+    assert said(config).splitlines()[-1] == f"error: {answer}"
+    assert said(config).count("error") == 1
+    assert "Traceback" not in said(config)
+    assert said(config, "stdout") == ""
+    assert not history_of(config)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_at_once(root: Path, config: Path) -> None:
+    """In its third epoch or so, when the rate has grown; tried again it would be the same."""
+    optimizer = "training.optimizer={name: SGD, lr: 1e-3}"
+    scheduler = "training.scheduler={name: ExponentialLR, gamma: 1e12}"
+    workers: set[int] = set()
+
+    def is_over() -> bool:
+        workers.update(train_workers(process.pid))
+        return process.poll() is not None
+
+    with job(root, config, optimizer, scheduler) as process:
+        poll(is_over, 150, "the end")
+
+    assert process.returncode == 2, said(config)
+    last = said(config).splitlines()[-1]
+    assert re.fullmatch(
+        r"error: the training loss is (nan|inf) in epoch \d, at the batch of the clips "
+        r"((high|low|mid)/\d{3}\.wav(, |: )){4}try a smaller training\.optimizer\.lr than 0\.001, "
+        r"or training\.clip_gradient",
+        last,
+    ), last
+    assert "Traceback" not in said(config)
+    history = history_of(config)
+    assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
+    assert 1 <= len(history) < EPOCHS
+    assert f"in epoch {len(history) + 1}," in last
+    assert len(workers) == 2, "it was tried again"
