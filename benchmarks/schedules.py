@@ -1,0 +1,99 @@
+"""The four schedules of configs/seed-*.yaml, for four models and two clip lengths, on one fold.
+
+python benchmarks/schedules.py [key=value ...]
+
+Trains each once for equal epochs, tests it, prints a markdown table and draws the validation curves
+into docs/schedules.svg. Interrupted, it goes on where it was.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+from raysound import storage
+from raysound.config import load
+from raysound.distributed.extract import extract_corpus
+from raysound.distributed.judge import read_history
+from raysound.distributed.session import ray_session
+from raysound.distributed.train import Variant, train_and_test
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEDULES = {
+    "fixed": "fixed rate",
+    "step": "StepLR",
+    "plateau-loss": "plateau on loss",
+    "plateau-accuracy": "plateau on accuracy",
+}
+MODELS = ("cnn", "alexnet", "resnetish18", "resnetish34")
+CLIP_LENGTHS = (2.5, 5.0)
+
+
+def trained(schedule: str, model: str, length: float, overrides: list[str]) -> dict[str, Any]:
+    """One cell of the table: its curves, and how it does on the test fold."""
+    config = load(
+        str(ROOT / "configs" / f"seed-{schedule}.yaml"),
+        [f"model.name={model}", f"features.clip_length={length}", *overrides],
+    )
+    folder = extract_corpus("real", config)
+    name = f"{model}, {SCHEDULES[schedule]}, {length:g} s"
+    row = train_and_test(Variant(None, config.training.seed, config, name), folder)
+    history = read_history(storage.join(row["run"], "history.jsonl"))
+    best = max(history, key=lambda epoch: epoch["validation_accuracy"])
+    return {**row, "history": history, "best": best}
+
+
+def draw(cells: dict[tuple[str, str, float], dict[str, Any]]) -> None:
+    """Validation accuracy by epoch: a row a clip length, a column a model, a line a schedule."""
+    figure, axes = plt.subplots(
+        len(CLIP_LENGTHS), len(MODELS), figsize=(14, 6), sharex=True, sharey=True,
+        layout="constrained",
+    )  # fmt: skip
+    for (schedule, model, length), cell in cells.items():
+        axis = axes[CLIP_LENGTHS.index(length)][MODELS.index(model)]
+        epochs = [row["epoch"] for row in cell["history"]]
+        accuracy = [row["validation_accuracy"] for row in cell["history"]]
+        axis.plot(epochs, accuracy, label=SCHEDULES[schedule], linewidth=1)
+        axis.set_title(f"{model}, {length:g} s", fontsize=10)
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    for row in axes:
+        row[0].set_ylabel("validation accuracy")
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(ROOT / "docs" / "schedules.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    overrides = sys.argv[1:]
+    first = load(str(ROOT / "configs" / "seed-fixed.yaml"), overrides)
+    with ray_session(first.compute):
+        cells = {
+            (schedule, model, length): trained(schedule, model, length, overrides)
+            for length in CLIP_LENGTHS
+            for model in MODELS
+            for schedule in SCHEDULES
+        }
+    draw(cells)
+    print("| model | clip length | " + " | ".join(SCHEDULES.values()) + " |")
+    print("|---" * (2 + len(SCHEDULES)) + "|")
+    for length in CLIP_LENGTHS:
+        for model in MODELS:
+            found = [cells[schedule, model, length] for schedule in SCHEDULES]
+            best = max(cell["best"]["validation_accuracy"] for cell in found)
+            texts = (
+                f"{'**' if cell['best']['validation_accuracy'] == best else ''}"
+                f"{cell['best']['validation_accuracy']:.1%}"
+                f"{'**' if cell['best']['validation_accuracy'] == best else ''}"
+                f" ({cell['best']['epoch']}) / {cell['accuracy']:.1%}"
+                for cell in found
+            )
+            print(f"| {model} | {length:g} s | {' | '.join(texts)} |")
+
+
+if __name__ == "__main__":
+    main()
