@@ -4,8 +4,10 @@ python benchmarks/schedules.py [key=value ...]
 
 Trains each once for equal epochs, tests it, prints a markdown table and draws the validation curves
 into docs/schedules.svg. Interrupted, it goes on where it was.
+As many are trained at a time as the machine has room for: with compute.local_cpus=3, two.
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from raysound.config import load
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import read_history
 from raysound.distributed.session import ray_session
-from raysound.distributed.train import Variant, train_and_test
+from raysound.distributed.train import Variant, trained_together
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEDULES = {
@@ -33,18 +35,27 @@ MODELS = ("cnn", "alexnet", "resnetish18", "resnetish34")
 CLIP_LENGTHS = (2.5, 5.0)
 
 
-def trained(schedule: str, model: str, length: float, overrides: list[str]) -> dict[str, Any]:
-    """One cell of the table: its curves, and how it does on the test fold."""
+def judge(schedule: str, model: str, length: float, overrides: list[str]) -> Variant:
+    """One cell of the table."""
     config = load(
         str(ROOT / "configs" / f"seed-{schedule}.yaml"),
         [f"model.name={model}", f"features.clip_length={length}", *overrides],
     )
-    folder = extract_corpus("real", config)
     name = f"{model}, {SCHEDULES[schedule]}, {length:g} s"
-    row = train_and_test(Variant(None, config.training.seed, config, name), folder)
-    history = read_history(storage.join(row["run"], "history.jsonl"))
-    best = max(history, key=lambda epoch: epoch["validation_accuracy"])
-    return {**row, "history": history, "best": best}
+    return Variant(None, config.training.seed, config, name)
+
+
+def trained(length: float, overrides: list[str]) -> dict[tuple[str, str, float], dict[str, Any]]:
+    """The cells of a clip length: their curves, and how they do on the test fold."""
+    keys = [(schedule, model, length) for model in MODELS for schedule in SCHEDULES]
+    judges = [judge(*key, overrides) for key in keys]
+    rows = trained_together(judges, extract_corpus("real", judges[0].config))
+    cells = {}
+    for key, row in zip(keys, rows, strict=True):
+        history = read_history(storage.join(row["run"], "history.jsonl"))
+        best = max(history, key=lambda epoch: epoch["validation_accuracy"])
+        cells[key] = {**row, "history": history, "best": best}
+    return cells
 
 
 def draw(cells: dict[tuple[str, str, float], dict[str, Any]]) -> None:
@@ -69,14 +80,12 @@ def draw(cells: dict[tuple[str, str, float], dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     overrides = sys.argv[1:]
     first = load(str(ROOT / "configs" / "seed-fixed.yaml"), overrides)
     with ray_session(first.compute):
         cells = {
-            (schedule, model, length): trained(schedule, model, length, overrides)
-            for length in CLIP_LENGTHS
-            for model in MODELS
-            for schedule in SCHEDULES
+            key: cell for length in CLIP_LENGTHS for key, cell in trained(length, overrides).items()
         }
     draw(cells)
     print("| model | clip length | " + " | ".join(SCHEDULES.values()) + " |")
