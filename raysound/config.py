@@ -5,19 +5,26 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raysound.settings import Config, Optimizer, Scheduler
+from raysound.settings import Config, Optimizer, PopulationBasedTraining, Scheduler, TrialScheduler
 
 
 class UserError(Exception):
     """A mistake that the user can mend: a job prints its text, without a traceback, and exits 2."""
 
 
+# What may differ from epoch to epoch of one training.
+CHANGED_IN_TRAINING = (
+    "training.optimizer.", "training.augment.", "training.label_smoothing", "training.clip_gradient"
+)  # fmt: skip
+# Of the other searched settings, to find one that a value goes with.
+COMBINATIONS_TRIED = 200
 # Relative to the folder the job was started in; Ray's workers run elsewhere, so made absolute here.
 PATH_KEYS = (
     ("output",),
@@ -70,6 +77,12 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"the value of '{override}' can't be read: {error}") from error
+    set_key(tree, key, value)
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets one `section.key` in a nested dict, in place."""
+    *sections, last = key.split(".")
     for section in sections:
         if not isinstance(tree.get(section), dict):
             tree[section] = {}
@@ -87,10 +100,85 @@ def from_tree(tree: Mapping[str, Any], source: str) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError("\n".join(f"{source}: {line}" for line in _explain(error))) from error
-    absolute = config.model_dump()
+    # What the file left out stays left out: a search sets keys as an override of the file would.
+    absolute = config.model_dump(exclude_unset=True)
     for keys in PATH_KEYS:
         _make_absolute(absolute, keys)
-    return Config.model_validate(absolute)
+    config = Config.model_validate(absolute)
+    check_space(config, source)
+    return config
+
+
+def check_space(config: Config, source: str) -> None:
+    """Looks at every choice and both ends of each searched setting, before anything starts.
+
+    Raises:
+        UserError: no such setting, one that can't be searched, or a value out of its range.
+    """
+    if config.search.space and config.training.trains_several:
+        raise UserError(
+            f"{source}: a search trains one judge a trial: leave training.folds and seeds out"
+        )
+    population = isinstance(config.search.scheduler, PopulationBasedTraining)
+    if population and config.training.scheduler is not None:
+        raise UserError(
+            f"{source}: PopulationBasedTraining is a schedule itself: leave training.scheduler out"
+        )
+    for key, dimension in config.search.space.items():
+        where = f"{source}: search.space"
+        if key not in known_keys():
+            close = nearest(key, [known for known in known_keys() if _searchable(known)])
+            hint = f"; did you mean '{close}'?" if close else ""
+            raise UserError(f"{where}: there is no setting '{key}'{hint}")
+        if not _searchable(key):
+            raise UserError(
+                f"{where}: '{key}' can't be searched, only model, features and training"
+            )
+        if key.startswith("features.") and dimension.choice is None:
+            raise UserError(f"{where}: '{key}' wants a choice: each value means another extraction")
+        if population and not key.startswith(CHANGED_IN_TRAINING):
+            raise UserError(
+                f"{where}: PopulationBasedTraining changes settings in mid-training: '{key}' can't"
+            )
+        if config.search.algorithm == "grid" and dimension.choice is None:
+            raise UserError(f"{where}: '{key}' wants a choice, for search.algorithm is grid")
+        for value in dimension.values:
+            _try_value(config, key, value, where)
+
+
+def _try_value(config: Config, key: str, value: Any, where: str) -> None:
+    """Raises UserError for a value that goes with none of the other settings' values."""
+    others = {name: each.values for name, each in config.search.space.items() if name != key}
+    refusal = None
+    for others_values in [(), *islice(product(*others.values()), COMBINATIONS_TRIED)]:
+        try:
+            sampled(config, {key: value, **dict(zip(others, others_values, strict=False))})
+            return
+        except UserError as error:
+            refusal = refusal or error
+    raise UserError(f"{where}: {refusal}")
+
+
+def _searchable(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    return section in {"model", "features", "training"} and rest not in {"", "folds", "seeds"}
+
+
+def sampled(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config of one trial: with some settings, and without the search.
+
+    Args:
+        config: that has the search.
+        values: by dotted key.
+
+    Raises:
+        UserError: they don't go together, as `load` says.
+    """
+    tree = config.model_dump(exclude_unset=True, exclude={"search"})
+    # A whole section before the settings inside it.
+    for key in sorted(values, key=lambda key: key.count(".")):
+        set_key(tree, key, values[key])
+    return from_tree(tree, ", ".join(f"{key}={values[key]}" for key in values))
 
 
 def _make_absolute(tree: Any, keys: Sequence[str]) -> None:
@@ -154,5 +242,5 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _union_tags() -> set[str]:
-    unions = (Optimizer, Scheduler)
+    unions = (Optimizer, Scheduler, TrialScheduler)
     return {section.__name__ for union in unions for section in _sections(union)}

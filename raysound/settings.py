@@ -295,6 +295,98 @@ class TrainingSettings(Section):
         return self.keep == "best" or plateau or self.early_stopping is not None
 
 
+class Dimension(Section):
+    """What a searched setting may be: one of some values, or a number between two.
+
+    `loguniform` draws its logarithm evenly; `integer` draws whole numbers, both ends included.
+    """
+
+    choice: tuple[Any, ...] | None = Field(None, min_length=1)
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
+    integer: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Dimension:
+        named = [kind for kind in type(self).model_fields if getattr(self, kind) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                "write one of {choice: [a, b, …]}, {uniform: [low, high]}, "
+                "{loguniform: [low, high]}, {integer: [low, high]}"
+            )
+        if self.choice is None and not self.values[0] < self.values[-1]:
+            raise ValueError(f"{named[0]} {list(self.values)} does not begin with the lower number")
+        return self
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The choices, or both ends."""
+        found = self.choice or self.uniform or self.loguniform or self.integer
+        return found or ()
+
+
+class ASHAScheduler(Section):
+    """ray.tune.schedulers.ASHAScheduler.
+
+    After `grace_period` epochs, and each `reduction_factor` times as many, a trial goes on if it is
+    among the best 1 / `reduction_factor` that came so far.
+    """
+
+    name: Literal["ASHAScheduler"]
+    grace_period: PositiveInt = 1
+    reduction_factor: int = Field(4, ge=2)
+
+
+class HyperBandScheduler(Section):
+    """ray.tune.schedulers.HyperBandScheduler: thins a group out once all in it have come so far."""
+
+    name: Literal["HyperBandScheduler"]
+    reduction_factor: int = Field(3, ge=2)
+
+
+class MedianStoppingRule(Section):
+    """ray.tune.schedulers.MedianStoppingRule: stops what is worse than the others' median."""
+
+    name: Literal["MedianStoppingRule"]
+    grace_period: PositiveInt = 1
+    min_samples_required: PositiveInt = 3
+
+
+class PopulationBasedTraining(Section):
+    """ray.tune.schedulers.PopulationBasedTraining.
+
+    Every so many epochs the worst quarter goes on with the weights of one of the best quarter, and
+    settings near its own.
+    """
+
+    name: Literal["PopulationBasedTraining"]
+    perturbation_interval: PositiveInt = 5
+
+
+TrialScheduler = Annotated[
+    ASHAScheduler | HyperBandScheduler | MedianStoppingRule | PopulationBasedTraining,
+    Field(discriminator="name"),
+]
+
+
+class SearchSettings(Section):
+    """Which settings are tried, how they are drawn, and who may train on.
+
+    `space` names settings by their path. `trials` are drawn at `random`, by Optuna's `tpe`, or
+    `grid` crosses all choices. Without a `scheduler` each trains to its end. After so many `hours`
+    no trial goes on. `gpus_per_trial` may be a fraction: then trials share a GPU.
+    """
+
+    space: dict[str, Dimension] = {}
+    algorithm: Literal["random", "grid", "tpe"] = "random"
+    trials: PositiveInt = 16
+    scheduler: TrialScheduler | None = None
+    hours: PositiveFloat | None = None
+    concurrent: PositiveInt | None = None
+    gpus_per_trial: PositiveFloat | None = None
+    seed: NonNegativeInt = 0
+
+
 class EvaluationSettings(Section):
     """How the judge scores. `checkpoint` is a training run's folder; by default this config's."""
 
@@ -378,6 +470,7 @@ class Config(Section):
     features: FeatureSettings = FeatureSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    search: SearchSettings = SearchSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
@@ -395,4 +488,6 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole config, defaults filled in, as YAML that `load` takes."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        hidden = set() if self.search.space else {"search"}
+        tree = self.model_dump(mode="json", exclude=hidden)
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

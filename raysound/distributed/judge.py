@@ -7,16 +7,16 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 import ray.train
 import ray.train.torch
-import torch
 
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
@@ -25,6 +25,7 @@ from raysound.distributed import training_data
 from raysound.distributed.extract import finished_features
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.train_worker import train_worker
+from raysound.scoring import Normalisation
 from raysound.settings import Config, TrainingSettings, digest
 from raysound.split import assign_split
 from raysound.training import Metrics, kept_epoch
@@ -70,6 +71,32 @@ def run_folder(config: Config, folder: str) -> str:
     return storage.join(config.output, "training", run)
 
 
+@dataclass(frozen=True)
+class Material:
+    """What judges learn from: the real corpus in some features and split.
+
+    Attributes:
+        labels: class names in the order of the logits.
+        normalisation: of the training clips.
+        data: clips a split, and the digest of the split.
+        clips_a_class: training clips, in the order of the labels.
+        rows: references to the Rows of `train` and `validation` in the object store, if they fit.
+        datasets: the same as streams, if they don't.
+    """
+
+    labels: list[str]
+    normalisation: Normalisation
+    data: dict[str, Any]
+    clips_a_class: np.ndarray
+    rows: dict[str, ray.ObjectRef] | None
+    datasets: dict[str, ray.data.Dataset] | None
+
+    @property
+    def has_validation(self) -> bool:
+        """True where a clip validates."""
+        return bool(self.data["validation"])
+
+
 def train_judge(config: Config, name: str = "judge", together: int = 1) -> str:
     """Trains, unless this very judge is there already, and returns its folder.
 
@@ -86,59 +113,112 @@ def train_judge(config: Config, name: str = "judge", together: int = 1) -> str:
         logger.info("%s: %s is trained already", name, run)
         return run
     clips = split_clips(config, folder)
-    note = describe(config, folder, clips, name)
+    check_clips(config, clips)
     scaling, threads = placement(config, together)
+    material = gather(folder, clips)
+    logger.info(
+        "%s: %s, %d classes, %d training and %d validation clips, %s workers",
+        name, config.model.name, len(material.labels), material.data["train"],
+        material.data["validation"],
+        " to ".join(str(count) for count in sorted({*config.compute.workers_range})),
+    )  # fmt: skip
+    note = describe(config, material)
+    job = job_of(config, material, note, run, threads)
+    with epochs_shown(storage.join(run, "history.jsonl"), config.training, name):
+        run_workers(job, scaling, material)
+    finish(run, note, config.training)
+    return run
+
+
+def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
+    """The material of some features.
+
+    Args:
+        folder: of the real corpus's features.
+        clips: the usable ones, with their `label` and `split`.
+        sharing: how many such materials the object store has to hold; else they are streamed.
+    """
+    labels = sorted(set(clips["label"].to_pylist()))
     parts = {
-        split: clips.filter(pc.equal(clips["split"], split)) for split in ("train", "validation")
+        split: clips.filter(pc.equal(clips["split"], split))
+        for split in ("train", "validation", "test")
     }
-    fits = training_data.fits_in_store(folder)
-    if not fits and config.training.balance == "sampling":
+    counts = {split: len(part) for split, part in parts.items()}
+    taught = {split: parts[split] for split in ("train", "validation") if counts[split]}
+    fits = training_data.fits_in_store(folder, sharing)
+    make = training_data.kept_in_store if fits else training_data.stream
+    made = {split: make(folder, part, labels) for split, part in taught.items()}
+    found = pc.value_counts(parts["train"]["label"]).to_pylist()
+    of_class = {row["values"]: row["counts"] for row in found}
+    return Material(
+        labels=labels,
+        normalisation=training_data.normalisation(folder, parts["train"]),
+        data={**counts, "split_digest": split_digest(clips)},
+        clips_a_class=np.array([of_class[label] for label in labels]),
+        rows=made if fits else None,
+        datasets=None if fits else made,
+    )
+
+
+def job_of(
+    config: Config, material: Material, note: Checkpoint, run: str, threads: int
+) -> dict[str, Any]:
+    """What a worker is told.
+
+    Raises:
+        UserError: settings that this material can't be taught with.
+    """
+    settings = config.training
+    if material.rows is None and settings.balance == "sampling":
         raise UserError(
             "training.balance: sampling wants the features in Ray's object store, which is too "
             "small for them: use weights"
         )
-    make = training_data.kept_in_store if fits else training_data.stream
-    made = {split: make(folder, some, note.labels) for split, some in parts.items() if len(some)}
-    crop = config.training.crop_length
+    weights = training_data.class_weights(material.clips_a_class)
+    crop = settings.crop_length
+    return {
+        "note": note,
+        "settings": settings,
+        "compute": config.compute,
+        "threads": threads,
+        "run": run,
+        "rows": material.rows,
+        "has_validation": material.has_validation,
+        "class_weights": weights if settings.balance == "weights" else None,
+        "crop_frames": config.features.frames_of(crop) if crop else None,
+    }
+
+
+def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material: Material) -> None:
+    """Trains over Ray Train's workers until the last epoch.
+
+    Raises:
+        UserError: what stops the training and can be mended.
+    """
     # Ray's own state of an earlier attempt would bring back its results, or its errors.
-    storage.delete(storage.join(run, "ray"))
+    storage.delete(storage.join(job["run"], "ray"))
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={
-            "note": note,
-            "settings": config.training,
-            "compute": config.compute,
-            "threads": threads,
-            "run": run,
-            "rows": made if fits else None,
-            "has_validation": "validation" in made,
-            "class_weights": class_weights(parts["train"], note.labels)
-            if config.training.balance == "weights"
-            else None,
-            "crop_frames": config.features.frames_of(crop) if crop else None,
-        },
+        train_loop_config=job,
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=run,
+            storage_path=job["run"],
             failure_config=ray.train.FailureConfig(
                 max_failures=MOST_FAILURES, controller_failure_limit=3
             ),
             callbacks=[EndAtMistakes()],
         ),
-        datasets=None if fits else made,
+        datasets=material.datasets,
         # Split equally, rows are dropped: harmless in training, a wrong number in validation.
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
     )
-    with epochs_shown(storage.join(run, "history.jsonl"), config.training, name):
-        try:
-            trainer.fit()
-        except ray.train.ControllerError as error:
-            if isinstance(error.controller_failure, UserError):
-                raise UserError(str(error.controller_failure)) from error
-            raise
-    finish(run, note, config.training)
-    return run
+    try:
+        trainer.fit()
+    except ray.train.ControllerError as error:
+        if isinstance(error.controller_failure, UserError):
+            raise UserError(str(error.controller_failure)) from error
+        raise
 
 
 class EndAtMistakes(ray.train.UserCallback):
@@ -151,19 +231,10 @@ class EndAtMistakes(ray.train.UserCallback):
                 raise cause
 
 
-def describe(config: Config, folder: str, clips: pa.Table, name: str) -> Checkpoint:
-    """All of the judge's note but its metrics.
-
-    Raises:
-        UserError: clips with which no judge can be trained.
-    """
+def check_clips(config: Config, clips: pa.Table) -> None:
+    """Raises UserError for clips with which no judge can be trained."""
     labels = sorted(set(clips["label"].to_pylist()))
-    counts = {
-        split: pc.sum(pc.equal(clips["split"], split)).as_py() or 0
-        for split in ("train", "validation", "test")
-    }
-    training = clips.filter(pc.equal(clips["split"], "train"))
-    trained = set(training["label"].to_pylist())
+    trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
     if len(labels) < 2:
         raise UserError(
             f"the real corpus has a single class, '{labels[0]}': a judge needs two to tell apart; "
@@ -171,33 +242,25 @@ def describe(config: Config, folder: str, clips: pa.Table, name: str) -> Checkpo
         )
     if set(labels) - trained:
         raise UserError(f"no usable training clip of {', '.join(sorted(set(labels) - trained))}")
-    if not counts["validation"] and config.training.needs_validation:
+    if config.training.needs_validation and "validation" not in set(clips["split"].to_pylist()):
         raise UserError(
             "no validation clip to choose the best epoch, a plateau or the end by: raise "
             "corpora.real.split.validation_fraction, or set training.keep: last"
         )
-    logger.info(
-        "%s: %s, %d classes, %d training and %d validation clips, %s workers",
-        name, config.model.name, len(labels), counts["train"], counts["validation"],
-        " to ".join(str(count) for count in sorted({*config.compute.workers_range})),
-    )  # fmt: skip
+
+
+def describe(config: Config, material: Material) -> Checkpoint:
+    """All of the judge's note but its metrics."""
     return Checkpoint(
         model=config.model.name,
-        labels=labels,
+        labels=material.labels,
         features=config.features,
-        normalisation=training_data.normalisation(folder, training),
+        normalisation=material.normalisation,
         training=config.training.model_dump(),
         metrics={},
-        data={**counts, "split_digest": split_digest(clips)},
+        data=material.data,
         versions={name: version(name) for name in ("raysound", "ray", "torch", "torchaudio")},
     )
-
-
-def class_weights(clips: pa.Table, labels: list[str]) -> torch.Tensor:
-    """Weights of the loss that let every class count alike."""
-    counted = pc.value_counts(clips["label"]).to_pylist()
-    counts = {row["values"]: row["counts"] for row in counted}
-    return training_data.class_weights(np.array([counts[label] for label in labels]))
 
 
 def finish(run: str, note: Checkpoint, settings: TrainingSettings) -> None:

@@ -1,16 +1,19 @@
-"""What runs in each Ray Train worker: its batches, the loop, and what rank 0 leaves behind."""
+"""What runs in each training process: its batches, the loop, and what rank 0 leaves behind."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from raysound import checkpoint, storage
@@ -19,18 +22,68 @@ from raysound.distributed import training_data
 from raysound.distributed.session import available_cpus
 from raysound.models import Classifier, build
 from raysound.settings import ComputeSettings, TrainingSettings
-from raysound.training import Batch, Hardware, Progress, fit, kept_epoch
+from raysound.training import Batch, Hardware, Metrics, Progress, fit, kept_epoch
 
 TrainBatches = Callable[[int], Iterator[Batch]]
 ValidationBatches = Callable[[], Iterator[Batch]]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs: as one of Ray Train's workers, or by itself.
+
+    Attributes:
+        rank: among the workers.
+        workers: how many there are.
+        device: of this one.
+        prepare: brings a model to the device, and under DDP.
+        stream: of a split's rows, where the object store can't hold them.
+        tell: takes an epoch's metrics.
+    """
+
+    rank: int
+    workers: int
+    device: torch.device
+    prepare: Callable[[nn.Module], nn.Module]
+    stream: Callable[[str], Any]
+    tell: Callable[[Metrics], None]
+
+
+class NotWantedError(Exception):
+    """No epoch of this trial is wanted any more."""
+
+
 def train_worker(job: dict[str, Any]) -> None:
     """Runs in each Ray Train worker; goes on where a worker before it was cut off."""
+    context = ray.train.get_context()
+    place = Place(
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        prepare=ray.train.torch.prepare_model,
+        stream=ray.train.get_dataset_shard,
+        tell=ray.train.report,
+    )
+    train_at(place, job)
+
+
+def train_alone(job: dict[str, Any], device: torch.device, datasets: Mapping[str, Any]) -> None:
+    """The same without Ray Train, in the process that calls."""
+    place = Place(
+        rank=0,
+        workers=1,
+        device=device,
+        prepare=lambda model: model.to(device),
+        stream=lambda split: datasets[split].iterator(),
+        tell=lambda metrics: None,
+    )
+    train_at(place, job)
+
+
+def train_at(place: Place, job: dict[str, Any]) -> None:
+    """One worker's part of a training: all of it where it is the only one."""
     settings: TrainingSettings = job["settings"]
     note: Checkpoint = job["note"]
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(min(job["threads"], available_cpus()))
     torch.manual_seed(settings.seed)
     classifier = build(note.model, len(note.labels))
@@ -40,7 +93,7 @@ def train_worker(job: dict[str, Any]) -> None:
         classifier.load_state_dict(weights.model)
     if progress is not None and averaged is not None:
         averaged.load_state_dict(weights.averaged)
-    device = ray.train.torch.get_device()
+    device = place.device
     hardware = hardware_for(device, job["compute"])
     for some in (classifier, averaged):
         if some is not None and hardware.channels_last:
@@ -48,27 +101,48 @@ def train_worker(job: dict[str, Any]) -> None:
     if averaged is not None:
         averaged.to(device)
     model: nn.Module = classifier
-    if workers > 1 and decided(job["compute"].sync_batch_norm, device):
+    if place.workers > 1 and decided(job["compute"].sync_batch_norm, device):
         # Else each worker would normalise by the few clips of its own.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
-    model = ray.train.torch.prepare_model(model)
-    train_batches, validation_batches = feed(
-        job, rank, workers, delivery_to(device, job["compute"])
-    )
-    fit(
-        model,
-        train_batches,
-        validation_batches,
-        settings,
-        note.normalisation,
-        saver(classifier, averaged, job["run"], settings, weights.kept) if rank == 0 else tell_ray,
-        classes=len(note.labels),
-        class_weights=job["class_weights"],
-        crop_frames=job["crop_frames"],
-        averaged=averaged,
-        hardware=hardware,
-        progress=progress,
-    )
+    train_batches, validation_batches = feed(job, place)
+    save = saver(classifier, averaged, job["run"], settings, weights.kept)
+    gate = job.get("gate")
+    if gate is not None and place.rank == 0:
+        gate.enter()
+
+    def after_epoch(progress: Progress) -> None:
+        if place.rank == 0:
+            save(progress)
+        place.tell(progress.history[-1])
+        if gate is not None and not may_go_on(gate, place, progress):
+            raise NotWantedError
+
+    # To stop early is no failure, and Ray Train would try a failure again.
+    with suppress(NotWantedError):
+        fit(
+            place.prepare(model),
+            train_batches,
+            validation_batches,
+            settings,
+            note.normalisation,
+            after_epoch,
+            classes=len(note.labels),
+            class_weights=job["class_weights"],
+            crop_frames=job["crop_frames"],
+            averaged=averaged,
+            hardware=hardware,
+            progress=progress,
+        )
+
+
+def may_go_on(gate: Any, place: Place, progress: Progress) -> bool:
+    """Waits for the search's word about this trial, the same for all workers."""
+    word = torch.zeros(1, dtype=torch.int32, device=place.device)
+    if place.rank == 0:
+        word += int(gate.passed(progress.history))
+    if place.workers > 1:
+        dist.broadcast(word, src=0)
+    return bool(word.item())
 
 
 def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
@@ -103,13 +177,12 @@ def decided(switch: bool | str, device: torch.device) -> bool:
     return device.type == "cuda" if isinstance(switch, str) else switch
 
 
-def feed(
-    job: dict[str, Any], rank: int, workers: int, delivery: training_data.Delivery
-) -> tuple[TrainBatches, ValidationBatches | None]:
+def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBatches | None]:
     """Training batches of an epoch and validation batches, from the object store or a stream."""
     settings: TrainingSettings = job["settings"]
+    delivery = delivery_to(place.device, job["compute"])
     if job["rows"] is None:
-        return streamed(settings, workers, delivery, job["has_validation"])
+        return streamed(settings, place, delivery, job["has_validation"])
     train = ray.get(job["rows"]["train"])
     on_device = training_data.on_device(train, delivery.device)
 
@@ -117,7 +190,7 @@ def feed(
         balanced = settings.balance == "sampling"
         order = training_data.epoch_order(train, settings.seed, epoch, balanced)
         batches = training_data.row_batches(
-            train, settings.batch_size, order, rank, workers, delivery, on_device
+            train, settings.batch_size, order, place.rank, place.workers, delivery, on_device
         )
         return training_data.ahead(batches, delivery.ahead)
 
@@ -137,32 +210,28 @@ def feed(
 
 def streamed(
     settings: TrainingSettings,
-    workers: int,
+    place: Place,
     delivery: training_data.Delivery,
     has_validation: bool,
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """The same from Ray Data, shuffled in a buffer."""
-    share = settings.batch_size // workers
+    share = settings.batch_size // place.workers
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         return training_data.stream_batches(
-            ray.train.get_dataset_shard("train"),
+            place.stream("train"),
             share,
             delivery,
-            local_shuffle_buffer_size=max(share, settings.shuffle_buffer // workers),
+            local_shuffle_buffer_size=max(share, settings.shuffle_buffer // place.workers),
             local_shuffle_seed=settings.seed * 100_003 + epoch,
         )
 
     def validation_batches() -> Iterator[Batch]:
-        shard = ray.train.get_dataset_shard("validation")
-        return training_data.stream_batches(shard, settings.batch_size, delivery)
+        return training_data.stream_batches(
+            place.stream("validation"), settings.batch_size, delivery
+        )
 
     return train_batches, validation_batches if has_validation else None
-
-
-def tell_ray(progress: Progress) -> None:
-    """Tells Ray Train of an epoch."""
-    ray.train.report(progress.history[-1])
 
 
 def saver(
@@ -186,6 +255,5 @@ def saver(
         lines = "".join(json.dumps(row) + "\n" for row in progress.history)
         storage.write_bytes(storage.join(run, "history.jsonl"), lines.encode())
         checkpoint.save_progress(run, Weights(now, means, kept), progress)
-        tell_ray(progress)
 
     return after_epoch

@@ -25,7 +25,7 @@ from raysound.scoring import Normalisation
 from raysound.training import Batch
 
 # What of the object store the training data may take. Kept there, an epoch of a small corpus costs
-# a hundredth of what it costs to read it anew: benchmarks/epoch_feeding.py.
+# a hundredth of what it costs to read it anew: benchmarks/training.py.
 STORE_SHARE = 0.4
 # What of a GPU's free memory the training data may take; then no batch crosses the bus.
 GPU_SHARE = 0.3
@@ -46,11 +46,11 @@ class Rows:
     clip_id: np.ndarray
 
 
-def fits_in_store(folder: str) -> bool:
-    """True where a corpus's log-mels take at most STORE_SHARE of the cluster's object store."""
+def fits_in_store(folder: str, sharing: int = 1) -> bool:
+    """True where so many like this corpus take at most STORE_SHARE of the cluster's store."""
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     store = float(ray.cluster_resources().get("object_store_memory", 0))
-    return bool(summary["bytes"] <= STORE_SHARE * store)
+    return bool(sharing * summary["bytes"] <= STORE_SHARE * store)
 
 
 def kept_in_store(folder: str, clips: pa.Table, labels: list[str]) -> ray.ObjectRef:

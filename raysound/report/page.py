@@ -62,31 +62,42 @@ def render(
         jinja2.UndefinedError: A corpus or a row lacks a part.
         ValueError: An example's spectrogram is empty.
     """
-    environment = Environment(
+    corpora = _corpora(metrics["corpora"], metrics["judge"]["labels"])
+    low, high = pictures.colour_range(example.log_mel for example in examples)
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            name=metrics["name"],
+            judge=metrics["judge"],
+            corpora=corpora,
+            real=next((corpus for corpus in corpora if corpus["role"] == "real"), None),
+            generated=[corpus for corpus in corpora if corpus["role"] != "real"],
+            roomy=len(metrics["judge"]["labels"]) <= ROOMY_CLASSES,
+            curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
+            examples=_by_corpus(examples, [corpus["name"] for corpus in corpora], low, high),
+            scale={"picture": pictures.colour_scale(), "low": low, "high": high},
+            reject_counts=sorted(
+                Counter((row["corpus"], row["reason"]) for row in rejects).items()
+            ),
+            rejects=rejects[:REJECTS_SHOWN],
+            rejects_hidden=max(0, len(rejects) - REJECTS_SHOWN),
+            settings_yaml=settings_yaml,
+        )
+    )
+
+
+def environment() -> Environment:
+    """The templates, with the filters that they write numbers by."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, interval=interval, seconds=seconds)
-    corpora = _corpora(metrics["corpora"], metrics["judge"]["labels"])
-    low, high = pictures.colour_range(example.log_mel for example in examples)
-    return environment.get_template("report.html.jinja").render(
-        name=metrics["name"],
-        judge=metrics["judge"],
-        corpora=corpora,
-        real=next((corpus for corpus in corpora if corpus["role"] == "real"), None),
-        generated=[corpus for corpus in corpora if corpus["role"] != "real"],
-        roomy=len(metrics["judge"]["labels"]) <= ROOMY_CLASSES,
-        curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
-        examples=_by_corpus(examples, [corpus["name"] for corpus in corpora], low, high),
-        scale={"picture": pictures.colour_scale(), "low": low, "high": high},
-        reject_counts=sorted(Counter((row["corpus"], row["reason"]) for row in rejects).items()),
-        rejects=rejects[:REJECTS_SHOWN],
-        rejects_hidden=max(0, len(rejects) - REJECTS_SHOWN),
-        settings_yaml=settings_yaml,
-    )
+    made.filters.update(percent=percent, interval=interval, seconds=seconds)
+    return made
 
 
 def percent(share: float | None) -> str:

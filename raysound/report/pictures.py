@@ -122,9 +122,9 @@ def learning_curves(history: Sequence[dict[str, Any]], chosen_epoch: int) -> lis
     hits = {name: _points(history, key.format("accuracy")) for name, key in both.items()}
     rate = {"learning rate": _points(history, "lr")}
     return [
-        _plot("loss", loss, history, chosen_epoch, top=None, number=_short),
+        _plot("loss", loss, history, chosen_epoch, top=None, number=short),
         _plot("accuracy", hits, history, chosen_epoch, top=1.0, number="{:.0%}".format),
-        _plot("learning rate", rate, history, chosen_epoch, top=None, number=_short),
+        _plot("learning rate", rate, history, chosen_epoch, top=None, number=short),
     ]
 
 
@@ -133,8 +133,8 @@ def _points(history: Sequence[dict[str, Any]], key: str) -> list[tuple[float, fl
     return [(float(epoch), float(value)) for epoch, value in known if math.isfinite(value)]
 
 
-def _short(value: float) -> str:
-    """Write a tick in few letters: 0.5, but 5e-4 for 0.0005."""
+def short(value: float) -> str:
+    """Write a number of an axis in few letters: 0.5, but 5e-4 for 0.0005."""
     return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.01 else f"{value:g}"
 
 

@@ -1,0 +1,112 @@
+"""What a person sees while a search runs: one table, drawn anew; in a file, a line a trial."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.placement_group import remove_placement_group
+
+from raysound.distributed.trial import SCORE, decoded
+from raysound.report.search_page import shown
+from raysound.settings import Config
+
+# Seconds between two drawings of the table.
+PAUSE = 0.5
+# Rows of the table; of a larger search those that run, and the best.
+ROWS = 20
+
+
+class TrialsShown(tune.Callback):
+    """Stands in Ray Tune's loop; is written to disk with its state, so it holds plain values only.
+
+    Args:
+        config: with the search.
+        gate: name of the actor at which trainings wait.
+        total: trials of the search.
+    """
+
+    def __init__(self, config: Config, gate: str, total: int) -> None:
+        self.config = config
+        self.gate = gate
+        self.total = total
+        self.drawn_at = 0.0
+        self.drawn_lines = 0
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch is over."""
+        if sys.stderr.isatty() and time.monotonic() - self.drawn_at > PAUSE:
+            self.draw(trials)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has ended, or was stopped."""
+        self.tell(trials, trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has failed and is tried again."""
+        self.free(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has failed for good."""
+        self.free(trial)
+        self.tell(trials, trial)
+
+    def free(self, trial: Any) -> None:
+        """Gives back what the workers of a trial held whose own process died: Ray doesn't."""
+        gate = ray.get_actor(self.gate)
+        group = ray.get(gate.left_behind.remote(trial.trial_id))
+        if group is not None:
+            remove_placement_group(group)
+
+    def tell(self, trials: list[Any], trial: Any) -> None:
+        """One more trial is over."""
+        if sys.stderr.isatty():
+            self.draw(trials)
+        else:
+            cells = self.cells(1 + trials.index(trial), trial)
+            print("trial " + "  ".join(cells), file=sys.stderr, flush=True)
+
+    def draw(self, trials: list[Any]) -> None:
+        """The table, over the one before."""
+        numbered = list(enumerate(trials, start=1))
+        if len(numbered) > ROWS:
+            numbered = sorted(sorted(numbered, key=_prominence)[-ROWS:])
+        rows = [["trial", "state", "epoch", "accuracy", *self.config.search.space]]
+        rows += [self.cells(number, trial) for number, trial in numbered]
+        over = sum(trial.is_finished() for trial in trials)
+        lines = [*aligned(rows), f"{over} of {self.total} trials are over"]
+        back = f"\x1b[{self.drawn_lines}F\x1b[J" if self.drawn_lines else ""
+        print(back + "\n".join(lines), file=sys.stderr, flush=True)
+        self.drawn_at, self.drawn_lines = time.monotonic(), len(lines)
+
+    def cells(self, number: int, trial: Any) -> list[str]:
+        """One trial's row."""
+        result = trial.last_result or {}
+        score = result.get(SCORE)
+        values = decoded(self.config, trial.config)
+        return [
+            str(number),
+            "failed" if trial.status == "ERROR" else trial.status.lower(),
+            str(result.get("epoch", "–")),
+            "–" if score is None else f"{score:.1%}",
+            *(shown(values[key]) for key in self.config.search.space),
+        ]
+
+
+def _prominence(numbered: tuple[int, Any]) -> tuple[bool, float]:
+    trial = numbered[1]
+    return trial.status == "RUNNING", (trial.last_result or {}).get(SCORE) or 0.0
+
+
+def aligned(rows: list[list[str]]) -> Iterator[str]:
+    """Cells as columns of text."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()

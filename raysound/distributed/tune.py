@@ -1,0 +1,340 @@
+"""The search: trials by Ray Tune, each a training on the real corpus; the best one's config."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.tune import schedulers
+from ray.tune.search import BasicVariantGenerator
+
+from raysound import checkpoint, storage
+from raysound.config import UserError, sampled
+from raysound.distributed.extract import extract_corpus
+from raysound.distributed.judge import (
+    Material,
+    check_clips,
+    gather,
+    placement,
+    read_history,
+    split_clips,
+)
+from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.train import room
+from raysound.distributed.trial import SCORE, Gate, Study, Trial, decoded
+from raysound.distributed.trials_shown import TrialsShown
+from raysound.report.search_page import TrialRow, best_of, render_search, shown
+from raysound.settings import Config, Dimension, PopulationBasedTraining, digest
+from raysound.training import Metrics, is_finished, kept_epoch
+
+logger = logging.getLogger(__name__)
+
+# A trial whose process or node dies is tried again so often.
+MOST_FAILURES = 2
+# Of Ray Tune, read from the environment: no log files beside our own; its state, for a search that
+# was interrupted, saved every few seconds; Ctrl-C ends the job, as it ends every other.
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def tune(config: Config) -> str:
+    """Searches `search.space` and writes the best config. Returns the last line of the job.
+
+    Raises:
+        UserError: nothing to search, clips no judge can learn from, or no trial that succeeded.
+    """
+    if not config.search.space:
+        raise UserError("search.space is empty: name a setting and what it may be, as in README.md")
+    materials, corpora = gathered(config)
+    folder = search_folder(config, corpora)
+    best = storage.join(folder, "best.yaml")
+    if not storage.exists(best):
+        search(config, materials, folder)
+    else:
+        logger.info("%s is there already", folder)
+    return f"best config: {best}"
+
+
+def gathered(config: Config) -> tuple[dict[str, Material], dict[str, str]]:
+    """What trials learn from, by feature id, and what stands for the clips in each.
+
+    Every choice of features is extracted here, once.
+    """
+    of_features = {
+        key: dimension.values
+        for key, dimension in config.search.space.items()
+        if key.startswith("features.")
+    }
+    variants: dict[str, Config] = {}
+    for values in product(*of_features.values()):
+        try:
+            one = sampled(config, dict(zip(of_features, values, strict=True)))
+        except UserError as error:
+            logger.info("left out: %s", error)
+            continue
+        variants[one.features.id] = one
+    materials, corpora = {}, {}
+    for feature_id, one in variants.items():
+        folder = extract_corpus("real", one)
+        clips = split_clips(one, folder)
+        check_clips(one, clips)
+        if not (clips["split"].to_numpy() == "validation").any():
+            raise UserError(
+                "no validation clip to tell trials apart by: name "
+                "corpora.real.split.validation_folds, or raise validation_fraction"
+            )
+        summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
+        corpora[feature_id] = summary["digest"]
+        materials[feature_id] = gather(folder, clips, sharing=len(variants))
+    return materials, corpora
+
+
+def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
+    """Where this search lies: another space, budget, split or corpus has another."""
+    identity = {
+        "corpora": dict(corpora),
+        "split": config.corpora.real.split.model_dump(mode="json"),
+        **config.model_dump(mode="json", include={"features", "model", "training"}),
+        "search": config.search.model_dump(mode="json", exclude={"concurrent", "gpus_per_trial"}),
+    }
+    name = f"{config.search.algorithm}-{digest(identity)}"
+    return storage.join(config.output, "search", name)
+
+
+def search(config: Config, materials: Mapping[str, Material], folder: str) -> None:
+    """Runs the trials that are still to be run, and writes what came of all of them."""
+    os.environ |= TUNE_ENVIRONMENT
+    study, resources, together = arranged(config, materials, folder)
+    logger.info("%d trials, %d at a time", trial_count(config), together)
+    tuner = tuner_of(study, resources, together, folder)
+    results = tuner.fit()
+    rows = list(trial_rows(results, study))
+    write_results(config, rows, folder)
+
+
+def arranged(
+    config: Config, materials: Mapping[str, Material], folder: str
+) -> tuple[Study, dict[str, float], int]:
+    """The study, what Ray Tune reserves for a trial, and how many trials run at a time.
+
+    Raises:
+        UserError: the cluster can't give it.
+    """
+    settings, cpus, gpus = config.search, cluster_cpus(), cluster_gpus()
+    gate = ray.remote(num_cpus=0)(Gate).options(name=gate_name(folder)).remote()
+    if config.compute.workers_range[1] > 1:
+        if settings.gpus_per_trial is not None:
+            raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
+        together = min(room(config), settings.concurrent or math.inf, trial_count(config))
+        scaling, threads = placement(config, int(together))
+        # The trial itself only waits for its workers.
+        resources = {"CPU": 0.01}
+        study = Study(config, folder, materials, gate, scaling, threads, scaling.use_gpu)
+        return study, resources, int(together)
+    wants_gpu = gpus > 0 if config.compute.use_gpu == "auto" else config.compute.use_gpu
+    resources = {"CPU": config.compute.cpus_per_worker or min(1.0, cpus)}
+    if wants_gpu:
+        resources["GPU"] = settings.gpus_per_trial or 1
+    free = {"CPU": cpus, "GPU": gpus}
+    for kind, amount in resources.items():
+        if amount > free[kind]:
+            raise UserError(f"a trial wants {amount:g} {kind}; the cluster has {free[kind]:g}")
+    fitting = min(int(free[kind] // amount) for kind, amount in resources.items())
+    together = min(fitting, settings.concurrent or fitting, trial_count(config))
+    threads = max(1, int(cpus // together))
+    study = Study(config, folder, materials, gate, None, threads, wants_gpu)
+    return study, resources, together
+
+
+def trial_count(config: Config) -> int:
+    """How many trials the search has."""
+    space = config.search.space.values()
+    if config.search.algorithm == "grid":
+        return math.prod(len(dimension.values) for dimension in space)
+    return config.search.trials
+
+
+def tuner_of(
+    study: Study, resources: dict[str, float], together: int, folder: str
+) -> ray_tune.Tuner:
+    """Ray Tune, at the beginning of a search or where it was interrupted."""
+    settings = study.config.search
+    trainable = ray_tune.with_resources(
+        ray_tune.with_parameters(Trial, study=study), dict(resources)
+    )
+    state = storage.join(folder, "tune")
+    if ray_tune.Tuner.can_restore(state):
+        logger.info("going on with the search in %s", folder)
+        return ray_tune.Tuner.restore(state, trainable, resume_unfinished=True)
+    space = {key: domain(dimension, settings.algorithm == "grid")
+             for key, dimension in settings.space.items()}  # fmt: skip
+    return ray_tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=ray_tune.TuneConfig(
+            metric=SCORE,
+            mode="max",
+            num_samples=1 if settings.algorithm == "grid" else settings.trials,
+            search_alg=searcher(settings.algorithm, settings.seed, together),
+            max_concurrent_trials=together if settings.algorithm == "tpe" else None,
+            scheduler=scheduler(study.config, space),
+            time_budget_s=settings.hours * 3600 if settings.hours else None,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=ray_tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            failure_config=ray_tune.FailureConfig(max_failures=MOST_FAILURES),
+            callbacks=[TrialsShown(study.config, gate_name(folder), trial_count(study.config))],
+            verbose=0,
+        ),
+    )
+
+
+def domain(dimension: Dimension, crossed: bool) -> Any:
+    """What Ray Tune draws from; of choices, which are any values, the place."""
+    if dimension.choice is not None:
+        places = list(range(len(dimension.choice)))
+        return ray_tune.grid_search(places) if crossed else ray_tune.choice(places)
+    if dimension.integer is not None:
+        return ray_tune.randint(dimension.integer[0], dimension.integer[1] + 1)
+    draw = ray_tune.uniform if dimension.uniform is not None else ray_tune.loguniform
+    return draw(*dimension.values)
+
+
+def searcher(algorithm: str, seed: int, together: int) -> Any:
+    """Who draws the trials."""
+    if algorithm != "tpe":
+        return BasicVariantGenerator(max_concurrent=together, random_state=seed)
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(metric=SCORE, mode="max", seed=seed)
+    except ImportError as error:
+        raise UserError(
+            "search.algorithm: tpe wants Optuna: pip install 'raysound[tpe]'"
+        ) from error
+
+
+def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
+    """Who decides which trials go on; None lets all."""
+    settings = config.search.scheduler
+    if settings is None:
+        return None
+    options = settings.model_dump(exclude={"name"})
+    if settings.name in {"ASHAScheduler", "HyperBandScheduler"}:
+        options["max_t"] = config.training.epochs + config.training.finetune.epochs
+    if isinstance(settings, PopulationBasedTraining):
+        options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
+    return getattr(schedulers, settings.name)(**options)
+
+
+def gate_name(folder: str) -> str:
+    """Of the actor at which this search's trainings wait."""
+    return f"gate of {folder}"
+
+
+def trial_rows(results: Any, study: Study) -> Iterator[TrialRow]:
+    """What came of each trial, in the order they were drawn."""
+    for number, result in enumerate(results, start=1):
+        trial_id = result.path.rstrip("/").rpartition("/")[2]
+        history = read_history(storage.join(study.folder_of(trial_id), "history.jsonl"))
+        values = decoded(study.config, result.config)
+        yield TrialRow(
+            number=number,
+            trial_id=trial_id,
+            state=state_of(values, history, result.error, study.config),
+            values={key: values[key] for key in study.config.search.space},
+            history=history,
+            kept=history[kept_epoch(history, study.config.training) - 1] if history else None,
+            error=last_line(result.error),
+        )
+
+
+def state_of(
+    values: Mapping[str, Any], history: list[Metrics], error: BaseException | None, config: Config
+) -> str:
+    """How a trial ended, in a word."""
+    if error is not None:
+        return "failed"
+    if not history:
+        return "not begun"
+    ended = is_finished(history, sampled(config, values).training)
+    return "finished" if ended else "stopped"
+
+
+def last_line(error: BaseException | None) -> str | None:
+    """What an error says, without the way it took."""
+    if error is None:
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name, _, text = lines[-1].partition(": ") if lines else ("", "", "")
+    return text or name or type(error).__name__
+
+
+def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
+    """Leaves trials.csv, report.html and, last, best.yaml; clears away what trials went on from.
+
+    Raises:
+        UserError: no trial succeeded.
+    """
+    storage.write_bytes(storage.join(folder, "trials.csv"), trials_csv(rows).encode())
+    best = best_of(rows)
+    most = len(rows) * (config.training.epochs + config.training.finetune.epochs)
+    page = render_search(config.name, rows, best, list(config.search.space), most, config.to_yaml())
+    storage.write_bytes(storage.join(folder, "report.html"), page.encode())
+    for line in summary_lines(rows, best, most):
+        logger.info("%s", line)
+    if best is None:
+        reasons = {row.error for row in rows if row.error}
+        raise UserError(f"none of {len(rows)} trials succeeded: {'; '.join(sorted(reasons))}")
+    storage.delete(storage.join(folder, "tune"))
+    for row in rows:
+        storage.delete(storage.join(folder, "trials", row.trial_id, checkpoint.PROGRESS))
+    head = (
+        f"# The best of {len(rows)} trials: number {best.number}, {best.accuracy:.1%} of the "
+        f"validation clips in epoch {best.kept_epoch}.\n# python jobs/train.py best.yaml\n"
+    )
+    text = head + sampled(config, best.values).to_yaml()
+    storage.write_bytes(storage.join(folder, "best.yaml"), text.encode())
+
+
+def trials_csv(rows: list[TrialRow]) -> str:
+    """A line a trial, its values as JSON."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    measured = ["state", "accuracy", "loss", "kept_epoch", "epochs", "seconds"]
+    table.writerow(["trial", *measured, *(rows[0].values if rows else ()), "error"])
+    for row in rows:
+        values = (json.dumps(value) for value in row.values.values())
+        table.writerow(
+            [row.number, *(getattr(row, name) for name in measured), *values, row.error or ""]
+        )
+    return text.getvalue()
+
+
+def summary_lines(rows: list[TrialRow], best: TrialRow | None, most: int) -> Iterator[str]:
+    """What the search came to, as lines of text."""
+    states = Counter(row.state for row in rows)
+    spent = sum(row.epochs for row in rows)
+    yield f"{len(rows)} trials: {', '.join(f'{count} {state}' for state, count in states.items())}"
+    yield f"{spent} of {most} epochs trained"
+    if best is not None:
+        values = ", ".join(f"{key} {shown(value)}" for key, value in best.values.items())
+        yield f"best: trial {best.number}, {best.accuracy:.1%} of the validation clips: {values}"

@@ -1,0 +1,153 @@
+"""What came of a search, as one HTML page that loads nothing from outside."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from raysound.report import search_pictures
+from raysound.report.page import environment
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of a search.
+
+    Attributes:
+        number: from 1, in the order they were drawn.
+        trial_id: its folder's name.
+        state: finished, stopped, failed, or not begun.
+        values: of the searched settings, by path.
+        history: a row an epoch.
+        kept: the row of the epoch whose weights the judge would keep; None without an epoch.
+        error: why it failed, in a line.
+    """
+
+    number: int
+    trial_id: str
+    state: str
+    values: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    kept: Mapping[str, Any] | None
+    error: str | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the validation clips, in [0, 1], in the kept epoch."""
+        return self.kept["validation_accuracy"] if self.kept else None
+
+    @property
+    def loss(self) -> float | None:
+        """Of the validation clips, in nats, in the kept epoch."""
+        return self.kept["validation_loss"] if self.kept else None
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """From 1."""
+        return self.kept["epoch"] if self.kept else None
+
+    @property
+    def epochs(self) -> int:
+        """How many were trained."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation."""
+        return round(sum(row["seconds"] for row in self.history), 1)
+
+
+def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The trials by validation accuracy, and loss where that is equal; failed ones last."""
+
+    def rank(row: TrialRow) -> tuple[bool, float, float]:
+        return row.state == "failed", -(row.accuracy or 0.0), row.loss or math.inf
+
+    return sorted(rows, key=rank)
+
+
+def best_of(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """The best trial that did not fail; None where there is none."""
+    usable = [row for row in ranked(rows) if row.state != "failed" and row.kept]
+    return usable[0] if usable else None
+
+
+def render_search(
+    name: str,
+    rows: Sequence[TrialRow],
+    best: TrialRow | None,
+    settings: Sequence[str],
+    epochs_allowed: int,
+    settings_yaml: str,
+) -> str:
+    """Write the page.
+
+    Args:
+        name: Of the experiment.
+        rows: The trials.
+        best: The one that is recommended.
+        settings: Paths of the searched settings.
+        epochs_allowed: Epochs of all trials, had each trained to its end.
+        settings_yaml: The settings as they were read.
+
+    Returns:
+        A complete HTML page. Whatever came in as text is escaped in it.
+    """
+    begun = [row for row in rows if row.history]
+    templates = environment()
+    templates.filters["shown"] = shown
+    return templates.get_template("search.html.jinja").render(
+        name=name,
+        rows=ranked(rows),
+        best=best,
+        settings=settings,
+        states=Counter(row.state for row in rows),
+        spent=sum(row.epochs for row in rows),
+        allowed=epochs_allowed,
+        seconds=sum(row.seconds for row in rows),
+        clips=max((row.kept["validation_clips"] for row in begun if row.kept), default=0),
+        curves=search_pictures.trial_curves([row.history for row in begun],
+                                            begun.index(best) if best else None),
+        effects=[_effect(setting, begun, best) for setting in settings],
+        settings_yaml=settings_yaml,
+    )  # fmt: skip
+
+
+def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> dict[str, Any]:
+    """What a setting did to accuracy: a drawing over its range, or a row a choice."""
+    measured = [(row.values[setting], row.accuracy or 0.0, row is best) for row in rows]
+    numbers = {value for value, *_ in measured if _is_number(value)}
+    if len(numbers) > 1 and all(_is_number(value) for value, *_ in measured):
+        return {"setting": setting, "drawing": search_pictures.effect(setting, measured)}
+    choices: dict[str, list[tuple[float, bool]]] = {}
+    for value, accuracy, is_best in measured:
+        choices.setdefault(shown(value), []).append((accuracy, is_best))
+    table = [
+        {
+            "choice": choice,
+            "trials": len(dots),
+            "median": median(accuracy for accuracy, _ in dots),
+            "best": max(accuracy for accuracy, _ in dots),
+            "drawing": search_pictures.strip(dots),
+        }
+        for choice, dots in choices.items()
+    ]
+    return {"setting": setting, "choices": sorted(table, key=lambda row: -row["best"])}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A setting's value in few letters."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        inside = ", ".join(shown(each) for key, each in value.items() if key != "name")
+        return f"{value.get('name', '')}({inside})" if "name" in value else f"({inside})"
+    return "none" if value is None else str(value)
