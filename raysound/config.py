@@ -142,7 +142,7 @@ def check_space(config: Config, source: str) -> None:
             )
         if config.search.algorithm == "grid" and dimension.choice is None:
             raise UserError(f"{where}: '{key}' wants a choice, for search.algorithm is grid")
-        for value in dimension.values:
+        for value in dimension.samples:
             _try_value(config, key, value, where)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -323,6 +324,14 @@ class Dimension(Section):
         """The choices, or both ends."""
         found = self.choice or self.uniform or self.loguniform or self.integer
         return found or ()
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Every choice; of a range both ends and, where it has any, a number that is not whole."""
+        if self.choice is not None or self.integer is not None:
+            return self.values
+        low, high = self.values
+        return low, low + (high - low) / math.pi, high
 
 
 class ASHAScheduler(Section):

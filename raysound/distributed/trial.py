@@ -17,7 +17,7 @@ from ray import tune
 from ray.util.placement_group import get_current_placement_group
 
 from raysound import checkpoint, storage
-from raysound.config import sampled
+from raysound.config import UserError, sampled
 from raysound.distributed.judge import Material, describe, job_of, read_history, run_workers
 from raysound.distributed.train_worker import train_alone
 from raysound.settings import Config, PopulationBasedTraining
@@ -25,6 +25,10 @@ from raysound.training import Metrics, is_finished, kept_epoch
 
 # What schedulers and searchers go by: of the epoch whose weights the judge would keep so far.
 SCORE = "score"
+# Whether a trial came to its own end: Ray Tune's `done` is true of those it stopped, too.
+FINISHED = "finished"
+# Of a trial that failed by its values: why.
+MISTAKE = "mistake"
 
 History = list[Metrics]
 
@@ -142,10 +146,15 @@ class Trial(tune.Trainable):
     """One step is one epoch. What was trained before, and interrupted, is told again from disk."""
 
     def setup(self, config: dict[str, Any], study: Study) -> None:
-        """Takes the values that were drawn."""
+        """Takes what all trials share, and the values that were drawn."""
         self.study = study
-        self.judge = sampled(study.config, decoded(study.config, config))
-        self.folder = study.folder_of(self.trial_id)
+        self._take(config)
+
+    def _take(self, drawn: Mapping[str, Any]) -> None:
+        # Before a reset, `trial_id` is already that of the trial to come.
+        self.name = self.trial_id
+        self.values = decoded(self.study.config, drawn)
+        self.folder = self.study.folder_of(self.name)
         self.history = read_history(storage.join(self.folder, "history.jsonl"))
         self.told = 0
         self.training: Thread | None = None
@@ -154,39 +163,43 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Becomes another trial, which is quicker than another process."""
         self.cleanup()
-        self.setup(new_config, self.study)
+        self._take(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next epoch."""
+        """The next epoch; where the values are at fault, why, for it would be the same again."""
+        try:
+            judge = sampled(self.study.config, self.values)
+            self._await_epoch(judge)
+        except UserError as error:
+            # The lowest score: a searcher learns that this is a bad place.
+            return {"epoch": self.told, SCORE: 0.0, MISTAKE: str(error), "done": True}
+        self.told += 1
+        so_far = self.history[: self.told]
+        kept = so_far[kept_epoch(so_far, judge.training) - 1]
+        finished = is_finished(so_far, judge.training)
+        score = kept["validation_accuracy"]
+        return {**so_far[-1], SCORE: score, FINISHED: finished, "done": finished}
+
+    def _await_epoch(self, judge: Config) -> None:
+        """Lets the training go on, if there is no epoch that is still to be told."""
         while len(self.history) <= self.told:
             if self.training is None:
-                self._begin()
-            history = ray.get(self.study.gate.next_epoch.remote(self.trial_id))
+                ray.get(self.study.gate.begin.remote(self.name))
+                self.training = Thread(target=self._train, args=(judge,), daemon=True)
+                self.training.start()
+            history = ray.get(self.study.gate.next_epoch.remote(self.name))
             if history is None:
                 raise self.error or RuntimeError("the training ended before its last epoch")
             self.history = history
-        self.told += 1
-        so_far = self.history[: self.told]
-        kept = so_far[kept_epoch(so_far, self.judge.training) - 1]
-        return {
-            **so_far[-1],
-            SCORE: kept["validation_accuracy"],
-            "done": is_finished(so_far, self.judge.training),
-        }
 
-    def _begin(self) -> None:
-        ray.get(self.study.gate.begin.remote(self.trial_id))
-        self.training = Thread(target=self._train, daemon=True)
-        self.training.start()
-
-    def _train(self) -> None:
+    def _train(self, judge: Config) -> None:
         """Runs in a thread: the training, in here or over Ray Train's workers."""
         try:
-            material = self.study.materials[self.judge.features.id]
-            note = describe(self.judge, material)
-            job = job_of(self.judge, material, note, self.folder, self.study.threads)
-            job["gate"] = GateOf(self.study.gate, self.trial_id, bool(self.study.scaling))
+            material = self.study.materials[judge.features.id]
+            note = describe(judge, material)
+            job = job_of(judge, material, note, self.folder, self.study.threads)
+            job["gate"] = GateOf(self.study.gate, self.name, bool(self.study.scaling))
             if self.study.scaling is None:
                 device = torch.device("cuda" if self.study.use_gpu else "cpu")
                 train_alone(job, device, material.datasets or {})
@@ -195,7 +208,7 @@ class Trial(tune.Trainable):
         except BaseException as error:  # told by the step that waits
             self.error = error
         finally:
-            ray.get(self.study.gate.ended.remote(self.trial_id))
+            ray.get(self.study.gate.ended.remote(self.name))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """The file that a training goes on from: for a pause, or for another trial."""
@@ -207,7 +220,8 @@ class Trial(tune.Trainable):
         weights, progress = checkpoint.load_progress(checkpoint_dir) or _nothing(checkpoint_dir)
         if isinstance(self.study.config.search.scheduler, PopulationBasedTraining):
             # The optimiser's state is the other trial's; how it steps is this one's.
-            options = self.judge.training.optimizer.model_dump(exclude={"name"})
+            judge = sampled(self.study.config, self.values)
+            options = judge.training.optimizer.model_dump(exclude={"name"})
             for group in progress.optimizer["param_groups"]:
                 group |= options
         checkpoint.save_progress(self.folder, weights, progress)
@@ -217,7 +231,7 @@ class Trial(tune.Trainable):
     def cleanup(self) -> None:
         """Ends the training, and waits until its workers have given back what they held."""
         if self.training is not None:
-            ray.get(self.study.gate.dismiss.remote(self.trial_id))
+            ray.get(self.study.gate.dismiss.remote(self.name))
             self.training.join()
             self.training = None
 

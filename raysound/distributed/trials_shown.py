@@ -11,7 +11,7 @@ import ray
 from ray import tune
 from ray.util.placement_group import remove_placement_group
 
-from raysound.distributed.trial import SCORE, decoded
+from raysound.distributed.trial import FINISHED, MISTAKE, SCORE, decoded
 from raysound.report.search_page import shown
 from raysound.settings import Config
 
@@ -69,7 +69,7 @@ class TrialsShown(tune.Callback):
         if sys.stderr.isatty():
             self.draw(trials)
         else:
-            cells = self.cells(1 + trials.index(trial), trial)
+            cells = self.cells(1 + trials.index(trial), trial, over=True)
             print("trial " + "  ".join(cells), file=sys.stderr, flush=True)
 
     def draw(self, trials: list[Any]) -> None:
@@ -85,18 +85,27 @@ class TrialsShown(tune.Callback):
         print(back + "\n".join(lines), file=sys.stderr, flush=True)
         self.drawn_at, self.drawn_lines = time.monotonic(), len(lines)
 
-    def cells(self, number: int, trial: Any) -> list[str]:
-        """One trial's row."""
+    def cells(self, number: int, trial: Any, over: bool = False) -> list[str]:
+        """One trial's row; `over` where Ray Tune is about to mark it so."""
         result = trial.last_result or {}
         score = result.get(SCORE)
         values = decoded(self.config, trial.config)
         return [
             str(number),
-            "failed" if trial.status == "ERROR" else trial.status.lower(),
+            _state(trial, over),
             str(result.get("epoch", "–")),
             "–" if score is None else f"{score:.1%}",
             *(shown(values[key]) for key in self.config.search.space),
         ]
+
+
+def _state(trial: Any, over: bool) -> str:
+    result = trial.last_result or {}
+    if trial.status == "ERROR" or MISTAKE in result:
+        return "failed"
+    if not over and not trial.is_finished():
+        return trial.status.lower()
+    return "finished" if result.get(FINISHED) else "stopped"
 
 
 def _prominence(numbered: tuple[int, Any]) -> tuple[bool, float]:

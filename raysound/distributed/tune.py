@@ -31,11 +31,11 @@ from raysound.distributed.judge import (
 )
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.train import room
-from raysound.distributed.trial import SCORE, Gate, Study, Trial, decoded
+from raysound.distributed.trial import MISTAKE, SCORE, Gate, Study, Trial, decoded
 from raysound.distributed.trials_shown import TrialsShown
 from raysound.report.search_page import TrialRow, best_of, render_search, shown
 from raysound.settings import Config, Dimension, PopulationBasedTraining, digest
-from raysound.training import Metrics, is_finished, kept_epoch
+from raysound.training import is_finished, kept_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,8 @@ def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
 def search(config: Config, materials: Mapping[str, Material], folder: str) -> None:
     """Runs the trials that are still to be run, and writes what came of all of them."""
     os.environ |= TUNE_ENVIRONMENT
+    # Its traceback of a failed trial is kept in error.txt, beside the trial's history.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     study, resources, together = arranged(config, materials, folder)
     logger.info("%d trials, %d at a time", trial_count(config), together)
     tuner = tuner_of(study, resources, together, folder)
@@ -239,10 +241,21 @@ def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
         return None
     options = settings.model_dump(exclude={"name"})
     if settings.name in {"ASHAScheduler", "HyperBandScheduler"}:
-        options["max_t"] = config.training.epochs + config.training.finetune.epochs
+        options["max_t"] = most_epochs(config)
     if isinstance(settings, PopulationBasedTraining):
         options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
     return getattr(schedulers, settings.name)(**options)
+
+
+def most_epochs(config: Config) -> int:
+    """Epochs of the longest trial that the space has."""
+    longest = 0
+    for key, own in (
+        ("training.epochs", config.training.epochs),
+        ("training.finetune.epochs", config.training.finetune.epochs),
+    ):
+        longest += max(config.search.space[key].values) if key in config.search.space else own
+    return longest
 
 
 def gate_name(folder: str) -> str:
@@ -254,38 +267,27 @@ def trial_rows(results: Any, study: Study) -> Iterator[TrialRow]:
     """What came of each trial, in the order they were drawn."""
     for number, result in enumerate(results, start=1):
         trial_id = result.path.rstrip("/").rpartition("/")[2]
-        history = read_history(storage.join(study.folder_of(trial_id), "history.jsonl"))
-        values = decoded(study.config, result.config)
-        yield TrialRow(
-            number=number,
-            trial_id=trial_id,
-            state=state_of(values, history, result.error, study.config),
-            values={key: values[key] for key in study.config.search.space},
-            history=history,
-            kept=history[kept_epoch(history, study.config.training) - 1] if history else None,
-            error=last_line(result.error),
-        )
+        folder = study.folder_of(trial_id)
+        history = read_history(storage.join(folder, "history.jsonl"))
+        drawn = decoded(study.config, result.config)
+        values = {key: drawn[key] for key in study.config.search.space}
+        error = (result.metrics or {}).get(MISTAKE)
+        if result.error is not None:
+            error = last_line(str(result.error)) or type(result.error).__name__
+            storage.write_bytes(storage.join(folder, "error.txt"), str(result.error).encode())
+        state, kept = "failed" if error else "not begun", None
+        if history:
+            # Values that don't go together never came so far.
+            training = sampled(study.config, values).training
+            kept = history[kept_epoch(history, training) - 1]
+            if not error:
+                state = "finished" if is_finished(history, training) else "stopped"
+        yield TrialRow(number, trial_id, state, values, history, kept, error)
 
 
-def state_of(
-    values: Mapping[str, Any], history: list[Metrics], error: BaseException | None, config: Config
-) -> str:
-    """How a trial ended, in a word."""
-    if error is not None:
-        return "failed"
-    if not history:
-        return "not begun"
-    ended = is_finished(history, sampled(config, values).training)
-    return "finished" if ended else "stopped"
-
-
-def last_line(error: BaseException | None) -> str | None:
+def last_line(text: str) -> str:
     """What an error says, without the way it took."""
-    if error is None:
-        return None
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    name, _, text = lines[-1].partition(": ") if lines else ("", "", "")
-    return text or name or type(error).__name__
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
@@ -296,7 +298,7 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
     """
     storage.write_bytes(storage.join(folder, "trials.csv"), trials_csv(rows).encode())
     best = best_of(rows)
-    most = len(rows) * (config.training.epochs + config.training.finetune.epochs)
+    most = len(rows) * most_epochs(config)
     page = render_search(config.name, rows, best, list(config.search.space), most, config.to_yaml())
     storage.write_bytes(storage.join(folder, "report.html"), page.encode())
     for line in summary_lines(rows, best, most):

@@ -98,6 +98,7 @@ def render_search(
         A complete HTML page. Whatever came in as text is escaped in it.
     """
     begun = [row for row in rows if row.history]
+    whole = [row for row in begun if row.state != "failed"]
     templates = environment()
     templates.filters["shown"] = shown
     return templates.get_template("search.html.jinja").render(
@@ -112,7 +113,7 @@ def render_search(
         clips=max((row.kept["validation_clips"] for row in begun if row.kept), default=0),
         curves=search_pictures.trial_curves([row.history for row in begun],
                                             begun.index(best) if best else None),
-        effects=[_effect(setting, begun, best) for setting in settings],
+        effects=[_effect(setting, whole, best) for setting in settings],
         settings_yaml=settings_yaml,
     )  # fmt: skip
 
@@ -122,11 +123,12 @@ def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> di
     measured = [(row.values[setting], row.accuracy or 0.0, row is best) for row in rows]
     numbers = {value for value, *_ in measured if _is_number(value)}
     if len(numbers) > 1 and all(_is_number(value) for value, *_ in measured):
-        return {"setting": setting, "drawing": search_pictures.effect(setting, measured)}
+        drawing = search_pictures.effect(setting, measured)
+        return {"setting": setting, "drawing": drawing, "choices": []}
     choices: dict[str, list[tuple[float, bool]]] = {}
     for value, accuracy, is_best in measured:
         choices.setdefault(shown(value), []).append((accuracy, is_best))
-    table = [
+    table: list[dict[str, Any]] = [
         {
             "choice": choice,
             "trials": len(dots),
@@ -136,7 +138,8 @@ def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> di
         }
         for choice, dots in choices.items()
     ]
-    return {"setting": setting, "choices": sorted(table, key=lambda row: -row["best"])}
+    table.sort(key=lambda row: -row["best"])
+    return {"setting": setting, "drawing": None, "choices": table}
 
 
 def _is_number(value: object) -> bool:

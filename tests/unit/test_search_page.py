@@ -1,0 +1,165 @@
+import math
+import re
+from typing import Any
+
+import pytest
+
+from raysound.report.search_page import TrialRow, best_of, ranked, render_search, shown
+from tests.html_tree import Element, Tree, assert_harmless
+
+BREAKOUT = '"><img src=x onerror=alert(1)>'
+
+
+def trial(
+    number: int, accuracies: list[float], state: str = "finished", **changes: Any
+) -> TrialRow:
+    """A trial whose loss is one minus its accuracy, an epoch of two seconds for each."""
+    history = [
+        {
+            "epoch": epoch, "train_loss": 2 / epoch, "validation_loss": 1 - accuracy,
+            "validation_accuracy": accuracy, "validation_clips": 80, "seconds": 2.0,
+        }
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]  # fmt: skip
+    fields = {
+        "number": number,
+        "trial_id": f"ab_{number}",
+        "state": state,
+        "values": {
+            "training.optimizer.lr": {1: 0.1, 2: 0.002}.get(number, 1e-4),
+            "training.scheduler": None,
+        },
+        "history": history,
+        "kept": max(history, key=lambda row: row["validation_accuracy"], default=None),
+        "error": None,
+    }
+    return TrialRow(**fields | changes)
+
+
+def rows() -> list[TrialRow]:
+    """Three trials and one that failed after a fine beginning."""
+    step = {"name": "StepLR", "step_size": 10, "gamma": 0.1}
+    return [
+        trial(1, [0.2, 0.3], "stopped"),
+        trial(2, [0.5, 0.8, 0.7]),
+        trial(3, [0.4, 0.6], "stopped",
+              values={"training.optimizer.lr": 0.05, "training.scheduler": step}),
+        trial(4, [0.9], "failed", error="the loss is not a number"),
+    ]  # fmt: skip
+
+
+def page(trials: list[TrialRow], yaml: str = "name: demo\n", name: str = "demo") -> Element:
+    """The parsed page."""
+    settings = ["training.optimizer.lr", "training.scheduler"]
+    return Tree(render_search(name, trials, best_of(trials), settings, 12, yaml)).root
+
+
+def test_trials_are_ranked_by_accuracy_then_loss_and_failed_ones_come_last() -> None:
+    tied = [trial(1, [0.5]), trial(2, [0.5], kept={"validation_accuracy": 0.5,
+            "validation_loss": 0.1, "epoch": 1}), *rows()[2:]]  # fmt: skip
+
+    assert [row.number for row in ranked(tied)] == [3, 2, 1, 4]
+    assert [row.number for row in ranked(rows())] == [2, 3, 1, 4]
+
+
+def test_a_failed_trial_is_never_the_best() -> None:
+    assert best_of(rows()).number == 2
+    assert best_of([rows()[3]]) is None
+    assert best_of([trial(1, [], "not begun")]) is None
+
+
+def test_the_page_names_the_best_its_clips_and_the_budget() -> None:
+    tree = page(rows())
+
+    assert "number 2, recognised 80.0% of 80 validation clips in its epoch 2" in (
+        tree.one("p", class_="lede").text
+    )
+    facts = {row.one("dt").text: row.one("dd").text
+             for row in tree.one("dl", class_="facts").all("div")}  # fmt: skip
+    assert facts["Epochs trained"] == "8 of 12 (66.7%)"
+    assert facts["Training time, all trials"] == "0.3 min"
+    assert facts["Trials stopped"] == "2"
+    assert facts["Trials failed"] == "1"
+    assert "flattered by luck" in tree.text
+    assert "no trial has heard" in tree.text
+
+
+def test_every_trial_is_a_row_with_its_values_and_error() -> None:
+    table = page(rows()).one("table", class_="trials")
+    cells = [[cell.text for cell in row.children if isinstance(cell, Element)]
+             for row in table.one("tbody").all("tr")]  # fmt: skip
+
+    assert cells == [
+        ["2", "finished", "80.0%", "0.200", "2", "3", "0.002", "none", ""],
+        ["3", "stopped", "60.0%", "0.400", "2", "2", "0.05", "StepLR(10, 0.1)", ""],
+        ["1", "stopped", "30.0%", "0.700", "2", "2", "0.1", "none", ""],
+        ["4", "failed", "90.0%", "0.100", "1", "1", "0.0001", "none", "the loss is not a number"],
+    ]
+    assert [row.one("th").text for row in table.all("tr", class_="picked")] == ["2"]
+
+
+def test_three_curves_have_a_line_a_trial_and_the_best_on_top() -> None:
+    drawings = list(page(rows()).one("section", id="curves").all("svg"))
+
+    assert len(drawings) == 3
+    for drawing in drawings:
+        lines = list(drawing.all("polyline"))
+        assert len(lines) == 4
+        assert lines[-1].attributes["class"] == "line chosen-line"
+        assert len(lines[-1].attributes["points"].split()) == 3
+
+
+def test_a_number_has_dots_over_its_range_and_a_choice_a_row_each() -> None:
+    rate, schedule = page(rows()).one("div", class_="effects").all("h3")
+    assert [rate.text, schedule.text] == ["training.optimizer.lr", "training.scheduler"]
+
+    dots = list(page(rows()).one("div", class_="effects").one("svg").all("circle"))
+    across = sorted(float(dot.attributes["cx"]) for dot in dots)
+    table = page(rows()).one("div", class_="effects").one("table")
+    choices = [[cell.text for cell in row.children if isinstance(cell, Element)][:4]
+               for row in table.one("tbody").all("tr")]  # fmt: skip
+
+    # 0.002, 0.05 and 0.1 on an axis of logarithms; the failed trial is left out.
+    share = [(place - across[0]) / (across[-1] - across[0]) for place in across]
+    assert share == pytest.approx([0, math.log(25) / math.log(50), 1], abs=0.005)
+    assert choices == [["none", "2", "55.0%", "80.0%"], ["StepLR(10, 0.1)", "1", "60.0%", "60.0%"]]
+
+
+def test_a_search_in_which_nothing_succeeded_has_a_page() -> None:
+    tree = page([trial(1, [], "failed", error="too large"), trial(2, [], "not begun")])
+
+    assert "None of 2 trials succeeded" in tree.text
+    assert "too large" in tree.text
+    assert "No trial came to the end of an epoch" in tree.text
+
+
+def test_a_loss_that_is_no_number_does_not_spoil_the_drawing() -> None:
+    wild = trial(1, [0.1, 0.1])
+    wild.history[1]["validation_loss"] = math.nan
+    wild.history[1]["train_loss"] = math.inf
+
+    html = render_search("x", [wild], wild, ["training.optimizer.lr"], 2, "")
+
+    assert not re.search(r"[\s,\"](nan|inf)[\s,\"]", html)
+
+
+def test_text_from_outside_does_nothing() -> None:
+    evil = [trial(1, [0.4], values={"training.optimizer.lr": BREAKOUT, "training.scheduler": 1}),
+            trial(2, [], "failed", error=BREAKOUT)]  # fmt: skip
+    tree = page(evil, yaml=BREAKOUT, name=BREAKOUT)
+
+    assert_harmless(tree)
+    assert tree.one("h1").text == BREAKOUT
+    assert tree.one("pre").text == BREAKOUT
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"), (True, "True"), (16, "16"), (0.0012345, "0.00123"), ("cnn", "cnn"),
+        ({"name": "StepLR", "step_size": 5, "gamma": 0.1}, "StepLR(5, 0.1)"),
+        ({"low": 1, "high": 2}, "(1, 2)"),
+    ],
+)  # fmt: skip
+def test_values_are_shown_in_few_letters(value: object, text: str) -> None:
+    assert shown(value) == text

@@ -1,0 +1,161 @@
+"""search.space is looked at as a whole before anything starts."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raysound.config import UserError, from_tree, load, sampled
+from raysound.settings import Config
+
+RATES = {"loguniform": [1e-4, 1e-2]}
+
+
+def config_of(space: dict[str, Any], **more: Any) -> Config:
+    """A config that searches; `more` are sections, of `search` what comes beside `space`."""
+    tree = copy.deepcopy(more)
+    search = tree.pop("search", {})
+    base = {"name": "search", "output": "out", "corpora": {"real": {"path": "sounds"}}}
+    return from_tree({**base, **tree, "search": {"space": space, **search}}, "a.yaml")
+
+
+def fault(space: dict[str, Any], **more: Any) -> str:
+    """What the user is told."""
+    with pytest.raises(UserError) as caught:
+        config_of(space, **more)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("training.optimizer.lrr", "did you mean 'training.optimizer.lr'"),
+        ("training.epoch", "did you mean 'training.epochs'"),
+        ("modle.name", "did you mean 'model.name'"),
+        ("zzzz", "there is no setting 'zzzz'"),
+        ("training", "'training' can't be searched"),
+        ("name", "'name' can't be searched, only model, features and training"),
+        ("search.trials", "can't be searched"),
+        ("compute.workers", "can't be searched"),
+        ("corpora.real.path", "can't be searched"),
+        ("training.folds", "can't be searched"),
+        ("training.seeds", "can't be searched"),
+    ],
+)  # fmt: skip
+def test_a_path_that_names_nothing_to_search_is_refused(path: str, told: str) -> None:
+    assert told in fault({path: {"choice": [1, 2]}})
+
+
+@pytest.mark.parametrize(
+    ("dimension", "told"),
+    [
+        ({}, "write one of {choice: [a, b, …]}"),
+        ({"uniform": [0, 1], "choice": [1]}, "write one of"),
+        ({"uniform": [1, 0]}, "does not begin with the lower number"),
+        ({"uniform": [1, 1]}, "does not begin with the lower number"),
+        ({"loguniform": [0, 1]}, "greater than 0"),
+        ({"loguniform": [1]}, "search.space.training.optimizer.lr.loguniform"),
+        ({"choice": []}, "at least 1"),
+        ({"lognormal": [0, 1]}, "unknown key"),
+        ([0, 1], "search.space.training.optimizer.lr"),
+    ],
+)
+def test_a_dimension_is_one_kind_with_a_range(dimension: Any, told: str) -> None:
+    assert told in fault({"training.optimizer.lr": dimension})
+
+
+@pytest.mark.parametrize(
+    ("path", "dimension"),
+    [
+        ("training.optimizer.lr", {"uniform": [-0.1, 0.1]}),
+        ("training.label_smoothing", {"uniform": [0.0, 2.0]}),
+        ("training.batch_size", {"integer": [0, 8]}),
+        ("training.batch_size", {"uniform": [8, 32]}),
+        ("model.name", {"choice": ["cnn", "resnet"]}),
+        ("training.scheduler", {"choice": [None, {"name": "StepLR", "gama": 0.1}]}),
+        ("training.scheduler", {"choice": [{"name": "StepLR", "step_size": 0}]}),
+        ("features.n_fft", {"choice": [1024, "many"]}),
+    ],
+)
+def test_every_choice_and_both_ends_pass_what_a_yaml_passes(path: str, dimension: Any) -> None:
+    text = fault({path: dimension})
+
+    assert "a.yaml: search.space: " in text
+    assert f"{path}=" in text
+
+
+def test_a_value_is_good_if_it_goes_with_some_value_of_the_others() -> None:
+    """The gamma is a setting of StepLR, which the file does not name but the space does."""
+    scheduler = {"choice": [None, {"name": "StepLR", "step_size": 5}]}
+    config_of(
+        {"training.scheduler": scheduler, "training.scheduler.gamma": {"uniform": [0.1, 0.5]}}
+    )
+
+    with pytest.raises(UserError, match="gamma"):
+        config_of({"training.scheduler.gamma": {"uniform": [0.1, 0.5]}})
+
+
+def test_features_and_grids_want_choices() -> None:
+    assert "each value means another extraction" in fault(
+        {"features.clip_length": {"uniform": [1.0, 4.0]}}
+    )
+    assert "search.algorithm is grid" in fault(
+        {"training.optimizer.lr": RATES}, search={"algorithm": "grid"}
+    )
+
+
+def test_a_search_is_of_one_judge_a_trial() -> None:
+    for training in ({"folds": "all"}, {"seeds": 3}):
+        assert "leave training.folds and seeds out" in fault(
+            {"training.optimizer.lr": RATES}, training=training
+        )
+
+
+def test_population_based_training_changes_only_what_can_change_on_the_way() -> None:
+    population = {"scheduler": {"name": "PopulationBasedTraining"}}
+
+    assert "'model.name' can't" in fault({"model.name": {"choice": ["cnn"]}}, search=population)
+    assert "leave training.scheduler out" in fault(
+        {"training.optimizer.lr": RATES},
+        search=population,
+        training={"scheduler": {"name": "StepLR", "step_size": 3}},
+    )
+    config_of({"training.optimizer.lr": RATES, "training.augment.mixup": {"uniform": [0.0, 0.4]}},
+              search=population)  # fmt: skip
+
+
+def test_a_sampled_config_is_the_file_with_its_values_and_no_search() -> None:
+    config = config_of(
+        {"training.scheduler": {"choice": [None, {"name": "StepLR", "step_size": 5}]},
+         "training.optimizer.lr": RATES},
+        training={"optimizer": {"name": "SGD", "momentum": 0.5}},
+    )  # fmt: skip
+
+    one = sampled(config, {"training.scheduler": {"name": "StepLR", "step_size": 5},
+                           "training.optimizer.lr": 0.003})  # fmt: skip
+
+    assert one.training.optimizer.model_dump()["momentum"] == 0.5
+    assert one.training.optimizer.lr == 0.003
+    assert one.training.scheduler.step_size == 5
+    assert not one.search.space
+    assert one.output == config.output
+
+
+def test_what_is_written_of_a_sample_is_a_config_that_loads(tmp_path: Path) -> None:
+    config = config_of({"training.optimizer.lr": RATES})
+    one = sampled(config, {"training.optimizer.lr": 0.0031415926535})
+    (tmp_path / "best.yaml").write_text(one.to_yaml())
+
+    again = load(tmp_path / "best.yaml")
+
+    assert again == Config.model_validate(one.model_dump())
+    assert "search" not in yaml.safe_load(one.to_yaml())
+
+
+def test_values_that_do_not_go_together_are_told_by_their_settings() -> None:
+    config = config_of({"features.n_fft": {"choice": [512, 1024]}})
+
+    with pytest.raises(UserError, match=r"features\.n_fft=512, features\.n_mels=0"):
+        sampled(config, {"features.n_fft": 512, "features.n_mels": 0})
