@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-JOBS = ["synthesize", "extract", "train", "evaluate", "pipeline"]
+JOBS = ["synthesize", "extract", "train", "tune", "evaluate", "pipeline"]
 
 
 def run(root: Path, job: str, *arguments: str, timeout: int = 100) -> subprocess.CompletedProcess:

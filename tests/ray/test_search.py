@@ -1,0 +1,329 @@
+"""Searches over the tones: every scheduler, mistakes, kills, nested trainings that are stopped."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raysound.config import UserError, from_tree, load
+from raysound.distributed.extract import extract_corpus
+from raysound.distributed.judge import read_history, train_judge
+from raysound.distributed.tune import tune
+from raysound.settings import Config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def tree(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A config tree that trains the tones in epochs of half a second; its features are there."""
+    tree = {
+        "name": "search",
+        "output": str(tmp_path_factory.mktemp("search")),
+        "corpora": {"real": {"path": str(tones["real"])}},
+        "features": {
+            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 160, "n_fft": 512,
+            "n_mels": 24, "f_min": 0, "f_max": 4000,
+        },
+        "model": {"name": "cnn"},
+        "training": {"epochs": 4, "batch_size": 8, "optimizer": {"name": "Adam"}},
+        "compute": {"shard_clips": 16, "use_gpu": False},
+    }  # fmt: skip
+    extract_corpus("real", from_tree(tree, "test"))
+    return tree
+
+
+RATE = {"training.optimizer.lr": {"loguniform": [1e-4, 1e-2]}}
+
+
+def searching(tree: dict[str, Any], search: dict[str, Any], **sections: Any) -> Config:
+    """The tree with a search, and with some sections changed."""
+    merged = {key: {**tree[key], **sections.get(key, {})} if isinstance(tree[key], dict)
+              else sections.get(key, tree[key]) for key in tree}  # fmt: skip
+    return from_tree({**merged, "search": search}, "test")
+
+
+def searched(config: Config) -> tuple[Path, list[dict[str, str]]]:
+    """The folder of a search, run by now, and the rows of its trials.csv."""
+    line = tune(config)
+    assert line.startswith("best config: ")
+    folder = Path(line.removeprefix("best config: ")).parent
+    return folder, rows_of(folder)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
+
+
+def histories(folder: Path) -> dict[str, list[int]]:
+    """The epochs that each trial's history tells, by trial."""
+    return {
+        path.parent.name: [row["epoch"] for row in read_history(str(path))]
+        for path in sorted(folder.glob("trials/*/history.jsonl"))
+    }
+
+
+def test_the_best_of_a_search_is_a_config_that_trains_as_its_trial_did(
+    tree: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = searching(tree, {"space": {**RATE, "model.name": {"choice": ["cnn", "alexnet"]}},
+                              "trials": 3, "seed": 1}, training={"epochs": 3})  # fmt: skip
+
+    folder, rows = searched(config)
+
+    assert {path.name for path in folder.iterdir()} == {
+        "best.yaml", "trials.csv", "report.html", "trials",
+    }  # fmt: skip
+    assert [row["state"] for row in rows] == ["finished"] * 3
+    assert list(histories(folder).values()) == [[1, 2, 3]] * 3
+    assert len({row["training.optimizer.lr"] for row in rows}) == 3
+    best = max(rows, key=lambda row: (float(row["accuracy"]), -float(row["loss"])))
+    chosen = load(folder / "best.yaml")
+    assert json.dumps(chosen.training.optimizer.lr) == best["training.optimizer.lr"]
+    assert json.dumps(chosen.model.name) == best["model.name"]
+    # The same split, seed and order: the trial was this very training, but for how sums round.
+    again = read_history(f"{train_judge(chosen)}/history.jsonl")[int(best["kept_epoch"]) - 1]
+    assert again["validation_accuracy"] == float(best["accuracy"])
+    assert again["validation_loss"] == pytest.approx(float(best["loss"]), rel=0.1)
+
+    # Done is done.
+    written = (folder / "best.yaml").stat().st_mtime_ns
+    with caplog.at_level("INFO"):
+        searched(config)
+    assert f"{folder} is there already" in caplog.text
+    assert (folder / "best.yaml").stat().st_mtime_ns == written
+
+
+def test_asha_stops_the_worst_and_spends_less(tree: dict[str, Any]) -> None:
+    """Rates of which one learns and three do not: after an epoch the three are told."""
+    scheduler = {"name": "ASHAScheduler", "grace_period": 1, "reduction_factor": 2}
+    rates = {"training.optimizer.lr": {"choice": [1e-3, 1e-9, 1e-10, 1e-11]}}
+    config = searching(tree, {"space": rates, "algorithm": "grid", "scheduler": scheduler},
+                       training={"epochs": 8})  # fmt: skip
+
+    folder, rows = searched(config)
+
+    states = {json.loads(row["training.optimizer.lr"]): row["state"] for row in rows}
+    assert len(rows) == 4
+    assert states[1e-3] == "finished"
+    assert "stopped" in states.values()
+    assert sum(int(row["epochs"]) for row in rows) < 32
+    for row, epochs in zip(rows, histories(folder).values(), strict=True):
+        assert epochs == list(range(1, int(row["epochs"]) + 1))
+    assert load(folder / "best.yaml").training.optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"scheduler": {"name": "HyperBandScheduler", "reduction_factor": 2}},
+        {"scheduler": {"name": "MedianStoppingRule", "min_samples_required": 2}},
+        {"algorithm": "tpe"},
+    ],
+    ids=["hyperband", "median", "tpe"],
+)
+def test_every_way_to_search_comes_to_an_end(tree: dict[str, Any], search: dict[str, Any]) -> None:
+    folder, rows = searched(searching(tree, {"space": RATE, "trials": 4, **search}))
+
+    assert len(rows) == 4
+    assert {row["state"] for row in rows} <= {"finished", "stopped"}
+    for row, epochs in zip(rows, histories(folder).values(), strict=True):
+        assert epochs == list(range(1, int(row["epochs"]) + 1))
+        assert 1 <= len(epochs) <= 4
+    assert load(folder / "best.yaml").training.optimizer.lr in {
+        json.loads(row["training.optimizer.lr"]) for row in rows
+    }
+
+
+def test_when_the_hours_are_over_the_best_so_far_is_told(tree: dict[str, Any]) -> None:
+    search = {"space": RATE, "trials": 4, "hours": 0.01}
+    folder, rows = searched(searching(tree, search, training={"epochs": 100_000}))
+
+    assert {row["state"] for row in rows} <= {"stopped", "not begun"}
+    assert any(row["state"] == "stopped" for row in rows)
+    assert (folder / "best.yaml").exists()
+
+
+def test_in_a_population_the_worse_go_on_with_weights_of_the_better(tree: dict[str, Any]) -> None:
+    """One rate that learns and three that don't: these take over its weights."""
+    population = {"name": "PopulationBasedTraining", "perturbation_interval": 2}
+    rates = {"training.optimizer.lr": {"choice": [1e-3, 1e-9]}}
+    config = searching(tree, {"space": rates, "trials": 4, "scheduler": population, "seed": 3},
+                       training={"epochs": 8})  # fmt: skip
+
+    folder, rows = searched(config)
+
+    drawn = {json.loads(row["training.optimizer.lr"]) for row in rows}
+    assert drawn <= {1e-3, 1e-9}
+    assert [row["state"] for row in rows] == ["finished"] * 4
+    for epochs in histories(folder).values():
+        assert epochs == list(range(1, 9))
+
+
+def test_a_mistake_in_the_values_is_a_row_and_not_the_end(tree: dict[str, Any]) -> None:
+    """A rate that makes the loss no number, and a schedule that wants what is not there."""
+    config = searching(
+        tree,
+        {"space": {"training.optimizer.lr": {"choice": [1e-2, 1e30]}}, "algorithm": "grid"},
+        training={"optimizer": {"name": "SGD"}},
+    )
+
+    folder, rows = searched(config)
+
+    good, bad = rows
+    assert (good["state"], good["error"]) == ("finished", "")
+    assert bad["state"] == "failed"
+    assert re.match(r"the training loss is (nan|inf) in epoch 1, at the batch of", bad["error"])
+    assert "try a smaller training.optimizer.lr than 1e+30" in bad["error"]
+    assert bad["error"] in (folder / "report.html").read_text().replace("&#39;", "'")
+    assert load(folder / "best.yaml").training.optimizer.lr == 1e-2
+
+
+def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> None:
+    config = searching(tree, {"space": {"training.optimizer.lr": {"choice": [1e30]}}, "trials": 1},
+                       training={"optimizer": {"name": "SGD"}})  # fmt: skip
+
+    for _ in range(2):
+        with pytest.raises(UserError, match="none of 1 trials succeeded: the training loss is"):
+            tune(config)
+
+
+def test_a_choice_of_features_is_extracted_once_a_variant(tree: dict[str, Any]) -> None:
+    space = {"features.n_mels": {"choice": [24, 32]},
+             "training.optimizer.lr": {"choice": [1e-3, 2e-3]}}  # fmt: skip
+    config = searching(tree, {"space": space, "algorithm": "grid"}, training={"epochs": 1})
+
+    _, rows = searched(config)
+
+    assert len(rows) == 4
+    assert [row["state"] for row in rows] == ["finished"] * 4
+    features = [path.name for path in Path(config.output, "features").iterdir()]
+    assert len(features) == 2
+
+
+@contextmanager
+def job(root: Path, config: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """jobs/tune.py with a cluster of its own; its words go to files beside the config."""
+    environment = {
+        **os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token", "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    environment.pop("RAY_ADDRESS", None)
+    with open(config.parent / "stdout", "w") as out, open(config.parent / "stderr", "w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "jobs/tune.py", str(config), *overrides],
+            cwd=root, stdout=out, stderr=err, text=True, env=environment,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def said(config: Path, where: str = "stderr") -> str:
+    return (config.parent / where).read_text()
+
+
+def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Waits for a condition, and returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(0.02)
+    return result
+
+
+def written(tree: dict[str, Any], folder: Path, **sections: Any) -> Path:
+    """A YAML of the tree with some sections changed, in a folder of its own."""
+    merged = {**tree, "output": str(folder / "out")}
+    for key, section in sections.items():
+        merged[key] = {**merged.get(key, {}), **section}
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(merged))
+    return path
+
+
+def test_a_search_that_was_killed_goes_on_where_it_was(
+    root: Path, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    config = written(tree, tmp_path, search={"space": RATE, "trials": 6}, compute={"local_cpus": 2},
+                     training={"epochs": 5})  # fmt: skip
+    with job(root, config) as process:
+
+        def two_are_over() -> bool:
+            assert process.poll() is None, said(config)
+            return len(re.findall("^trial", said(config), re.MULTILINE)) >= 2
+
+        poll(two_are_over, 150, "two trials")
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    (folder,) = (tmp_path / "out/search").iterdir()
+    over = {
+        path: path.stat().st_mtime_ns
+        for path in folder.glob("trials/*/history.jsonl")
+        if len(read_history(str(path))) == 5
+    }
+    assert 2 <= len(over) < 6
+    assert not (folder / "best.yaml").exists()
+
+    with job(root, config) as process:
+        assert process.wait(200) == 0, said(config)
+
+    assert f"going on with the search in {folder}" in said(config)
+    assert {path: path.stat().st_mtime_ns for path in over} == over
+    rows = rows_of(folder)
+    assert [row["state"] for row in rows] == ["finished"] * 6
+    assert list(histories(folder).values()) == [[1, 2, 3, 4, 5]] * 6
+    assert "Traceback" not in said(config)
+
+
+def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
+    root: Path, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """Four CPUs, one to spare: a trial of two workers at a time, half of them stopped early.
+
+    With workers that outlive their trial, the next one would wait for ever.
+    """
+    scheduler = {"name": "ASHAScheduler", "grace_period": 1, "reduction_factor": 2}
+    config = written(
+        tree, tmp_path,
+        search={"space": {"training.optimizer.lr": {"choice": [1e-3, 1e-9, 1e-10, 1e-11]}},
+                "algorithm": "grid", "scheduler": scheduler},
+        compute={"local_cpus": 4, "workers": 2, "cpus_per_worker": 1},
+        training={"epochs": 6},
+    )  # fmt: skip
+
+    with job(root, config) as process:
+        assert process.wait(350) == 0, said(config)
+
+    rows = rows_of(next((tmp_path / "out/search").iterdir()))
+    assert len(rows) == 4
+    assert {row["state"] for row in rows} == {"finished", "stopped"}
+    assert "Traceback" not in said(config)
+
+
+def test_a_typo_in_a_path_is_refused_before_anything_starts(
+    root: Path, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    config = written(tree, tmp_path, search={"space": {"training.optimiser.lr": {"choice": [1]}}})
+
+    with job(root, config) as process:
+        assert process.wait(60) == 2
+
+    assert said(config) == (
+        f"error: {config}: search.space: there is no setting 'training.optimiser.lr'; "
+        "did you mean 'training.optimizer.lr'?\n"
+    )
+    assert not (tmp_path / "out").exists()
