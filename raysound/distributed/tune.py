@@ -123,8 +123,11 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     study, resources, together = arranged(config, materials, folder)
     logger.info("%d trials, %d at a time", trial_count(config), together)
-    tuner = tuner_of(study, resources, together, folder)
-    results = tuner.fit()
+    try:
+        results = tuner_of(study, resources, together, folder).fit()
+    finally:
+        # Its name is free for whoever goes on.
+        ray.kill(study.gate)
     rows = list(trial_rows(results, study))
     write_results(config, rows, folder)
 
@@ -203,6 +206,8 @@ def tuner_of(
             name="tune",
             storage_path=folder,
             failure_config=ray_tune.FailureConfig(max_failures=MOST_FAILURES),
+            # Of a trial that is over nothing is needed but its history.
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[TrialsShown(study.config, gate_name(folder), trial_count(study.config))],
             verbose=0,
         ),

@@ -46,11 +46,7 @@ def effect(setting: str, measured: Sequence[tuple[float, float, bool]]) -> Marku
     by_logarithm = low > 0 and high / low > WIDE
     scale = math.log10 if by_logarithm else float
     first, last = scale(low), scale(high)
-    marks = (
-        [10.0**power for power in range(math.ceil(first), math.floor(last) + 1)]
-        if by_logarithm
-        else ticks(low, high, 4)
-    )
+    marks = _powers(low, high) if by_logarithm else ticks(low, high, 4)
 
     def across(value: float) -> float:
         return LEFT + 8 + (scale(value) - first) / (last - first) * (WIDTH - LEFT - RIGHT - 16)
@@ -63,6 +59,16 @@ def effect(setting: str, measured: Sequence[tuple[float, float, bool]]) -> Marku
         y = _down(accuracy, 1.0)
         parts.append(f'<circle class="{kind}" cx="{across(value):.1f}" cy="{y}" r="4"/>')
     return Markup("".join([*parts, "</svg>"]))
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Powers of ten between two numbers, and their triples where these are few."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    tens = [10.0**exponent for exponent in exponents]
+    inside = [mark for mark in tens if low <= mark <= high]
+    if len(inside) < 3:
+        inside = [mark for ten in tens for mark in (ten, 3 * ten) if low <= mark <= high]
+    return inside
 
 
 def strip(dots: Sequence[tuple[float, bool]]) -> Markup:

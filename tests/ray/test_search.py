@@ -173,7 +173,7 @@ def test_in_a_population_the_worse_go_on_with_weights_of_the_better(tree: dict[s
 
 
 def test_a_mistake_in_the_values_is_a_row_and_not_the_end(tree: dict[str, Any]) -> None:
-    """A rate that makes the loss no number, and a schedule that wants what is not there."""
+    """A rate that makes the loss no number."""
     config = searching(
         tree,
         {"space": {"training.optimizer.lr": {"choice": [1e-2, 1e30]}}, "algorithm": "grid"},
@@ -292,14 +292,14 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
 def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
     root: Path, tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Four CPUs, one to spare: a trial of two workers at a time, half of them stopped early.
+    """Four CPUs, one to spare: a trial of two workers at a time, some of them stopped early.
 
     With workers that outlive their trial, the next one would wait for ever.
     """
     scheduler = {"name": "ASHAScheduler", "grace_period": 1, "reduction_factor": 2}
     config = written(
         tree, tmp_path,
-        search={"space": {"training.optimizer.lr": {"choice": [1e-3, 1e-9, 1e-10, 1e-11]}},
+        search={"space": {"training.optimizer.lr": {"choice": [1e-3, 1e-9, 1e-10]}},
                 "algorithm": "grid", "scheduler": scheduler},
         compute={"local_cpus": 4, "workers": 2, "cpus_per_worker": 1},
         training={"epochs": 6},
@@ -309,7 +309,7 @@ def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
         assert process.wait(350) == 0, said(config)
 
     rows = rows_of(next((tmp_path / "out/search").iterdir()))
-    assert len(rows) == 4
+    assert len(rows) == 3
     assert {row["state"] for row in rows} == {"finished", "stopped"}
     assert "Traceback" not in said(config)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from raysound.report import search_pictures
 from raysound.report.search_page import TrialRow, best_of, ranked, render_search, shown
 from tests.html_tree import Element, Tree, assert_harmless
 
@@ -163,3 +164,10 @@ def test_text_from_outside_does_nothing() -> None:
 )  # fmt: skip
 def test_values_are_shown_in_few_letters(value: object, text: str) -> None:
     assert shown(value) == text
+
+
+def test_an_axis_of_logarithms_has_marks_even_where_no_two_powers_of_ten_are() -> None:
+    drawing = Tree(search_pictures.effect("x", [(1.1e-4, 0.5, False), (7e-3, 0.6, True)])).root
+    marks = [mark.text for mark in drawing.all("text", class_="mid")]
+
+    assert marks[1:] == ["3e-4", "1e-3", "3e-3"]
