@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
@@ -15,6 +16,28 @@ from pydantic import BaseModel, ValidationError
 from raysound.settings import Config, Optimizer, PopulationBasedTraining, Scheduler, TrialScheduler
 
 
+class YamlLoader(yaml.SafeLoader):
+    """Takes 1e-3 for a number, as YAML 1.2 does, and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping as a dict."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(
+                    f"'{key}' stands twice in the section that begins in line {line}"
+                )
+        return super().construct_mapping(node, deep)
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
 class UserError(Exception):
     """A mistake that the user can mend: a job prints its text, without a traceback, and exits 2."""
 
@@ -23,6 +46,8 @@ class UserError(Exception):
 CHANGED_IN_TRAINING = (
     "training.optimizer.", "training.augment.", "training.label_smoothing", "training.clip_gradient"
 )  # fmt: skip
+# How pydantic calls the plain members of a union in a fault's place.
+UNION_MEMBERS = ("constrained-", "literal[")
 # Of the other searched settings, to find one that a value goes with.
 COMBINATIONS_TRIED = 200
 # Relative to the folder the job was started in; Ray's workers run elsewhere, so made absolute here.
@@ -51,7 +76,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             one), a value out of range, settings that contradict each other.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), YamlLoader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -74,7 +99,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not last or not all(sections):
         raise UserError(f"'{override}' is no override: write it as section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, YamlLoader)
     except yaml.YAMLError as error:
         raise UserError(f"the value of '{override}' can't be read: {error}") from error
     set_key(tree, key, value)
@@ -194,9 +219,9 @@ def _make_absolute(tree: Any, keys: Sequence[str]) -> None:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     """One line a fault, in the user's words."""
+    wrong: dict[str, list[Any]] = {}
     for fault in error.errors():
-        # The names of a union's members stand in the location too, but not in the user's file.
-        key = ".".join(str(part) for part in fault["loc"] if part not in _union_tags())
+        key = _users_key(fault["loc"])
         if fault["type"] == "extra_forbidden":
             close = nearest(key, list(known_keys()))
             if close == key:
@@ -213,9 +238,20 @@ def _explain(error: ValidationError) -> Iterator[str]:
             context = fault["ctx"]
             yield f"{key}.name: '{context['tag']}' is none of {context['expected_tags']}"
         else:
-            text = fault["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
-            yield f"{key}: {text}{shown}" if key else text
+            wrong.setdefault(key, []).append(fault)
+    for key, faults in wrong.items():
+        # A setting that may be a number or a word fails as both.
+        first, *others = (fault["msg"].removeprefix("Value error, ") for fault in faults)
+        text = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+        value = faults[0]["input"]
+        shown = "" if isinstance(value, dict) else f" (got {value!r})"
+        yield f"{key}: {text}{shown}" if key else text
+
+
+def _users_key(location: Sequence[int | str]) -> str:
+    """The dotted key as it stands in the file, without the names of a union's members."""
+    parts = (str(part) for part in location if part not in _union_tags())
+    return ".".join(part for part in parts if not part.startswith(UNION_MEMBERS))
 
 
 def nearest(key: str, known: Sequence[str]) -> str | None:

@@ -639,3 +639,44 @@ def test_the_models_of_the_settings_are_the_models_there_are():
 
     named = settings.ModelSettings.model_fields["name"].annotation.__args__
     assert sorted(named) == sorted(MODELS)
+
+
+# What YAML makes of it
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    twice = "training:\n  epochs: 3\n  batch_size: 4\n  epochs: 5\n"
+
+    told = fault(written(tmp_path, LEAST + twice))
+
+    assert "'epochs' stands twice in the section that begins in line 5" in told
+    assert "'a' stands twice" in fault(written(tmp_path), "training={a: 1, a: 2}")
+
+
+def test_a_section_may_take_over_another_and_change_it(tmp_path: Path) -> None:
+    text = LEAST + "training: {optimizer: &one {name: SGD, lr: 0.1}}\n"
+    text += "search: {space: {training.optimizer: {choice: [*one, {<<: *one, lr: 0.2}]}}}\n"
+
+    first, second = load(written(tmp_path, text)).search.space["training.optimizer"].values
+
+    assert (first["lr"], second["lr"]) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "+1e-3", ".1e-2"])
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
+    space = f"search: {{space: {{training.optimizer.lr: {{choice: [{text}]}}}}}}\n"
+
+    values = load(written(tmp_path, LEAST + space)).search.space["training.optimizer.lr"].values
+
+    assert values == (0.001,)
+
+
+@pytest.mark.parametrize("wrong", ["compute.prefetch_batches=-1", "compute.shard_clips=0"])
+def test_a_setting_that_is_a_number_or_a_word_is_told_in_one_line(least: Path, wrong: str) -> None:
+    key, _, value = wrong.partition("=")
+
+    told = fault(least, wrong)
+
+    assert len(told.splitlines()) == 1
+    assert told.startswith(f"{least}: {key}: Input should be greater than ")
+    assert told.endswith(f"0 or 'auto' (got {value})")
