@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -214,22 +215,40 @@ def test_a_choice_of_features_is_extracted_once_a_variant(tree: dict[str, Any]) 
 
 
 @contextmanager
-def job(root: Path, config: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    """jobs/tune.py with a cluster of its own; its words go to files beside the config."""
+def job(root: Path, config: Path, terminal: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """jobs/tune.py with a cluster of its own; its words go to files beside the config.
+
+    Args:
+        root: the project's folder.
+        config: the YAML.
+        terminal: whether what it says goes to a terminal first.
+    """
     environment = {
         **os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token", "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
     environment.pop("RAY_ADDRESS", None)
-    with open(config.parent / "stdout", "w") as out, open(config.parent / "stderr", "w") as err:
+    with open(config.parent / "stdout", "w") as out, open(config.parent / "stderr", "wb") as err:
+        ours, theirs = os.openpty() if terminal else (None, err.fileno())
         process = subprocess.Popen(
-            [sys.executable, "jobs/tune.py", str(config), *overrides],
-            cwd=root, stdout=out, stderr=err, text=True, env=environment,
+            [sys.executable, "jobs/tune.py", str(config)],
+            cwd=root, stdout=out, stderr=theirs, text=True, env=environment,
         )  # fmt: skip
+        if ours is not None:
+            os.close(theirs)
+            Thread(target=copied, args=(ours, config.parent / "stderr"), daemon=True).start()
         try:
             yield process
         finally:
             process.kill()
             process.wait(10)
+
+
+def copied(terminal: int, path: Path) -> None:
+    """Writes down what a terminal shows, until its other end is closed."""
+    # Linux ends a terminal with an error.
+    with suppress(OSError), open(path, "ab", buffering=0) as file:
+        while shown := os.read(terminal, 4096):
+            file.write(shown)
 
 
 def said(config: Path, where: str = "stderr") -> str:
@@ -278,15 +297,27 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     assert 2 <= len(over) < 6
     assert not (folder / "best.yaml").exists()
 
-    with job(root, config) as process:
+    with job(root, config, terminal=True) as process:
         assert process.wait(200) == 0, said(config)
 
     assert f"going on with the search in {folder}" in said(config)
+    assert_one_table_drawn_anew(said(config))
     assert {path: path.stat().st_mtime_ns for path in over} == over
     rows = rows_of(folder)
     assert [row["state"] for row in rows] == ["finished"] * 6
     assert list(histories(folder).values()) == [[1, 2, 3, 4, 5]] * 6
     assert "Traceback" not in said(config)
+
+
+def assert_one_table_drawn_anew(text: str) -> None:
+    """Each drawing goes back over the one before; the last has a row for each of six trials."""
+    first, *others = re.split(r"\x1b\[\d+F\x1b\[J", text)
+    drawn = [first.partition("trial  state")[2], *others]
+    lengths = [len(table.splitlines()) for table in drawn[:-1]]
+    assert [int(lines) for lines in re.findall(r"\x1b\[(\d+)F", text)] == lengths
+    rows = re.findall(r"^(\d)  finished  5  ", drawn[-1], re.MULTILINE)
+    assert rows == ["1", "2", "3", "4", "5", "6"]
+    assert "6 of 6 trials are over" in drawn[-1]
 
 
 def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
