@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import soundfile
 import yaml
 
 from raysound import features
+from tests.processes import poll
 from tests.traps.sitecustomize import trapped
 
 CLIPS, SHARD_CLIPS, KILLS = 1500, 32, 10
@@ -172,15 +172,6 @@ def test_a_shard_that_dies_again_and_again_ends_the_run_in_one_line(
     assert clips_written(folder) == dict.fromkeys(dogs, 1)
     assert rejects_of(folder) == {}
     assert left_behind(folder) == []
-
-
-def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Waits for a condition, and returns what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
-        time.sleep(0.02)
-    return result
 
 
 class ThreeNodes:

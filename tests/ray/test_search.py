@@ -3,16 +3,9 @@
 import csv
 import io
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,6 +16,7 @@ from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import read_history, train_judge
 from raysound.distributed.tune import tune
 from raysound.settings import Config
+from tests.processes import job, poll, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -214,56 +208,6 @@ def test_a_choice_of_features_is_extracted_once_a_variant(tree: dict[str, Any]) 
     assert len(features) == 2
 
 
-@contextmanager
-def job(root: Path, config: Path, terminal: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """jobs/tune.py with a cluster of its own; its words go to files beside the config.
-
-    Args:
-        root: the project's folder.
-        config: the YAML.
-        terminal: whether what it says goes to a terminal first.
-    """
-    environment = {
-        **os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token", "CUDA_VISIBLE_DEVICES": "",
-    }  # fmt: skip
-    environment.pop("RAY_ADDRESS", None)
-    with open(config.parent / "stdout", "w") as out, open(config.parent / "stderr", "wb") as err:
-        ours, theirs = os.openpty() if terminal else (None, err.fileno())
-        process = subprocess.Popen(
-            [sys.executable, "jobs/tune.py", str(config)],
-            cwd=root, stdout=out, stderr=theirs, text=True, env=environment,
-        )  # fmt: skip
-        if ours is not None:
-            os.close(theirs)
-            Thread(target=copied, args=(ours, config.parent / "stderr"), daemon=True).start()
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait(10)
-
-
-def copied(terminal: int, path: Path) -> None:
-    """Writes down what a terminal shows, until its other end is closed."""
-    # Linux ends a terminal with an error.
-    with suppress(OSError), open(path, "ab", buffering=0) as file:
-        while shown := os.read(terminal, 4096):
-            file.write(shown)
-
-
-def said(config: Path, where: str = "stderr") -> str:
-    return (config.parent / where).read_text()
-
-
-def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Waits for a condition, and returns what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
-        time.sleep(0.02)
-    return result
-
-
 def written(tree: dict[str, Any], folder: Path, **sections: Any) -> Path:
     """A YAML of the tree with some sections changed, in a folder of its own."""
     merged = {**tree, "output": str(folder / "out")}
@@ -279,7 +223,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
 ) -> None:
     config = written(tree, tmp_path, search={"space": RATE, "trials": 6}, compute={"local_cpus": 2},
                      training={"epochs": 5})  # fmt: skip
-    with job(root, config) as process:
+    with job(root, "tune", config) as process:
 
         def two_are_over() -> bool:
             assert process.poll() is None, said(config)
@@ -297,7 +241,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     assert 2 <= len(over) < 6
     assert not (folder / "best.yaml").exists()
 
-    with job(root, config, terminal=True) as process:
+    with job(root, "tune", config, terminal=True) as process:
         assert process.wait(200) == 0, said(config)
 
     assert f"going on with the search in {folder}" in said(config)
@@ -336,7 +280,7 @@ def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
         training={"epochs": 6},
     )  # fmt: skip
 
-    with job(root, config) as process:
+    with job(root, "tune", config) as process:
         assert process.wait(350) == 0, said(config)
 
     rows = rows_of(next((tmp_path / "out/search").iterdir()))
@@ -350,7 +294,7 @@ def test_a_typo_in_a_path_is_refused_before_anything_starts(
 ) -> None:
     config = written(tree, tmp_path, search={"space": {"training.optimiser.lr": {"choice": [1]}}})
 
-    with job(root, config) as process:
+    with job(root, "tune", config) as process:
         assert process.wait(60) == 2
 
     assert said(config) == (

@@ -7,10 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from raysound.config import from_tree
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import read_history, train_judge
 from raysound.training import Metrics
+from tests.processes import job, poll, processes_below, said
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -31,30 +28,6 @@ EPOCHS = 8
 def without_seconds(history: list[Metrics]) -> list[Metrics]:
     """All of a history that a clock does not tell."""
     return [{key: row[key] for key in row if key != "seconds"} for row in history]
-
-
-def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Waits for a condition, and returns what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
-        time.sleep(0.02)
-    return result
-
-
-def processes_below(pid: int) -> dict[int, str]:
-    """Process ids and titles of all that a process started, and of what those started."""
-    table = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = {int(row[0]): row for row in (line.split(None, 2) for line in table.splitlines())}
-    found: dict[int, str] = {}
-    ancestors = {pid}
-    while ancestors:
-        children = {child for child, row in rows.items() if int(row[1]) in ancestors}
-        found |= {child: rows[child][2] for child in children}
-        ancestors = children
-    return found
 
 
 def train_workers(job: int) -> set[int]:
@@ -99,32 +72,6 @@ def config(whole: dict[str, Any], tmp_path: Path) -> Path:
     return path
 
 
-@contextmanager
-def job(root: Path, config: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    """jobs/train.py with a cluster of its own; its words go to files beside the config."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "RAY_AUTH_MODE": "token",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    with open(config.parent / "stdout", "w") as out, open(config.parent / "stderr", "w") as err:
-        process = subprocess.Popen(
-            [sys.executable, "jobs/train.py", str(config), *overrides],
-            cwd=root, stdout=out, stderr=err, text=True, env=environment,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait(10)
-
-
-def said(config: Path, where: str = "stderr") -> str:
-    return (config.parent / where).read_text()
-
-
 def history_of(config: Path) -> list[Metrics]:
     """Of the only judge below a config's output; none if there is none yet."""
     found = list(config.parent.glob("out/training/*/history.jsonl"))
@@ -163,7 +110,7 @@ def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> No
 def test_a_worker_killed_within_an_epoch_changes_nothing(
     root: Path, config: Path, whole: dict[str, Any]
 ) -> None:
-    with job(root, config) as process:
+    with job(root, "train", config) as process:
         epochs_there(config, process, 2)
         before = train_workers(process.pid)
         os.kill(random.Random(0).choice(sorted(before)), signal.SIGKILL)
@@ -185,14 +132,14 @@ def test_a_worker_killed_within_an_epoch_changes_nothing(
 def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
     root: Path, config: Path, whole: dict[str, Any]
 ) -> None:
-    with job(root, config) as process:
+    with job(root, "train", config) as process:
         epochs_there(config, process, 2)
         cluster = set(processes_below(process.pid))
         process.kill()
         process.wait(10)
         at_death = len(history_of(config))
 
-    with job(root, config) as process:
+    with job(root, "train", config) as process:
         assert process.wait(150) == 0, said(config)
 
     (epoch,) = re.findall(r"going on after epoch (\d+)$", said(config), re.MULTILINE)
@@ -218,7 +165,7 @@ def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
 def test_what_the_cluster_lacks_is_told_in_one_line(
     root: Path, config: Path, asked: str, answer: str
 ) -> None:
-    with job(root, config, asked) as process:
+    with job(root, "train", config, asked) as process:
         # Ray would wait for ever.
         status = process.wait(60)
 
@@ -240,7 +187,7 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once(root: Path, config: 
         workers.update(train_workers(process.pid))
         return process.poll() is not None
 
-    with job(root, config, optimizer, scheduler) as process:
+    with job(root, "train", config, optimizer, scheduler) as process:
         poll(is_over, 150, "the end")
 
     assert process.returncode == 2, said(config)
