@@ -1,22 +1,26 @@
 """Searches over the tones: every scheduler, mistakes, kills, nested trainings that are stopped."""
 
 import csv
+import html
 import io
 import json
+import os
 import re
-import signal
+from functools import partial
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pytest
 import yaml
 
+from raysound import storage
 from raysound.config import UserError, from_tree, load
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import read_history, train_judge
 from raysound.distributed.tune import tune
 from raysound.settings import Config
-from tests.processes import job, poll, said
+from tests.processes import job, poll, processes_below, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -168,22 +172,48 @@ def test_in_a_population_the_worse_go_on_with_weights_of_the_better(tree: dict[s
 
 
 def test_a_mistake_in_the_values_is_a_row_and_not_the_end(tree: dict[str, Any]) -> None:
-    """A rate that makes the loss no number."""
-    config = searching(
-        tree,
-        {"space": {"training.optimizer.lr": {"choice": [1e-2, 1e30]}}, "algorithm": "grid"},
-        training={"optimizer": {"name": "SGD"}},
-    )
+    """A rate that makes the loss no number, and a setting of a schedule that is not there."""
+    space = {
+        "training.optimizer.lr": {"choice": [1e-2, 1e30]},
+        "training.scheduler": {"choice": [None, {"name": "StepLR", "step_size": 2}]},
+        "training.scheduler.gamma": {"choice": [0.5]},
+    }
+    config = searching(tree, {"space": space, "algorithm": "grid"},
+                       training={"optimizer": {"name": "SGD"}})  # fmt: skip
 
     folder, rows = searched(config)
 
-    good, bad = rows
+    by_values = {
+        (json.loads(row["training.optimizer.lr"]), row["training.scheduler"] != "null"): row
+        for row in rows
+    }
+    good, wild = by_values[1e-2, True], by_values[1e30, True]
     assert (good["state"], good["error"]) == ("finished", "")
-    assert bad["state"] == "failed"
-    assert re.match(r"the training loss is (nan|inf) in epoch 1, at the batch of", bad["error"])
-    assert "try a smaller training.optimizer.lr than 1e+30" in bad["error"]
-    assert bad["error"] in (folder / "report.html").read_text().replace("&#39;", "'")
-    assert load(folder / "best.yaml").training.optimizer.lr == 1e-2
+    assert wild["state"] == "failed"
+    assert re.match(r"the training loss is (nan|inf) in epoch 1, at the batch of", wild["error"])
+    assert "try a smaller training.optimizer.lr than 1e+30" in wild["error"]
+    for rate in (1e-2, 1e30):
+        assert by_values[rate, False]["state"] == "failed"
+        assert by_values[rate, False]["error"].endswith("'training.scheduler.name' is missing")
+    page = html.unescape((folder / "report.html").read_text())
+    assert all(row["error"] in page for row in rows)
+    assert load(folder / "best.yaml").training.scheduler.gamma == 0.5
+
+
+def test_a_search_leaves_its_results_in_an_object_store(
+    tree: dict[str, Any], object_store: str
+) -> None:
+    config = searching({**tree, "output": f"{object_store}/search"}, {"space": RATE, "trials": 2},
+                       training={"epochs": 2})  # fmt: skip
+
+    best = tune(config).removeprefix("best config: ")
+
+    assert best.startswith(f"{object_store}/search/search/random-")
+    assert b"lr:" in storage.read_bytes(best)
+    table = storage.read_bytes(storage.join(best.removesuffix("/best.yaml"), "trials.csv"))
+    assert table.decode().count("finished") == 2
+    # Done is done, there as here.
+    assert tune(config) == f"best config: {best}"
 
 
 def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> None:
@@ -195,14 +225,16 @@ def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> No
             tune(config)
 
 
-def test_a_choice_of_features_is_extracted_once_a_variant(tree: dict[str, Any]) -> None:
+def test_a_choice_of_features_is_extracted_once_a_variant(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
     space = {"features.n_mels": {"choice": [24, 32]},
              "training.optimizer.lr": {"choice": [1e-3, 2e-3]}}  # fmt: skip
-    config = searching(tree, {"space": space, "algorithm": "grid"}, training={"epochs": 1})
+    config = searching({**tree, "output": str(tmp_path / "out")},
+                       {"space": space, "algorithm": "grid"}, training={"epochs": 1})  # fmt: skip
 
     _, rows = searched(config)
 
-    assert len(rows) == 4
     assert [row["state"] for row in rows] == ["finished"] * 4
     features = [path.name for path in Path(config.output, "features").iterdir()]
     assert len(features) == 2
@@ -218,27 +250,37 @@ def written(tree: dict[str, Any], folder: Path, **sections: Any) -> Path:
     return path
 
 
+def trial_process(job: int) -> int | None:
+    """Process id of a trial of a job that trains now."""
+    titles = processes_below(job).items()
+    return next((pid for pid, title in titles if title.startswith("ray::ResourceTrainable")), None)
+
+
 def test_a_search_that_was_killed_goes_on_where_it_was(
     root: Path, tree: dict[str, Any], tmp_path: Path
 ) -> None:
+    """First a trial's process is killed, then the driver, and the command given again."""
     config = written(tree, tmp_path, search={"space": RATE, "trials": 6}, compute={"local_cpus": 2},
                      training={"epochs": 5})  # fmt: skip
     with job(root, "tune", config) as process:
 
-        def two_are_over() -> bool:
+        def over(least: int) -> bool:
             assert process.poll() is None, said(config)
-            return len(re.findall("^trial", said(config), re.MULTILINE)) >= 2
+            return len(re.findall("^trial", said(config), re.MULTILINE)) >= least
 
-        poll(two_are_over, 150, "two trials")
-        process.send_signal(signal.SIGKILL)
+        poll(partial(over, 1), 150, "a trial")
+        os.kill(poll(partial(trial_process, process.pid), 60, "a trial's process"), SIGKILL)
+        poll(partial(over, 3), 150, "three trials")
+        assert "failed" not in said(config)
+        process.send_signal(SIGKILL)
         process.wait(10)
     (folder,) = (tmp_path / "out/search").iterdir()
-    over = {
+    whole = {
         path: path.stat().st_mtime_ns
         for path in folder.glob("trials/*/history.jsonl")
         if len(read_history(str(path))) == 5
     }
-    assert 2 <= len(over) < 6
+    assert 3 <= len(whole) < 6
     assert not (folder / "best.yaml").exists()
 
     with job(root, "tune", config, terminal=True) as process:
@@ -246,7 +288,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
 
     assert f"going on with the search in {folder}" in said(config)
     assert_one_table_drawn_anew(said(config))
-    assert {path: path.stat().st_mtime_ns for path in over} == over
+    assert {path: path.stat().st_mtime_ns for path in whole} == whole
     rows = rows_of(folder)
     assert [row["state"] for row in rows] == ["finished"] * 6
     assert list(histories(folder).values()) == [[1, 2, 3, 4, 5]] * 6
