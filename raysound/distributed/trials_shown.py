@@ -67,26 +67,26 @@ class TrialsShown(tune.Callback):
     def tell(self, trials: list[Any], trial: Any) -> None:
         """One more trial is over."""
         if sys.stderr.isatty():
-            self.draw(trials)
+            self.draw(trials, ending=trial)
         else:
             cells = self.cells(1 + trials.index(trial), trial, over=True)
             print("trial " + "  ".join(cells), file=sys.stderr, flush=True)
 
-    def draw(self, trials: list[Any]) -> None:
-        """The table, over the one before."""
+    def draw(self, trials: list[Any], ending: Any = None) -> None:
+        """The table, over the one before; `ending` is a trial that Ray Tune is about to end."""
         numbered = list(enumerate(trials, start=1))
         if len(numbered) > ROWS:
             numbered = sorted(sorted(numbered, key=_prominence)[-ROWS:])
         rows = [["trial", "state", "epoch", "accuracy", *self.config.search.space]]
-        rows += [self.cells(number, trial) for number, trial in numbered]
-        over = sum(trial.is_finished() for trial in trials)
+        rows += [self.cells(number, trial, trial is ending) for number, trial in numbered]
+        over = sum(trial.is_finished() or trial is ending for trial in trials)
         lines = [*aligned(rows), f"{over} of {self.total} trials are over"]
         back = f"\x1b[{self.drawn_lines}F\x1b[J" if self.drawn_lines else ""
         print(back + "\n".join(lines), file=sys.stderr, flush=True)
         self.drawn_at, self.drawn_lines = time.monotonic(), len(lines)
 
     def cells(self, number: int, trial: Any, over: bool = False) -> list[str]:
-        """One trial's row; `over` where Ray Tune is about to mark it so."""
+        """One trial's row."""
         result = trial.last_result or {}
         score = result.get(SCORE)
         values = decoded(self.config, trial.config)

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune as ray_tune
+from ray.exceptions import RayActorError
 from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 
@@ -124,7 +125,11 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     study, resources, together = arranged(config, materials, folder)
     logger.info("%d trials, %d at a time", trial_count(config), together)
     try:
-        results = tuner_of(study, resources, together, folder).fit()
+        # Ray Tune tries a trial again whose process dies in training, but not while it starts.
+        for _ in range(1 + MOST_FAILURES):
+            results = tuner_of(study, resources, together, folder).fit()
+            if not any(isinstance(result.error, RayActorError) for result in results):
+                break
     finally:
         # Its name is free for whoever goes on.
         ray.kill(study.gate)
@@ -185,7 +190,7 @@ def tuner_of(
     state = storage.join(folder, "tune")
     if ray_tune.Tuner.can_restore(state):
         logger.info("going on with the search in %s", folder)
-        return ray_tune.Tuner.restore(state, trainable, resume_unfinished=True)
+        return ray_tune.Tuner.restore(state, trainable, resume_unfinished=True, resume_errored=True)
     space = {key: domain(dimension, settings.algorithm == "grid")
              for key, dimension in settings.space.items()}  # fmt: skip
     return ray_tune.Tuner(
