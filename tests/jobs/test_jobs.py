@@ -119,7 +119,8 @@ def test_real_sounds_go_the_whole_road(root: Path, esc10: Path, tmp_path: Path) 
         root, "pipeline", "configs/esc10.yaml", f"output={tmp_path / 'out'}",
         f"corpora.real.path={wavs}", f"corpora.generated.griffin_lim={tmp_path / 'gl'}",
         f"synthesis.griffin_lim.output={tmp_path / 'gl'}", "synthesis.griffin_lim.iterations=8",
-        "features.hop_length=2205", "features.n_fft=4096", "model.name=cnn", "training.epochs=6",
+        "features.hop_length=2205", "features.n_fft=4096", "model.name=cnn", "training.epochs=10",
+        "training.average=null", "training.augment.mixup=0",
         timeout=800,
     )  # fmt: skip
 
