@@ -127,6 +127,17 @@ def folder(output: str, corpus: str, settings: FeatureSettings) -> str:
     return storage.join(output, "features", f"{corpus}-{settings.id}")
 
 
+def band_edges(settings: FeatureSettings) -> np.ndarray:
+    """Lowest frequency of each mel band, Hz, `(n_mels,)`.
+
+    Bands lie evenly on O'Shaughnessy's mel scale as HTK has it: 2595 log10(1 + f / 700).
+    """
+    low, high = (2595 * math.log10(1 + f / 700) for f in (settings.f_min, settings.f_max))
+    points = np.linspace(low, high, settings.n_mels + 2)[: settings.n_mels]
+    edges: np.ndarray = 700 * (10 ** (points / 2595) - 1)
+    return edges
+
+
 def shard_name(index: int) -> str:
     """The file of the `index`th shard."""
     return f"part-{index:05d}.parquet"

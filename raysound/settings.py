@@ -397,11 +397,17 @@ class SearchSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """How the judge scores. `checkpoint` is a training run's folder; by default this config's."""
+    """How the judge scores. `checkpoint` is a training run's folder; by default this config's.
+
+    The report shows so many of the hardest and of the most convincing clips of each class and
+    corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too.
+    """
 
     checkpoint: str | None = None
     batch_size: PositiveInt = 64
-    examples: NonNegativeInt = 8
+    examples: NonNegativeInt = 1
+    examples_megabytes: NonNegativeFloat = 12.0
+    tensorboard: bool = False
 
 
 class ComputeSettings(Section):
@@ -456,6 +462,19 @@ class FormulaSettings(Section):
     seed: NonNegativeInt = 0
 
 
+class LadderSettings(Section):
+    """Ever worse corpora made of real test clips, a folder each below `output`.
+
+    `mel-N` went through N mel bands and back by Griffin-Lim; `noise-NdB` has white noise added,
+    N dB below the clip.
+    """
+
+    output: str
+    n_mels: tuple[PositiveInt, ...] = (128, 64, 32, 16, 8)
+    snr_db: tuple[float, ...] = (40, 30, 20, 10, 0)
+    iterations: PositiveInt = 32
+
+
 class GriffinLimSettings(Section):
     """A generated corpus made of real test clips, by log-mel and back."""
 
@@ -468,6 +487,7 @@ class SynthesisSettings(Section):
 
     formula: FormulaSettings | None = None
     griffin_lim: GriffinLimSettings | None = None
+    ladder: LadderSettings | None = None
 
 
 class Config(Section):

@@ -10,22 +10,41 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysound import checkpoint, examples, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import read_history, run_folder, split_clips, split_digest
-from raysound.distributed.score import score_corpora
-from raysound.metrics.classification import classification_report
-from raysound.report.page import Example, render
+from raysound.distributed.score import score_corpora, score_made
+from raysound.distributed.session import in_tasks
+from raysound.metrics.anchors import anchors_of_real, halves, sanity
+from raysound.metrics.corpus import Scored, corpus_report
+from raysound.metrics.fidelity import reference_of
+from raysound.metrics.mismatch import mismatches
+from raysound.metrics.projection import principal_plane
+from raysound.metrics.ranking import ranking
+from raysound.predictions import (
+    of_corpus,
+    read_index,
+    read_lists,
+    read_scored,
+    read_sound,
+    scored_of,
+)
+from raysound.report.events import write_events
+from raysound.report.page import Example, MapPoint, render
 from raysound.settings import Config
 from raysound.sounds import open_sounds
 
 logger = logging.getLogger(__name__)
 
-METRICS_SCHEMA = 1
+METRICS_SCHEMA = 2
+# Training clips that every distance is measured to, and clips of a corpus that are set against them
+# where a metric hangs on how many there are. More change the numbers little, and cost their square.
+REFERENCE_CLIPS, SET_CLIPS = 5000, 2000
+MAP_POINTS = 500
+CLIPS_BEHIND_A_CELL = 20
 
 
 def evaluate(config: Config) -> str:
@@ -44,24 +63,42 @@ def evaluate(config: Config) -> str:
     out = storage.join(config.output, "evaluation")
     predictions = storage.join(out, "predictions.parquet")
     storage.delete(storage.join(out, "metrics.json"))
-    test = real.filter(pc.equal(real["split"], "test"))["clip_id"].combine_chunks()
-    score_corpora(folders, test, run, config, predictions)
-    metrics = measure(config, run, judge, folders, predictions)
+    score_corpora(folders, judged_and_compared(real), run, config, predictions)
+    index = read_index(predictions)
+    # A class has a first test clip or none at all: what was not scored can't be judged.
+    test = of_corpus(index, "real", "test")
+    if not len(test):
+        raise UserError("the real corpus has no usable test clip: the judge can't be judged")
+    metrics = measure(config, run, judge, folders, predictions, index)
+    # From here on `real` means what the judge is judged by: its training clips are no example.
+    shown = {name: test if name == "real" else of_corpus(index, name) for name in folders}
     page = render(
         metrics,
         read_history(storage.join(run, "history.jsonl")),
-        list(chosen_examples(folders, predictions, config)),
+        list(chosen_examples(folders, shown, config)),
+        {name: confusion_clips(rows, judge.labels) for name, rows in shown.items()},
+        list(map_points(predictions, index, shown)),
         list(rejects(folders)),
         config.to_yaml(),
     )
     storage.write_bytes(storage.join(out, "report.html"), page.encode())
     storage.write_bytes(
         storage.join(out, "metrics.json"),
-        json.dumps(metrics, indent=2, ensure_ascii=False).encode(),
+        json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False).encode(),
     )
+    if config.evaluation.tensorboard:
+        write_events(metrics, storage.join(out, "tensorboard"))
     for line in table(metrics):
         logger.info("%s", line)
     return f"report: {storage.join(out, 'report.html')}"
+
+
+def judged_and_compared(real: pa.Table) -> pa.Table:
+    """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained."""
+    test = real.filter(pc.equal(real["split"], "test"))
+    train = real.filter(pc.equal(real["split"], "train"))
+    drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:REFERENCE_CLIPS])
+    return pa.concat_tables([test, train.take(pa.array(drawn))])
 
 
 def check_features(config: Config, judge: Checkpoint, run: str) -> None:
@@ -94,63 +131,148 @@ def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, ru
 
 
 def measure(
-    config: Config, run: str, judge: Checkpoint, folders: dict[str, str], predictions: str
+    config: Config,
+    run: str,
+    judge: Checkpoint,
+    folders: dict[str, str],
+    predictions: str,
+    index: pa.Table,
 ) -> dict[str, Any]:
     """The content of metrics.json."""
+    labels = judge.labels
+    train = read_scored(predictions, of_corpus(index, "real", "train"), labels)
+    test_rows = of_corpus(index, "real", "test")
+    test = read_scored(predictions, test_rows, labels)
+    reference = reference_of(train.embedding, train.truth)
+    set_size = min(len(test.drawn), SET_CLIPS)
+    sounds_real = read_sound(predictions, of_corpus(index, "real"))
     corpora: dict[str, Any] = {}
+    mismatch: list[dict[str, Any]] = []
     for name, folder in folders.items():
-        rows = corpus_predictions(predictions, name, ["label", "probabilities"])
-        if name == "real" and len(rows) == 0:
-            raise UserError("the real corpus has no usable test clip: the judge can't be judged")
-        truth = np.searchsorted(judge.labels, rows["label"].to_pylist())
-        flat = rows["probabilities"].combine_chunks().flatten().to_numpy()
+        rows = test_rows if name == "real" else of_corpus(index, name)
+        scored = test if name == "real" else read_scored(predictions, rows, labels)
         summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
         corpora[name] = {
             "role": "real" if name == "real" else "generated",
             "found": summary["found"],
             "rejected": summary["rejected"],
-            **classification_report(
-                truth, flat.reshape(len(rows), len(judge.labels)), judge.labels
-            ),
+            **corpus_report(scored, reference, labels, set_size),
         }
+        if name != "real":
+            mismatch += mismatches(
+                name, read_sound(predictions, rows), sounds_real,
+                judge.features.sample_rate, features.band_edges(judge.features),
+            )  # fmt: skip
+    anchors = measure_anchors(config, run, labels, test, train, test_rows, set_size)
     return {
         "schema": METRICS_SCHEMA,
         "name": config.name,
         "judge": {
             "run": run.rpartition("/")[2],
             "model": judge.model,
-            "labels": judge.labels,
+            "labels": labels,
             "epoch": judge.metrics["epoch"],
             "validation_accuracy": judge.metrics["validation_accuracy"],
             "feature_id": judge.features.id,
+            "split_digest": judge.data["split_digest"],
             "train_clips": judge.data["train"],
             "validation_clips": judge.data["validation"],
+            "embedding_size": int(train.embedding.shape[1]),
+        },
+        "reference": {
+            "split": "train",
+            "clips": judge.data["train"],
+            "used": len(train.truth),
+            "set_size": set_size,
         },
         "corpora": corpora,
+        "anchors": anchors,
+        "sanity": sanity({"real": corpora["real"], **anchors}),
+        "ranking": ranking(
+            {name: row for name, row in corpora.items() if row["role"] == "generated"}
+        ),
+        "mismatch": mismatch,
     }
 
 
-def corpus_predictions(predictions: str, corpus: str, columns: list[str]) -> pa.Table:
-    """Some columns of one corpus's predictions."""
-    with storage.open_file(predictions) as file:
-        return pq.read_table(file, columns=columns, filters=[("corpus", "=", corpus)])
-
-
-def chosen_examples(folders: dict[str, str], predictions: str, config: Config) -> Iterator[Example]:
-    """The clips that the report shows."""
-    for name, folder in folders.items():
-        rows = corpus_predictions(
-            predictions, name, ["clip_id", "label", "prediction", "probability"]
+def measure_anchors(
+    config: Config,
+    run: str,
+    labels: list[str],
+    test: Scored,
+    train: Scored,
+    test_rows: pa.Table,
+    set_size: int,
+) -> dict[str, Any]:
+    """The same numbers about corpora whose worth is known."""
+    asked = test_rows["label"].to_pylist()[:SET_CLIPS]
+    kinds = ("noise", "silence")
+    calls = [(run, kind, asked, config.evaluation.batch_size) for kind in kinds]
+    made = dict(zip(kinds, in_tasks(score_made, calls), strict=True))
+    scored = {kind: scored_of(table, labels) for kind, table in made.items()}
+    scored |= anchors_of_real(test, train, set_size)
+    reference = reference_of(train.embedding, train.truth)
+    half, other = halves(train)
+    reports = {
+        "real_halves": corpus_report(
+            half, reference_of(other.embedding, other.truth), labels, set_size
         )
-        shown = rows.take(examples.choose(rows, config.evaluation.examples))
+    } | {name: corpus_report(some, reference, labels, set_size) for name, some in scored.items()}
+    return {name: {"role": "anchor", **report} for name, report in reports.items()}
+
+
+def chosen_examples(
+    folders: dict[str, str], shown: dict[str, pa.Table], config: Config
+) -> Iterator[Example]:
+    """The clips that the report shows, as far as they fit in it."""
+    # A FLAC is at the most as large as its samples, and a third larger as text in the page.
+    largest = config.features.clip_samples * 2 * 4 / 3
+    most = int(config.evaluation.examples_megabytes * 1e6 / largest / len(folders))
+    for name, folder in folders.items():
+        chosen = examples.choose(shown[name], config.evaluation.examples)[:most]
+        rows = shown[name].take(pa.array([row for row, _ in chosen], pa.int64()))
         manifest = storage.read_table(
             storage.join(folder, "manifest.parquet"), ["clip_id", "path", "offset", "size"]
         )
-        clips = manifest.take(pc.index_in(shown["clip_id"], manifest["clip_id"].combine_chunks()))
-        for row, sound in zip(shown.to_pylist(), open_sounds(clips), strict=True):
-            example = examples.load(name, row, sound, config.features)
+        clips = manifest.take(pc.index_in(rows["clip_id"], manifest["clip_id"].combine_chunks()))
+        kinds = [kind for _, kind in chosen]
+        for row, kind, sound in zip(rows.to_pylist(), kinds, open_sounds(clips), strict=True):
+            example = examples.load(name, row, kind, sound, config.features)
             if example is not None:
                 yield example
+
+
+def confusion_clips(
+    rows: pa.Table, labels: list[str]
+) -> dict[tuple[int, int], tuple[int, list[tuple[str, float]]]]:
+    """Behind each cell of the confusion matrix: how many clips, and the surest of them."""
+    cell = np.searchsorted(labels, rows["label"].to_pylist()) * len(labels)
+    cell += np.searchsorted(labels, rows["prediction"].to_pylist())
+    probability = rows["probability"].to_numpy()
+    order = np.lexsort((-probability, cell))
+    found, starts, counts = np.unique(cell[order], return_index=True, return_counts=True)
+    behind = {}
+    for key, start, count in zip(found.tolist(), starts, counts.tolist(), strict=True):
+        first = order[start : start + min(count, CLIPS_BEHIND_A_CELL)]
+        names = rows["clip_id"].take(pa.array(first)).to_pylist()
+        sure = [round(value, 4) for value in probability[first].tolist()]
+        behind[divmod(key, len(labels))] = (count, list(zip(names, sure, strict=True)))
+    return behind
+
+
+def map_points(predictions: str, index: pa.Table, shown: dict[str, pa.Table]) -> Iterator[MapPoint]:
+    """Some clips of each corpus in the plane along which the training clips differ most."""
+    train = of_corpus(index, "real", "train")["row"].to_numpy()
+    plane = principal_plane(read_lists(predictions, "embedding", train))
+    for name, rows in shown.items():
+        drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:MAP_POINTS])
+        some = rows.take(pa.array(drawn))
+        if not len(some):
+            continue
+        places = plane(read_lists(predictions, "embedding", some["row"].to_numpy()))
+        names = zip(some["label"].to_pylist(), some["clip_id"].to_pylist(), strict=True)
+        for (label, clip_id), (x, y) in zip(names, places.tolist(), strict=True):
+            yield MapPoint(name, label, x, y, clip_id)
 
 
 def rejects(folders: dict[str, str]) -> Iterator[dict[str, str]]:
@@ -161,17 +283,36 @@ def rejects(folders: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def table(metrics: dict[str, Any]) -> Iterator[str]:
-    """The corpora and their scores as lines of text."""
-    width = max(len(name) for name in metrics["corpora"]) + len(" (test)")
-    yield f"{'corpus':<{width}}  clips  rejected  accuracy  95 % interval   top-3"
-    for name, corpus in metrics["corpora"].items():
-        shown = f"{name} (test)" if corpus["role"] == "real" else name
-        if not corpus["clips"]:
-            yield f"{shown:<{width}}  {0:5d}  {corpus['rejected']:8d}"
+    """The corpora, the anchors and their scores as lines of text, warnings last."""
+    rows = {
+        f"{name} (test)" if row["role"] == "real" else name: row
+        for name, row in (metrics["corpora"] | metrics["anchors"]).items()
+    }
+    width = max(map(len, rows))
+    yield (
+        f"{'corpus':<{width}}  clips  accuracy  95 % interval       MMD  precision  coverage  "
+        "authenticity"
+    )
+    for name, row in rows.items():
+        accuracy = row["accuracy"]
+        if accuracy["value"] is None:
+            yield f"{name:<{width}}  {0:5d}"
             continue
-        accuracy, top = corpus["accuracy"], corpus["top_3"]
-        yield (
-            f"{shown:<{width}}  {corpus['clips']:5d}  {corpus['rejected']:8d}  "
-            f"{accuracy['value']:7.1%}   {accuracy['low']:6.1%} – {accuracy['high']:6.1%}  "
-            f"{top['value']:6.1%}"
+        shares = "  ".join(
+            f"{'–' if row[key]['value'] is None else format(row[key]['value'], '.1%'):>{wide}}"
+            for key, wide in (("precision", 9), ("coverage", 8), ("authenticity", 12))
         )
+        mmd = row["mmd"]["value"]
+        yield (
+            f"{name:<{width}}  {row['clips']:5d}  {accuracy['value']:7.1%}   "
+            f"{accuracy['low']:6.1%} – {accuracy['high']:6.1%}  "
+            f"{'–' if mmd is None else format(mmd, '.2f'):>8}  {shares}"
+        )
+    for row in metrics["mismatch"]:
+        yield f"note: {row['text']}"
+    for check in metrics["sanity"]:
+        if not check["holds"]:
+            yield (
+                f"WARNING: {check['metric']} of {check['anchor']} is {check['value']:.4g}: it must "
+                f"be {check['must']} that of {check['than']}, {check['bound']:.4g}"
+            )

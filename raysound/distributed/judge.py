@@ -37,7 +37,7 @@ MOST_FAILURES = 8
 
 
 def split_clips(config: Config, folder: str) -> pa.Table:
-    """The usable clips of the real corpus, each in train, validation or test.
+    """The usable clips of a corpus, each in train, validation or test, as the real one is split.
 
     Raises:
         UserError: they can't be split as the config says.
@@ -56,7 +56,7 @@ def run_folder(config: Config, folder: str) -> str:
 
     Args:
         config: the experiment.
-        folder: of the real corpus's features.
+        folder: of the features that it learns from.
     """
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     identity = {
@@ -97,7 +97,9 @@ class Material:
         return bool(self.data["validation"])
 
 
-def train_judge(config: Config, name: str = "judge", together: int = 1) -> str:
+def train_judge(
+    config: Config, name: str = "judge", together: int = 1, corpus: str = "real"
+) -> str:
     """Trains, unless this very judge is there already, and returns its folder.
 
     A training that was cut off goes on after its last whole epoch.
@@ -106,8 +108,9 @@ def train_judge(config: Config, name: str = "judge", together: int = 1) -> str:
         config: of one judge.
         name: what it is called in the log.
         together: how many judges share the cluster's CPUs.
+        corpus: whose clips it learns from, split as `corpora.real.split` says.
     """
-    folder = finished_features("real", config)
+    folder = finished_features(corpus, config)
     run = run_folder(config, folder)
     if checkpoint.is_complete(run):
         logger.info("%s: %s is trained already", name, run)

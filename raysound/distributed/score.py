@@ -1,8 +1,10 @@
-"""A judge's predictions of whole corpora, a shard a task."""
+"""What a judge hears in whole corpora, a shard a task."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,52 +16,86 @@ import torch
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.distributed.session import cluster_gpus, in_tasks
+from raysound.logmel import LogMel
+from raysound.metrics.mismatch import spectrum_and_level
+from raysound.metrics.neighbours import nearest
 from raysound.models import Classifier
+from raysound.predictions import PREDICTIONS, as_array
 from raysound.scoring import mean_by_clip, score
 from raysound.settings import Config
 
-PREDICTIONS = pa.schema(
-    [
-        ("corpus", pa.string()),
-        ("clip_id", pa.string()),
-        ("label", pa.string()),
-        ("prediction", pa.string()),
-        ("probability", pa.float32()),
-        ("windows", pa.int32()),
-        ("probabilities", pa.list_(pa.float32())),
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
+# White noise of this root mean square: -20 dB of full scale.
+NOISE_RMS = 0.1
+
+
+class References(NamedTuple):
+    """Real clips that others are set against: names `(n,)`, embeddings float32 `(n, size)`."""
+
+    clip_id: pa.Array
+    embedding: np.ndarray
 
 
 def score_corpora(
-    folders: dict[str, str], test: pa.Array, run: str, config: Config, predictions: str
+    folders: Mapping[str, str],
+    chosen: pa.Table,
+    run: str,
+    config: Config,
+    predictions: str,
 ) -> None:
     """Scores all shards and writes them, in order, as one Parquet file of PREDICTIONS.
 
+    The real corpus comes first; every other clip is set against its training clips.
+
     Args:
-        folders: of the features, by the corpus's name; of `real`, the test clips alone are scored.
-        test: names of the test clips.
+        folders: of the features, by the corpus's name, `real` among them.
+        chosen: which clips of `real` are scored, with their `split`.
         run: the judge's folder.
         config: the experiment.
         predictions: the file to write.
     """
-    use_gpu = config.compute.use_gpu is True or (
-        config.compute.use_gpu == "auto" and cluster_gpus() > 0
-    )
-    chosen = ray.put(test)
+    wanted = ray.put(chosen.select(["clip_id", "split"]))
+    with storage.whole_file(predictions) as file, pq.ParquetWriter(file, PREDICTIONS) as writer:
+        real = pa.concat_tables(
+            score_shards("real", folders["real"], run, config, [wanted], []),
+        )
+        references = references_of(real)
+        writer.write_table(set_against(real, references))
+        kept = [ray.put(references)]
+        for name in folders:
+            if name != "real":
+                for scored in score_shards(name, folders[name], run, config, [], kept):
+                    writer.write_table(scored)
+
+
+def score_shards(
+    corpus: str,
+    folder: str,
+    run: str,
+    config: Config,
+    chosen: list[ray.ObjectRef],
+    references: list[ray.ObjectRef],
+) -> Iterator[pa.Table]:
+    """The predictions of one corpus, a table a shard, in order."""
     calls = (
-        (run, name, uri, chosen if name == "real" else None, config.evaluation.batch_size)
-        for name, folder in folders.items()
+        (run, corpus, uri, chosen, references, config.evaluation.batch_size)
         for uri in features.part_uris(folder)
     )
-    with storage.whole_file(predictions) as file, pq.ParquetWriter(file, PREDICTIONS) as writer:
-        for scored in in_tasks(score_shard, calls, num_gpus=1 if use_gpu else 0):
-            writer.write_table(scored)
+    return in_tasks(score_shard, calls, num_gpus=1 if on_gpus(config) else 0)
+
+
+def on_gpus(config: Config) -> bool:
+    """Whether clips are scored on GPUs."""
+    use_gpu = config.compute.use_gpu
+    return use_gpu is True or (use_gpu == "auto" and cluster_gpus() > 0)
 
 
 def score_shard(
-    run: str, corpus: str, uri: str, clip_ids: pa.Array | None, batch_size: int
+    run: str,
+    corpus: str,
+    uri: str,
+    chosen: list[ray.ObjectRef],
+    references: list[ray.ObjectRef],
+    batch_size: int,
 ) -> pa.Table:
     """Runs in a Ray task: the predictions of one shard, or of some of its clips.
 
@@ -67,34 +103,121 @@ def score_shard(
     """
     torch.set_num_threads(1)
     judge, model = load_judge(run)
+    columns = ["clip_id", "label", "duration", "sample_rate", "log_mel"]
     with storage.open_file(uri) as file:
-        rows = pq.read_table(file, columns=["clip_id", "label", "log_mel"])
-    if clip_ids is not None:
-        rows = rows.filter(pc.is_in(rows["clip_id"], clip_ids))
+        rows = pq.read_table(file, columns=columns)
+    splits = None
+    if chosen:
+        wanted = ray.get(chosen[0])
+        place = pc.index_in(rows["clip_id"], wanted["clip_id"].combine_chunks())
+        rows, place = rows.filter(pc.is_valid(place)), place.drop_null()
+        splits = wanted["split"].take(place)
     if len(rows) == 0:
         return PREDICTIONS.empty_table()
-    probabilities, embeddings = score(
-        model,
-        judge.normalisation,
-        features.log_mel_array(rows["log_mel"]),
-        batch_size,
+    log_mel = features.log_mel_array(rows["log_mel"])
+    scored = predictions_of(
+        corpus, rows.drop_columns("log_mel"), splits, log_mel, judge, model, batch_size
     )
+    return set_against(scored, ray.get(references[0])) if references else scored
+
+
+def predictions_of(
+    corpus: str,
+    rows: pa.Table,
+    splits: pa.ChunkedArray | None,
+    log_mel: np.ndarray,
+    judge: Checkpoint,
+    model: Classifier,
+    batch_size: int,
+) -> pa.Table:
+    """PREDICTIONS of some windows, those of a clip next to each other.
+
+    Args:
+        corpus: its name.
+        rows: a row a window: clip_id, label, duration, sample_rate.
+        splits: train, validation or test, one a window; None of a generated corpus.
+        log_mel: `(n, n_mels, n_frames)`.
+        judge: whose labels count.
+        model: in eval mode.
+        batch_size: log-mels a forward pass.
+    """
+    probabilities, embeddings = score(model, judge.normalisation, log_mel, batch_size)
+    spectra, levels = spectrum_and_level(log_mel)
     names = rows["clip_id"].to_numpy()
     starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
+    labels = rows["label"].take(starts)
     probabilities = mean_by_clip(probabilities, starts)
-    heard = probabilities.argmax(axis=1)
+    # Asked for a class that the judge never learned, a clip has no probability of it.
+    asked = np.append(probabilities, np.zeros((len(starts), 1), np.float32), axis=1)
+    column = [judge.labels.index(x) if x in judge.labels else -1 for x in labels.to_pylist()]
+    count, nothing = len(starts), pa.nulls(len(starts))
     return pa.table(
         {
-            "corpus": [corpus] * len(starts),
+            "corpus": [corpus] * count,
             "clip_id": names[starts],
-            "label": rows["label"].take(starts),
-            "prediction": [judge.labels[index] for index in heard],
+            "split": nothing if splits is None else splits.take(starts),
+            "label": labels,
+            "prediction": [judge.labels[index] for index in probabilities.argmax(axis=1)],
             "probability": probabilities.max(axis=1),
+            "asked_probability": asked[np.arange(count), column],
             "windows": np.diff(np.append(starts, len(names))),
+            "sample_rate": rows["sample_rate"].take(starts),
+            "duration": rows["duration"].take(starts),
+            "level": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
+            "realism": nothing,
+            "nearest": nothing,
             "probabilities": list(probabilities),
             "embedding": list(mean_by_clip(embeddings, starts)),
+            "spectrum": list(mean_by_clip(spectra, starts)),
         }
     ).cast(PREDICTIONS)
+
+
+def references_of(real: pa.Table) -> References:
+    """The training clips among some predictions."""
+    train = real.filter(pc.equal(real["split"], "train"))
+    return References(train["clip_id"].combine_chunks(), as_array(train["embedding"]))
+
+
+def set_against(scored: pa.Table, references: References) -> pa.Table:
+    """Predictions with `realism` and `nearest` filled in, but for those of the references."""
+    if len(scored) == 0 or len(references.embedding) < 2:
+        return scored
+    found = nearest(as_array(scored["embedding"]), references.embedding)
+    own = pc.fill_null(pc.equal(scored["split"], "train"), False).to_numpy()
+    names = references.clip_id.take(pa.array(found.index))
+    for name, values in (("realism", pa.array(found.realism, pa.float32())), ("nearest", names)):
+        values = pc.if_else(pa.array(own), pa.scalar(None, values.type), values)
+        scored = scored.set_column(scored.schema.get_field_index(name), name, values)
+    return scored.cast(PREDICTIONS)
+
+
+def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Table:
+    """Runs in a Ray task: predictions of clips that no generator should make.
+
+    Args:
+        run: the judge's folder.
+        kind: `noise`, white and of an rms of 0.1, or `silence`.
+        labels: what each is asked to be.
+        batch_size: log-mels a forward pass.
+    """
+    torch.set_num_threads(1)
+    judge, model = load_judge(run)
+    log_mel, length = LogMel(judge.features), judge.features.clip_samples
+    waveforms = (
+        np.random.default_rng(number).normal(0, NOISE_RMS, length) * (kind == "noise")
+        for number in range(len(labels))
+    )
+    made = [log_mel(torch.from_numpy(wave.astype(np.float32))).numpy() for wave in waveforms]
+    rows = pa.table(
+        {
+            "clip_id": [f"{kind}-{number}" for number in range(len(labels))],
+            "label": labels,
+            "duration": [judge.features.clip_length] * len(labels),
+            "sample_rate": pa.array([judge.features.sample_rate] * len(labels), pa.int32()),
+        }
+    )
+    return predictions_of(kind, rows, None, np.stack(made), judge, model, batch_size)
 
 
 @lru_cache(maxsize=1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -23,6 +25,7 @@ from raysound.settings import (
     FeatureSettings,
     FormulaSettings,
     GriffinLimSettings,
+    LadderSettings,
     digest,
 )
 from raysound.sounds import open_sounds
@@ -43,6 +46,8 @@ def synthesize(config: Config) -> str:
         made += [by_formula(role, settings) for role in ROLE_SNR_DB]
     if config.synthesis.griffin_lim is not None:
         made.append(by_griffin_lim(config, config.synthesis.griffin_lim))
+    if config.synthesis.ladder is not None:
+        made += by_ladder(config, config.synthesis.ladder)
     if not made:
         raise UserError("the config has no synthesis section: there is nothing to make")
     return f"corpora: {', '.join(made)}"
@@ -81,26 +86,65 @@ def formula_clips(plan: list[dict[str, Any]], folder: str, settings: FormulaSett
 
 def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
     """Sends the real corpus's test clips through log-mel and back, and returns the new folder."""
+    identity = {"griffin_lim": settings.iterations}
+    call = (griffin_lim_clips, config.features, settings.iterations)
+    return of_test_clips(config, settings.output, identity, *call)
+
+
+def by_ladder(config: Config, settings: LadderSettings) -> list[str]:
+    """Makes the real corpus's test clips worse, step by step, and returns the new folders."""
+    made = []
+    for n_mels in settings.n_mels:
+        # Three quarters of a window in common: the phase is what Griffin-Lim has least to go by.
+        change = {"n_mels": n_mels, "hop_length": config.features.n_fft // 4}
+        features = config.features.model_copy(update=change)
+        folder = storage.join(settings.output, f"mel-{n_mels}")
+        identity = {"mel": n_mels, "iterations": settings.iterations}
+        call = (griffin_lim_clips, features, settings.iterations)
+        made.append(of_test_clips(config, folder, identity, *call))
+    for snr_db in settings.snr_db:
+        folder = storage.join(settings.output, f"noise-{snr_db:g}dB")
+        call = (noisy_clips, config.features, snr_db)
+        made.append(of_test_clips(config, folder, {"snr_db": snr_db}, *call))
+    return made
+
+
+def of_test_clips(
+    config: Config,
+    folder: str,
+    identity: dict[str, Any],
+    make: Callable[..., int],
+    *arguments: Any,
+) -> str:
+    """Makes a corpus of the real corpus's test clips, and returns its folder.
+
+    Args:
+        config: the experiment.
+        folder: of the new corpus.
+        identity: what it is, but for the clips and features.
+        make: takes some clips, the folder and the arguments, and returns how many it could use.
+        arguments: of `make`.
+    """
     clips = assign_split(read_corpus(config.corpora.real.path), config.corpora.real.split)
     test = clips.filter(pc.equal(clips["split"], "test"))
     identity = {
-        "griffin_lim": settings.iterations,
+        **identity,
         "features": config.features.model_dump(),
         "clips": digest(test.to_pydict()),
     }
-    if start_corpus(settings.output, identity):
+    if start_corpus(folder, identity):
         calls = (
-            (test.slice(start, CLIPS_A_TASK), settings.output, config.features, settings.iterations)
+            (test.slice(start, CLIPS_A_TASK), folder, *arguments)
             for start in range(0, len(test), CLIPS_A_TASK)
         )
-        done = sum(in_tasks(griffin_lim_clips, calls))
+        done = sum(in_tasks(make, calls))
         if done < len(test):
             logger.warning(
                 "%d of %d test clips can't be used: jobs/extract.py tells why",
                 len(test) - done, len(test),
             )  # fmt: skip
-        finish_corpus(settings.output, identity, done)
-    return settings.output
+        finish_corpus(folder, identity, done)
+    return folder
 
 
 def griffin_lim_clips(
@@ -112,7 +156,42 @@ def griffin_lim_clips(
         How many could be used.
     """
     torch.set_num_threads(1)
-    log_mel, done = LogMel(features), 0
+    log_mel = LogMel(features)
+
+    def remade(window: np.ndarray, seed: int) -> np.ndarray:
+        heard = log_mel(torch.from_numpy(window))
+        return log_mel_to_waveform(heard, features, iterations, seed).numpy()
+
+    return changed_clips(clips, folder, features, remade)
+
+
+def noisy_clips(clips: pa.Table, folder: str, features: FeatureSettings, snr_db: float) -> int:
+    """Runs in a Ray task: the first window of each clip with white noise added.
+
+    Returns:
+        How many could be used.
+    """
+
+    def noisy(window: np.ndarray, seed: int) -> np.ndarray:
+        rms = np.sqrt(np.mean(window**2, dtype=np.float64)) * 10 ** (-snr_db / 20)
+        noise = np.random.default_rng(seed).normal(0, rms, len(window))
+        return (window + noise).astype(np.float32)
+
+    return changed_clips(clips, folder, features, noisy)
+
+
+def changed_clips(
+    clips: pa.Table,
+    folder: str,
+    features: FeatureSettings,
+    change: Callable[[np.ndarray, int], np.ndarray],
+) -> int:
+    """Writes the first window of each clip, changed by a function of it and of a seed.
+
+    Returns:
+        How many could be used.
+    """
+    done = 0
     names = zip(clips["clip_id"].to_pylist(), clips["label"].to_pylist(), strict=True)
     for (clip_id, label), sound in zip(names, open_sounds(clips), strict=True):
         try:
@@ -122,11 +201,7 @@ def griffin_lim_clips(
         except Reject:
             continue
         name = clip_id.replace("/", "-") + ".wav"
-        seed = zlib.crc32(name.encode())
-        waveform = log_mel_to_waveform(
-            log_mel(torch.from_numpy(window)), features, iterations, seed
-        )
-        wav = encode(waveform.numpy(), features.sample_rate, "WAV")
+        wav = encode(change(window, zlib.crc32(name.encode())), features.sample_rate, "WAV")
         storage.write_bytes(storage.join(folder, label, name), wav)
         done += 1
     return done

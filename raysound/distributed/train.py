@@ -127,7 +127,7 @@ def train_and_test(judge: Variant, folder: str, together: int = 1) -> dict[str, 
     """One judge's row of the sums."""
     run = train_judge(judge.config, judge.name, together)
     clips = split_clips(judge.config, folder)
-    test = clips.filter(pc.equal(clips["split"], "test"))["clip_id"].combine_chunks()
+    test = clips.filter(pc.equal(clips["split"], "test"))
     if not len(test):
         raise UserError("no test clip: name corpora.real.split.test_folds, or raise test_fraction")
     predictions = storage.join(run, "test.parquet")

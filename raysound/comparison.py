@@ -1,0 +1,108 @@
+"""One metrics.json against another: is the new checkpoint of a generator better?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from raysound import storage
+from raysound.config import UserError
+from raysound.metrics.intervals import difference
+from raysound.metrics.ranking import HIGHER_IS_BETTER
+
+SCHEMA = 2
+# What must be the same for two numbers to mean the same: whose ears, against which clips.
+JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
+
+
+def read_metrics(uri: str) -> dict[str, Any]:
+    """A metrics.json.
+
+    Raises:
+        UserError: there is none, or it was written by another version.
+    """
+    if not storage.exists(uri):
+        raise UserError(f"there is no {uri}: name the metrics.json that jobs/evaluate.py wrote")
+    try:
+        metrics: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        schema = metrics["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{uri} is no metrics.json of raysound's") from None
+    if schema != SCHEMA:
+        raise UserError(f"{uri} has schema {schema}, not {SCHEMA}: run jobs/evaluate.py again")
+    return metrics
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """What changed in each generated corpus that both hold; a single one may change its name.
+
+    Args:
+        old: content of a metrics.json.
+        new: of another.
+
+    Returns:
+        A dict a corpus and metric: `corpus`, `metric`, `old` and `new` (values), `difference` (a
+        measure, new less old) and `verdict`: `better`, `worse` or `not told apart`.
+
+    Raises:
+        UserError: the judge, its features or its clips differ, or no corpus is in both.
+    """
+    for key in JUDGED_BY:
+        if old["judge"][key] != new["judge"][key]:
+            raise UserError(
+                f"the two were judged differently: judge.{key} is {old['judge'][key]} in the first "
+                f"and {new['judge'][key]} in the second; evaluate both with one judge "
+                "(evaluation.checkpoint=…)"
+            )
+    before, after = (generated(metrics) for metrics in (old, new))
+    pairs = [(name, name) for name in after if name in before]
+    if not pairs and len(before) == len(after) == 1:
+        pairs = [(*before, *after)]
+    if not pairs:
+        raise UserError(
+            f"no generated corpus is in both: {', '.join(before) or 'none'} in the first, "
+            f"{', '.join(after) or 'none'} in the second"
+        )
+    return [
+        row
+        for was, now in pairs
+        for metric in HIGHER_IS_BETTER
+        if (row := compared(now, metric, before[was][metric], after[now][metric])) is not None
+    ]
+
+
+def generated(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The generated corpora by name."""
+    return {name: row for name, row in metrics["corpora"].items() if row["role"] == "generated"}
+
+
+def compared(
+    corpus: str, metric: str, old: dict[str, Any], new: dict[str, Any]
+) -> dict[str, Any] | None:
+    """One row of `compare`; None where either value or its interval is not known."""
+    if None in (old["value"], new["value"], old["low"], new["low"]):
+        return None
+    found = difference(new, old)
+    rose = found["difference"]["value"] > 0
+    better = rose == HIGHER_IS_BETTER[metric]
+    return {
+        "corpus": corpus,
+        "metric": metric,
+        "old": old["value"],
+        "new": new["value"],
+        "difference": found["difference"],
+        "verdict": ("better" if better else "worse") if found["told_apart"] else "not told apart",
+    }
+
+
+def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The comparison as text."""
+    yield f"{'corpus':<20} {'metric':<26} {'old':>9} {'new':>9}   {'new − old':<28} verdict"
+    for row in rows:
+        change = row["difference"]
+        interval = f"{change['value']:+.4g} ({change['low']:+.4g} to {change['high']:+.4g})"
+        yield (
+            f"{row['corpus']:<20} {row['metric']:<26} {row['old']:9.4g} {row['new']:9.4g}   "
+            f"{interval:<28} {row['verdict']}"
+        )

@@ -1,0 +1,67 @@
+"""All numbers about one scored corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysound.metrics.classification import classification_report
+from raysound.metrics.fidelity import Reference, fidelity_report, per_class_fidelity
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a judge made of some clips.
+
+    Attributes:
+        truth: class that each was asked to be, `(n,)`.
+        probabilities: `(n, classes)`.
+        embedding: of all of them, or of those drawn to stand for them, float32 `(m, size)`.
+        drawn: which these are, ascending, `(m,)`.
+    """
+
+    truth: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    drawn: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> Scored:
+        """Some of the clips, in any order and number; only where all have their embedding.
+
+        Raises:
+            ValueError: not all have.
+        """
+        if len(self.drawn) != len(self.truth):
+            raise ValueError(f"{len(self.truth)} clips with {len(self.drawn)} embeddings")
+        return Scored(
+            self.truth[rows], self.probabilities[rows], self.embedding[rows], np.arange(len(rows))
+        )
+
+
+def corpus_report(
+    scored: Scored, reference: Reference, labels: Sequence[str], set_size: int, seed: int = 0
+) -> dict[str, Any]:
+    """Classification, fidelity and diversity of one corpus, ready for JSON.
+
+    Args:
+        scored: its clips.
+        reference: the real clips that it is set against.
+        labels: class names in the order of the probabilities.
+        set_size: clips that the measures which hang on their number are taken of.
+        seed: of all draws.
+
+    Returns:
+        What `classification_report` and `fidelity_report` return, `per_class` with both's.
+    """
+    report = classification_report(scored.truth, scored.probabilities, labels)
+    fidelity = fidelity_report(scored.embedding, reference, set_size=set_size, seed=seed)
+    of_class = per_class_fidelity(
+        scored.embedding, scored.truth[scored.drawn], reference, len(labels), seed=seed
+    )
+    for label, row in zip(labels, of_class, strict=True):
+        report["per_class"][label] |= row
+    return {**report, **fidelity}

@@ -1,0 +1,156 @@
+"""What sets a corpus apart before anyone listens: rate, bandwidth, loudness and length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What is told. Each is well beyond what two draws from one corpus differ by.
+LEVEL_DB = 3.0
+BAND_DB = 20.0
+BAND_SHARE = 1 / 16
+LENGTH_RATIO = 1.25
+# Natural log power, with room for rounding, at and below which a frame holds no sound.
+EMPTY = np.log(1e-10) + 1e-3
+DB = 10 / np.log(10)
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """How the clips of one corpus sound, a row a clip.
+
+    Attributes:
+        sample_rate: of the files, Hz, `(n,)`.
+        duration: of the files, s, `(n,)`.
+        level: mean mel power where there is sound, dB, `(n,)`; see `spectrum_and_level`.
+        spectrum: mean log-mel where there is sound, natural log power, `(n, n_mels)`.
+    """
+
+    sample_rate: NDArray[np.int32]
+    duration: NDArray[np.float64]
+    level: NDArray[np.float32]
+    spectrum: NDArray[np.float32]
+
+
+def spectrum_and_level(
+    log_mel: NDArray[np.floating[Any]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean spectrum and level of log-mels over the frames that hold sound.
+
+    Padding is digital silence, and says nothing of how loud a clip is. Of a clip without any sound
+    all frames count.
+
+    Args:
+        log_mel: natural log power, `(n, n_mels, n_frames)`.
+
+    Returns:
+        Mean log-mel `(n, n_mels)`, and `(n,)` in dB: 10 log10 of the power, summed over bands and
+        averaged over frames. Only differences of levels mean anything.
+    """
+    spectra = np.empty(log_mel.shape[:2], np.float32)
+    levels = np.empty(len(log_mel), np.float32)
+    for row, clip in enumerate(log_mel):
+        sounding = clip.max(axis=0) > EMPTY
+        frames = clip[:, sounding] if sounding.any() else clip
+        spectra[row] = frames.mean(axis=1)
+        power = np.exp(frames, dtype=np.float64).sum(axis=0).mean()
+        levels[row] = 10 * np.log10(power)
+    return spectra, levels
+
+
+def mismatches(
+    name: str, generated: Sound, real: Sound, judged_rate: int, band_edges: Sequence[float]
+) -> list[dict[str, Any]]:
+    """What a reader must know before comparing a generated corpus with the real one.
+
+    Args:
+        name: of the generated corpus.
+        generated: its clips.
+        real: the real clips.
+        judged_rate: Hz, what every clip is resampled to.
+        band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
+
+    Returns:
+        Rows of `corpus`, `kind` (`sample_rate`, `band_limit`, `level` or `length`), `real`,
+        `generated` (Hz, Hz, dB, s) and `text`, a sentence. None where a corpus has no clip.
+    """
+    if not len(generated.level) or not len(real.level):
+        return []
+    return [
+        {
+            "corpus": name,
+            "kind": kind,
+            "real": float(ours),
+            "generated": float(theirs),
+            "text": text,
+        }
+        for kind, ours, theirs, text in (
+            *_rates(name, generated, real, judged_rate),
+            *_band_limit(name, generated, real, band_edges),
+            *_levels(name, generated, real),
+            *_lengths(name, generated, real),
+        )
+    ]
+
+
+_Found = list[tuple[str, float, float, str]]
+
+
+def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
+    ours, theirs = _commonest(real.sample_rate), _commonest(generated.sample_rate)
+    if ours == theirs:
+        return []
+    text = f"{name} is sampled at {theirs} Hz, the real sounds at {ours} Hz"
+    if min(ours, theirs) < judged_rate:
+        lower = "generated" if theirs < ours else "real"
+        text += (
+            f": above {min(ours, theirs) / 2:g} Hz the {lower} clips hold nothing, and the judge, "
+            f"who hears up to {judged_rate / 2:g} Hz, hears that; compare at the same rate"
+        )
+    return [("sample_rate", ours, theirs, text)]
+
+
+def _band_limit(name: str, generated: Sound, real: Sound, band_edges: Sequence[float]) -> _Found:
+    missing = DB * (real.spectrum.mean(axis=0) - generated.spectrum.mean(axis=0)) > BAND_DB
+    # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
+    kept = len(missing) - int(np.cumprod(missing[::-1]).sum())
+    if len(missing) - kept < max(1, BAND_SHARE * len(missing)) or kept == 0:
+        return []
+    top = float(band_edges[kept])
+    text = (
+        f"{name} has next to no sound above {top:.0f} Hz: there it is {BAND_DB:g} dB or more below "
+        "the real sounds, as sounds are that were made at a lower sample rate"
+    )
+    return [("band_limit", float(band_edges[-1]), top, text)]
+
+
+def _levels(name: str, generated: Sound, real: Sound) -> _Found:
+    ours, theirs = float(np.median(real.level)), float(np.median(generated.level))
+    if abs(ours - theirs) < LEVEL_DB:
+        return []
+    word = "louder" if theirs > ours else "quieter"
+    text = (
+        f"{name} is {abs(theirs - ours):.1f} dB {word} than the real sounds (medians): the judge "
+        "hears levels; bring both to the same loudness if level is not what you compare"
+    )
+    return [("level", ours, theirs, text)]
+
+
+def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
+    ours, theirs = float(np.median(real.duration)), float(np.median(generated.duration))
+    if max(ours, theirs) < LENGTH_RATIO * min(ours, theirs):
+        return []
+    word = "longer" if theirs > ours else "shorter"
+    text = (
+        f"{name} has {word} clips than the real corpus: {theirs:.2f} s and {ours:.2f} s (medians)"
+    )
+    return [("length", ours, theirs, text)]
+
+
+def _commonest(values: NDArray[np.int32]) -> int:
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[counts.argmax()])

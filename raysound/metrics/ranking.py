@@ -1,0 +1,58 @@
+"""Generators side by side: in order, and which of them can't be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+from raysound.metrics.intervals import difference
+
+RANKED_BY = "accuracy"
+# Of which one has to be the larger for a generator to be the better; of all others, the smaller.
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
+    "top_3": True,
+    "map_3": True,
+    "negative_log_likelihood": False,
+    "inception_score": True,
+    "predicted_classes": True,
+    "frechet_distance": False,
+    "frechet_distance_infinite": False,
+    "mmd": False,
+    "precision": True,
+    "recall": True,
+    "density": True,
+    "coverage": True,
+    "authenticity": True,
+}
+
+
+def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The generators by accuracy, best first.
+
+    Args:
+        corpora: measures by metric, by corpus.
+
+    Returns:
+        `metric`; `order`, those without a clip last; `pairs` of any two that have clips: `a`, the
+        better one, `b`, `metric`, `difference` (a measure, a's less b's) and `told_apart`, whether
+        its interval leaves 0 out.
+    """
+    order = sorted(corpora, key=lambda name: -(corpora[name][RANKED_BY]["value"] or -1.0))
+    scored = [name for name in order if corpora[name][RANKED_BY]["value"] is not None]
+    return {
+        "metric": RANKED_BY,
+        "order": order,
+        "pairs": [
+            {
+                "a": a,
+                "b": b,
+                "metric": RANKED_BY,
+                **difference(corpora[a][RANKED_BY], corpora[b][RANKED_BY]),
+            }
+            for a, b in combinations(scored, 2)
+        ],
+    }

@@ -1,0 +1,33 @@
+"""The numbers of metrics.json as TensorBoard events."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from raysound import storage
+from raysound.metrics.ranking import HIGHER_IS_BETTER
+
+
+def write_events(metrics: dict[str, Any], folder: str) -> None:
+    """Writes each metric of each corpus and anchor as a scalar `metric/corpus`.
+
+    The step is the epoch of the judge.
+
+    Args:
+        metrics: content of metrics.json.
+        folder: where the event file goes; what lies there is replaced.
+    """
+    storage.delete(folder)
+    with tempfile.TemporaryDirectory() as here:
+        with SummaryWriter(here) as writer:
+            for name, row in (metrics["corpora"] | metrics["anchors"]).items():
+                for metric in HIGHER_IS_BETTER:
+                    if row[metric]["value"] is not None:
+                        step = metrics["judge"]["epoch"]
+                        writer.add_scalar(f"{metric}/{name}", row[metric]["value"], step)
+        for file in Path(here).iterdir():
+            storage.write_bytes(storage.join(folder, file.name), file.read_bytes())
