@@ -84,15 +84,16 @@ def compared(
     if None in (old["value"], new["value"], old["low"], new["low"]):
         return None
     found = difference(new, old)
-    rose = found["difference"]["value"] > 0
+    told_apart = found.pop("told_apart")
+    rose = found["value"] > 0
     better = rose == HIGHER_IS_BETTER[metric]
     return {
         "corpus": corpus,
         "metric": metric,
         "old": old["value"],
         "new": new["value"],
-        "difference": found["difference"],
-        "verdict": ("better" if better else "worse") if found["told_apart"] else "not told apart",
+        "difference": found,
+        "verdict": ("better" if better else "worse") if told_apart else "not told apart",
     }
 
 

@@ -18,7 +18,7 @@ from raysound.config import UserError
 from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.score import score_corpora
-from raysound.metrics.intervals import difference, share
+from raysound.metrics.intervals import difference, share_measure
 from raysound.predictions import of_corpus, read_index
 from raysound.settings import Config
 
@@ -107,7 +107,7 @@ def tested(rows: pa.Table) -> dict[str, Any]:
 
     def accuracy(some: pa.Table) -> dict[str, Any]:
         right = pc.sum(pc.equal(some["label"], some["prediction"])).as_py() or 0
-        return share(right, len(some))
+        return share_measure(right, len(some))
 
     labels = sorted(set(rows["label"].to_pylist()))
     return {
@@ -129,7 +129,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
 
     yield f"{'real':<{width}}          {cell(result['real_to_real']['accuracy'])}"
     for name, row in result["generated"].items():
-        lost = row["lost"]["difference"]
+        lost = row["lost"]
         learned = cell(row["generated_to_real"]["accuracy"])
         yield (
             f"{name:<{width}}  {row['train_clips']:6d}  {learned}  "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What is told. Each is well beyond what two draws from one corpus differ by.
+# What is worth telling; level and length only where chance can't explain it.
 LEVEL_DB = 3.0
 BAND_DB = 20.0
 BAND_SHARE = 1 / 16
@@ -130,7 +130,7 @@ def _band_limit(name: str, generated: Sound, real: Sound, band_edges: Sequence[f
 
 def _levels(name: str, generated: Sound, real: Sound) -> _Found:
     ours, theirs = float(np.median(real.level)), float(np.median(generated.level))
-    if abs(ours - theirs) < LEVEL_DB:
+    if abs(ours - theirs) < max(LEVEL_DB, _chance(generated.level, real.level)):
         return []
     word = "louder" if theirs > ours else "quieter"
     text = (
@@ -142,13 +142,20 @@ def _levels(name: str, generated: Sound, real: Sound) -> _Found:
 
 def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
     ours, theirs = float(np.median(real.duration)), float(np.median(generated.duration))
-    if max(ours, theirs) < LENGTH_RATIO * min(ours, theirs):
+    few = abs(ours - theirs) < _chance(generated.duration, real.duration)
+    if few or max(ours, theirs) < LENGTH_RATIO * min(ours, theirs):
         return []
     word = "longer" if theirs > ours else "shorter"
     text = (
         f"{name} has {word} clips than the real corpus: {theirs:.2f} s and {ours:.2f} s (medians)"
     )
     return [("length", ours, theirs, text)]
+
+
+def _chance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
+    """What the medians of two draws from one corpus seldom differ by: three standard errors."""
+    variance = sum(np.var(values, dtype=np.float64) / len(values) for values in (one, other))
+    return float(3 * np.sqrt(np.pi / 2 * variance))
 
 
 def _commonest(values: NDArray[np.int32]) -> int:

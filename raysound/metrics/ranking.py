@@ -43,16 +43,20 @@ def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """
     order = sorted(corpora, key=lambda name: -(corpora[name][RANKED_BY]["value"] or -1.0))
     scored = [name for name in order if corpora[name][RANKED_BY]["value"] is not None]
+
+    def pair(a: str, b: str) -> dict[str, Any]:
+        found = difference(corpora[a][RANKED_BY], corpora[b][RANKED_BY])
+        told_apart = found.pop("told_apart")
+        return {
+            "a": a,
+            "b": b,
+            "metric": RANKED_BY,
+            "difference": found,
+            "told_apart": told_apart,
+        }
+
     return {
         "metric": RANKED_BY,
         "order": order,
-        "pairs": [
-            {
-                "a": a,
-                "b": b,
-                "metric": RANKED_BY,
-                **difference(corpora[a][RANKED_BY], corpora[b][RANKED_BY]),
-            }
-            for a, b in combinations(scored, 2)
-        ],
+        "pairs": [pair(a, b) for a, b in combinations(scored, 2)],
     }

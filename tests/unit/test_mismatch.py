@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from raysound.features import band_edges
+from raysound.logmel import filterbank
+from raysound.metrics.mismatch import Sound, mismatches, spectrum_and_level
+from raysound.settings import FeatureSettings
+
+BANDS = 32
+SETTINGS = FeatureSettings(
+    clip_length=1, sample_rate=16000, hop_length=160, n_fft=1024, n_mels=BANDS, f_max=8000
+)
+
+
+def corpus(clips: int = 40, seed: int = 0, **change: float) -> Sound:
+    """Clips of about -40 dB, 1 s, 16 kHz, with a flat spectrum, and what is changed in them."""
+    rng = np.random.default_rng(seed)
+    spectrum = rng.normal(-8, 2, (clips, BANDS)).astype(np.float32)
+    spectrum[:, BANDS - int(change.get("missing", 0)) :] -= 12
+    return Sound(
+        sample_rate=np.full(clips, change.get("rate", 16000), np.int32),
+        duration=rng.normal(1, 0.1, clips) * change.get("longer", 1.0),
+        level=(rng.normal(-40, 6, clips) + change.get("louder", 0.0)).astype(np.float32),
+        spectrum=spectrum,
+    )
+
+
+def told(generated: Sound) -> dict[str, dict]:
+    rows = mismatches("theirs", generated, corpus(), 16000, band_edges(SETTINGS))
+    return {row["kind"]: row for row in rows}
+
+
+def test_a_draw_of_the_same_kind_is_no_mismatch() -> None:
+    assert [told(corpus(seed=seed)) for seed in range(1, 20)] == [{}] * 19
+
+
+def test_a_lower_rate_is_told_with_what_it_lacks() -> None:
+    row = told(corpus(rate=8000))["sample_rate"]
+
+    assert (row["real"], row["generated"]) == (16000, 8000)
+    assert "above 4000 Hz the generated clips hold nothing" in row["text"]
+
+
+def test_a_higher_rate_that_the_judge_does_not_hear_is_told_plainly() -> None:
+    row = told(corpus(rate=48000))["sample_rate"]
+
+    assert row["text"] == "theirs is sampled at 48000 Hz, the real sounds at 16000 Hz"
+
+
+def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None:
+    row = told(corpus(missing=8))["band_limit"]
+
+    assert row["generated"] == pytest.approx(band_edges(SETTINGS)[BANDS - 8])
+    assert f"above {row['generated']:.0f} Hz" in row["text"]
+    assert told(corpus(missing=1)) == {}, "one band of 32 may be a matter of the sounds"
+
+
+def test_quiet_high_bands_within_the_range_are_no_band_limit() -> None:
+    generated = corpus(seed=3)
+    generated.spectrum[:, 4:20] -= 12
+
+    assert "band_limit" not in told(generated)
+
+
+@pytest.mark.parametrize(("louder", "word"), [(6.0, "louder"), (-12.0, "quieter")])
+def test_another_loudness_is_told_in_db(louder: float, word: str) -> None:
+    row = told(corpus(louder=louder))["level"]
+
+    assert row["generated"] - row["real"] == pytest.approx(louder, abs=0.01)
+    assert f"{abs(louder):.1f} dB {word}" in row["text"]
+
+
+@pytest.mark.parametrize(("longer", "word"), [(2.0, "longer"), (0.5, "shorter")])
+def test_other_lengths_are_told_in_seconds(longer: float, word: str) -> None:
+    assert word in told(corpus(longer=longer))["length"]["text"]
+
+
+def test_nothing_is_told_of_an_empty_corpus() -> None:
+    assert told(corpus(clips=0)) == {}
+
+
+def test_padding_counts_neither_for_spectrum_nor_level() -> None:
+    rng = np.random.default_rng(0)
+    sound = rng.normal(-5, 1, (BANDS, 20)).astype(np.float32)
+    padded = np.concatenate([np.full((BANDS, 30), np.log(1e-10), np.float32), sound], axis=1)
+
+    spectra, levels = spectrum_and_level(padded[np.newaxis])
+
+    np.testing.assert_allclose(spectra[0], sound.mean(axis=1), rtol=1e-6)
+    expected = 10 * np.log10(np.exp(sound.astype(np.float64)).sum(axis=0).mean())
+    assert levels[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_silence_has_the_floor_for_a_level() -> None:
+    spectra, levels = spectrum_and_level(np.full((1, BANDS, 9), np.log(1e-10), np.float32))
+
+    assert np.isfinite(spectra).all()
+    assert levels[0] == pytest.approx(-100 + 10 * np.log10(BANDS), abs=1e-3)
+
+
+def test_ten_decibels_are_ten_decibels() -> None:
+    clip = np.random.default_rng(0).normal(-5, 1, (1, BANDS, 20)).astype(np.float32)
+
+    _, quiet = spectrum_and_level(clip)
+    _, loud = spectrum_and_level(clip + np.float32(np.log(10)))
+
+    assert loud[0] - quiet[0] == pytest.approx(10, abs=1e-4)
+
+
+def test_band_edges_are_where_the_filters_begin() -> None:
+    filters = filterbank(SETTINGS).numpy()
+    bins = np.linspace(0, 8000, filters.shape[0])
+
+    for band, edge in enumerate(band_edges(SETTINGS)):
+        heard = bins[filters[:, band] > 0]
+        assert edge <= heard[0] <= edge + bins[1]
