@@ -2,11 +2,17 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from raysound.config import from_tree
+from raysound.distributed.evaluate import evaluate
+from raysound.distributed.extract import extract
+from raysound.distributed.judge import train_judge
 from raysound.distributed.session import ray_session
 from raysound.settings import ComputeSettings
 
@@ -36,3 +42,28 @@ def cluster(object_store: str) -> Iterator[None]:
     """
     with ray_session(ComputeSettings(local_cpus=2)):
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The whole road over the tones, gone once for all tests."""
+    tree = {
+        "name": "tones",
+        "output": str(tmp_path_factory.mktemp("trained")),
+        "corpora": {
+            "real": {"path": str(tones["real"])},
+            "generated": {"good": str(tones["good"]), "bad": str(tones["bad"])},
+        },
+        "features": {
+            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 160, "n_fft": 512,
+            "n_mels": 24, "f_min": 0, "f_max": 4000,
+        },
+        "model": {"name": "cnn"},
+        "training": {"epochs": 6, "batch_size": 8, "scheduler": {"name": "StepLR", "step_size": 4}},
+        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False},
+    }  # fmt: skip
+    config = from_tree(tree, "test")
+    extract(config)
+    run = train_judge(config)
+    report = evaluate(config)
+    return {"config": config, "tree": tree, "run": run, "report": report}

@@ -82,6 +82,36 @@ def test_griffin_lim_makes_one_clip_of_each_test_clip(
     assert 600 < pitch < 800
 
 
+def test_a_ladder_has_rungs_that_get_worse(tones: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "ladder"
+    ladder = {"output": str(output), "n_mels": [64, 8], "snr_db": [40, 0], "iterations": 8}
+    config = config_for(tmp_path, tones["real"], ladder=ladder)
+
+    synthesize(config)
+
+    rungs = ["mel-64", "mel-8", "noise-40dB", "noise-0dB"]
+    assert sorted(path.name for path in output.iterdir()) == sorted(rungs)
+    real = assign_split(read_corpus(str(tones["real"])), SplitSettings()).to_pylist()
+    test = [row for row in real if row["split"] == "test"]
+    assert {len(read_corpus(str(output / rung))) for rung in rungs} == {len(test)}
+
+    def distance(rung: str) -> float:
+        """How far the spectra are from those of the clips it was made of."""
+        gaps = []
+        for row in test:
+            ours, _ = soundfile.read(row["path"])
+            theirs, _ = soundfile.read(
+                output / rung / row["label"] / (row["clip_id"].replace("/", "-") + ".wav")
+            )
+            spectra = [np.abs(np.fft.rfft(sound)) for sound in (ours, theirs)]
+            gaps.append(np.linalg.norm(spectra[0] - spectra[1]) / np.linalg.norm(spectra[0]))
+        return float(np.mean(gaps))
+
+    assert distance("mel-8") > distance("mel-64")
+    assert distance("noise-40dB") == pytest.approx(0.01, rel=0.2)
+    assert distance("noise-0dB") == pytest.approx(1, rel=0.2)
+
+
 def test_nothing_to_make_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no synthesis section"):
         synthesize(config_for(tmp_path, tmp_path))

@@ -18,7 +18,6 @@ from raysound.config import UserError, from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, finished_features
 from raysound.distributed.judge import placement, read_history, split_clips, train_judge
-from raysound.distributed.score import PREDICTIONS, score_shard
 from raysound.distributed.training_data import (
     Delivery,
     ahead,
@@ -34,31 +33,6 @@ from raysound.training import Metrics
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def trained(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The whole road over the tones, gone once for all tests of this file."""
-    tree = {
-        "name": "tones",
-        "output": str(tmp_path_factory.mktemp("trained")),
-        "corpora": {
-            "real": {"path": str(tones["real"])},
-            "generated": {"good": str(tones["good"]), "bad": str(tones["bad"])},
-        },
-        "features": {
-            "clip_length": 0.5, "sample_rate": 8000, "hop_length": 160, "n_fft": 512,
-            "n_mels": 24, "f_min": 0, "f_max": 4000,
-        },
-        "model": {"name": "cnn"},
-        "training": {"epochs": 6, "batch_size": 8, "scheduler": {"name": "StepLR", "step_size": 4}},
-        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False},
-    }  # fmt: skip
-    config = from_tree(tree, "test")
-    extract(config)
-    run = train_judge(config)
-    report = evaluate(config)
-    return {"config": config, "tree": tree, "run": run, "report": report}
 
 
 def clips_of(config: Any, split: str) -> pa.Table:
@@ -207,81 +181,6 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
     scaling, threads = placement(asking(workers=2))
     assert scaling.resources_per_worker == {"CPU": 0.5}
     assert threads == 1
-
-
-def test_the_good_generator_is_told_from_the_bad_one(trained: dict[str, Any]) -> None:
-    metrics = json.loads((Path(trained["config"].output) / "evaluation/metrics.json").read_text())
-
-    corpora = metrics["corpora"]
-    assert list(corpora) == ["real", "good", "bad"]
-    assert corpora["real"]["clips"] == checkpoint.read_note(trained["run"]).data["test"]
-    assert corpora["good"]["clips"] == 24
-    assert corpora["good"]["accuracy"]["value"] > 0.85
-    assert corpora["bad"]["accuracy"]["high"] < corpora["good"]["accuracy"]["low"]
-    assert corpora["good"]["role"] == "generated"
-    page = Path(trained["report"].removeprefix("report: ")).read_text()
-    assert page.count("<audio") == 24
-
-
-def test_scores_do_not_depend_on_how_many_tasks_share_the_work(trained: dict[str, Any]) -> None:
-    """Shards are scored whole: alone, one after the other, they give the same bytes."""
-    config = trained["config"]
-    predictions = read_table(f"{config.output}/evaluation/predictions.parquet")
-    test = clips_of(config, "test")["clip_id"].combine_chunks()
-    alone = [
-        score_shard(
-            trained["run"], name, uri, test if name == "real" else None,
-            config.evaluation.batch_size,
-        )
-        for name in ("real", "good", "bad")
-        for uri in features.part_uris(finished_features(name, config))
-    ]  # fmt: skip
-
-    assert predictions.schema.equals(PREDICTIONS)
-    expected = [row for table in alone for row in table.to_pylist()]
-    assert predictions.to_pylist() == expected
-    real = {row["clip_id"] for row in expected if row["corpus"] == "real"}
-    assert real == set(test.to_pylist())
-
-
-def test_a_mismatch_is_refused_and_both_values_named(trained: dict[str, Any]) -> None:
-    tree = {
-        **trained["tree"],
-        "features": {**trained["tree"]["features"], "n_mels": 20},
-        "evaluation": {"checkpoint": trained["run"]},
-    }
-
-    with pytest.raises(UserError, match="n_mels 24 there, 20 here"):
-        evaluate(from_tree(tree, "test"))
-
-
-def test_another_split_than_the_judges_is_refused(trained: dict[str, Any], tmp_path: Path) -> None:
-    """Else clips that it learned could test it."""
-    tree = {**trained["tree"], "evaluation": {"checkpoint": trained["run"]}}
-    tree["output"] = str(tmp_path)
-    tree["corpora"] = {
-        "real": {**tree["corpora"]["real"], "split": {"seed": 9}},
-        "generated": {},
-    }
-    config = from_tree(tree, "test")
-    extract(config)
-
-    with pytest.raises(UserError, match="split otherwise than when the judge"):
-        evaluate(config)
-
-
-def test_a_class_that_the_judge_never_learned_is_refused(
-    trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
-) -> None:
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "shrill").symlink_to(tones["good"] / "high")
-    tree = {**trained["tree"]}
-    tree["corpora"] = {**tree["corpora"], "generated": {"odd": str(tmp_path / "corpus")}}
-    config = from_tree(tree, "test")
-    extract(config)
-
-    with pytest.raises(UserError, match="odd has classes that the judge never learned: shrill"):
-        evaluate(config)
 
 
 def test_clips_added_since_the_extraction_are_noticed(

@@ -1,0 +1,236 @@
+"""The judge at work on the tones: numbers, anchors, report, classification accuracy scores."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+from jsonschema import Draft202012Validator
+from tensorboardX.proto.event_pb2 import Event
+
+from raysound import checkpoint, features
+from raysound.config import UserError, from_tree
+from raysound.distributed.cas import cas
+from raysound.distributed.evaluate import evaluate
+from raysound.distributed.extract import extract, finished_features
+from raysound.distributed.judge import split_clips
+from raysound.distributed.score import references_of, score_shard, set_against
+from raysound.predictions import PREDICTIONS, as_array
+from raysound.storage import read_table
+
+# The fixture, which trains, counts towards the first test that wants it.
+pytestmark = pytest.mark.timeout(300)
+
+ANCHORS = [
+    "real_halves", "noise", "silence", "shuffled_labels", "one_clip_per_class", "training_copy",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def metrics(trained: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json says of the tones."""
+    return json.loads((Path(trained["config"].output) / "evaluation/metrics.json").read_text())
+
+
+def test_the_good_generator_is_told_from_the_bad_one(
+    trained: dict[str, Any], metrics: dict[str, Any]
+) -> None:
+    corpora = metrics["corpora"]
+    assert list(corpora) == ["real", "good", "bad"]
+    assert corpora["real"]["clips"] == checkpoint.read_note(trained["run"]).data["test"]
+    assert corpora["good"]["clips"] == 24
+    assert corpora["good"]["accuracy"]["value"] > 0.85
+    assert corpora["bad"]["accuracy"]["high"] < corpora["good"]["accuracy"]["low"]
+    assert corpora["bad"]["mmd"]["low"] > corpora["good"]["mmd"]["high"]
+    assert corpora["bad"]["coverage"]["value"] < corpora["good"]["coverage"]["value"]
+    assert corpora["good"]["role"] == "generated"
+    assert metrics["ranking"]["order"] == ["good", "bad"]
+    assert metrics["ranking"]["pairs"][0]["told_apart"] is True
+    assert [row["kind"] for row in metrics["mismatch"] if row["corpus"] == "good"] == []
+    assert [row["kind"] for row in metrics["mismatch"] if row["corpus"] == "bad"] == ["level"]
+
+
+def test_metrics_json_fits_its_schema(root: Path, metrics: dict[str, Any]) -> None:
+    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    validator = Draft202012Validator(schema)
+
+    assert [error.message for error in validator.iter_errors(metrics)] == []
+    wrong = {**metrics, "sanity": [{**metrics["sanity"][0], "must": "hope"}]}
+    assert len(list(validator.iter_errors(wrong))) == 1
+
+
+def test_the_anchors_stand_beside_the_corpora(metrics: dict[str, Any]) -> None:
+    """Three classes of tones are easy enough for every anchor to lie where it must."""
+    anchors = metrics["anchors"]
+    assert sorted(anchors) == sorted(ANCHORS)
+    test_clips = metrics["corpora"]["real"]["clips"]
+    assert {anchors[name]["clips"] for name in ANCHORS[1:5]} == {test_clips}
+    assert anchors["one_clip_per_class"]["accuracy"]["value"] == 1.0
+    assert anchors["training_copy"]["authenticity"]["value"] == 0.0
+    assert anchors["shuffled_labels"]["mmd"] == metrics["corpora"]["real"]["mmd"]
+    assert [row for row in metrics["sanity"] if not row["holds"]] == []
+    assert len({(row["anchor"], row["metric"]) for row in metrics["sanity"]}) >= 15
+
+
+def test_scores_do_not_depend_on_how_many_tasks_share_the_work(trained: dict[str, Any]) -> None:
+    """Shards are scored whole: alone, one after the other, they give the same bytes."""
+    config = trained["config"]
+    predictions = read_table(f"{config.output}/evaluation/predictions.parquet")
+    clips = split_clips(config, finished_features("real", config))
+    chosen = clips.filter(pc.is_in(clips["split"], pa.array(["train", "test"])))
+    batch = config.evaluation.batch_size
+    wanted = [ray.put(chosen.select(["clip_id", "split"]))]
+
+    def shards(name: str) -> list[str]:
+        return features.part_uris(finished_features(name, config))
+
+    real = pa.concat_tables(
+        [score_shard(trained["run"], "real", uri, wanted, [], batch) for uri in shards("real")]
+    )
+    references = references_of(real)
+    kept = [ray.put(references)]
+    alone = [set_against(real, references)] + [
+        score_shard(trained["run"], name, uri, [], kept, batch)
+        for name in ("good", "bad")
+        for uri in shards(name)
+    ]
+
+    assert predictions.schema.equals(PREDICTIONS)
+    assert predictions.to_pylist() == [row for table in alone for row in table.to_pylist()]
+    assert set(real["clip_id"].to_pylist()) == set(chosen["clip_id"].to_pylist())
+
+
+def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
+    """Its probability of what it was asked to be, how real it looks, and the clip it is nearest."""
+    table = read_table(f"{trained['config'].output}/evaluation/predictions.parquet")
+    labels = checkpoint.read_note(trained["run"]).labels
+    probabilities = as_array(table["probabilities"])
+    asked = [labels.index(label) for label in table["label"].to_pylist()]
+    assert table["asked_probability"].to_pylist() == pytest.approx(
+        probabilities[np.arange(len(table)), asked].tolist()
+    )
+    references = {
+        row["clip_id"]: np.array(row["embedding"])
+        for row in table.to_pylist()
+        if row["split"] == "train"
+    }
+    realism: dict[str, list[float]] = {"real": [], "good": [], "bad": []}
+    for row in table.to_pylist():
+        if row["split"] == "train":
+            assert (row["realism"], row["nearest"]) == (None, None)
+            continue
+        distance = {
+            name: np.linalg.norm(place - np.array(row["embedding"]))
+            for name, place in references.items()
+        }
+        assert distance[row["nearest"]] == pytest.approx(min(distance.values()), rel=1e-5)
+        realism[row["corpus"]].append(row["realism"])
+    assert np.median(realism["good"]) > 2 * np.median(realism["bad"])
+
+
+def test_the_report_and_the_events_hold_the_same_numbers(
+    trained: dict[str, Any], metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    page = Path(trained["report"].removeprefix("report: ")).read_text()
+    # The hardest and the most convincing clip of three classes, of each of three corpora.
+    assert page.count("<audio") == 18
+    tree = {
+        **trained["tree"],
+        "evaluation": {"checkpoint": trained["run"], "tensorboard": True, "examples": 0},
+    }
+
+    evaluate(from_tree(tree, "test"))
+
+    folder = Path(trained["config"].output) / "evaluation"
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert (folder / "report.html").read_text().count("<audio") == 0
+    scalars = {}
+    for file in (folder / "tensorboard").iterdir():
+        scalars |= read_scalars(file)
+    assert scalars["accuracy/bad"] == pytest.approx(metrics["corpora"]["bad"]["accuracy"]["value"])
+    assert scalars["mmd/noise"] == pytest.approx(metrics["anchors"]["noise"]["mmd"]["value"])
+    assert all(math.isfinite(value) for value in scalars.values())
+
+
+def read_scalars(file: Path) -> dict[str, float]:
+    """The scalars of a TensorBoard event file."""
+    content, scalars = file.read_bytes(), {}
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + size])
+        scalars |= {value.tag: value.simple_value for value in event.summary.value}
+        content = content[16 + size :]
+    return scalars
+
+
+def test_who_learned_from_good_clips_hears_real_ones(trained: dict[str, Any]) -> None:
+    """And who learned from clips drowned in noise does not."""
+    last_line = cas(trained["config"])
+
+    uri = last_line.removeprefix("classification accuracy scores: ")
+    result = json.loads(Path(uri).read_text())
+    real = result["real_to_real"]["accuracy"]["value"]
+    good, bad = (result["generated"][name] for name in ("good", "bad"))
+    assert result["test_clips"] == checkpoint.read_note(trained["run"]).data["test"]
+    assert result["real_to_real"]["run"] == trained["run"].rpartition("/")[2]
+    assert real > 0.8
+    assert good["generated_to_real"]["accuracy"]["value"] > 0.8
+    assert bad["generated_to_real"]["accuracy"]["value"] < 0.7
+    assert bad["lost"]["value"] == pytest.approx(
+        real - bad["generated_to_real"]["accuracy"]["value"]
+    )
+    assert good["train_clips"] == bad["train_clips"] > 15
+    assert set(good["generated_to_real"]["per_class"]) == {"high", "low", "mid"}
+    assert good["real_to_generated"]["accuracy"]["value"] > 0.85
+
+
+def test_without_generated_corpora_there_is_no_such_score(trained: dict[str, Any]) -> None:
+    tree = {**trained["tree"], "corpora": {"real": trained["tree"]["corpora"]["real"]}}
+
+    with pytest.raises(UserError, match=r"no corpora\.generated"):
+        cas(from_tree(tree, "test"))
+
+
+def test_a_mismatch_is_refused_and_both_values_named(trained: dict[str, Any]) -> None:
+    tree = {
+        **trained["tree"],
+        "features": {**trained["tree"]["features"], "n_mels": 20},
+        "evaluation": {"checkpoint": trained["run"]},
+    }
+
+    with pytest.raises(UserError, match="n_mels 24 there, 20 here"):
+        evaluate(from_tree(tree, "test"))
+
+
+def test_another_split_than_the_judges_is_refused(trained: dict[str, Any], tmp_path: Path) -> None:
+    """Else clips that it learned could test it."""
+    tree = {**trained["tree"], "evaluation": {"checkpoint": trained["run"]}}
+    tree["output"] = str(tmp_path)
+    tree["corpora"] = {
+        "real": {**tree["corpora"]["real"], "split": {"seed": 9}},
+        "generated": {},
+    }
+    config = from_tree(tree, "test")
+    extract(config)
+
+    with pytest.raises(UserError, match="split otherwise than when the judge"):
+        evaluate(config)
+
+
+def test_a_class_that_the_judge_never_learned_is_refused(
+    trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "shrill").symlink_to(tones["good"] / "high")
+    tree = {**trained["tree"]}
+    tree["corpora"] = {**tree["corpora"], "generated": {"odd": str(tmp_path / "corpus")}}
+    config = from_tree(tree, "test")
+    extract(config)
+
+    with pytest.raises(UserError, match="odd has classes that the judge never learned: shrill"):
+        evaluate(config)
