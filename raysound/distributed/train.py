@@ -19,7 +19,7 @@ from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import placement, spare_cpus, split_clips, train_judge
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import cluster_cpus, cluster_gpus
-from raysound.metrics.classification import wilson_interval
+from raysound.metrics.intervals import wilson_interval
 from raysound.settings import Config, digest
 
 logger = logging.getLogger(__name__)

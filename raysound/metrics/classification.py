@@ -1,16 +1,35 @@
-"""Accuracy, its confidence interval and the confusions of a classifier, on numpy arrays.
+"""Accuracy and confusions of a classifier, and the report about one corpus, on numpy arrays.
 
 Every function takes `(truth, prediction, ...)` in that order. `truth` and `prediction` are integer
 class indices of shape `(n,)`, one per clip; `probabilities` is `(n, classes)`.
 """
 
 from collections.abc import Sequence
-from math import nan, sqrt
-from statistics import NormalDist
+from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from raysound.metrics.checks import distributions, pair, scored
+from raysound.metrics.intervals import (
+    Measure,
+    bootstrap_interval,
+    half_sample_interval,
+    measure,
+    share_measure,
+    spread_measure,
+    wilson_interval,
+)
+from raysound.metrics.probabilities import (
+    binned_gap,
+    confidences,
+    entropies,
+    predicted_classes,
+    score_of,
+    surprises,
+    true_ranks,
+)
 
 
 def accuracy(truth: ArrayLike, prediction: ArrayLike) -> float:
@@ -30,53 +49,8 @@ def accuracy(truth: ArrayLike, prediction: ArrayLike) -> float:
         >>> accuracy([0, 1, 2, 2], [0, 1, 2, 0])
         0.75
     """
-    truth, prediction = _pair(truth, prediction)
+    truth, prediction = pair(truth, prediction)
     return float(np.mean(truth == prediction)) if len(truth) else nan
-
-
-def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share of `correct` out of `n`.
-
-    With p = correct / n and z the two-sided normal quantile of `confidence`, its ends are
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n). Unlike the textbook p ± z √(p(1-p)/n) it
-    stays inside [0, 1] and keeps a width when all or none are correct.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-    Journal of the American Statistical Association 22 (158), 1927, pp. 209-212.
-
-    Args:
-        correct: Clips that were right, 0 to `n`.
-        n: Clips in all.
-        confidence: Coverage aimed at, inside (0, 1).
-
-    Returns:
-        `(low, high)`, shares in [0, 1]; `(0.0, 1.0)` where `n` is 0, for then nothing is known.
-
-    Raises:
-        ValueError: `correct` lies outside 0 to `n`, or `confidence` outside (0, 1).
-
-    Examples:
-        >>> low, high = wilson_interval(80, 100)
-        >>> f"{low:.3f} {high:.3f}"
-        '0.711 0.867'
-        >>> wilson_interval(0, 0)
-        (0.0, 1.0)
-    """
-    if not 0 <= correct <= n:
-        raise ValueError(f"correct must lie in 0..n, got correct={correct} and n={n}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie inside (0, 1), got {confidence}")
-    if n == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = correct / n
-    shrink = 1 + z**2 / n
-    centre = (share + z**2 / (2 * n)) / shrink
-    half = z / shrink * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # The ends are exact at none and all correct; rounding would leave 1e-18 in their place.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
-    return low, high
 
 
 def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, classes: int) -> NDArray[np.int64]:
@@ -97,7 +71,7 @@ def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, classes: int) -> N
         >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 0], classes=3).tolist()
         [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     """
-    truth, prediction = _pair(truth, prediction, classes)
+    truth, prediction = pair(truth, prediction, classes)
     counts = np.bincount(truth * classes + prediction, minlength=classes * classes)
     return counts.astype(np.int64).reshape(classes, classes)
 
@@ -127,6 +101,65 @@ def per_class(
     return confusion.sum(axis=1), np.diagonal(confusion).copy()
 
 
+def recalls(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`(correct, clips)` of the classes that have clips, from a confusion matrix."""
+    clips = confusion.sum(axis=1)
+    return np.diagonal(confusion)[clips > 0], clips[clips > 0]
+
+
+def balanced_accuracy(truth: ArrayLike, prediction: ArrayLike, classes: int) -> float:
+    """Mean of the classes' accuracies, so that a rare class counts as much as a common one.
+
+    A class without clips has no accuracy and is left out, as in scikit-learn.
+
+    Source: K. H. Brodersen et al., "The balanced accuracy and its posterior distribution", ICPR
+    2010.
+
+    Args:
+        truth: Class indices, `(n,)`, below `classes`.
+        prediction: Class indices, `(n,)`, below `classes`.
+        classes: Number of classes.
+
+    Returns:
+        A share in [0, 1]; NaN where there are no clips.
+
+    Raises:
+        ValueError: The lengths differ, or a class lies outside 0 to `classes - 1`.
+
+    Examples:
+        >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0], classes=2)
+        0.5
+    """
+    correct, clips = recalls(confusion_matrix(truth, prediction, classes))
+    return float(np.mean(correct / clips)) if len(clips) else nan
+
+
+def macro_f1(truth: ArrayLike, prediction: ArrayLike, classes: int) -> float:
+    """Mean over the classes of F1 = 2 · hits / (clips of the class + predictions of the class).
+
+    It is the mean over the classes that occur in truth or prediction, as in scikit-learn: one
+    that is predicted and never true counts as 0, one that is neither is left out.
+
+    Source: C. J. van Rijsbergen, "Information retrieval", 2nd edition, 1979, chapter 7.
+
+    Args:
+        truth: Class indices, `(n,)`, below `classes`.
+        prediction: Class indices, `(n,)`, below `classes`.
+        classes: Number of classes.
+
+    Returns:
+        A score in [0, 1]; NaN where there are no clips.
+
+    Raises:
+        ValueError: The lengths differ, or a class lies outside 0 to `classes - 1`.
+
+    Examples:
+        >>> macro_f1([0, 0, 1], [0, 0, 2], classes=4)
+        0.3333333333333333
+    """
+    return _f1(confusion_matrix(truth, prediction, classes))
+
+
 def top_k_accuracy(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
     """Share of the clips whose true class is among the `k` most probable.
 
@@ -149,30 +182,34 @@ def top_k_accuracy(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
         >>> top_k_accuracy([2, 0], [[0.5, 0.3, 0.2], [0.3, 0.3, 0.4]], k=2)
         0.5
     """
-    truth, probabilities = _scored(truth, probabilities)
-    hits = _top_k_hits(truth, probabilities, k)
-    return float(np.mean(hits)) if len(hits) else nan
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}")
+    ranks = true_ranks(truth, probabilities)
+    return float(np.mean(ranks <= k)) if len(ranks) else nan
 
 
 def classification_report(
     truth: ArrayLike, probabilities: ArrayLike, labels: Sequence[str]
 ) -> dict[str, Any]:
-    """All numbers about one corpus, ready for JSON.
+    """All numbers about one corpus that come from its class probabilities, ready for JSON.
 
     Args:
         truth: Class indices, `(n,)`.
-        probabilities: `(n, classes)`; the prediction is the most probable class, the lower index
-            where two are equal.
+        probabilities: `(n, classes)`, each row adding up to 1; the prediction is the most probable
+            class, the lower index where two are equal.
         labels: Name of each class, in the order of the columns, none twice.
 
     Returns:
-        `clips`, `accuracy`, `top_3`, `per_class` (by label) and `confusion` (rows are the truth).
-        A share is `{"value", "low", "high"}` with its 95 % Wilson interval; its value is None
-        where there are no clips.
+        `clips`, `per_class` (by label: `clips`, `accuracy`), `confusion` (rows are the truth), and
+        measures: `accuracy` and `top_3` with Wilson's interval, `balanced_accuracy` with that of
+        its classes' Wilson intervals added by squares, `macro_f1`, `map_3` and
+        `negative_log_likelihood` by bootstrap, `calibration_error`, `inception_score` and
+        `predicted_classes` by half samples, for resampling with repetition would add their bias a
+        second time. A value is None where there are no clips.
 
     Raises:
-        ValueError: The lengths differ, a class is out of range, a probability is not finite, or
-            the labels do not fit the columns.
+        ValueError: The lengths differ, a class is out of range, a row is no distribution, or the
+            labels do not fit the columns.
 
     Examples:
         >>> report = classification_report([0, 1], [[0.9, 0.1], [0.8, 0.2]], ["dog", "rain"])
@@ -181,7 +218,8 @@ def classification_report(
         >>> report["per_class"]["rain"]["accuracy"]["value"]
         0.0
     """
-    truth, probabilities = _scored(truth, probabilities)
+    probabilities = distributions(probabilities)
+    truth, probabilities = scored(truth, probabilities)
     classes = probabilities.shape[1]
     if len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for probabilities of {classes} classes")
@@ -190,71 +228,93 @@ def classification_report(
         raise ValueError(f"{classes} classes have only {len(set(labels))} names: {twice!r} twice")
     confusion = confusion_matrix(truth, np.argmax(probabilities, axis=1), classes)
     clips, correct = confusion.sum(axis=1), np.diagonal(confusion)
+    ranks = true_ranks(truth, probabilities)
     return {
         "clips": len(truth),
-        "accuracy": _share(correct.sum(), len(truth)),
-        "top_3": _share(_top_k_hits(truth, probabilities, 3).sum(), len(truth)),
+        "accuracy": share_measure(correct.sum(), len(truth)),
+        "top_3": share_measure((ranks <= 3).sum(), len(truth)),
+        "balanced_accuracy": _balanced(confusion),
+        **_means(truth, probabilities, ranks),
+        **_spreads(truth, probabilities),
         "per_class": {
-            label: {"clips": int(of), "accuracy": _share(right, of)}
+            label: {"clips": int(of), "accuracy": share_measure(right, of)}
             for label, right, of in zip(labels, correct, clips, strict=True)
         },
         "confusion": confusion.tolist(),
     }
 
 
-def _share(correct: int, n: int) -> dict[str, float | None]:
-    correct, n = int(correct), int(n)
-    low, high = wilson_interval(correct, n)
-    return {"value": correct / n if n else None, "low": low, "high": high}
+def _f1(confusion: NDArray[np.int64]) -> float:
+    named = confusion.sum(axis=0) + confusion.sum(axis=1)
+    hits = np.diagonal(confusion)[named > 0]
+    return float(np.mean(2 * hits / named[named > 0])) if len(hits) else nan
 
 
-def _top_k_hits(
-    truth: NDArray[np.int64], probabilities: NDArray[np.float64], k: int
-) -> NDArray[np.bool_]:
-    if k < 1:
-        raise ValueError(f"k must be 1 or more, got {k}")
-    own = np.take_along_axis(probabilities, truth[:, None], axis=1)
-    earlier = np.arange(probabilities.shape[1]) < truth[:, None]
-    ahead = (probabilities > own) | ((probabilities == own) & earlier)
-    return ahead.sum(axis=1) < k
+def _balanced(confusion: NDArray[np.int64]) -> Measure:
+    correct, clips = recalls(confusion)
+    if not len(clips):
+        return measure(None, why="no clips")
+    shares = correct / clips
+    ends = np.array([wilson_interval(int(a), int(b)) for a, b in zip(correct, clips, strict=True)])
+    # Zou and Donner 2008: the sum's distance to its end is the root of the squared distances.
+    below, above = np.sqrt(((ends - shares[:, None]) ** 2).sum(axis=0)) / len(clips)
+    return measure(shares.mean(), shares.mean() - below, shares.mean() + above)
 
 
-def _pair(
-    truth: ArrayLike, prediction: ArrayLike, classes: int | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    truth, prediction = (
-        _indices("truth", truth, classes),
-        _indices("prediction", prediction, classes),
+def _means(
+    truth: NDArray[np.int64], probabilities: NDArray[np.float64], ranks: NDArray[np.int64]
+) -> dict[str, Measure]:
+    names = ("macro_f1", "map_3", "negative_log_likelihood")
+    n, classes = probabilities.shape
+    if not n:
+        return {name: measure(None, why="no clips") for name in names}
+    cells = truth * classes + probabilities.argmax(axis=1)
+    per_clip = np.stack([np.where(ranks <= 3, 1 / ranks, 0), surprises(truth, probabilities)])
+
+    def statistic(chosen: NDArray[np.int64]) -> tuple[float, ...]:
+        counts = np.bincount(cells[chosen], minlength=classes**2).reshape(classes, classes)
+        return _f1(counts), *per_clip[:, chosen].mean(axis=1)
+
+    values = statistic(np.arange(n))
+    low, high = bootstrap_interval(statistic, n)
+    return {
+        name: spread_measure(value, below, above, n, "clips")
+        for name, value, below, above in zip(names, values, low, high, strict=True)
+    }
+
+
+def _spreads(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Measure]:
+    names = ("calibration_error", "inception_score", "predicted_classes")
+    n, classes = probabilities.shape
+    if not n:
+        return {name: measure(None, why="no clips") for name in names}
+    prediction, bins = confidences(probabilities)
+    right, confidence, own = (
+        truth == prediction,
+        probabilities.max(axis=1),
+        entropies(probabilities),
     )
-    if len(truth) != len(prediction):
-        raise ValueError(f"truth has {len(truth)} clips and prediction has {len(prediction)}")
-    return truth, prediction
 
+    def statistic(chosen: NDArray[np.int64]) -> tuple[float, ...]:
+        # One product with 0 and 1 is faster than gathering the rows.
+        marginal = np.bincount(chosen, minlength=n) @ probabilities / len(chosen)
+        return (
+            binned_gap(bins[chosen], right[chosen], confidence[chosen]),
+            score_of(marginal, own[chosen].mean()),
+            predicted_classes(prediction[chosen], classes),
+        )
 
-def _scored(
-    truth: ArrayLike, probabilities: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    if probabilities.ndim != 2 or probabilities.shape[1] == 0:
-        raise ValueError(f"probabilities must be (n, classes), got {probabilities.shape}")
-    truth = _indices("truth", truth, probabilities.shape[1])
-    if len(truth) != len(probabilities):
-        raise ValueError(f"truth has {len(truth)} clips and probabilities has {len(probabilities)}")
-    for clip, column in np.argwhere(~np.isfinite(probabilities))[:1]:
-        value = probabilities[clip, column]
-        raise ValueError(f"probability of clip {clip} for class {column} is {value}")
-    return truth, probabilities
-
-
-def _indices(name: str, values: ArrayLike, classes: int | None) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be (n,), got {array.shape}")
-    # An empty list becomes float64, and says nothing about what its values would have been.
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must hold integer class indices, got {array.dtype}")
-    wrong = (array < 0) | (array >= (np.inf if classes is None else classes))
-    for clip in np.flatnonzero(wrong)[:1]:
-        known = "0 and up" if classes is None else f"0..{classes - 1}"
-        raise ValueError(f"{name} of clip {clip} is class {array[clip]}, the classes are {known}")
-    return array.astype(np.int64)
+    values = statistic(np.arange(n))
+    if n < 4:
+        return {
+            name: spread_measure(value, value, value, n, "clips")
+            for name, value in zip(names, values, strict=True)
+        }
+    low, high = half_sample_interval(statistic, n, values, draws=100)
+    limits = ((0, 1), (1, classes), (1, classes))
+    return {
+        name: spread_measure(value, max(below, floor), min(above, top), n, "clips")
+        for name, value, below, above, (floor, top) in zip(
+            names, values, low, high, limits, strict=True
+        )
+    }

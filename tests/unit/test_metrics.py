@@ -15,8 +15,8 @@ from raysound.metrics.classification import (
     confusion_matrix,
     per_class,
     top_k_accuracy,
-    wilson_interval,
 )
+from raysound.metrics.intervals import wilson_interval
 
 fast = settings(max_examples=60, deadline=None)
 

@@ -1,0 +1,115 @@
+"""What the metrics ask of their input, refused with the values that are wrong."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# float16 rows of 1,000 classes still add up to 1 within this.
+SUM_TOLERANCE = 1e-2
+
+
+def indices(name: str, values: ArrayLike, classes: int | None = None) -> NDArray[np.int64]:
+    """Class indices as `(n,)` int64.
+
+    Raises:
+        ValueError: Another shape, no integers, or a class outside 0 to `classes - 1`.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be (n,), got {array.shape}")
+    # An empty list becomes float64, and says nothing about what its values would have been.
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must hold integer class indices, got {array.dtype}")
+    wrong = (array < 0) | (array >= (np.inf if classes is None else classes))
+    for clip in np.flatnonzero(wrong)[:1]:
+        known = "0 and up" if classes is None else f"0..{classes - 1}"
+        raise ValueError(f"{name} of clip {clip} is class {array[clip]}, the classes are {known}")
+    return array.astype(np.int64)
+
+
+def pair(
+    truth: ArrayLike, prediction: ArrayLike, classes: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Truth and prediction as class indices, `(n,)` each.
+
+    Raises:
+        ValueError: The lengths differ, or a value is not a class index.
+    """
+    truth, prediction = indices("truth", truth, classes), indices("prediction", prediction, classes)
+    if len(truth) != len(prediction):
+        raise ValueError(f"truth has {len(truth)} clips and prediction has {len(prediction)}")
+    return truth, prediction
+
+
+def scores(probabilities: ArrayLike) -> NDArray[np.float64]:
+    """Finite numbers per clip and class as `(n, classes)` float64; they need not add up to 1.
+
+    Raises:
+        ValueError: Another shape, no classes, or a number that is not finite.
+    """
+    array = np.asarray(probabilities, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"probabilities must be (n, classes), got {array.shape}")
+    # A sum is not finite as soon as one of its terms is not, and costs no (n, classes) array.
+    if not np.isfinite(array.sum()):
+        for clip, column in np.argwhere(~np.isfinite(array))[:1]:
+            value = array[clip, column]
+            raise ValueError(f"probability of clip {clip} for class {column} is {value}")
+    return array
+
+
+def distributions(probabilities: ArrayLike) -> NDArray[np.float64]:
+    """Probabilities per clip as `(n, classes)` float64, each row brought to the sum 1.
+
+    Raises:
+        ValueError: As `scores`; or a probability is negative, or a row does not add up to 1.
+    """
+    array = scores(probabilities)
+    if array.size and array.min() < 0:
+        clip, column = np.argwhere(array < 0)[0]
+        value = array[clip, column]
+        raise ValueError(f"probability of clip {clip} for class {column} is {value}, below 0")
+    sums = array.sum(axis=1, keepdims=True)
+    for clip in np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)[:1]:
+        raise ValueError(f"probabilities of clip {clip} add up to {sums[clip, 0]:.4g}, not to 1")
+    return array / sums
+
+
+def scored(
+    truth: ArrayLike, probabilities: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Truth `(n,)` and finite scores `(n, classes)`.
+
+    Raises:
+        ValueError: The lengths differ, a class is out of range, or a score is not finite.
+    """
+    probabilities = scores(probabilities)
+    truth = indices("truth", truth, probabilities.shape[1])
+    if len(truth) != len(probabilities):
+        raise ValueError(f"truth has {len(truth)} clips and probabilities has {len(probabilities)}")
+    return truth, probabilities
+
+
+def embeddings(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Embeddings as `(n, d)` float64.
+
+    Raises:
+        ValueError: Another shape, no dimensions, or a number that is not finite.
+    """
+    array = np.asarray(values)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} must be (clips, dimensions), got {array.shape}")
+    array = array.astype(np.float64, copy=False)
+    if not np.isfinite(array.sum()):
+        for clip, column in np.argwhere(~np.isfinite(array))[:1]:
+            raise ValueError(f"{name}: clip {clip} has {array[clip, column]} in dimension {column}")
+    return array
+
+
+def same_dimensions(a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+    """Refuses embeddings of two networks.
+
+    Raises:
+        ValueError: The numbers of columns differ.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"embeddings of {a.shape[1]} and {b.shape[1]} dimensions: one network?")

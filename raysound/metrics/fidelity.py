@@ -1,0 +1,240 @@
+"""How close generated clips are to real ones in the judge's embeddings, and how varied they are.
+
+Every measure's interval covers other clips of the same generator against the same reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from raysound.metrics.checks import embeddings, indices, same_dimensions
+from raysound.metrics.frechet import (
+    MOST_DIMENSIONS,
+    PARTS,
+    cut,
+    factor,
+    frechet_distance_infinite,
+    frechet_measure,
+    infinite_measure,
+    refusal,
+)
+from raysound.metrics.intervals import FEWEST, Measure, measure
+from raysound.metrics.mmd import bandwidth, kernel_matrices, kernel_mean, mmd_measure
+from raysound.metrics.moments import Moments, moments
+from raysound.metrics.neighbours import K, nearest_others, neighbour_measures, neighbours
+
+# All pairs of so many clips fit into 200 MB.
+MOST_CLIPS = 5000
+MOST_CLIPS_OF_A_CLASS = 1000
+OF_NEIGHBOURS = ("precision", "recall", "density", "coverage", "authenticity")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real clips, with all that is the same for every corpus compared with them.
+
+    Attributes:
+        clips: Real clips in all.
+        sample: Up to 5,000 of them, for what is computed from pairs, `(m, d)`.
+        near: Squared distances to their 5 nearest others, `(m, 5)`; empty where there are fewer.
+        sigma: Bandwidth of the MMD; None, and `no_sigma` says why, where there is none.
+        no_sigma: Why there is no bandwidth.
+        own_kernel: Mean kernel between two of the sample.
+        moments: Of all clips.
+        factor: `factor(moments)`; None above 1,024 dimensions, where it is rarely needed.
+        parts: Moments of 8 random parts of all clips; empty where there are too few.
+    """
+
+    clips: int
+    sample: NDArray[np.float64]
+    near: NDArray[np.float64]
+    sigma: float | None
+    no_sigma: str
+    own_kernel: float
+    moments: Moments
+    factor: NDArray[np.float64] | None
+    parts: Sequence[Moments]
+
+
+def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
+    """Compute once what every comparison with these real clips needs.
+
+    Args:
+        reference: Embeddings, `(m, d)`, two clips or more.
+        seed: Makes the sample and the parts repeatable.
+
+    Raises:
+        ValueError: Not `(m, d)`, a number that is not finite, or fewer than two clips.
+    """
+    array = np.asarray(reference)
+    if array.ndim == 2 and len(array) < 2:
+        raise ValueError(f"a reference needs 2 clips or more, got {len(array)}")
+    of_all = moments(array)
+    d = len(of_all.mean)
+    sample = embeddings("reference", _drawn(array, MOST_CLIPS, seed))
+    sigma, why, own = None, "", 0.0
+    try:
+        sigma = bandwidth(sample, seed)
+        own = kernel_mean(sample, sigma)
+    except ValueError as error:
+        why = str(error)
+    return Reference(
+        clips=len(array),
+        sample=sample,
+        near=nearest_others(sample, K)[1] if len(sample) > K else np.empty((0, K)),
+        sigma=sigma,
+        no_sigma=why,
+        own_kernel=own,
+        moments=of_all,
+        factor=factor(of_all) if d <= MOST_DIMENSIONS else None,
+        parts=() if refusal(array.shape, array.shape) else cut(array, PARTS, seed),
+    )
+
+
+def fidelity_report(
+    generated: ArrayLike, reference: ArrayLike | Reference, *, seed: int, set_size: int
+) -> dict[str, Any]:
+    """All numbers about one corpus that come from its embeddings, ready for JSON.
+
+    Fréchet distance, precision, recall, density and coverage depend on the number of clips, so they
+    and authenticity are computed on `set_size` clips drawn from the corpus: give all corpora of
+    a report the same. MMD is unbiased at any number and takes up to 5,000, the extrapolated
+    Fréchet distance takes all.
+
+    Args:
+        generated: Embeddings, `(n, d)`, any number of clips.
+        reference: Embeddings of real clips, `(m, d)`, or `prepare` of them.
+        seed: Makes what is drawn repeatable.
+        set_size: Clips to draw, 1 or more; above 5,000 it is 5,000. A corpus of fewer is used whole
+            and its measures carry a `note`.
+
+    Returns:
+        `compared`, the clips drawn, and measures: `frechet_distance`, `frechet_distance_infinite`,
+        `mmd` (times 100), `precision`, `recall`, `density`, `coverage`, `authenticity`.
+
+    Raises:
+        ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, a
+            reference of fewer than two clips, or a `set_size` below 1.
+    """
+    if set_size < 1:
+        raise ValueError(f"set_size must be 1 or more, got {set_size}")
+    real = reference if isinstance(reference, Reference) else prepare(reference, seed)
+    array = np.asarray(generated)
+    same_dimensions(embeddings("generated", array[:1]), real.sample)
+    set_size = min(set_size, MOST_CLIPS)
+    drawn = embeddings("generated", _drawn(array, set_size, seed))
+    report: dict[str, Any] = {
+        "compared": len(drawn),
+        "frechet_distance": frechet_measure(drawn, real.moments, real.factor, seed=seed),
+    }
+    why = refusal(array.shape, (real.clips, array.shape[1]))
+    if why or real.factor is None:
+        report["frechet_distance_infinite"] = measure(None, why=why)
+    else:
+        report["frechet_distance_infinite"] = infinite_measure(
+            array, real.parts, real.moments, real.factor, seed
+        )
+    report["mmd"] = _mmd(_drawn(array, MOST_CLIPS, seed), real, seed)
+    report |= _neighbours(drawn, real, seed)
+    if len(drawn) < set_size:
+        note = f"{len(drawn)} clips, fewer than the {set_size} asked for"
+        for name in ("frechet_distance", *OF_NEIGHBOURS):
+            report[name]["note"] = note
+    return report
+
+
+def per_class_fidelity(
+    generated: ArrayLike,
+    generated_labels: ArrayLike,
+    reference: ArrayLike,
+    reference_labels: ArrayLike,
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Each class's generated clips against its own real clips.
+
+    MMD takes up to 1,000 clips of a class on each side, with the bandwidth of the whole reference,
+    so that classes compare. Coverage, which depends on the number of clips, takes as many generated
+    as real ones where there are so many.
+
+    Args:
+        generated: Embeddings, `(n, d)`.
+        generated_labels: Class indices, `(n,)`.
+        reference: Embeddings of real clips, `(m, d)`, two or more.
+        reference_labels: Class indices, `(m,)`.
+        classes: Name of each class, by index.
+        seed: Makes what is drawn repeatable.
+
+    Returns:
+        By class name: `generated` and `reference`, clips; `mmd`, `coverage` and
+        `frechet_distance_infinite`, measures. A value is None with a `why` below 10 clips on a
+        side, or too few for an extrapolation.
+
+    Raises:
+        ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, labels that
+            do not fit, or fewer than two real clips.
+    """
+    x, y = np.asarray(generated), np.asarray(reference)
+    y64 = embeddings("reference", y)
+    same_dimensions(embeddings("generated", x[:1]), y64)
+    of_x = indices("generated_labels", generated_labels, len(classes))
+    of_y = indices("reference_labels", reference_labels, len(classes))
+    for name, labels, values in (("generated", of_x, x), ("reference", of_y, y)):
+        if len(labels) != len(values):
+            raise ValueError(f"{len(labels)} labels for {len(values)} {name} clips")
+    try:
+        sigma, why = bandwidth(y64, seed), ""
+    except ValueError as error:
+        sigma, why = None, str(error)
+    return {
+        name: _of_class(x[of_x == label], y[of_y == label], sigma, why, seed)
+        for label, name in enumerate(classes)
+    }
+
+
+def _of_class(
+    x: NDArray[Any], y: NDArray[Any], sigma: float | None, why: str, seed: int
+) -> dict[str, Any]:
+    counts = {"generated": len(x), "reference": len(y)}
+    for side, clips in counts.items():
+        if clips < FEWEST:
+            why = f"{clips} {side} clips: fewer than {FEWEST}"
+            names = ("mmd", "coverage", "frechet_distance_infinite")
+            return {**counts, **{name: measure(None, why=why) for name in names}}
+    discrepancy = measure(None, why=why)
+    if sigma is not None:
+        some, real = (_drawn(values, MOST_CLIPS_OF_A_CLASS, seed) for values in (x, y))
+        discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
+    balls = neighbours(_drawn(x, min(len(y), MOST_CLIPS), seed), _drawn(y, MOST_CLIPS, seed))
+    return {
+        **counts,
+        "mmd": discrepancy,
+        "coverage": neighbour_measures(balls, seed)["coverage"],
+        "frechet_distance_infinite": frechet_distance_infinite(x, y, seed),
+    }
+
+
+def _mmd(x: NDArray[Any], real: Reference, seed: int) -> Measure:
+    if real.sigma is None:
+        return measure(None, why=real.no_sigma)
+    if len(x) < 2:
+        return measure(None, why=f"{len(x)} clips: MMD needs 2 or more")
+    return mmd_measure(kernel_matrices(x, real.sample, real.sigma, real.own_kernel), seed)
+
+
+def _neighbours(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Measure]:
+    for clips, side in ((len(x), "generated"), (len(real.sample), "reference")):
+        if clips <= K:
+            why = f"{clips} {side} clips: {K} neighbours need more"
+            return {name: measure(None, why=why) for name in OF_NEIGHBOURS}
+    return neighbour_measures(neighbours(x, real.sample, K, real.near), seed)
+
+
+def _drawn(values: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
+    if len(values) <= most:
+        return values
+    return values[np.sort(np.random.default_rng(seed).permutation(len(values))[:most])]

@@ -1,0 +1,91 @@
+"""Count, mean and scatter of embeddings, that can be taken in parts and put together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from raysound.metrics.checks import embeddings
+
+# Bounds the float64 copy of a block to a few MB; fixed, so that a set always gives the same bits.
+BLOCK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What a Gaussian fit of a set needs.
+
+    Attributes:
+        n: Clips.
+        mean: Their mean, `(d,)` float64.
+        m2: Σ (x - mean)(x - mean)ᵀ, `(d, d)` float64: the covariance times n - 1.
+    """
+
+    n: int
+    mean: NDArray[np.float64]
+    m2: NDArray[np.float64]
+
+
+def moments(values: ArrayLike) -> Moments:
+    """Moments of embeddings `(n, d)`, taken block by block in the order of the rows.
+
+    Raises:
+        ValueError: Not `(n, d)`, no clips, or a number that is not finite.
+
+    Examples:
+        >>> both = moments([[1.0, 0.0], [3.0, 0.0]])
+        >>> both.n, both.mean.tolist(), covariance(both).tolist()
+        (2, [2.0, 0.0], [[2.0, 0.0], [0.0, 0.0]])
+    """
+    array = np.asarray(values)
+    if array.ndim == 2 and not len(array):
+        raise ValueError("moments of no clips: at least one is needed")
+    if array.ndim != 2 or len(array) <= BLOCK:
+        return _block(embeddings("embeddings", array))
+    starts = range(0, len(array), BLOCK)
+    return merge(*(_block(embeddings("embeddings", array[i : i + BLOCK])) for i in starts))
+
+
+def merge(*parts: Moments) -> Moments:
+    """Moments of the union of disjoint parts; any grouping agrees to about 1e-12, relatively.
+
+    n = Σ nᵢ, mean = Σ nᵢ meanᵢ / n, m2 = Σ m2ᵢ + Σ nᵢ (meanᵢ - mean)(meanᵢ - mean)ᵀ.
+
+    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", Stanford STAN-CS-79-773, 1979.
+
+    Raises:
+        ValueError: No parts, or parts of different dimensions.
+    """
+    if not parts:
+        raise ValueError("nothing to merge: at least one part is needed")
+    if len({len(part.mean) for part in parts}) > 1:
+        raise ValueError(f"parts of {[len(part.mean) for part in parts]} dimensions: one network?")
+    counts = np.array([part.n for part in parts], dtype=np.float64)
+    means = np.stack([part.mean for part in parts])
+    # Seen from the first mean, an offset common to all costs no digits.
+    mean = means[0] + counts @ (means - means[0]) / counts.sum()
+    away = (means - mean) * np.sqrt(counts)[:, None]
+    m2 = away.T @ away
+    for part in parts:
+        m2 += part.m2
+    return Moments(sum(part.n for part in parts), mean, m2)
+
+
+def covariance(of: Moments) -> NDArray[np.float64]:
+    """Unbiased covariance m2 / (n - 1), `(d, d)`.
+
+    Raises:
+        ValueError: Fewer than two clips, which have none.
+    """
+    if of.n < 2:
+        raise ValueError(f"a covariance needs 2 clips or more, got {of.n}")
+    return of.m2 / (of.n - 1)
+
+
+def _block(values: NDArray[np.float64]) -> Moments:
+    # Seen from the first row, the mean of a far-away cluster keeps its digits.
+    seen = values - values[0]
+    centre = seen.mean(axis=0)
+    seen -= centre
+    return Moments(len(values), values[0] + centre, seen.T @ seen)

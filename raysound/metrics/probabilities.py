@@ -1,0 +1,201 @@
+"""What a classifier's probabilities say beyond its best guess.
+
+`probabilities` is `(n, classes)`. Metrics of one corpus; every one is NaN where there are no clips.
+"""
+
+from math import nan
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from raysound.metrics.checks import distributions, indices, scored
+
+# -log of it is 27.6: one clip that was thought impossible cannot make the mean infinite.
+FLOOR = 1e-12
+BINS = 15
+
+
+def true_ranks(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
+    """Rank of each clip's true class, 1 for the most probable, `(n,)`.
+
+    Of equally probable classes the one of lower index comes first, as in `argmax`.
+
+    Raises:
+        ValueError: The lengths differ, a class is out of range, or a probability is not finite.
+    """
+    truth, probabilities = scored(truth, probabilities)
+    own = np.take_along_axis(probabilities, truth[:, None], axis=1)
+    earlier = np.arange(probabilities.shape[1]) < truth[:, None]
+    ahead = (probabilities > own) | ((probabilities == own) & earlier)
+    return ahead.sum(axis=1) + 1
+
+
+def map_at_k(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
+    """Mean average precision of the `k` best guesses where a clip has one true class.
+
+    It is the mean of 1/rank of the true class, 0 where the rank is beyond `k`: FSDKaggle2018's
+    score with k = 3. Ties go to the lower index.
+
+    Args:
+        truth: Class indices, `(n,)`.
+        probabilities: `(n, classes)`; only their order within a clip counts.
+        k: How many classes may be named, 1 or more; with 1 it is the accuracy.
+
+    Returns:
+        A score in [0, 1].
+
+    Raises:
+        ValueError: `k` is below 1, or as `true_ranks`.
+
+    Examples:
+        >>> map_at_k([0, 0], [[0.5, 0.3, 0.2], [0.3, 0.4, 0.3]], k=3)
+        0.75
+    """
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}")
+    ranks = true_ranks(truth, probabilities)
+    return float(np.mean(np.where(ranks <= k, 1 / ranks, 0))) if len(ranks) else nan
+
+
+def surprises(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:
+    """-log of each true class's probability, in nats, `(n,)`, each in [0, 27.6]: see `FLOOR`."""
+    probabilities = distributions(probabilities)
+    truth, probabilities = scored(truth, probabilities)
+    own = np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0]
+    return -np.log(np.clip(own, FLOOR, 1))
+
+
+def negative_log_likelihood(truth: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean of -log p(true class), the cross-entropy, in nats.
+
+    Probabilities below 1e-12 count as 1e-12, so that the mean stays finite.
+
+    Args:
+        truth: Class indices, `(n,)`.
+        probabilities: `(n, classes)`, each row adding up to 1.
+
+    Returns:
+        Nats in [0, 27.6]; log(classes) is what even probabilities give.
+
+    Raises:
+        ValueError: The lengths differ, a class is out of range, or a row is no distribution.
+
+    Examples:
+        >>> round(negative_log_likelihood([0], [[0.5, 0.5]]), 4)
+        0.6931
+    """
+    each = surprises(truth, probabilities)
+    return float(np.mean(each)) if len(each) else nan
+
+
+def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
+    """Predicted class and bin of its probability: `BINS` bins of equal width, upper end inside."""
+    bins = np.ceil(probabilities.max(axis=1) * BINS).astype(np.int64) - 1
+    return probabilities.argmax(axis=1), np.clip(bins, 0, BINS - 1)
+
+
+def binned_gap(
+    bins: NDArray[np.int64], right: NDArray[np.bool_], confidence: NDArray[np.float64]
+) -> float:
+    """Σ over the bins of |sum of right - sum of confidence| / n: see `calibration_error`."""
+    gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(bins)) if len(bins) else nan
+
+
+def calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over 15 bins.
+
+    The clips are put into 15 bins of equal width by the probability of their predicted class; it
+    is Σ over the bins of (clips in bin / n) · |accuracy of bin - mean confidence of bin|. Chance
+    alone makes it larger than 0, the more so the fewer the clips.
+
+    Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks",
+    ICML 2017, equation 3.
+
+    Args:
+        truth: Class indices, `(n,)`.
+        probabilities: `(n, classes)`, each row adding up to 1.
+
+    Returns:
+        A share in [0, 1]; 0 is calibrated.
+
+    Raises:
+        ValueError: The lengths differ, a class is out of range, or a row is no distribution.
+
+    Examples:
+        >>> calibration_error([0, 1], [[1.0, 0.0], [1.0, 0.0]])
+        0.5
+    """
+    probabilities = distributions(probabilities)
+    truth, probabilities = scored(truth, probabilities)
+    prediction, bins = confidences(probabilities)
+    return binned_gap(bins, truth == prediction, probabilities.max(axis=1))
+
+
+def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-Σ p log p over the last axis, in nats; 0 log 0 is 0."""
+    logs = np.log(np.where(probabilities > 0, probabilities, 1))
+    return -np.einsum("...c,...c->...", probabilities, logs)
+
+
+def score_of(marginal: NDArray[np.float64], own: float) -> float:
+    """exp(entropy of the marginal - mean of the clips' own entropies), in [1, classes]."""
+    return float(np.clip(np.exp(entropies(marginal) - own), 1, len(marginal)))
+
+
+def inception_score(probabilities: ArrayLike) -> float:
+    """Exp of the mean divergence between a clip's probabilities and their mean over the corpus.
+
+    IS = exp(mean of KL(p(class | clip) || p(class))): high where every clip is clear and the
+    classes are many. Taken over all clips at once: splits bias it downwards on small corpora.
+    Scores of two judges cannot be compared.
+
+    Source: T. Salimans et al., "Improved techniques for training GANs", NeurIPS 2016; on splits S.
+    Barratt and R. Sharma, "A note on the inception score", arXiv 1801.01973.
+
+    Args:
+        probabilities: `(n, classes)`, each row adding up to 1.
+
+    Returns:
+        A score in [1, classes].
+
+    Raises:
+        ValueError: A row is no distribution.
+
+    Examples:
+        >>> inception_score([[1.0, 0.0], [0.0, 1.0]])
+        2.0
+    """
+    probabilities = distributions(probabilities)
+    if not len(probabilities):
+        return nan
+    return score_of(probabilities.mean(axis=0), float(entropies(probabilities).mean()))
+
+
+def predicted_classes(prediction: ArrayLike, classes: int) -> float:
+    """How many classes the predictions spread over, as an effective number.
+
+    exp(-Σ q log q) with q the share of the clips predicted as each class: k classes predicted
+    equally often give k. A corpus that collapsed to few sounds shows here.
+
+    Source: M. O. Hill, "Diversity and evenness", Ecology 54 (2), 1973: the number of order 1.
+
+    Args:
+        prediction: Class indices, `(n,)`, below `classes`.
+        classes: Number of classes.
+
+    Returns:
+        A number in [1, classes].
+
+    Raises:
+        ValueError: A class lies outside 0 to `classes - 1`.
+
+    Examples:
+        >>> round(predicted_classes([0, 0, 1, 1], classes=5), 6)
+        2.0
+    """
+    prediction = indices("prediction", prediction, classes)
+    if not len(prediction):
+        return nan
+    shares = np.bincount(prediction, minlength=classes) / len(prediction)
+    return float(np.clip(np.exp(entropies(shares)), 1, classes))
