@@ -19,8 +19,7 @@ from raysound.distributed.judge import read_history, run_folder, split_clips, sp
 from raysound.distributed.score import score_corpora, score_made
 from raysound.distributed.session import in_tasks
 from raysound.metrics.anchors import anchors_of_real, halves, sanity
-from raysound.metrics.corpus import Scored, corpus_report
-from raysound.metrics.fidelity import reference_of
+from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.mismatch import mismatches
 from raysound.metrics.projection import principal_plane
 from raysound.metrics.ranking import ranking
@@ -143,7 +142,7 @@ def measure(
     train = read_scored(predictions, of_corpus(index, "real", "train"), labels)
     test_rows = of_corpus(index, "real", "test")
     test = read_scored(predictions, test_rows, labels)
-    reference = reference_of(train.embedding, train.truth)
+    reference = RealClips.of(train)
     set_size = min(len(test.drawn), SET_CLIPS)
     sounds_real = read_sound(predictions, of_corpus(index, "real"))
     corpora: dict[str, Any] = {}
@@ -211,13 +210,11 @@ def measure_anchors(
     made = dict(zip(kinds, in_tasks(score_made, calls), strict=True))
     scored = {kind: scored_of(table, labels) for kind, table in made.items()}
     scored |= anchors_of_real(test, train, set_size)
-    reference = reference_of(train.embedding, train.truth)
+    reference = RealClips.of(train)
     half, other = halves(train)
-    reports = {
-        "real_halves": corpus_report(
-            half, reference_of(other.embedding, other.truth), labels, set_size
-        )
-    } | {name: corpus_report(some, reference, labels, set_size) for name, some in scored.items()}
+    reports = {"real_halves": corpus_report(half, RealClips.of(other), labels, set_size)} | {
+        name: corpus_report(some, reference, labels, set_size) for name, some in scored.items()
+    }
     return {name: {"role": "anchor", **report} for name, report in reports.items()}
 
 

@@ -18,7 +18,8 @@ from raysound.checkpoint import Checkpoint
 from raysound.distributed.session import cluster_gpus, in_tasks
 from raysound.logmel import LogMel
 from raysound.metrics.mismatch import spectrum_and_level
-from raysound.metrics.neighbours import nearest
+from raysound.metrics.nearest import nearest
+from raysound.metrics.neighbours import K
 from raysound.models import Classifier
 from raysound.predictions import PREDICTIONS, as_array
 from raysound.scoring import mean_by_clip, score
@@ -181,7 +182,7 @@ def references_of(real: pa.Table) -> References:
 
 def set_against(scored: pa.Table, references: References) -> pa.Table:
     """Predictions with `realism` and `nearest` filled in, but for those of the references."""
-    if len(scored) == 0 or len(references.embedding) < 2:
+    if len(scored) == 0 or len(references.embedding) <= K:
         return scored
     found = nearest(as_array(scored["embedding"]), references.embedding)
     own = pc.fill_null(pc.equal(scored["split"], "train"), False).to_numpy()

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from raysound.metrics.corpus import Scored
+from raysound.metrics.intervals import Measure, difference, measure
 
+UNKNOWN = measure(None)
 # anchor, metric, where its value must lie, of which row.
 CHECKS = (
     *(
@@ -36,13 +38,6 @@ CHECKS = (
     ("real_halves", "mmd", "below", "noise"),
     ("real_halves", "frechet_distance", "below", "noise"),
 )
-_HOLDS = {
-    "below": np.less,
-    "above": np.greater,
-    "at least": np.greater_equal,
-    "at most": np.less_equal,
-    "equal": np.isclose,
-}
 
 
 def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -> dict[str, Scored]:
@@ -94,8 +89,8 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     checked = []
     for anchor, metric, must, than in CHECKS:
-        value, bound = (rows.get(row, {}).get(metric, {}).get("value") for row in (anchor, than))
-        if value is None or bound is None:
+        ours, theirs = (rows.get(row, {}).get(metric, UNKNOWN) for row in (anchor, than))
+        if ours["value"] is None or theirs["value"] is None:
             continue
         checked.append(
             {
@@ -103,9 +98,28 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "metric": metric,
                 "must": must,
                 "than": than,
-                "value": value,
-                "bound": bound,
-                "holds": bool(_HOLDS[must](value, bound)),
+                "value": ours["value"],
+                "bound": theirs["value"],
+                "holds": holds(ours, must, theirs),
             }
         )
     return checked
+
+
+def holds(ours: Measure, must: str, theirs: Measure) -> bool:
+    """Whether a measure lies where it must; `at least` and `at most` leave chance its share.
+
+    Args:
+        ours: with a value.
+        must: `below`, `above`, `at least`, `at most` or `equal`.
+        theirs: with a value.
+    """
+    gap = difference(ours, theirs)
+    apart = gap["told_apart"] or gap["low"] is None
+    return {
+        "below": gap["value"] < 0,
+        "above": gap["value"] > 0,
+        "at least": gap["value"] >= 0 or not apart,
+        "at most": gap["value"] <= 0 or not apart,
+        "equal": bool(np.isclose(gap["value"], 0)),
+    }[must]

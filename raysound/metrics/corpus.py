@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysound.metrics.classification import classification_report
-from raysound.metrics.fidelity import Reference, fidelity_report, per_class_fidelity
+from raysound.metrics.fidelity import Reference, fidelity_report, per_class_fidelity, prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,32 @@ class Scored:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class RealClips:
+    """Real clips that corpora are set against, with what is the same for all of these.
+
+    Attributes:
+        embedding: `(m, size)`.
+        truth: class of each, `(m,)`.
+        prepared: from the embeddings.
+    """
+
+    embedding: NDArray[np.float32]
+    truth: NDArray[np.int64]
+    prepared: Reference
+
+    @classmethod
+    def of(cls, clips: Scored) -> RealClips:
+        """These clips as a reference, two or more.
+
+        Raises:
+            ValueError: fewer than two.
+        """
+        return cls(clips.embedding, clips.truth[clips.drawn], prepare(clips.embedding))
+
+
 def corpus_report(
-    scored: Scored, reference: Reference, labels: Sequence[str], set_size: int, seed: int = 0
+    scored: Scored, reference: RealClips, labels: Sequence[str], set_size: int, seed: int = 0
 ) -> dict[str, Any]:
     """Classification, fidelity and diversity of one corpus, ready for JSON.
 
@@ -58,10 +82,11 @@ def corpus_report(
         What `classification_report` and `fidelity_report` return, `per_class` with both's.
     """
     report = classification_report(scored.truth, scored.probabilities, labels)
-    fidelity = fidelity_report(scored.embedding, reference, set_size=set_size, seed=seed)
+    fidelity = fidelity_report(scored.embedding, reference.prepared, seed=seed, set_size=set_size)
     of_class = per_class_fidelity(
-        scored.embedding, scored.truth[scored.drawn], reference, len(labels), seed=seed
-    )
-    for label, row in zip(labels, of_class, strict=True):
+        scored.embedding, scored.truth[scored.drawn],
+        reference.embedding, reference.truth, labels, seed=seed,
+    )  # fmt: skip
+    for label, row in of_class.items():
         report["per_class"][label] |= row
     return {**report, **fidelity}

@@ -189,7 +189,7 @@ def refusal(x: tuple[int, ...], y: tuple[int, ...]) -> str:
     d = x[1]
     if d > MOST_DIMENSIONS:
         return f"{d} dimensions: more than {MOST_DIMENSIONS} would take minutes"
-    need = 2 * CLIPS_PER_DIMENSION * d
+    need = max(2 * CLIPS_PER_DIMENSION * d, GROUPS)
     for clips, name in ((x[0], "generated"), (y[0], "reference")):
         if clips < need:
             return f"{clips} {name} clips: {d} dimensions need {need} for an extrapolation"

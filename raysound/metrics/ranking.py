@@ -41,8 +41,10 @@ def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         better one, `b`, `metric`, `difference` (a measure, a's less b's) and `told_apart`, whether
         its interval leaves 0 out.
     """
-    order = sorted(corpora, key=lambda name: -(corpora[name][RANKED_BY]["value"] or -1.0))
-    scored = [name for name in order if corpora[name][RANKED_BY]["value"] is not None]
+    value = {name: row[RANKED_BY]["value"] for name, row in corpora.items()}
+    scored = sorted(
+        (name for name in value if value[name] is not None), key=lambda name: -value[name]
+    )
 
     def pair(a: str, b: str) -> dict[str, Any]:
         found = difference(corpora[a][RANKED_BY], corpora[b][RANKED_BY])
@@ -57,6 +59,6 @@ def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         "metric": RANKED_BY,
-        "order": order,
+        "order": [*scored, *(name for name in value if value[name] is None)],
         "pairs": [pair(a, b) for a, b in combinations(scored, 2)],
     }

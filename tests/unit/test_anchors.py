@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from raysound.metrics.fidelity import reference_of
 
 from raysound.metrics.anchors import CHECKS, anchors_of_real, halves, sanity
-from raysound.metrics.corpus import Scored, corpus_report
+from raysound.metrics.corpus import RealClips, Scored, corpus_report
 
 CLASSES, SIZE = 4, 6
 LABELS = ["bell", "dog", "rain", "sea"]
@@ -29,7 +28,7 @@ TEST, TRAIN = judged(80, 1), judged(240, 2)
 
 
 def rows() -> dict[str, dict]:
-    reference = reference_of(TRAIN.embedding, TRAIN.truth)
+    reference = RealClips.of(TRAIN)
     rng = np.random.default_rng(3)
     noise = Scored(
         TEST.truth,
@@ -41,7 +40,7 @@ def rows() -> dict[str, dict]:
     scored |= anchors_of_real(TEST, TRAIN, 80)
     half, other = halves(TRAIN)
     made = {name: corpus_report(some, reference, LABELS, 80) for name, some in scored.items()}
-    against = reference_of(other.embedding, other.truth)
+    against = RealClips.of(other)
     return made | {"real_halves": corpus_report(half, against, LABELS, 80)}
 
 
@@ -56,7 +55,7 @@ def test_every_check_is_made_and_holds_for_a_judge_that_hears() -> None:
 
 def test_a_judge_that_takes_noise_for_the_real_thing_is_found_out() -> None:
     made = rows()
-    made["noise"] = made["training_copy"]
+    made["noise"] = made["real"]
 
     broken = {(row["anchor"], row["metric"]) for row in sanity(made) if not row["holds"]}
 
