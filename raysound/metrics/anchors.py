@@ -71,10 +71,10 @@ def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -
 
 
 def halves(train: Scored, seed: int = 0) -> tuple[Scored, Scored]:
-    """Two halves of the training clips, drawn at random."""
+    """Two halves of the training clips, drawn at random, each with half of every class."""
     order = np.random.default_rng(seed).permutation(len(train.truth))
-    middle = len(order) // 2
-    return train.take(order[:middle]), train.take(order[middle:])
+    order = order[np.argsort(train.truth[order], kind="stable")]
+    return train.take(order[::2]), train.take(order[1::2])
 
 
 def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
