@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, same_dimensions
-from raysound.metrics.distances import near_centre, squared_distances
+from raysound.metrics.distances import centre, squared_distances
 from raysound.metrics.intervals import (
     Measure,
     halves,
@@ -61,7 +61,7 @@ def nearest_others(
     """
     if not 1 <= count < len(values):
         raise ValueError(f"{len(values)} clips have no {count} neighbours each")
-    (near,) = near_centre(values)
+    near = values - centre(values)
     indices = np.empty((len(values), count), dtype=np.int64)
     squared = np.empty((len(values), count))
     for rows, block in squared_distances(near, near):
@@ -100,7 +100,7 @@ def neighbours(
         )
     own = nearest_others(y, k)[1] if reference_near is None else reference_near
     near, near_squared = nearest_others(x, min(max(k, KEPT), len(x) - 1))
-    y, x = near_centre(y, x)
+    x, y = x - centre(y), y - centre(y)
     squared = np.empty((len(y), len(x)))
     for rows, block in squared_distances(y, x):
         squared[rows] = block
