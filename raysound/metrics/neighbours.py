@@ -28,6 +28,8 @@ from raysound.metrics.intervals import (
 K = 5
 # Of these many neighbours a random half holds 5 or more, but for one clip in 100,000.
 KEPT = 32
+# A neighbour at the radius itself is outside, whichever way the two were rounded.
+STRICT = 1 - 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ def neighbours(
 
 def inside(of: Neighbours) -> NDArray[np.int64]:
     """In how many reference balls each generated clip lies, `(n,)`."""
-    return (of.squared < of.reference_radii[:, None]).sum(axis=0)
+    return (of.squared < STRICT * of.reference_radii[:, None]).sum(axis=0)
 
 
 def precision(of: Neighbours) -> float:
@@ -124,12 +126,12 @@ def density(of: Neighbours) -> float:
 
 def recall(of: Neighbours) -> float:
     """Share of the reference clips that lie in a generated clip's ball, in [0, 1]."""
-    return float((of.squared < of.near_squared[:, of.k - 1]).any(axis=1).mean())
+    return float((of.squared < STRICT * of.near_squared[:, of.k - 1]).any(axis=1).mean())
 
 
 def coverage(of: Neighbours) -> float:
     """Share of the reference clips that have a generated clip in their ball, in [0, 1]."""
-    return float((of.squared.min(axis=1) < of.reference_radii).mean())
+    return float((of.squared.min(axis=1) < STRICT * of.reference_radii).mean())
 
 
 def authentic(of: Neighbours) -> NDArray[np.bool_]:
@@ -140,7 +142,7 @@ def authentic(of: Neighbours) -> NDArray[np.bool_]:
     """
     nearest_reference = of.squared.argmin(axis=0)
     away = np.take_along_axis(of.squared, nearest_reference[None], axis=0)[0]
-    return away > of.reference_nearest[nearest_reference]
+    return STRICT * away > of.reference_nearest[nearest_reference]
 
 
 def authenticity(of: Neighbours) -> float:
@@ -158,8 +160,10 @@ def neighbour_measures(of: Neighbours, seed: int = 0) -> dict[str, Measure]:
     counts = inside(of)
     measures = {
         "precision": share_measure((counts > 0).sum(), n),
+        # In this order of a report; filled below.
+        "recall": {}, "density": {}, "coverage": {},
         "authenticity": share_measure(authentic(of).sum(), n),
-    }
+    }  # fmt: skip
     values = {"recall": recall(of), "density": density(of), "coverage": coverage(of)}
     if n < 2 * (of.k + 1):
         why = f"{n} clips: their halves have no {of.k} neighbours"
@@ -188,7 +192,7 @@ def _recalls(of: Neighbours, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         place = (chosen[of.near].cumsum(axis=1) < of.k).sum(axis=1)
         place = np.minimum(place, of.near.shape[1] - 1)
         radii = np.where(chosen, of.near_squared[np.arange(len(chosen)), place], -1)
-        shares.append((of.squared < radii).any(axis=1).mean())
+        shares.append((of.squared < STRICT * radii).any(axis=1).mean())
     return np.array(shares)
 
 
@@ -196,5 +200,5 @@ def _coverages(of: Neighbours, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     chosen = np.zeros((of.squared.shape[1], len(drawn)), dtype=np.float32)
     np.put_along_axis(chosen, drawn.T, 1, axis=0)
     # Counts of up to n clips are exact in float32.
-    balls = (of.squared < of.reference_radii[:, None]).astype(np.float32)
+    balls = (of.squared < STRICT * of.reference_radii[:, None]).astype(np.float32)
     return (balls @ chosen > 0).mean(axis=0)

@@ -89,9 +89,8 @@ def test_a_statistic_may_be_a_vector():
 
     together = bootstrap_interval(lambda chosen: values[chosen].mean(axis=0), 40)
     second = bootstrap_interval(lambda chosen: values[chosen, 1].mean(), 40)
-    half_both = half_sample_interval(
-        lambda chosen: values[chosen].mean(axis=0), 40, values.mean(axis=0)
-    )
+    mean = values.mean(axis=0)
+    half_both = half_sample_interval(lambda chosen: values[chosen].mean(axis=0), 40, mean)
 
     assert together[0].shape == (2,)
     assert (together[0][1], together[1][1]) == pytest.approx(second, rel=1e-12)
