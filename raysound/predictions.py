@@ -13,7 +13,8 @@ from raysound.metrics.mismatch import Sound
 
 # Probabilities and embedding are those of the clip, the mean over its windows. `sample_rate` (Hz)
 # and `duration` (s) are the file's; `level` (dB) and `spectrum` (natural log power, a number a mel
-# band) are of the frames that hold sound. `realism` and `nearest` set a clip against the real ones.
+# band) are of the frames that hold sound, `sounding` is their share. `realism` and
+# `nearest` set a clip against the real ones.
 PREDICTIONS = pa.schema(
     [
         ("corpus", pa.string()),
@@ -27,6 +28,7 @@ PREDICTIONS = pa.schema(
         ("sample_rate", pa.int32()),
         ("duration", pa.float64()),
         ("level", pa.float32()),
+        ("sounding", pa.float32()),
         ("realism", pa.float32()),
         ("nearest", pa.string()),
         ("probabilities", pa.list_(pa.float32())),
@@ -116,6 +118,7 @@ def read_sound(uri: str, rows: pa.Table) -> Sound:
         sample_rate=rows["sample_rate"].to_numpy(),
         duration=rows["duration"].to_numpy(),
         level=rows["level"].to_numpy(),
+        sounding=rows["sounding"].to_numpy(),
         spectrum=read_lists(uri, "spectrum", rows["row"].to_numpy()),
     )
 

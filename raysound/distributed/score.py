@@ -17,7 +17,7 @@ from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.distributed.session import cluster_gpus, in_tasks
 from raysound.logmel import LogMel
-from raysound.metrics.mismatch import spectrum_and_level
+from raysound.metrics.mismatch import sound_of
 from raysound.metrics.nearest import nearest
 from raysound.metrics.neighbours import K
 from raysound.models import Classifier
@@ -143,7 +143,7 @@ def predictions_of(
         batch_size: log-mels a forward pass.
     """
     probabilities, embeddings = score(model, judge.normalisation, log_mel, batch_size)
-    spectra, levels = spectrum_and_level(log_mel)
+    spectra, levels, shares = sound_of(log_mel)
     names = rows["clip_id"].to_numpy()
     starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
     labels = rows["label"].take(starts)
@@ -165,6 +165,7 @@ def predictions_of(
             "sample_rate": rows["sample_rate"].take(starts),
             "duration": rows["duration"].take(starts),
             "level": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
+            "sounding": mean_by_clip(shares[:, np.newaxis], starts)[:, 0],
             "realism": nothing,
             "nearest": nothing,
             "probabilities": list(probabilities),

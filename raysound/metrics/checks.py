@@ -1,5 +1,7 @@
 """What the metrics ask of their input, refused with the values that are wrong."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -89,23 +91,32 @@ def scored(
     return truth, probabilities
 
 
+def rows(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Embeddings as `(n, d)` in their own type, for sets too large to copy; numbers unchecked.
+
+    Raises:
+        ValueError: Another shape, or no dimensions.
+    """
+    array = np.asarray(values)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} must be (clips, dimensions), got {array.shape}")
+    return array
+
+
 def embeddings(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Embeddings as `(n, d)` float64.
 
     Raises:
         ValueError: Another shape, no dimensions, or a number that is not finite.
     """
-    array = np.asarray(values)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{name} must be (clips, dimensions), got {array.shape}")
-    array = array.astype(np.float64, copy=False)
+    array = rows(name, values).astype(np.float64, copy=False)
     if not np.isfinite(array.sum()):
         for clip, column in np.argwhere(~np.isfinite(array))[:1]:
             raise ValueError(f"{name}: clip {clip} has {array[clip, column]} in dimension {column}")
     return array
 
 
-def same_dimensions(a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+def same_dimensions(a: NDArray[Any], b: NDArray[Any]) -> None:
     """Refuses embeddings of two networks.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysound.metrics.checks import embeddings, indices, same_dimensions
+from raysound.metrics.checks import embeddings, indices, rows, same_dimensions
 from raysound.metrics.frechet import (
     MOST_DIMENSIONS,
     PARTS,
@@ -69,8 +69,8 @@ def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
     Raises:
         ValueError: Not `(m, d)`, a number that is not finite, or fewer than two clips.
     """
-    array = np.asarray(reference)
-    if array.ndim == 2 and len(array) < 2:
+    array = rows("reference", reference)
+    if len(array) < 2:
         raise ValueError(f"a reference needs 2 clips or more, got {len(array)}")
     of_all = moments(array)
     d = len(of_all.mean)
@@ -90,7 +90,7 @@ def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
         own_kernel=own,
         moments=of_all,
         factor=factor(of_all) if d <= MOST_DIMENSIONS else None,
-        parts=() if refusal(array.shape, array.shape) else cut(array, PARTS, seed),
+        parts=() if refusal(len(array), len(array), d) else cut(array, PARTS, seed),
     )
 
 
@@ -122,15 +122,15 @@ def fidelity_report(
     if set_size < 1:
         raise ValueError(f"set_size must be 1 or more, got {set_size}")
     real = reference if isinstance(reference, Reference) else prepare(reference, seed)
-    array = np.asarray(generated)
-    same_dimensions(embeddings("generated", array[:1]), real.sample)
+    array = rows("generated", generated)
+    same_dimensions(array, real.sample)
     set_size = min(set_size, MOST_CLIPS)
     drawn = embeddings("generated", _drawn(array, set_size, seed))
     report: dict[str, Any] = {
         "compared": len(drawn),
         "frechet_distance": frechet_measure(drawn, real.moments, real.factor, seed=seed),
     }
-    why = refusal(array.shape, (real.clips, array.shape[1]))
+    why = refusal(len(array), real.clips, array.shape[1])
     if why or real.factor is None:
         report["frechet_distance_infinite"] = measure(None, why=why)
     else:
@@ -178,9 +178,9 @@ def per_class_fidelity(
         ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, labels that
             do not fit, or fewer than two real clips.
     """
-    x, y = np.asarray(generated), np.asarray(reference)
+    x, y = rows("generated", generated), rows("reference", reference)
+    same_dimensions(x, y)
     y64 = embeddings("reference", y)
-    same_dimensions(embeddings("generated", x[:1]), y64)
     of_x = indices("generated_labels", generated_labels, len(classes))
     of_y = indices("reference_labels", reference_labels, len(classes))
     for name, labels, values in (("generated", of_x, x), ("reference", of_y, y)):

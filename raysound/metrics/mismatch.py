@@ -14,6 +14,7 @@ LEVEL_DB = 3.0
 BAND_DB = 20.0
 BAND_SHARE = 1 / 16
 LENGTH_RATIO = 1.25
+SILENCE_SHARE = 0.05
 # Natural log power, with room for rounding, at and below which a frame holds no sound.
 EMPTY = np.log(1e-10) + 1e-3
 DB = 10 / np.log(10)
@@ -27,19 +28,21 @@ class Sound:
         sample_rate: of the files, Hz, `(n,)`.
         duration: of the files, s, `(n,)`.
         level: mean mel power where there is sound, dB, `(n,)`; see `spectrum_and_level`.
+        sounding: share of the frames that are not digital silence, `(n,)`.
         spectrum: mean log-mel where there is sound, natural log power, `(n, n_mels)`.
     """
 
     sample_rate: NDArray[np.int32]
     duration: NDArray[np.float64]
     level: NDArray[np.float32]
+    sounding: NDArray[np.float32]
     spectrum: NDArray[np.float32]
 
 
-def spectrum_and_level(
+def sound_of(
     log_mel: NDArray[np.floating[Any]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean spectrum and level of log-mels over the frames that hold sound.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Mean spectrum and level of log-mels over the frames that hold sound, and how many do.
 
     Padding is digital silence, and says nothing of how loud a clip is. Of a clip without any sound
     all frames count.
@@ -48,18 +51,19 @@ def spectrum_and_level(
         log_mel: natural log power, `(n, n_mels, n_frames)`.
 
     Returns:
-        Mean log-mel `(n, n_mels)`, and `(n,)` in dB: 10 log10 of the power, summed over bands and
-        averaged over frames. Only differences of levels mean anything.
+        Mean log-mel `(n, n_mels)`; `(n,)` in dB, 10 log10 of the power, summed over bands and
+        averaged over frames, of which only differences mean anything; share of frames, `(n,)`.
     """
     spectra = np.empty(log_mel.shape[:2], np.float32)
     levels = np.empty(len(log_mel), np.float32)
+    shares = np.empty(len(log_mel), np.float32)
     for row, clip in enumerate(log_mel):
         sounding = clip.max(axis=0) > EMPTY
         frames = clip[:, sounding] if sounding.any() else clip
-        spectra[row] = frames.mean(axis=1)
+        spectra[row], shares[row] = frames.mean(axis=1), sounding.mean()
         power = np.exp(frames, dtype=np.float64).sum(axis=0).mean()
         levels[row] = 10 * np.log10(power)
-    return spectra, levels
+    return spectra, levels, shares
 
 
 def mismatches(
@@ -75,8 +79,9 @@ def mismatches(
         band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
 
     Returns:
-        Rows of `corpus`, `kind` (`sample_rate`, `band_limit`, `level` or `length`), `real`,
-        `generated` (Hz, Hz, dB, s) and `text`, a sentence. None where a corpus has no clip.
+        Rows of `corpus`, `kind` (`sample_rate`, `band_limit`, `level`, `length` or `silence`),
+        `real`, `generated` (Hz, Hz, dB, s, a share of the frames) and `text`, a sentence. None
+        where a corpus has no clip.
     """
     if not len(generated.level) or not len(real.level):
         return []
@@ -93,6 +98,7 @@ def mismatches(
             *_band_limit(name, generated, real, band_edges),
             *_levels(name, generated, real),
             *_lengths(name, generated, real),
+            *_silence(name, generated, real),
         )
     ]
 
@@ -102,15 +108,15 @@ _Found = list[tuple[str, float, float, str]]
 
 def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
     ours, theirs = _commonest(real.sample_rate), _commonest(generated.sample_rate)
-    if ours == theirs:
+    # What both hold more of than the judge hears is cut off from both.
+    if ours == theirs or min(ours, theirs) >= judged_rate:
         return []
-    text = f"{name} is sampled at {theirs} Hz, the real sounds at {ours} Hz"
-    if min(ours, theirs) < judged_rate:
-        lower = "generated" if theirs < ours else "real"
-        text += (
-            f": above {min(ours, theirs) / 2:g} Hz the {lower} clips hold nothing, and the judge, "
-            f"who hears up to {judged_rate / 2:g} Hz, hears that; compare at the same rate"
-        )
+    lower = "generated" if theirs < ours else "real"
+    text = (
+        f"{name} is sampled at {theirs} Hz, the real sounds at {ours} Hz: above "
+        f"{min(ours, theirs) / 2:g} Hz the {lower} clips hold nothing, and the judge, who hears up "
+        f"to {judged_rate / 2:g} Hz, hears that; compare at the same rate"
+    )
     return [("sample_rate", ours, theirs, text)]
 
 
@@ -150,6 +156,17 @@ def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
         f"{name} has {word} clips than the real corpus: {theirs:.2f} s and {ours:.2f} s (medians)"
     )
     return [("length", ours, theirs, text)]
+
+
+def _silence(name: str, generated: Sound, real: Sound) -> _Found:
+    ours, theirs = (float(1 - np.mean(sound.sounding)) for sound in (real, generated))
+    if abs(ours - theirs) < SILENCE_SHARE:
+        return []
+    text = (
+        f"{ours:.0%} of the real sounds' frames are digital silence, of {name}'s {theirs:.0%}: the "
+        "judge hears that, as a noise floor or as its absence; trim the real clips, or pad alike"
+    )
+    return [("silence", ours, theirs, text)]
 
 
 def _chance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, same_dimensions
-from raysound.metrics.distances import near_centre, squared_distances
+from raysound.metrics.distances import centre, squared_distances
 from raysound.metrics.intervals import Measure, halves, measure, spread_interval, spread_measure
 
 SCALE = 100
@@ -48,7 +48,7 @@ def bandwidth(reference: ArrayLike, seed: int = 0) -> float:
         raise ValueError(f"a median distance needs 2 reference clips or more, got {len(values)}")
     if len(values) > MEDIAN_OF:
         values = np.random.default_rng(seed).choice(values, MEDIAN_OF, replace=False)
-    (near,) = near_centre(values)
+    near = values - centre(values)
     pairs = [
         block[np.arange(len(values)) > np.arange(len(values))[rows, None]]
         for rows, block in squared_distances(near, near)
@@ -61,7 +61,7 @@ def bandwidth(reference: ArrayLike, seed: int = 0) -> float:
 
 def kernel_mean(reference: NDArray[np.float64], sigma: float) -> float:
     """Mean kernel between two different clips of one set."""
-    (near,) = near_centre(reference)
+    near = reference - centre(reference)
     n = len(near)
     total = sum(_kernel(block, sigma).sum() for _, block in squared_distances(near, near))
     # A clip's kernel with itself is 1.
@@ -92,7 +92,7 @@ def kernel_matrices(
         raise ValueError(f"MMD needs 2 clips or more on both sides, got {len(x)} and {len(y)}")
     sigma = bandwidth(y) if sigma is None else sigma
     mean = kernel_mean(y, sigma) if reference_mean is None else reference_mean
-    y, x = near_centre(y, x)
+    x, y = x - centre(y), y - centre(y)
     own, cross = np.empty((len(x), len(x))), np.empty(len(x))
     for rows, block in squared_distances(x, x):
         own[rows] = _kernel(block, sigma)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysound.metrics.checks import embeddings
+from raysound.metrics.checks import embeddings, rows
 
 # Bounds the float64 copy of a block to a few MB; fixed, so that a set always gives the same bits.
 BLOCK = 2048
@@ -37,11 +37,9 @@ def moments(values: ArrayLike) -> Moments:
         >>> both.n, both.mean.tolist(), covariance(both).tolist()
         (2, [2.0, 0.0], [[2.0, 0.0], [0.0, 0.0]])
     """
-    array = np.asarray(values)
-    if array.ndim == 2 and not len(array):
+    array = rows("embeddings", values)
+    if not len(array):
         raise ValueError("moments of no clips: at least one is needed")
-    if array.ndim != 2 or len(array) <= BLOCK:
-        return _block(embeddings("embeddings", array))
     starts = range(0, len(array), BLOCK)
     return merge(*(_block(embeddings("embeddings", array[i : i + BLOCK])) for i in starts))
 

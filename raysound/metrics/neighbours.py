@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, same_dimensions
-from raysound.metrics.distances import near_centre, squared_distances
+from raysound.metrics.distances import centre, squared_distances
 from raysound.metrics.intervals import (
     Measure,
     halves,
@@ -28,6 +28,8 @@ from raysound.metrics.intervals import (
 K = 5
 # Of these many neighbours a random half holds 5 or more, but for one clip in 100,000.
 KEPT = 32
+# A neighbour at the radius itself is outside, whichever way the two were rounded.
+STRICT = 1 - 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def nearest_others(
     """
     if not 1 <= count < len(values):
         raise ValueError(f"{len(values)} clips have no {count} neighbours each")
-    (near,) = near_centre(values)
+    near = values - centre(values)
     indices = np.empty((len(values), count), dtype=np.int64)
     squared = np.empty((len(values), count))
     for rows, block in squared_distances(near, near):
@@ -100,7 +102,7 @@ def neighbours(
         )
     own = nearest_others(y, k)[1] if reference_near is None else reference_near
     near, near_squared = nearest_others(x, min(max(k, KEPT), len(x) - 1))
-    y, x = near_centre(y, x)
+    x, y = x - centre(y), y - centre(y)
     squared = np.empty((len(y), len(x)))
     for rows, block in squared_distances(y, x):
         squared[rows] = block
@@ -109,7 +111,7 @@ def neighbours(
 
 def inside(of: Neighbours) -> NDArray[np.int64]:
     """In how many reference balls each generated clip lies, `(n,)`."""
-    return (of.squared < of.reference_radii[:, None]).sum(axis=0)
+    return (of.squared < STRICT * of.reference_radii[:, None]).sum(axis=0)
 
 
 def precision(of: Neighbours) -> float:
@@ -124,12 +126,12 @@ def density(of: Neighbours) -> float:
 
 def recall(of: Neighbours) -> float:
     """Share of the reference clips that lie in a generated clip's ball, in [0, 1]."""
-    return float((of.squared < of.near_squared[:, of.k - 1]).any(axis=1).mean())
+    return float((of.squared < STRICT * of.near_squared[:, of.k - 1]).any(axis=1).mean())
 
 
 def coverage(of: Neighbours) -> float:
     """Share of the reference clips that have a generated clip in their ball, in [0, 1]."""
-    return float((of.squared.min(axis=1) < of.reference_radii).mean())
+    return float((of.squared.min(axis=1) < STRICT * of.reference_radii).mean())
 
 
 def authentic(of: Neighbours) -> NDArray[np.bool_]:
@@ -140,7 +142,7 @@ def authentic(of: Neighbours) -> NDArray[np.bool_]:
     """
     nearest_reference = of.squared.argmin(axis=0)
     away = np.take_along_axis(of.squared, nearest_reference[None], axis=0)[0]
-    return away > of.reference_nearest[nearest_reference]
+    return STRICT * away > of.reference_nearest[nearest_reference]
 
 
 def authenticity(of: Neighbours) -> float:
@@ -158,8 +160,10 @@ def neighbour_measures(of: Neighbours, seed: int = 0) -> dict[str, Measure]:
     counts = inside(of)
     measures = {
         "precision": share_measure((counts > 0).sum(), n),
+        # In this order of a report; filled below.
+        "recall": {}, "density": {}, "coverage": {},
         "authenticity": share_measure(authentic(of).sum(), n),
-    }
+    }  # fmt: skip
     values = {"recall": recall(of), "density": density(of), "coverage": coverage(of)}
     if n < 2 * (of.k + 1):
         why = f"{n} clips: their halves have no {of.k} neighbours"
@@ -188,7 +192,7 @@ def _recalls(of: Neighbours, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         place = (chosen[of.near].cumsum(axis=1) < of.k).sum(axis=1)
         place = np.minimum(place, of.near.shape[1] - 1)
         radii = np.where(chosen, of.near_squared[np.arange(len(chosen)), place], -1)
-        shares.append((of.squared < radii).any(axis=1).mean())
+        shares.append((of.squared < STRICT * radii).any(axis=1).mean())
     return np.array(shares)
 
 
@@ -196,5 +200,5 @@ def _coverages(of: Neighbours, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     chosen = np.zeros((of.squared.shape[1], len(drawn)), dtype=np.float32)
     np.put_along_axis(chosen, drawn.T, 1, axis=0)
     # Counts of up to n clips are exact in float32.
-    balls = (of.squared < of.reference_radii[:, None]).astype(np.float32)
+    balls = (of.squared < STRICT * of.reference_radii[:, None]).astype(np.float32)
     return (balls @ chosen > 0).mean(axis=0)

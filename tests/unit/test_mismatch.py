@@ -3,7 +3,7 @@ import pytest
 
 from raysound.features import band_edges
 from raysound.logmel import filterbank
-from raysound.metrics.mismatch import Sound, mismatches, spectrum_and_level
+from raysound.metrics.mismatch import Sound, mismatches, sound_of
 from raysound.settings import FeatureSettings
 
 BANDS = 32
@@ -20,6 +20,7 @@ def corpus(clips: int = 40, seed: int = 0, **change: float) -> Sound:
     return Sound(
         sample_rate=np.full(clips, change.get("rate", 16000), np.int32),
         duration=rng.normal(1, 0.1, clips) * change.get("longer", 1.0),
+        sounding=np.full(clips, 1 - change.get("silent", 0), np.float32),
         level=(rng.normal(-40, 6, clips) + change.get("louder", 0.0)).astype(np.float32),
         spectrum=spectrum,
     )
@@ -41,10 +42,16 @@ def test_a_lower_rate_is_told_with_what_it_lacks() -> None:
     assert "above 4000 Hz the generated clips hold nothing" in row["text"]
 
 
-def test_a_higher_rate_that_the_judge_does_not_hear_is_told_plainly() -> None:
-    row = told(corpus(rate=48000))["sample_rate"]
+def test_a_higher_rate_that_the_judge_does_not_hear_is_not_worth_telling() -> None:
+    assert told(corpus(rate=48000)) == {}
 
-    assert row["text"] == "theirs is sampled at 48000 Hz, the real sounds at 16000 Hz"
+
+def test_digital_silence_on_one_side_is_told() -> None:
+    row = told(corpus(silent=0.2))["silence"]
+
+    assert (row["real"], row["generated"]) == pytest.approx((0, 0.2))
+    assert "0% of the real sounds' frames are digital silence, of theirs's 20%" in row["text"]
+    assert told(corpus(silent=0.03)) == {}
 
 
 def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None:
@@ -84,25 +91,27 @@ def test_padding_counts_neither_for_spectrum_nor_level() -> None:
     sound = rng.normal(-5, 1, (BANDS, 20)).astype(np.float32)
     padded = np.concatenate([np.full((BANDS, 30), np.log(1e-10), np.float32), sound], axis=1)
 
-    spectra, levels = spectrum_and_level(padded[np.newaxis])
+    spectra, levels, shares = sound_of(padded[np.newaxis])
 
     np.testing.assert_allclose(spectra[0], sound.mean(axis=1), rtol=1e-6)
     expected = 10 * np.log10(np.exp(sound.astype(np.float64)).sum(axis=0).mean())
     assert levels[0] == pytest.approx(expected, abs=1e-4)
+    assert shares[0] == pytest.approx(0.4)
 
 
 def test_silence_has_the_floor_for_a_level() -> None:
-    spectra, levels = spectrum_and_level(np.full((1, BANDS, 9), np.log(1e-10), np.float32))
+    spectra, levels, shares = sound_of(np.full((1, BANDS, 9), np.log(1e-10), np.float32))
 
     assert np.isfinite(spectra).all()
+    assert shares[0] == 0
     assert levels[0] == pytest.approx(-100 + 10 * np.log10(BANDS), abs=1e-3)
 
 
 def test_ten_decibels_are_ten_decibels() -> None:
     clip = np.random.default_rng(0).normal(-5, 1, (1, BANDS, 20)).astype(np.float32)
 
-    _, quiet = spectrum_and_level(clip)
-    _, loud = spectrum_and_level(clip + np.float32(np.log(10)))
+    _, quiet, _ = sound_of(clip)
+    _, loud, _ = sound_of(clip + np.float32(np.log(10)))
 
     assert loud[0] - quiet[0] == pytest.approx(10, abs=1e-4)
 

@@ -1,0 +1,211 @@
+import json
+import time
+
+import numpy as np
+import pytest
+
+from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
+from raysound.metrics.frechet import frechet_distance_infinite, frechet_distance_of
+from raysound.metrics.mmd import mmd
+from raysound.metrics.neighbours import (
+    authenticity,
+    coverage,
+    density,
+    neighbours,
+    precision,
+    recall,
+)
+
+MEASURES = (
+    "frechet_distance", "frechet_distance_infinite", "mmd",
+    "precision", "recall", "density", "coverage", "authenticity",
+)  # fmt: skip
+
+
+def normal(seed, n, d=8, scale=1.0, shift=0.0):
+    values = np.random.default_rng([seed, n, d]).standard_normal((n, d)) * scale + shift
+    return values.astype(np.float32)
+
+
+def report(x, y, set_size=10_000, seed=0):
+    return fidelity_report(x, y, seed=seed, set_size=set_size)
+
+
+def test_report_holds_the_functions_values():
+    """On whole sets each value is its function's, within 1e-7, and inside its interval."""
+    x, y = normal(0, 150, scale=0.9), normal(1, 200)
+    of = neighbours(x, y)
+
+    found = report(x, y, set_size=150)
+
+    assert list(found) == ["compared", *MEASURES]
+    assert found["compared"] == 150
+    expected = {
+        "frechet_distance": frechet_distance_of(x, y),
+        "frechet_distance_infinite": frechet_distance_infinite(x, y)["value"],
+        "mmd": mmd(x, y),
+        "precision": precision(of), "recall": recall(of), "density": density(of),
+        "coverage": coverage(of), "authenticity": authenticity(of),
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert found[name]["value"] == pytest.approx(value, rel=1e-7), name
+        assert found[name]["low"] < value < found[name]["high"], name
+        assert "note" not in found[name]
+
+
+def test_a_prepared_reference_gives_the_same_report():
+    """Prepared once or each time, the bits are the same; JSON takes them."""
+    x, y = normal(0, 80), normal(1, 90)
+
+    once = report(x, prepare(y))
+
+    assert once == report(x, y)
+    assert json.loads(json.dumps(once, allow_nan=False)) == once
+    assert once != report(x[:40], y)
+
+
+def test_set_size_is_drawn_and_a_smaller_corpus_is_noted():
+    """Of a larger corpus a seeded part is compared; one that is smaller says so."""
+    x, y = normal(0, 300, shift=0.5), normal(1, 200)
+
+    part = report(x, y, set_size=60)
+
+    assert part["compared"] == 60
+    assert part == report(x, y, set_size=60)
+    assert part["precision"] != report(x, y, set_size=60, seed=1)["precision"]
+    # Its distance is that of 60 clips, further from the truth than that of 300.
+    assert part["frechet_distance"]["value"] > report(x, y, 300)["frechet_distance"]["value"]
+    assert part["mmd"]["value"] == pytest.approx(mmd(x, y))
+    small = report(x[:30], y, set_size=60)
+    assert small["recall"]["note"] == "30 clips, fewer than the 60 asked for"
+    assert "note" not in small["mmd"]
+
+
+@pytest.mark.parametrize("clips", [0, 1, 2, 3, 5, 6, 12])
+def test_few_clips_have_reasons_in_place_of_numbers(clips):
+    """Every measure has a value with an interval, or says in words what is missing."""
+    found = report(normal(0, clips), normal(1, 100))
+
+    assert found["compared"] == clips
+    for name in MEASURES:
+        one = found[name]
+        assert one.get("why") or None not in (one["value"], one["low"], one["high"]), name
+    assert (found["precision"]["value"] is None) == (clips <= 5)
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.ones((40, 8)), normal(1, 50)),
+        (normal(1, 50), np.ones((40, 8))),
+        (normal(0, 40, 64), normal(1, 50, 64)),
+        (np.repeat(normal(0, 4), 10, axis=0), normal(1, 50)),
+        (normal(0, 40) + 1e6, normal(1, 50) + 1e6),
+        (normal(0, 40) * 1e-9, normal(1, 50) * 1e-9),
+        (np.maximum(normal(0, 40), 0), np.maximum(normal(1, 50), 0)),
+        (normal(1, 50), normal(1, 50)),
+        (normal(0, 40), normal(1, 3)),
+    ],
+    ids=["one sound", "one real sound", "n < d", "copies", "far", "tiny", "relu", "same", "3 real"],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_corpora_are_judged_without_a_crash(x, y):
+    """Collapse, low rank, offsets and copies give finite numbers or reasons, and no warning."""
+    found = report(x, y)
+
+    json.dumps(found, allow_nan=False)
+    for name in MEASURES:
+        one = found[name]
+        assert one.get("why") or None not in (one["value"], one["low"], one["high"]), name
+
+
+def test_a_copied_training_set_is_found_out():
+    """Perfect fidelity and coverage with no authentic clip: the pair tells memorising."""
+    y = normal(1, 300)
+
+    found = report(y[::-1], y)
+
+    assert found["frechet_distance"]["value"] < 1e-6
+    assert found["coverage"]["value"] == 1
+    assert found["authenticity"]["value"] == 0
+    assert report(normal(0, 300), y)["authenticity"]["value"] > 0.3
+
+
+def test_worse_generators_score_worse():
+    """Shift by shift every distance grows and every share but authenticity falls."""
+    y = prepare(normal(1, 400))
+    reports = [report(normal(0, 300, shift=by), y) for by in (0, 0.5, 1, 2)]
+
+    for name in ("frechet_distance", "frechet_distance_infinite", "mmd"):
+        values = [one[name]["value"] for one in reports]
+        assert values == sorted(values), name
+    for name in ("precision", "recall", "density", "coverage"):
+        values = [one[name]["value"] for one in reports]
+        assert values == sorted(values, reverse=True), name
+
+
+def test_per_class_finds_the_class_that_fails():
+    """Of three classes the one that sounds like another is far; one with few clips says so."""
+    labels = np.arange(240) % 3
+    centres = np.eye(3)[:, [0, 1, 2] + [0] * 5].astype(np.float32) * 4
+    y = normal(1, 240) + centres[labels]
+    x = normal(0, 240) + centres[np.where(labels == 2, 1, labels)]
+    keep = (labels != 0) | (np.arange(240) < 27)
+
+    found = per_class_fidelity(x[keep], labels[keep], y, labels, ["dog", "rain", "siren"])
+
+    assert list(found) == ["dog", "rain", "siren"]
+    assert found["dog"]["generated"] == 9
+    assert found["dog"]["mmd"] == {
+        "value": None, "low": None, "high": None, "why": "9 generated clips: fewer than 10"
+    }  # fmt: skip
+    assert found["siren"]["mmd"]["low"] > found["rain"]["mmd"]["high"]
+    assert found["siren"]["coverage"]["high"] < found["rain"]["coverage"]["low"]
+    assert found["siren"]["frechet_distance_infinite"]["value"] > 10 * abs(
+        found["rain"]["frechet_distance_infinite"]["value"]
+    )
+    json.dumps(found, allow_nan=False)
+
+
+def test_per_class_uses_the_bandwidth_of_the_whole_reference():
+    """A class that is tight in itself is not measured with a magnifying glass."""
+    labels = np.arange(100) % 2
+    y = normal(1, 100) * np.where(labels == 0, 0.01, 5)[:, None]
+    x = y + 0.05
+
+    found = per_class_fidelity(x, labels, y, labels, ["tight", "wide"])
+
+    assert abs(found["tight"]["mmd"]["value"]) < 1
+    assert mmd(x[labels == 0], y[labels == 0]) > 50
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: report(normal(0, 9, 3), normal(1, 9, 4)), ["3", "4"]),
+        (lambda: report(normal(0, 9), normal(1, 1)), ["2 clips", "1"]),
+        (lambda: report(normal(0, 9), normal(1, 9), set_size=0), ["set_size", "0"]),
+        (lambda: report(np.full((9, 8), np.nan), normal(1, 9)), ["generated", "nan"]),
+        (lambda: report(normal(0, 9), np.full((9, 8), np.inf)), ["inf"]),
+        (lambda: report(np.ones(9), normal(1, 9)), ["(9,)"]),
+        (lambda: per_class_fidelity(normal(0, 9), [0] * 8, normal(1, 9), [0] * 9, "a"), ["8", "9"]),
+        (lambda: per_class_fidelity(normal(0, 9), [1] * 9, normal(1, 9), [0] * 9, "a"), ["0..0"]),
+    ],
+)
+def test_wrong_input_is_refused_with_its_values(call, told):
+    """Two networks, no reference, NaN and labels that do not fit are errors that name them."""
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        call()
+
+    assert all(value in str(caught.value) for value in told)
+
+
+def test_small_corpora_cost_little():
+    """300 clips of 512 dimensions: under 2 s of processor time against a prepared reference."""
+    y = prepare(normal(1, 600, 512))
+    start = time.process_time()
+
+    report(normal(0, 300, 512), y, set_size=300)
+
+    assert time.process_time() - start < 2

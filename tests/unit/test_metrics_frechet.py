@@ -1,0 +1,237 @@
+import doctest
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from raysound.metrics import frechet
+from raysound.metrics import moments as moments_module
+from raysound.metrics.frechet import (
+    CLIPS_PER_DIMENSION,
+    factor,
+    frechet_distance,
+    frechet_distance_infinite,
+    frechet_distance_of,
+    frechet_measure,
+)
+from raysound.metrics.moments import covariance, merge, moments
+
+
+def normal(seed, n, d, scale=1.0, shift=0.0):
+    return np.random.default_rng([seed, n, d]).standard_normal((n, d)) * scale + shift
+
+
+def by_scipy(x, y):
+    """The textbook formula with scipy's matrix root."""
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    gap = x.mean(axis=0) - y.mean(axis=0)
+    return gap @ gap + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+
+
+def measured(x, y, **keywords):
+    of_y = moments(y)
+    return frechet_measure(x, of_y, factor(of_y), **keywords)
+
+
+@pytest.mark.parametrize("module", [frechet, moments_module])
+def test_docstring_examples_run(module):
+    """Every example gives what its docstring shows."""
+    result = doctest.testmod(module)
+
+    assert result.attempted >= 2
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_parts_give_the_same_moments(parts):
+    """Cut anywhere, mean and covariance agree with numpy's to 1e-12, the distance to 1e-11."""
+    x = normal(0, 5000, 12, scale=np.logspace(-2, 1, 12), shift=3)
+    y = normal(1, 300, 12)
+
+    whole = merge(*(moments(part) for part in np.array_split(x, parts)))
+
+    assert whole.n == 5000
+    np.testing.assert_allclose(whole.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(covariance(whole), np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12)
+    expected = frechet_distance(moments(x), moments(y))
+    assert frechet_distance(whole, moments(y)) == pytest.approx(expected, rel=1e-11)
+
+
+def test_merging_in_any_grouping_agrees():
+    """((a, b), c), (a, (b, c)) and (c, a, b) agree to 1e-12; one clip is a part like another."""
+    a, b, c = (moments(normal(seed, n, 5, shift=100)) for seed, n in ((0, 1), (1, 40), (2, 3000)))
+
+    first = merge(merge(a, b), c)
+    for other in (merge(a, merge(b, c)), merge(c, a, b)):
+        np.testing.assert_allclose(other.mean, first.mean, rtol=1e-12)
+        np.testing.assert_allclose(other.m2, first.m2, rtol=1e-12, atol=1e-9)
+        assert other.n == first.n == 3041
+
+
+def test_a_huge_offset_costs_no_digits():
+    """Clips around 1e7 have the covariance of the same clips around 0, to 1e-6."""
+    x = normal(0, 5000, 4)
+
+    np.testing.assert_allclose(
+        covariance(moments(x + 1e7)), covariance(moments(x)), rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("case", ["alike", "shifted", "wide", "correlated", "n near d"])
+def test_distance_equals_scipys(case):
+    """On covariances of full rank it is the textbook formula, within 1e-7."""
+    x, y = normal(0, 400, 16), normal(1, 300, 16)
+    x = {
+        "alike": x, "shifted": x + 2, "wide": 3 * x, "correlated": x @ normal(2, 16, 16),
+        "n near d": x[:20],
+    }[case]  # fmt: skip
+
+    assert frechet_distance_of(x, y) == pytest.approx(by_scipy(x, y), rel=1e-7)
+    assert measured(x, y)["value"] == pytest.approx(by_scipy(x, y), rel=1e-7)
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 200), (200, 10), (10, 12), (64, 200)])
+def test_fewer_clips_than_dimensions_agree_however_computed(n, m):
+    """Singular values, eigenvalues and the Gram matrix agree to 1e-6 of the traces."""
+    x, y = normal(0, n, 64, scale=2), normal(1, m, 64)
+    scale = 5 * 64
+
+    by_values = frechet_distance_of(x, y)
+
+    assert frechet_distance(moments(x), moments(y)) == pytest.approx(by_values, abs=1e-6 * scale)
+    assert measured(x, y)["value"] == pytest.approx(by_values, abs=1e-6 * scale)
+    assert by_values == pytest.approx(frechet_distance_of(y, x), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        normal(0, 20, 128),
+        normal(0, 300, 16),
+        np.ones((30, 8)),
+        np.repeat(normal(0, 5, 8), 6, axis=0),
+        np.outer(np.arange(30.0), np.ones(8)),
+        normal(0, 50, 8, scale=1e-12),
+        normal(0, 50, 8, shift=1e6),
+        np.where(np.arange(16) % 2, normal(0, 300, 16), 0),
+    ],
+    ids=[
+        "n < d", "n > d", "constant", "copies", "collinear", "tiny", "far away", "dead dimensions",
+    ],
+)  # fmt: skip
+def test_a_set_against_itself_is_at_zero(x):
+    """0 up to 1e-6 of the trace, never below, whatever the rank; a shuffled set too."""
+    shuffled = x[np.random.default_rng(0).permutation(len(x))]
+    trace = np.trace(np.cov(x, rowvar=False)) + 1e-30
+
+    assert 0 <= frechet_distance_of(x, shuffled) <= 1e-6 * trace
+    assert 0 <= frechet_distance(moments(x), moments(shuffled)) <= 1e-6 * trace
+
+
+def test_constant_sets_are_apart_by_their_means():
+    """Without spread only the means count: (3, 4) away is 25."""
+    x = np.tile([3.0, 4.0], (30, 1))
+
+    assert frechet_distance_of(x, 0 * x) == pytest.approx(25)
+    assert frechet_distance(moments(x), moments(0 * x)) == pytest.approx(25)
+
+
+def test_distance_scales_and_turns_with_the_space():
+    """Ten times the unit is a hundred times d²; a rotation of both changes nothing (1e-9)."""
+    x, y = normal(0, 200, 8, scale=2), normal(1, 100, 8)
+    turn = np.linalg.qr(normal(2, 8, 8))[0]
+
+    assert frechet_distance_of(10 * x, 10 * y) == pytest.approx(100 * frechet_distance_of(x, y))
+    assert frechet_distance_of(x @ turn, y @ turn) == pytest.approx(frechet_distance_of(x, y))
+    assert frechet_distance_of(x + 5, y + 5) == pytest.approx(frechet_distance_of(x, y))
+
+
+def test_distance_grows_with_the_shift_and_with_the_spread():
+    """It moves one way as a generator gets worse."""
+    y = normal(1, 500, 8)
+    shifted = [frechet_distance_of(normal(0, 500, 8, shift=by), y) for by in (0, 0.2, 0.5, 1, 3)]
+    wider = [frechet_distance_of(normal(0, 500, 8, scale=by), y) for by in (1, 1.3, 2, 4)]
+
+    assert shifted == sorted(shifted)
+    assert wider == sorted(wider)
+
+
+@pytest.mark.parametrize("case", [(400, 8), (30, 40)])
+def test_intervals_cover_the_expectation(case):
+    """Of 200 generators 90 to 99 % hold the mean distance, for n > d and for n < d."""
+    n, d = case
+    y = normal(1, 300, d)
+    of_y = moments(y)
+    root = factor(of_y)
+
+    found = [
+        frechet_measure(normal(seed, n, d, scale=1.5, shift=0.3), of_y, root, seed=seed)
+        for seed in range(200)
+    ]
+
+    truth = np.mean([one["value"] for one in found])
+    assert 0.90 <= np.mean([one["low"] <= truth <= one["high"] for one in found]) <= 0.99
+
+
+def test_extrapolation_removes_the_bias_and_covers_the_truth():
+    """Truth 0 and 16 · 0.25: a tenth of the bias is left, and 90 to 100 % hold the truth."""
+    for shift, truth in ((0.0, 0.0), (0.5, 4.0)):
+        y = normal(10_000, 20_000, 16)
+        plain, found = [], []
+        for seed in range(40):
+            x = normal(seed, 200, 16, shift=shift)
+            plain.append(frechet_distance_of(x, y) - truth)
+            found.append(frechet_distance_infinite(x, y, seed))
+        errors = [one["value"] - truth for one in found]
+        assert np.mean(plain) > 0.3
+        assert abs(np.mean(errors)) < 0.1 * np.mean(plain) + 2 * np.std(errors) / 40**0.5
+        if shift:
+            inside = [one["low"] <= truth <= one["high"] for one in found]
+            assert 0.85 <= np.mean(inside) <= 1.0
+
+
+def test_extrapolation_repeats_and_is_free_of_the_order():
+    """The same seed gives the same bits; another seed something close."""
+    x, y = normal(0, 400, 8, scale=1.2), normal(1, 400, 8)
+
+    one = frechet_distance_infinite(x, y, 3)
+
+    assert frechet_distance_infinite(x, y, 3) == one
+    assert frechet_distance_infinite(x, y, 4)["value"] == pytest.approx(one["value"], abs=0.2)
+    assert one["low"] < one["value"] < one["high"]
+
+
+@pytest.mark.parametrize(("n", "m", "told"), [(63, 900, "generated"), (900, 63, "reference")])
+def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
+    """Halves of fewer than 2 clips per dimension give no value and say which side is short."""
+    assert 2 * CLIPS_PER_DIMENSION * 16 == 64
+
+    refused = frechet_distance_infinite(normal(0, n, 16), normal(1, m, 16))
+
+    assert refused["value"] is None
+    assert refused["why"] == f"63 {told} clips: 16 dimensions need 64 for an extrapolation"
+    assert frechet_distance_infinite(normal(0, 64, 16), normal(1, 64, 16))["value"] is not None
+    assert "minutes" in frechet_distance_infinite(np.ones((9, 2000)), np.ones((9, 2000)))["why"]
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: frechet_distance_of(np.ones((1, 3)), np.ones((9, 3))), ["2 clips", "1"]),
+        (lambda: frechet_distance_of(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
+        (lambda: frechet_distance(moments(np.ones((9, 3))), moments(np.ones((9, 4)))), ["3", "4"]),
+        (lambda: moments(np.ones((0, 3))), ["no clips"]),
+        (lambda: moments([1.0, 2.0]), ["(2,)"]),
+        (lambda: moments([[1.0, np.nan]]), ["clip 0", "nan", "dimension 1"]),
+        (lambda: merge(), ["nothing"]),
+        (lambda: merge(moments(np.ones((2, 3))), moments(np.ones((2, 4)))), ["3", "4"]),
+        (lambda: covariance(moments(np.ones((1, 3)))), ["2 clips", "1"]),
+        (lambda: frechet_distance_infinite(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
+    ],
+)
+def test_wrong_input_is_refused_with_its_values(call, told):
+    """One clip, no clips, two networks and NaN are errors that name them."""
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        call()
+
+    assert all(value in str(caught.value) for value in told)

@@ -1,0 +1,317 @@
+import doctest
+
+import numpy as np
+import pytest
+from prdc import compute_prdc
+from scipy.spatial.distance import cdist, pdist
+
+from raysound.metrics import mmd as mmd_module
+from raysound.metrics.distances import squared_distances
+from raysound.metrics.intervals import halves
+from raysound.metrics.mmd import (
+    bandwidth,
+    kernel_matrices,
+    kernel_mean,
+    mmd,
+    mmd_measure,
+)
+from raysound.metrics.nearest import nearest
+from raysound.metrics.neighbours import (
+    _coverages,
+    _recalls,
+    authentic,
+    authenticity,
+    coverage,
+    density,
+    nearest_others,
+    neighbour_measures,
+    neighbours,
+    precision,
+    recall,
+)
+
+
+def normal(seed, n, d, scale=1.0, shift=0.0):
+    values = np.random.default_rng([seed, n, d]).standard_normal((n, d)) * scale + shift
+    return values.astype(np.float32)
+
+
+def four(x, y, k=5):
+    of = neighbours(x, y, k)
+    return {
+        "precision": precision(of), "recall": recall(of),
+        "density": density(of), "coverage": coverage(of),
+    }  # fmt: skip
+
+
+CASES = {
+    "alike": (normal(0, 300, 16), normal(1, 200, 16)),
+    "n < d": (normal(0, 20, 64), normal(1, 30, 64)),
+    "smallest": (normal(0, 7, 3), normal(1, 7, 3)),
+    "narrow": (normal(0, 200, 4, scale=0.2), normal(1, 300, 4)),
+    "wide": (normal(0, 200, 4, scale=4), normal(1, 300, 4)),
+    "identical": (normal(0, 100, 8), normal(0, 100, 8)),
+    "many silent": (np.maximum(normal(0, 99, 8), 1), np.maximum(normal(1, 99, 8), 1)),
+    "collinear": (np.outer(np.arange(40), np.ones(3)), np.outer(np.arange(50) + 0.3, np.ones(3))),
+    "tiny": (normal(0, 99, 8, scale=1e-6), normal(1, 99, 8, scale=1e-6)),
+}
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_four_metrics_equal_prdc(case, k, capsys):
+    """Exactly the shares of prdc 0.2, for every k."""
+    x, y = (values.astype(np.float64) for values in CASES[case])
+
+    assert four(x, y, k) == pytest.approx(compute_prdc(y, x, nearest_k=k), abs=1e-12)
+    capsys.readouterr()
+
+
+def test_a_far_away_origin_changes_nothing():
+    """Around 1e4 float32 keeps three digits of a unit, and the shares stay those around 0."""
+    x, y = (np.round(values * 64) / 64 for values in (normal(0, 200, 8), normal(1, 150, 8)))
+
+    assert four(x + 1e4, y + 1e4) == four(x, y)
+
+
+def test_copies_are_at_distance_zero_exactly():
+    """Repeated clips have radius 0, and nothing is strictly nearer than that."""
+    y = np.repeat(normal(0, 4, 32), 10, axis=0)
+
+    assert (nearest_others(y.astype(float), 5)[1] == 0).all()
+    assert four(y, y) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+
+
+def test_blocks_do_not_show():
+    """Distances in blocks are scipy's, within 1e-12, however small the block."""
+    x, y = normal(0, 37, 5).astype(float), normal(1, 23, 5).astype(float)
+    found = np.vstack([block for _, block in squared_distances(x, y)])
+
+    np.testing.assert_allclose(found, cdist(x, y) ** 2, rtol=1e-12)
+
+
+def test_collapse_is_precise_and_recalls_nothing():
+    """Few good sounds: precision high, recall and coverage low; noise is the reverse."""
+    y = normal(1, 500, 8)
+    collapsed = four(normal(0, 300, 8, scale=0.05), y)
+    noise = four(normal(0, 300, 8, scale=5), y)
+    faithful = four(normal(0, 300, 8), y)
+
+    assert collapsed["precision"] > 0.95
+    assert collapsed["recall"] < 0.05
+    assert collapsed["coverage"] < faithful["coverage"] / 2
+    assert noise["precision"] < 0.05
+    assert noise["recall"] > 0.95
+    assert noise["density"] < 0.1 < 0.8 < faithful["density"] < 1.2
+
+
+def test_intervals_cover_the_expectation():
+    """Of 100 generators 88 to 100 % hold the mean of each share, halves not idly wide."""
+    y = normal(1, 150, 6)
+    found = [
+        neighbour_measures(neighbours(normal(seed, 120, 6, scale=0.8), y), seed)
+        for seed in range(2, 102)
+    ]
+
+    for name in found[0]:
+        values = [one[name]["value"] for one in found]
+        inside = [one[name]["low"] <= np.mean(values) <= one[name]["high"] for one in found]
+        assert 0.88 <= np.mean(inside) <= 1.0, name
+        width = np.mean([one[name]["high"] - one[name]["low"] for one in found])
+        assert width < 2.5 * 2 * 1.96 * np.std(values), name
+
+
+def test_measures_hold_the_functions_values():
+    """The report of the five is the functions', repeatable, and says when halves are too small."""
+    x, y = normal(0, 60, 4), normal(1, 70, 4)
+    of = neighbours(x, y)
+
+    measures = neighbour_measures(of)
+
+    assert {name: one["value"] for name, one in measures.items()} == pytest.approx(
+        {**four(x, y), "authenticity": authenticity(of)}
+    )
+    assert neighbour_measures(of) == measures
+    few = neighbour_measures(neighbours(x[:11], y))
+    assert few["recall"]["low"] is None
+    assert "11 clips" in few["recall"]["why"]
+    assert few["precision"]["low"] < few["precision"]["high"]
+
+
+def test_recall_of_halves_is_the_recall_of_those_clips():
+    """What half samples take from the list of 32 neighbours is what prdc finds from scratch."""
+    x, y = normal(0, 80, 4, scale=0.7), normal(1, 70, 4)
+    of, drawn = neighbours(x, y), halves(80, draws=8)
+
+    assert _recalls(of, drawn) == pytest.approx([four(x[half], y)["recall"] for half in drawn])
+    assert _coverages(of, drawn) == pytest.approx([four(x[half], y)["coverage"] for half in drawn])
+
+
+def test_a_copy_is_not_authentic():
+    """Of copies none is, of far clips all are, of the same source about half."""
+    y = normal(1, 400, 8)
+
+    assert authenticity(neighbours(y[:50], y)) == 0
+    assert authenticity(neighbours(y[:50] + 1e-4, y)) == 0
+    assert authenticity(neighbours(y[:50] + 9, y)) == 1
+    assert 0.35 < authenticity(neighbours(normal(0, 400, 8), y)) < 0.65
+    mixed = np.vstack([y[:3], y[3:6] + 9])
+    assert authentic(neighbours(mixed, y)).tolist() == [False] * 3 + [True] * 3
+
+
+def test_authenticity_by_hand():
+    """Reference 0, 1, 5: clip 0.6 is nearer to 1 than 1 to 0; clip 8 is nearer to 5 than 5 to 1."""
+    y = np.array([[0.0], [1.0], [5.0]])
+
+    assert authentic(neighbours([[0.6], [8.0], [9.5], [-1.5]], y, k=1)).tolist() == [
+        False, False, True, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nearest_and_realism_equal_brute_force(case):
+    """Index and distance are scipy's; realism is within 1e-3 of the definition."""
+    x, y = (values.astype(np.float64) for values in CASES[case])
+    away = cdist(x, y)
+    radii = np.sort(cdist(y, y), axis=1)[:, 5]
+    kept = radii <= np.median(radii)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        realism = (radii[kept] / away[:, kept]).max(axis=1)
+
+    found = nearest(x, y)
+
+    np.testing.assert_allclose(found.distance, away.min(axis=1), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(away[np.arange(len(x)), found.index], found.distance, rtol=1e-9)
+    ordinary = np.isfinite(found.realism)
+    assert (found.realism[~ordinary] == np.inf).all()
+    assert (found.distance[~ordinary] == 0).all()
+    np.testing.assert_allclose(found.realism[ordinary], realism[ordinary], rtol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1000.0])
+def test_copies_are_found_among_near_copies(shift):
+    """The copy wins over clips a millionth away, at distance 0; of equal ones the lower index."""
+    y = normal(1, 300, 64, shift=shift)
+    y[100:140] = y[99] + normal(2, 40, 64, scale=1e-6)
+    y[200] = y[10]
+    x = np.vstack([y[120], y[200], y[250], y[10] + 0.5])
+
+    found = nearest(x, y)
+
+    assert (y[found.index[0]] == y[120]).all()
+    assert found.index[1:].tolist() == [10, 250, 10]
+    assert (found.distance[:3] == 0).all()
+    assert found.distance[3] == pytest.approx(0.5 * 8, rel=1e-3)
+    assert (found.realism[:3] == np.inf).all()
+
+
+def test_realism_is_above_one_inside_a_ball():
+    """Centre of the reference is realistic, ten widths away is not; it falls with the distance."""
+    y = normal(1, 500, 8)
+    x = np.linspace(0.01, 30, 9)[:, None] * np.ones(8) / 8**0.5
+
+    realism = nearest(x, y).realism
+
+    assert realism[0] > 1 > realism[-1]
+    assert (np.diff(realism[2:]) < 0).all()
+
+
+def test_nearest_of_no_clips_is_empty():
+    """No clips give no entries."""
+    found = nearest(np.zeros((0, 8)), normal(1, 20, 8))
+
+    assert len(found.index) == len(found.distance) == len(found.realism) == 0
+
+
+def brute_mmd(x, y):
+    """The U-statistic by scipy, bandwidth from y."""
+    sigma = np.median(pdist(y))
+
+    def kernel(a, b):
+        return np.exp(-(cdist(a, b) ** 2) / (2 * sigma**2))
+
+    n, m = len(x), len(y)
+    own = (kernel(x, x).sum() - n) / (n * (n - 1))
+    return 100 * (own + (kernel(y, y).sum() - m) / (m * (m - 1)) - 2 * kernel(x, y).mean())
+
+
+@pytest.mark.parametrize("shift", [0, 1e5])
+@pytest.mark.parametrize("case", CASES)
+def test_mmd_equals_its_definition(case, shift):
+    """Within 1e-8 of scipy's kernels, and no digit lost to a common offset (1e-6)."""
+    x, y = (values.astype(np.float64) for values in CASES[case])
+    if case == "tiny" and shift:
+        pytest.skip("an offset of 1e11 widths leaves no digits in the input itself")
+
+    assert mmd(x + shift, y + shift) == pytest.approx(brute_mmd(x, y), abs=1e-6 if shift else 1e-8)
+    assert bandwidth(y) == pytest.approx(np.median(pdist(y)), rel=1e-7)
+
+
+def test_mmd_example_runs():
+    """The docstring's number is right."""
+    result = doctest.testmod(mmd_module)
+
+    assert result.attempted == 1
+    assert result.failed == 0
+
+
+def test_mmd_is_unbiased_and_grows():
+    """Of one law the mean over 60 pairs is 0 within its noise, some below 0; shifts raise it."""
+    y = normal(1, 100, 8)
+    alike = [mmd(normal(seed, 50, 8), normal(seed + 500, 60, 8)) for seed in range(60)]
+    shifted = [mmd(normal(0, 80, 8, shift=by), y) for by in (0, 0.3, 0.6, 1, 2)]
+
+    assert abs(np.mean(alike)) < 3 * np.std(alike) / 60**0.5
+    assert min(alike) < 0 < max(alike)
+    assert shifted == sorted(shifted)
+    assert shifted[-1] > 10
+
+
+def test_bandwidth_is_the_references_not_the_generators():
+    """The generator of four times the spread is farther than that of half: no own bandwidth."""
+    y = normal(1, 300, 16)
+
+    assert mmd(normal(0, 300, 16, scale=4), y) > mmd(normal(0, 300, 16, scale=0.5), y)
+    assert bandwidth(y) == pytest.approx(np.sqrt(2 * 16), rel=0.05)
+    large = normal(2, 3000, 4)
+    assert bandwidth(large, 1) == bandwidth(large, 1)
+    assert bandwidth(large, 1) == pytest.approx(np.median(pdist(large)), rel=0.03)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_mmd_intervals_cover_the_expectation(shift):
+    """Of 200 generators 90 to 100 % hold the mean MMD; where it is far from 0, at most 99 %."""
+    y = normal(1, 200, 5)
+    sigma = bandwidth(y)
+    mean = kernel_mean(y.astype(float), sigma)
+
+    found = [
+        mmd_measure(kernel_matrices(normal(seed, 80, 5, shift=shift), y, sigma, mean), seed)
+        for seed in range(2, 202)
+    ]
+
+    truth = np.mean([one["value"] for one in found])
+    inside = np.mean([one["low"] <= truth <= one["high"] for one in found])
+    assert 0.90 <= inside <= (0.99 if shift else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: neighbours(normal(0, 5, 3), normal(1, 9, 3)), ["5", "9"]),
+        (lambda: neighbours(normal(0, 9, 3), normal(1, 9, 4)), ["3", "4"]),
+        (lambda: nearest(normal(0, 9, 3), normal(1, 5, 3)), ["5"]),
+        (lambda: nearest(normal(0, 9, 4), normal(1, 9, 3)), ["4", "3"]),
+        (lambda: nearest_others(np.ones((3, 2)), 3), ["3"]),
+        (lambda: mmd(normal(0, 1, 3), normal(1, 9, 3)), ["1", "9"]),
+        (lambda: mmd(normal(0, 9, 3), np.ones((9, 3))), ["copies"]),
+        (lambda: bandwidth(np.ones((1, 3))), ["2", "1"]),
+        (lambda: mmd(np.full((9, 3), np.inf), normal(1, 9, 3)), ["inf", "clip 0"]),
+    ],
+)
+def test_wrong_input_is_refused_with_its_values(call, told):
+    """Too few clips, two networks and copies are errors that name them."""
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        call()
+
+    assert all(value in str(caught.value) for value in told)

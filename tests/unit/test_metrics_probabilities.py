@@ -1,0 +1,284 @@
+import doctest
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import rel_entr
+from scipy.stats import entropy
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    top_k_accuracy_score,
+)
+
+from raysound.metrics import probabilities as module
+from raysound.metrics.classification import (
+    balanced_accuracy,
+    classification_report,
+    macro_f1,
+    top_k_accuracy,
+)
+from raysound.metrics.probabilities import (
+    FLOOR,
+    calibration_error,
+    inception_score,
+    map_at_k,
+    negative_log_likelihood,
+    predicted_classes,
+)
+
+SPREAD = ("macro_f1", "map_3", "negative_log_likelihood", "calibration_error")
+NEW = (*SPREAD, "inception_score", "predicted_classes", "balanced_accuracy")
+
+
+def drawn(seed, clips=200, classes=7, sharpness=0.3):
+    """Probabilities of some sharpness, and truth drawn from them, so calibrated."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.full(classes, sharpness), clips)
+    truth = (probabilities.cumsum(axis=1) < rng.random((clips, 1))).sum(axis=1)
+    return np.minimum(truth, classes - 1), probabilities
+
+
+def named(classes):
+    return [f"class {index}" for index in range(classes)]
+
+
+def test_docstring_examples_run():
+    """Every function's example gives what its docstring shows."""
+    result = doctest.testmod(module)
+
+    assert result.attempted >= 5
+    assert result.failed == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(2, 6).flatmap(
+        lambda classes: st.lists(
+            st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)),
+            min_size=1, max_size=25,
+        ).map(lambda pairs: (classes, pairs))
+    )
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_balanced_accuracy_and_f1_equal_scikit_learn(case):
+    """Within 1e-12, classes without clips or predictions included."""
+    classes, pairs = case
+    truth, prediction = np.array(pairs).T
+
+    assert balanced_accuracy(truth, prediction, classes) == pytest.approx(
+        balanced_accuracy_score(truth, prediction), abs=1e-12
+    )
+    assert macro_f1(truth, prediction, classes) == pytest.approx(
+        f1_score(truth, prediction, average="macro"), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_likelihood_and_top_k_equal_scikit_learn(seed):
+    """log_loss within 1e-12 above the floor; top-k where no probabilities tie."""
+    truth, probabilities = drawn(seed, sharpness=1.0)
+    labels = range(7)
+
+    assert probabilities.min() > FLOOR
+    assert negative_log_likelihood(truth, probabilities) == pytest.approx(
+        log_loss(truth, probabilities, labels=labels), abs=1e-12
+    )
+    assert top_k_accuracy(truth, probabilities, 3) == pytest.approx(
+        top_k_accuracy_score(truth, probabilities, k=3, labels=labels), abs=1e-12
+    )
+    # With one true class the average precision over all classes is 1 / rank.
+    assert map_at_k(truth, probabilities, 7) == pytest.approx(
+        np.mean([
+            average_precision_score(np.arange(7) == label, row)
+            for label, row in zip(truth, probabilities, strict=True)
+        ]), abs=1e-12,
+    )  # fmt: skip
+
+
+def test_map_at_k_is_between_accuracy_and_top_k():
+    """1 at rank 1, 1/2 at 2, 1/3 at 3, 0 beyond; ties go to the lower index."""
+    even = [[0.25] * 4] * 4
+
+    assert map_at_k([0, 1, 2, 3], even, 3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 4)
+    assert map_at_k([0, 1, 2, 3], even, 1) == 0.25
+    truth, probabilities = drawn(0)
+    scores = [map_at_k(truth, probabilities, k) for k in range(1, 8)]
+    assert scores == sorted(scores)
+    assert scores[0] == top_k_accuracy(truth, probabilities, 1)
+    assert scores[2] < top_k_accuracy(truth, probabilities, 3)
+
+
+def test_the_impossible_costs_a_finite_amount():
+    """One-hot rows: 0 nats where right, 27.6 where wrong; a row of float32 passes."""
+    one_hot = np.eye(3, dtype=np.float32)
+
+    assert negative_log_likelihood([0, 1, 2], one_hot) == 0
+    assert negative_log_likelihood([1, 2, 0], one_hot) == pytest.approx(-math.log(1e-12))
+    assert negative_log_likelihood([0], [[0.25] * 4]) == pytest.approx(math.log(4))
+
+
+def test_calibration_error_by_hand():
+    """Bins are (k/15, (k+1)/15]; gaps inside a bin cancel, gaps of two bins do not."""
+    # 0.6 is 9/15 and belongs to the bin below it, with 0.55; both: accuracy 1/2, confidence 0.575.
+    rows = [[0.6, 0.4], [0.55, 0.45], [1.0, 0.0], [0.9, 0.1]]
+
+    assert calibration_error([0, 1, 0, 0], rows) == pytest.approx(
+        2 / 4 * abs(0.5 - 0.575) + 1 / 4 * 0 + 1 / 4 * abs(1 - 0.9)
+    )
+    assert calibration_error([0, 1], [[1.0, 0.0], [0.0, 1.0]]) == 0
+    assert calibration_error([1, 0], [[1.0, 0.0], [0.0, 1.0]]) == 1
+
+
+def test_calibration_error_tells_the_sure_from_the_calibrated():
+    """Calibrated probabilities score near 0, their fourth powers do not."""
+    truth, probabilities = drawn(3, clips=20_000)
+    sure = probabilities**4 / (probabilities**4).sum(axis=1, keepdims=True)
+
+    assert calibration_error(truth, probabilities) < 0.015
+    assert calibration_error(truth, sure) > 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inception_score_equals_its_definition(seed):
+    """Exp of the mean KL to the marginal by scipy, within 1e-12, zeros included."""
+    _, probabilities = drawn(seed, sharpness=0.05)
+    probabilities[:20] = np.eye(7)[seed]
+    marginal = probabilities.mean(axis=0)
+    expected = np.exp(rel_entr(probabilities, marginal).sum(axis=1).mean())
+
+    assert inception_score(probabilities) == pytest.approx(expected, rel=1e-12)
+
+
+def test_inception_score_of_extremes():
+    """One-hot and balanced gives the classes, whatever n; one class, or no opinion, gives 1."""
+    for clips in (10, 100, 400):
+        one_hot = np.eye(10)[np.arange(clips) % 10]
+        assert inception_score(one_hot) == pytest.approx(10, rel=1e-12)
+        assert inception_score(np.eye(10)[np.zeros(clips, dtype=int)]) == 1
+        assert inception_score(np.full((clips, 10), 0.1)) == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_predicted_classes_is_the_entropy_of_the_histogram(seed):
+    """Scipy's entropy, within 1e-12; collapse is 1, balance is the number of classes."""
+    prediction = np.random.default_rng(seed).integers(0, 4, 60) ** 2
+
+    expected = np.exp(entropy(np.bincount(prediction)))
+
+    assert predicted_classes(prediction, 12) == pytest.approx(expected, rel=1e-12)
+    assert predicted_classes([3] * 9, 12) == 1
+    assert predicted_classes(list(range(12)), 12) == pytest.approx(12)
+
+
+def test_no_clips_are_nan():
+    """Functions give NaN, the report None with the reason."""
+    nothing = np.zeros((0, 3))
+
+    assert all(
+        math.isnan(value)
+        for value in (
+            balanced_accuracy([], [], 3), macro_f1([], [], 3), map_at_k([], nothing, 3),
+            negative_log_likelihood([], nothing), calibration_error([], nothing),
+            inception_score(nothing), predicted_classes([], 3),
+        )
+    )  # fmt: skip
+    report = classification_report([], nothing, named(3))
+    for name in NEW:
+        assert report[name] == {"value": None, "low": None, "high": None, "why": "no clips"}
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: negative_log_likelihood([0], [[0.7, 0.7]]), ["clip 0", "1.4"]),
+        (lambda: inception_score([[0.5, 0.5], [1.5, -0.5]]), ["clip 1", "-0.5"]),
+        (lambda: calibration_error([0, 1], [[0.5, 0.5]]), ["2", "1"]),
+        (lambda: map_at_k([0], [[1.0]], 0), ["k", "0"]),
+        (lambda: inception_score([0.5, 0.5]), ["(2,)"]),
+        (lambda: predicted_classes([4], 4), ["4", "0..3"]),
+        (lambda: negative_log_likelihood([0], [[math.nan, 1.0]]), ["nan", "clip 0"]),
+    ],
+)
+def test_wrong_input_is_refused_with_its_values(call, told):
+    """What is no distribution or no class is an error that names it."""
+    with pytest.raises(ValueError, match=r"\d") as caught:
+        call()
+
+    assert all(value in str(caught.value) for value in told)
+
+
+def test_report_holds_the_functions_values():
+    """Every new number of the report is its function's, inside its interval, and repeatable."""
+    truth, probabilities = drawn(8)
+    prediction = probabilities.argmax(axis=1)
+    expected = {
+        "balanced_accuracy": balanced_accuracy(truth, prediction, 7),
+        "macro_f1": macro_f1(truth, prediction, 7),
+        "map_3": map_at_k(truth, probabilities, 3),
+        "negative_log_likelihood": negative_log_likelihood(truth, probabilities),
+        "calibration_error": calibration_error(truth, probabilities),
+        "inception_score": inception_score(probabilities),
+        "predicted_classes": predicted_classes(prediction, 7),
+    }
+
+    report = classification_report(truth, probabilities, named(7))
+
+    assert set(expected) == set(NEW)
+    for name, value in expected.items():
+        assert report[name]["value"] == pytest.approx(value, rel=1e-12)
+        assert report[name]["low"] < value < report[name]["high"]
+    again = classification_report(truth, probabilities, named(7))
+    assert json.dumps(again, allow_nan=False) == json.dumps(report)
+
+
+@pytest.mark.parametrize("clips", [1, 2, 3, 4, 9])
+def test_report_of_few_clips_has_values_without_intervals(clips):
+    """Below ten clips resampling gives no interval, and the report says how few there are."""
+    truth, probabilities = drawn(1, clips=clips)
+
+    report = classification_report(truth, probabilities, named(7))
+
+    for name in (*SPREAD, "inception_score", "predicted_classes"):
+        assert report[name]["value"] is not None
+        assert report[name]["low"] is None
+        assert f"{clips} clips" in report[name]["why"]
+    assert report["balanced_accuracy"]["low"] < report["balanced_accuracy"]["high"]
+
+
+def test_a_perfect_classifier_keeps_a_wide_balanced_accuracy():
+    """All right on few clips is not certainty: Wilson's width stays, no bootstrap is shown."""
+    report = classification_report(np.arange(20) % 2, np.eye(2)[np.arange(20) % 2], named(2))
+
+    assert report["balanced_accuracy"]["value"] == 1
+    assert report["balanced_accuracy"]["low"] < 0.85
+    assert report["map_3"]["low"] is None
+
+
+def test_intervals_cover_what_they_claim():
+    """Of 100 corpora of 150 clips 89 or more hold the expectation, and none is idly wide."""
+    reports = [classification_report(*drawn(seed, clips=150), named(7)) for seed in range(100)]
+
+    for name in NEW:
+        expectation = np.mean([report[name]["value"] for report in reports])
+        inside = [report[name]["low"] <= expectation <= report[name]["high"] for report in reports]
+        assert 0.89 <= np.mean(inside) <= 1.0, name
+        widths = [report[name]["high"] - report[name]["low"] for report in reports]
+        spread = np.std([report[name]["value"] for report in reports])
+        assert np.mean(widths) < 2 * 1.96 * spread * 1.5, name
+
+
+def test_a_large_corpus_takes_seconds():
+    """20,000 clips of 50 classes: under 5 s even on a busy core; 100,000 take 3 s on a free one."""
+    truth, probabilities = drawn(0, clips=20_000, classes=50)
+    start = time.process_time()
+
+    classification_report(truth, probabilities, named(50))
+
+    assert time.process_time() - start < 5
