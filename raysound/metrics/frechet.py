@@ -18,8 +18,8 @@ from raysound.metrics.checks import embeddings, rows, same_dimensions
 from raysound.metrics.intervals import Measure, halves, measure, spread_interval, spread_measure
 from raysound.metrics.moments import Moments, covariance, merge, moments
 
-# Clips per dimension that the smallest half must have: from 1.5 on the fit leaves under 2 % of the
-# bias of Gaussian clips, and a third to a fifth of it where tails are heavy; below 1 it misses.
+# Clips per dimension that the smallest half must have. From 1.5 on what the fit leaves of the bias
+# of Gaussian clips is within its noise; of heavy tails' it leaves a third to a seventh even above.
 CLIPS_PER_DIMENSION = 2
 # Eigenvalues of more dimensions take minutes.
 MOST_DIMENSIONS = 1024
@@ -169,8 +169,8 @@ def frechet_distance_infinite(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Meas
     Returns:
         A measure: it may be a little below 0 where the truth is near 0. Its value is None where
         half of the clips of a set are fewer than 2 per dimension, for then d² is not linear in
-        1/n. Where embeddings have heavy tails, a third to a fifth of the bias stays in it, which
-        the interval does not cover: benchmarks/frechet_bias.py measures both.
+        1/n. Where embeddings have heavy tails, a third to a seventh of the bias stays in it,
+        which the interval does not cover: benchmarks/frechet_bias.py measures both.
 
     Raises:
         ValueError: Not `(n, d)`, a number that is not finite, or the dimensions differ.
