@@ -58,7 +58,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
     before, after = (generated(metrics) for metrics in (old, new))
     pairs = [(name, name) for name in after if name in before]
     if not pairs and len(before) == len(after) == 1:
-        pairs = [(*before, *after)]
+        pairs = [(next(iter(before)), next(iter(after)))]
     if not pairs:
         raise UserError(
             f"no generated corpus is in both: {', '.join(before) or 'none'} in the first, "

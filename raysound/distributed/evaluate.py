@@ -16,21 +16,10 @@ from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import read_history, run_folder, split_clips, split_digest
-from raysound.distributed.score import score_corpora, score_made
-from raysound.distributed.session import in_tasks
-from raysound.metrics.anchors import anchors_of_real, halves, sanity
-from raysound.metrics.corpus import RealClips, Scored, corpus_report
-from raysound.metrics.mismatch import mismatches
+from raysound.distributed.measure import measure
+from raysound.distributed.score import score_corpora
 from raysound.metrics.projection import principal_plane
-from raysound.metrics.ranking import ranking
-from raysound.predictions import (
-    of_corpus,
-    read_index,
-    read_lists,
-    read_scored,
-    read_sound,
-    scored_of,
-)
+from raysound.predictions import of_corpus, read_index, read_lists
 from raysound.report.events import write_events
 from raysound.report.page import Example, MapPoint, render
 from raysound.settings import Config
@@ -38,10 +27,8 @@ from raysound.sounds import open_sounds
 
 logger = logging.getLogger(__name__)
 
-METRICS_SCHEMA = 2
-# Training clips that every distance is measured to, and clips of a corpus that are set against them
-# where a metric hangs on how many there are. More change the numbers little, and cost their square.
-REFERENCE_CLIPS, SET_CLIPS = 5000, 2000
+# Training clips that every distance is measured to. More change it little, and cost their square.
+REFERENCE_CLIPS = 5000
 MAP_POINTS = 500
 CLIPS_BEHIND_A_CELL = 20
 
@@ -127,95 +114,6 @@ def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, ru
                 f"{name} has classes that the judge never learned: {', '.join(sorted(unknown))}; "
                 f"it knows {', '.join(judge.labels)}"
             )
-
-
-def measure(
-    config: Config,
-    run: str,
-    judge: Checkpoint,
-    folders: dict[str, str],
-    predictions: str,
-    index: pa.Table,
-) -> dict[str, Any]:
-    """The content of metrics.json."""
-    labels = judge.labels
-    train = read_scored(predictions, of_corpus(index, "real", "train"), labels)
-    test_rows = of_corpus(index, "real", "test")
-    test = read_scored(predictions, test_rows, labels)
-    reference = RealClips.of(train)
-    set_size = min(len(test.drawn), SET_CLIPS)
-    sounds_real = read_sound(predictions, of_corpus(index, "real"))
-    corpora: dict[str, Any] = {}
-    mismatch: list[dict[str, Any]] = []
-    for name, folder in folders.items():
-        rows = test_rows if name == "real" else of_corpus(index, name)
-        scored = test if name == "real" else read_scored(predictions, rows, labels)
-        summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
-        corpora[name] = {
-            "role": "real" if name == "real" else "generated",
-            "found": summary["found"],
-            "rejected": summary["rejected"],
-            **corpus_report(scored, reference, labels, set_size),
-        }
-        if name != "real":
-            mismatch += mismatches(
-                name, read_sound(predictions, rows), sounds_real,
-                judge.features.sample_rate, features.band_edges(judge.features),
-            )  # fmt: skip
-    anchors = measure_anchors(config, run, labels, test, train, test_rows, set_size)
-    return {
-        "schema": METRICS_SCHEMA,
-        "name": config.name,
-        "judge": {
-            "run": run.rpartition("/")[2],
-            "model": judge.model,
-            "labels": labels,
-            "epoch": judge.metrics["epoch"],
-            "validation_accuracy": judge.metrics["validation_accuracy"],
-            "feature_id": judge.features.id,
-            "split_digest": judge.data["split_digest"],
-            "train_clips": judge.data["train"],
-            "validation_clips": judge.data["validation"],
-            "embedding_size": int(train.embedding.shape[1]),
-        },
-        "reference": {
-            "split": "train",
-            "clips": judge.data["train"],
-            "used": len(train.truth),
-            "set_size": set_size,
-        },
-        "corpora": corpora,
-        "anchors": anchors,
-        "sanity": sanity({"real": corpora["real"], **anchors}),
-        "ranking": ranking(
-            {name: row for name, row in corpora.items() if row["role"] == "generated"}
-        ),
-        "mismatch": mismatch,
-    }
-
-
-def measure_anchors(
-    config: Config,
-    run: str,
-    labels: list[str],
-    test: Scored,
-    train: Scored,
-    test_rows: pa.Table,
-    set_size: int,
-) -> dict[str, Any]:
-    """The same numbers about corpora whose worth is known."""
-    asked = test_rows["label"].to_pylist()[:SET_CLIPS]
-    kinds = ("noise", "silence")
-    calls = [(run, kind, asked, config.evaluation.batch_size) for kind in kinds]
-    made = dict(zip(kinds, in_tasks(score_made, calls), strict=True))
-    scored = {kind: scored_of(table, labels) for kind, table in made.items()}
-    scored |= anchors_of_real(test, train, set_size)
-    reference = RealClips.of(train)
-    half, other = halves(train)
-    reports = {"real_halves": corpus_report(half, RealClips.of(other), labels, set_size)} | {
-        name: corpus_report(some, reference, labels, set_size) for name, some in scored.items()
-    }
-    return {name: {"role": "anchor", **report} for name, report in reports.items()}
 
 
 def chosen_examples(

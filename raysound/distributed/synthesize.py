@@ -86,9 +86,14 @@ def formula_clips(plan: list[dict[str, Any]], folder: str, settings: FormulaSett
 
 def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
     """Sends the real corpus's test clips through log-mel and back, and returns the new folder."""
-    identity = {"griffin_lim": settings.iterations}
-    call = (griffin_lim_clips, config.features, settings.iterations)
-    return of_test_clips(config, settings.output, identity, *call)
+    return of_test_clips(
+        config,
+        settings.output,
+        {"griffin_lim": settings.iterations},
+        griffin_lim_clips,
+        config.features,
+        settings.iterations,
+    )
 
 
 def by_ladder(config: Config, settings: LadderSettings) -> list[str]:
@@ -100,12 +105,16 @@ def by_ladder(config: Config, settings: LadderSettings) -> list[str]:
         features = config.features.model_copy(update=change)
         folder = storage.join(settings.output, f"mel-{n_mels}")
         identity = {"mel": n_mels, "iterations": settings.iterations}
-        call = (griffin_lim_clips, features, settings.iterations)
-        made.append(of_test_clips(config, folder, identity, *call))
+        made.append(
+            of_test_clips(
+                config, folder, identity, griffin_lim_clips, features, settings.iterations
+            )
+        )
     for snr_db in settings.snr_db:
         folder = storage.join(settings.output, f"noise-{snr_db:g}dB")
-        call = (noisy_clips, config.features, snr_db)
-        made.append(of_test_clips(config, folder, {"snr_db": snr_db}, *call))
+        made.append(
+            of_test_clips(config, folder, {"snr_db": snr_db}, noisy_clips, config.features, snr_db)
+        )
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +66,7 @@ def sound_of(
 
 
 def mismatches(
-    name: str, generated: Sound, real: Sound, judged_rate: int, band_edges: Sequence[float]
+    name: str, generated: Sound, real: Sound, judged_rate: int, band_edges: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """What a reader must know before comparing a generated corpus with the real one.
 
@@ -120,7 +119,9 @@ def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found
     return [("sample_rate", ours, theirs, text)]
 
 
-def _band_limit(name: str, generated: Sound, real: Sound, band_edges: Sequence[float]) -> _Found:
+def _band_limit(
+    name: str, generated: Sound, real: Sound, band_edges: NDArray[np.float64]
+) -> _Found:
     missing = DB * (real.spectrum.mean(axis=0) - generated.spectrum.mean(axis=0)) > BAND_DB
     # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
     kept = len(missing) - int(np.cumprod(missing[::-1]).sum())
