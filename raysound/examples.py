@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,44 +18,48 @@ from raysound.sounds import Sound
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["hardest", "convincing"]
 
-def choose(predictions: pa.Table, count: int) -> list[int]:
-    """Rows of a corpus's predictions to show: the surest mistakes, then the surest hits.
 
-    Mistakes fill half of the places where there are so many; a class comes again only when every
-    class has had its turn.
+def choose(predictions: pa.Table, count: int) -> list[tuple[int, Kind]]:
+    """Rows of a corpus's predictions to show: of each class the hardest and the most convincing.
+
+    In turns: each class's hardest clip, each class's most convincing one, then the next ones, so
+    that the first of them are the best choice for less room. No row comes twice.
 
     Args:
-        predictions: columns label, prediction and probability (of the prediction).
-        count: how many to show at the most.
+        predictions: columns label and asked_probability (of the label).
+        count: how many of either kind to show of a class.
     """
-    labels = np.array(predictions["label"].to_pylist(), dtype=object)
-    wrong = labels != np.array(predictions["prediction"].to_pylist(), dtype=object)
-    sure_first = np.argsort(-predictions["probability"].to_numpy(), kind="stable")
-    mistakes = _one_a_class(sure_first[wrong[sure_first]], labels)
-    hits = _one_a_class(sure_first[~wrong[sure_first]], labels)
-    shown = mistakes[: max(count // 2, count - len(hits))]
-    return shown + hits[: count - len(shown)]
-
-
-def _one_a_class(rows: np.ndarray, labels: np.ndarray) -> list[int]:
-    """The rows in turns: first the first of every class, then the second of every class."""
-    seen: dict[str, int] = {}
-    turns = []
-    for place, row in enumerate(rows):
-        turn = seen[labels[row]] = seen.get(labels[row], 0) + 1
-        turns.append((turn, place, int(row)))
-    return [row for _, _, row in sorted(turns)]
+    labels = predictions["label"].to_pylist()
+    asked = predictions["asked_probability"].to_numpy()
+    ascending = np.argsort(asked, kind="stable")
+    kinds: tuple[tuple[Kind, np.ndarray], ...] = (
+        ("hardest", ascending),
+        ("convincing", ascending[::-1]),
+    )
+    turns: list[tuple[int, int, int, int, Kind]] = []
+    for number, (kind, order) in enumerate(kinds):
+        seen: dict[str, int] = {}
+        for place, row in enumerate(order.tolist()):
+            turn = seen[labels[row]] = seen.get(labels[row], 0) + 1
+            if turn <= count:
+                turns.append((turn, number, place, row, kind))
+    chosen: dict[int, Kind] = {}
+    for _, _, _, row, kind in sorted(turns):
+        chosen.setdefault(row, kind)
+    return list(chosen.items())
 
 
 def load(
-    corpus: str, row: Mapping[str, str | float], sound: Sound, settings: FeatureSettings
+    corpus: str, row: Mapping[str, Any], kind: Kind, sound: Sound, settings: FeatureSettings
 ) -> Example | None:
     """Reads one clip's first window, as picture and sound; None, told, if it is gone since.
 
     Args:
         corpus: its name.
-        row: clip_id, label, prediction and probability.
+        row: clip_id, label, prediction, probability, asked_probability and nearest.
+        kind: what it is an example of.
         sound: as `open_sounds` gives it.
         settings: of the log-mel.
     """
@@ -69,10 +74,13 @@ def load(
         log_mel = LogMel(settings)(torch.from_numpy(window)).numpy()
     return Example(
         corpus=corpus,
-        clip_id=str(row["clip_id"]),
-        label=str(row["label"]),
-        prediction=str(row["prediction"]),
-        probability=float(row["probability"]),
+        clip_id=row["clip_id"],
+        kind=kind,
+        label=row["label"],
+        prediction=row["prediction"],
+        probability=row["probability"],
+        asked_probability=row["asked_probability"],
+        nearest=row["nearest"],
         log_mel=log_mel,
         audio=encode(window, settings.sample_rate, "FLAC"),
         seconds_per_frame=settings.hop_length / settings.sample_rate,

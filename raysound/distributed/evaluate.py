@@ -21,7 +21,8 @@ from raysound.distributed.score import score_corpora
 from raysound.metrics.projection import principal_plane
 from raysound.predictions import of_corpus, read_index, read_lists
 from raysound.report.events import write_events
-from raysound.report.page import Example, MapPoint, render
+from raysound.report.maps import MapPoint
+from raysound.report.page import Example, render
 from raysound.settings import Config
 from raysound.sounds import open_sounds
 

@@ -1,20 +1,37 @@
 """The report as one HTML page that loads nothing from outside."""
 
+import base64
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from raysound.report import pictures
+from raysound.report import maps, pictures
+from raysound.report.maps import MapPoint
+from raysound.report.measures import (
+    ANCHOR_WORDS,
+    HEADLINE,
+    METRICS,
+    fooled,
+    number,
+    warnings,
+    written,
+)
 
 REJECTS_SHOWN = 100
 CONFUSIONS_NAMED = 4
 ROOMY_CLASSES = 12  # matrices of more classes are drawn small, and folded up but for the first
+
+# Behind a cell of a confusion matrix: how many clips, and some of them with their probability.
+Cells = Mapping[tuple[int, int], tuple[int, Sequence[tuple[str, float]]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +40,18 @@ class Example:
 
     corpus: str
     clip_id: str
+    kind: Literal["hardest", "convincing"]
+    """Of its class and corpus: the least or the most probable as what it was asked to be."""
     label: str
     """What the clip was asked to be, or is."""
     prediction: str
     """What the judge heard."""
     probability: float
     """The judge's probability of `prediction`, in [0, 1]."""
+    asked_probability: float
+    """The judge's probability of `label`, in [0, 1]."""
+    nearest: str | None
+    """The training clip that it is nearest to, if it was set against them."""
     log_mel: NDArray[np.float32]
     """`(n_mels, n_frames)`, mel band 0 lowest in pitch."""
     audio: bytes
@@ -40,17 +63,21 @@ def render(
     metrics: dict[str, Any],
     history: Sequence[dict[str, Any]],
     examples: Sequence[Example],
+    cells: Mapping[str, Cells],
+    points: Sequence[MapPoint],
     rejects: Sequence[dict[str, Any]],
     settings_yaml: str,
 ) -> str:
     """Write the report.
 
     Args:
-        metrics: The content of metrics.json: `name`, `judge`, and `corpora` by name, each with a
-            `role` (`real` or `generated`), `found`, `rejected` and its classification report. The
-            first corpus of role `real` is the judge's own score.
+        metrics: The content of metrics.json. The first corpus of role `real` is the judge's own
+            score.
         history: One row an epoch of the judge's training; may be empty.
         examples: Clips to show; may be empty.
+        cells: By corpus, the clips behind each cell (class asked for, class heard) of its
+            confusion matrix; what is left out opens nothing.
+        points: Clips on the map of embeddings; may be empty.
         rejects: Rows of `corpus`, `clip_id`, `label` and `reason`; the first 100 are listed.
         settings_yaml: The settings as they were read.
 
@@ -62,20 +89,35 @@ def render(
         jinja2.UndefinedError: A corpus or a row lacks a part.
         ValueError: An example's spectrogram is empty.
     """
-    corpora = _corpora(metrics["corpora"], metrics["judge"]["labels"])
+    labels = metrics["judge"]["labels"]
+    corpora = _corpora(metrics["corpora"], labels)
+    real = next((corpus for corpus in corpora if corpus["role"] == "real"), None)
     low, high = pictures.colour_range(example.log_mel for example in examples)
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    order = [corpus["name"] for corpus in corpora]
     return (
         environment()
         .get_template("report.html.jinja")
         .render(
             name=metrics["name"],
             judge=metrics["judge"],
+            reference=metrics["reference"],
             corpora=corpora,
-            real=next((corpus for corpus in corpora if corpus["role"] == "real"), None),
+            real=real,
             generated=[corpus for corpus in corpora if corpus["role"] != "real"],
-            roomy=len(metrics["judge"]["labels"]) <= ROOMY_CLASSES,
+            anchors=_anchors(metrics),
+            warnings=warnings(metrics),
+            mismatch=metrics["mismatch"],
+            headline=HEADLINE,
+            all_metrics=METRICS,
+            ranking=_ranking(metrics["ranking"]),
+            roomy=len(labels) <= ROOMY_CLASSES,
             curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
-            examples=_by_corpus(examples, [corpus["name"] for corpus in corpora], low, high),
+            map=maps.embedding_map(points, labels, order),
+            marks=[maps.legend_mark(number) for number in range(len(labels))],
+            places={name: place for place, name in enumerate(order)},
+            mapped=[name for name in order if any(point.corpus == name for point in points)],
+            examples=_by_corpus(examples, order, low, high),
             scale={"picture": pictures.colour_scale(), "low": low, "high": high},
             reject_counts=sorted(
                 Counter((row["corpus"], row["reason"]) for row in rejects).items()
@@ -83,6 +125,9 @@ def render(
             rejects=rejects[:REJECTS_SHOWN],
             rejects_hidden=max(0, len(rejects) - REJECTS_SHOWN),
             settings_yaml=settings_yaml,
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            data=_data({"labels": labels, "cells": _cells(cells, order)}),
         )
     )
 
@@ -97,6 +142,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(percent=percent, interval=interval, seconds=seconds)
+    made.filters.update(written=written, number=number)
     return made
 
 
@@ -117,7 +163,7 @@ def seconds(value: float) -> str:
 
 def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
     """Put the real corpora first, then the generated ones by accuracy, unscored ones last."""
-    rows = [{"name": name, **corpus} for name, corpus in corpora.items()]
+    rows: list[dict[str, Any]] = [{"name": name, **corpus} for name, corpus in corpora.items()]
     real = next((row for row in rows if row["role"] == "real"), None)
 
     def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
@@ -128,7 +174,54 @@ def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]
         row["own"] = row is real
         row["share"], row["reading"] = _against(row["accuracy"], real and real["accuracy"])
         row["confusions"] = _confusions(row["confusion"], labels)
-    return sorted(rows, key=rank)
+    rows.sort(key=rank)
+    for place, row in enumerate(rows):
+        row["place"] = place
+    return rows
+
+
+def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The anchors in a set order, with what they are, their checks by metric, whom they fool."""
+    real = next((row for row in metrics["corpora"].values() if row["role"] == "real"), None)
+    return [
+        {
+            "name": name,
+            "words": words,
+            "checks": {
+                check["metric"]: check for check in metrics["sanity"] if check["anchor"] == name
+            },
+            "fooled": fooled(metrics["anchors"][name], real),
+            **metrics["anchors"][name],
+        }
+        for name, words in ANCHOR_WORDS.items()
+        if name in metrics["anchors"]
+    ]
+
+
+def _ranking(ranking: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each ranked generator with those behind it that it can't be told apart from."""
+    close: dict[str, list[str]] = {name: [] for name in ranking["order"]}
+    for pair in ranking["pairs"]:
+        if not pair["told_apart"]:
+            close[pair["a"]].append(pair["b"])
+            close[pair["b"]].append(pair["a"])
+    return [{"name": name, "close": close[name]} for name in ranking["order"]]
+
+
+def _cells(cells: Mapping[str, Cells], order: list[str]) -> list[dict[str, Any]]:
+    """By corpus, in the page's order: `row,column` → how many, and some of them."""
+    return [
+        {f"{row},{column}": [count, *clips] for (row, column), (count, clips) in found.items()}
+        for found in (cells.get(name, {}) for name in order)
+    ]
+
+
+def _data(content: dict[str, Any]) -> Markup:
+    """JSON that nothing in it can end before its time."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
 
 
 def _against(measure: dict[str, Any], real: dict[str, Any] | None) -> tuple[float | None, str]:
