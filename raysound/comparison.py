@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,26 @@ from raysound.metrics.ranking import HIGHER_IS_BETTER
 SCHEMA = 2
 # What must be the same for two numbers to mean the same: whose ears, against which clips.
 JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
+
+
+def run_comparison(usage: str) -> None:
+    """Reads the two paths of the command line and prints what changed; exits with 0, or 2.
+
+    Args:
+        usage: shown for `--help`.
+    """
+    arguments = sys.argv[1:]
+    asked = bool({"-h", "--help"} & set(arguments))
+    if asked or len(arguments) != 2:
+        print(usage.strip())
+        sys.exit(0 if asked else 2)
+    try:
+        old, new = (read_metrics(uri) for uri in arguments)
+        for line in lines(compare(old, new)):
+            print(line)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def read_metrics(uri: str) -> dict[str, Any]:
