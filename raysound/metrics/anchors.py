@@ -115,7 +115,7 @@ def holds(ours: Measure, must: str, theirs: Measure) -> bool:
         theirs: with a value.
     """
     gap = difference(ours, theirs)
-    apart = gap["told_apart"] or gap["low"] is None
+    apart = gap["told_apart"]
     return {
         "below": gap["value"] < 0,
         "above": gap["value"] > 0,
