@@ -20,8 +20,10 @@ from raysound.predictions import of_corpus, read_scored, read_sound, scored_of
 from raysound.settings import Config
 
 METRICS_SCHEMA = 2
-# Clips of a corpus that a metric takes which hangs on how many there are; and of noise or silence.
+# Clips of a corpus that a metric takes which hangs on how many there are.
 SET_CLIPS = 2000
+# Clips of noise and of silence: one is much like the other, and a large judge takes its time.
+MADE_CLIPS = 100
 
 
 def measure(
@@ -124,7 +126,7 @@ def made_anchors(
 ) -> dict[str, Scored]:
     """Noise and silence, each clip asked to be what a real test clip is."""
     kinds = ("noise", "silence")
-    calls = [(run, kind, asked[:SET_CLIPS], config.evaluation.batch_size) for kind in kinds]
+    calls = [(run, kind, asked[:MADE_CLIPS], config.evaluation.batch_size) for kind in kinds]
     made = in_tasks(score_made, calls, num_gpus=1 if on_gpus(config) else 0)
     return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
 
