@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-JOBS = ["synthesize", "extract", "train", "tune", "evaluate", "pipeline"]
+JOBS = ["synthesize", "extract", "train", "tune", "evaluate", "cas", "pipeline"]
 
 
 def run(root: Path, job: str, *arguments: str, timeout: int = 100) -> subprocess.CompletedProcess:
@@ -31,6 +31,17 @@ def test_a_mistake_of_the_user_ends_in_one_clear_line_and_exit_2(root: Path, job
         "error: configs/demo.yaml: unknown key 'features.n_mel'; did you mean 'features.n_mels'?"
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_comparison_of_what_is_not_there_is_told(root: Path, tmp_path: Path) -> None:
+    done = run(root, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    bare = run(root, "compare")
+
+    assert done.returncode == bare.returncode == 2
+    assert done.stderr == (
+        f"error: there is no {tmp_path}/a.json: name the metrics.json that jobs/evaluate.py wrote\n"
+    )
+    assert "python jobs/compare.py OLD" in bare.stdout
 
 
 def test_without_arguments_a_job_says_how_to_call_it(root: Path) -> None:
@@ -96,13 +107,24 @@ def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path:
     assert accuracy["faithful"]["low"] > accuracy["noisy"]["high"]
     assert accuracy["faithful"]["low"] > accuracy["confused"]["high"]
     predictions = pq.read_table(report.with_name("predictions.parquet"))
-    assert len(predictions) == sum(corpus["clips"] for corpus in metrics["corpora"].values())
+    scored = sum(corpus["clips"] for corpus in metrics["corpora"].values())
+    assert len(predictions) == scored + metrics["reference"]["used"]
+    assert [check for check in metrics["sanity"] if not check["holds"]] == []
+    assert metrics["ranking"]["order"] == ["faithful", "confused", "noisy"]
 
     again = run(root, "evaluate", "configs/demo.yaml", *places)
 
     assert again.returncode == 0, again.stderr
     assert json.loads(report.with_name("metrics.json").read_text()) == metrics
     assert pq.read_table(report.with_name("predictions.parquet")).equals(predictions)
+
+    numbers = str(report.with_name("metrics.json"))
+    compared = run(root, "compare", numbers, numbers)
+
+    assert compared.returncode == 0, compared.stderr
+    lines = compared.stdout.splitlines()[1:]
+    assert len(lines) > 30
+    assert all(line.endswith("not told apart") for line in lines)
 
 
 @pytest.mark.slow

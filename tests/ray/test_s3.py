@@ -63,7 +63,8 @@ def test_the_road_from_store_to_store(
     train(config)
     evaluate(config)
     report = storage.read_bytes(f"{config.output}/evaluation/report.html").decode()
-    assert report.count("<audio") == 3 * config.evaluation.examples
+    # Of three corpora and classes the hardest and the most convincing clip.
+    assert report.count("<audio") == 3 * 3 * 2
     metrics = json.loads(storage.read_bytes(f"{config.output}/evaluation/metrics.json"))
     accuracies = {name: corpus["accuracy"]["value"] for name, corpus in metrics["corpora"].items()}
     assert accuracies["good"] > accuracies["bad"]
