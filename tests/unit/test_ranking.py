@@ -3,10 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raysound.metrics.intervals import share_measure
 
 from raysound.comparison import compare, lines, read_metrics
 from raysound.config import UserError
+from raysound.metrics.intervals import share_measure
 from raysound.metrics.ranking import HIGHER_IS_BETTER, ranking
 
 EMPTY = {"value": None, "low": None, "high": None, "why": "no clips"}
