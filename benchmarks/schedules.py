@@ -1,14 +1,14 @@
 """The four schedules of configs/seed-*.yaml, for four models and two clip lengths, on one fold.
 
-python benchmarks/schedules.py [key=value ...]
+python benchmarks/schedules.py [--models cnn ...] [--clip-lengths 2.5 ...] [key=value ...]
 
 Trains each once for equal epochs, tests it, prints a markdown table and draws the validation curves
 into docs/schedules.svg. Interrupted, it goes on where it was.
 As many are trained at a time as the machine has room for: with compute.local_cpus=3, two.
 """
 
+import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,11 @@ def judge(schedule: str, model: str, length: float, overrides: list[str]) -> Var
     return Variant(None, config.training.seed, config, name)
 
 
-def trained(length: float, overrides: list[str]) -> dict[tuple[str, str, float], dict[str, Any]]:
+def trained(
+    length: float, models: list[str], overrides: list[str]
+) -> dict[tuple[str, str, float], dict[str, Any]]:
     """The cells of a clip length: their curves, and how they do on the test fold."""
-    keys = [(schedule, model, length) for model in MODELS for schedule in SCHEDULES]
+    keys = [(schedule, model, length) for model in models for schedule in SCHEDULES]
     judges = [judge(*key, overrides) for key in keys]
     rows = trained_together(judges, extract_corpus("real", judges[0].config))
     cells = {}
@@ -58,14 +60,16 @@ def trained(length: float, overrides: list[str]) -> dict[tuple[str, str, float],
     return cells
 
 
-def draw(cells: dict[tuple[str, str, float], dict[str, Any]]) -> None:
+def draw(
+    cells: dict[tuple[str, str, float], dict[str, Any]], models: list[str], lengths: list[float]
+) -> None:
     """Validation accuracy by epoch: a row a clip length, a column a model, a line a schedule."""
     figure, axes = plt.subplots(
-        len(CLIP_LENGTHS), len(MODELS), figsize=(14, 6), sharex=True, sharey=True,
-        layout="constrained",
+        len(lengths), len(models), figsize=(3.5 * len(models), 3 * len(lengths)), sharex=True,
+        sharey=True, layout="constrained", squeeze=False,
     )  # fmt: skip
     for (schedule, model, length), cell in cells.items():
-        axis = axes[CLIP_LENGTHS.index(length)][MODELS.index(model)]
+        axis = axes[lengths.index(length)][models.index(model)]
         epochs = [row["epoch"] for row in cell["history"]]
         accuracy = [row["validation_accuracy"] for row in cell["history"]]
         axis.plot(epochs, accuracy, label=SCHEDULES[schedule], linewidth=1)
@@ -81,17 +85,24 @@ def draw(cells: dict[tuple[str, str, float], dict[str, Any]]) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    overrides = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--clip-lengths", nargs="+", type=float, default=list(CLIP_LENGTHS))
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_intermixed_args()
+    models, lengths, overrides = given.models, given.clip_lengths, given.overrides
     first = load(str(ROOT / "configs" / "seed-fixed.yaml"), overrides)
     with ray_session(first.compute):
         cells = {
-            key: cell for length in CLIP_LENGTHS for key, cell in trained(length, overrides).items()
+            key: cell
+            for length in lengths
+            for key, cell in trained(length, models, overrides).items()
         }
-    draw(cells)
+    draw(cells, models, lengths)
     print("| model | clip length | " + " | ".join(SCHEDULES.values()) + " |")
     print("|---" * (2 + len(SCHEDULES)) + "|")
-    for length in CLIP_LENGTHS:
-        for model in MODELS:
+    for length in lengths:
+        for model in models:
             found = [cells[schedule, model, length] for schedule in SCHEDULES]
             best = max(cell["best"]["validation_accuracy"] for cell in found)
             texts = (
