@@ -186,7 +186,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
     }
     width = max(map(len, rows))
     yield (
-        f"{'corpus':<{width}}  clips  accuracy  95 % interval       MMD  precision  coverage  "
+        f"{'corpus':<{width}}  clips  accuracy  95 % interval       MMD     recall  coverage  "
         "authenticity"
     )
     for name, row in rows.items():
@@ -196,7 +196,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
             continue
         shares = "  ".join(
             f"{'–' if row[key]['value'] is None else format(row[key]['value'], '.1%'):>{wide}}"
-            for key, wide in (("precision", 9), ("coverage", 8), ("authenticity", 12))
+            for key, wide in (("recall", 9), ("coverage", 8), ("authenticity", 12))
         )
         mmd = row["mmd"]["value"]
         yield (

@@ -133,7 +133,7 @@ def test_table_shows_the_numbers_of_the_metrics():
         )
         shown = {cell.attributes["data-metric"]: cell for cell in row.all("td", class_="measure")}
         assert list(shown) == [
-            "accuracy", "mmd", "frechet_distance", "precision", "coverage", "authenticity",
+            "accuracy", "mmd", "frechet_distance", "recall", "coverage", "authenticity",
         ]  # fmt: skip
         for metric, cell in shown.items():
             assert float(cell.attributes["data-value"]) == numbers[metric]["value"]
@@ -191,10 +191,10 @@ def test_anchors_show_where_each_number_must_lie():
         for cell in noise.all("td", class_="measure")
     }
     assert marks["mmd"] == ["✓ must be above"]
-    assert marks["precision"] == []
+    assert marks["recall"] == []
     assert not list(tree.all("b", class_="broken"))
     assert not list(tree.all("div", class_="warning"))
-    assert noise.one("small", class_="fooled").text == "fools Authenticity"
+    assert noise.one("small", class_="fooled").text == "fools Recall, Authenticity"
     assert "Accuracy" in copy.one("small", class_="fooled").text
 
 
