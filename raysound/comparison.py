@@ -64,7 +64,8 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         A dict a corpus and metric: `corpus`, `metric`, `old` and `new` (values), `difference` (a
-        measure, new less old) and `verdict`: `better`, `worse` or `not told apart`.
+        measure, new less old) and `verdict`: `better`, `worse`, `differs` (of a metric of which
+        neither more nor less is better) or `not told apart`.
 
     Raises:
         UserError: the judge, its features or its clips differ, or no corpus is in both.
@@ -106,15 +107,21 @@ def compared(
         return None
     found = difference(new, old)
     told_apart = found.pop("told_apart")
-    rose = found["value"] > 0
-    better = rose == HIGHER_IS_BETTER[metric]
+    verdict = "not told apart"
+    if told_apart:
+        higher = HIGHER_IS_BETTER[metric]
+        verdict = (
+            "differs" if higher is None
+            else "better" if higher == (found["value"] > 0)
+            else "worse"
+        )  # fmt: skip
     return {
         "corpus": corpus,
         "metric": metric,
         "old": old["value"],
         "new": new["value"],
         "difference": found,
-        "verdict": ("better" if better else "worse") if told_apart else "not told apart",
+        "verdict": verdict,
     }
 
 

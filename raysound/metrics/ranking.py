@@ -9,8 +9,8 @@ from typing import Any
 from raysound.metrics.intervals import difference
 
 RANKED_BY = "accuracy"
-# Of which one has to be the larger for a generator to be the better; of all others, the smaller.
-HIGHER_IS_BETTER = {
+# Whether a generator with more of it is the better, or the worse; None where neither is.
+HIGHER_IS_BETTER: dict[str, bool | None] = {
     "accuracy": True,
     "balanced_accuracy": True,
     "macro_f1": True,
@@ -26,7 +26,7 @@ HIGHER_IS_BETTER = {
     "recall": True,
     "density": True,
     "coverage": True,
-    "authenticity": True,
+    "authenticity": None,
 }
 
 

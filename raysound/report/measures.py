@@ -114,7 +114,7 @@ METRICS = (
     Metric(
         key="authenticity",
         name="Authenticity",
-        better="↑",
+        better="",
         form="percent",
         says=(
             "Share of the clips that are farther from their nearest training clip than that is "
@@ -237,7 +237,7 @@ def fooled(anchor: Mapping[str, Any], real: Mapping[str, Any] | None) -> Sequenc
     names = []
     for metric in HEADLINE:
         ours, theirs = anchor[metric.key]["value"], real[metric.key]["value"]
-        if ours is None or theirs is None:
+        if ours is None or theirs is None or not metric.better:
             continue
         if (ours >= theirs) if metric.better == "↑" else (ours <= theirs):
             names.append(metric.name)

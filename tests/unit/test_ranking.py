@@ -48,11 +48,15 @@ def test_a_generator_that_is_never_right_ranks_above_one_without_clips() -> None
 def test_a_new_checkpoint_is_better_worse_or_not_told_apart() -> None:
     low_is_good = {"value": 5.0, "low": 4.0, "high": 6.0}
     old = metrics(mine=row(500, 1000, mmd=low_is_good))
-    new = metrics(mine=row(700, 1000, mmd={"value": 9.0, "low": 8.0, "high": 10.0}))
+    high = {"value": 0.9, "low": 0.8, "high": 1.0}
+    old["corpora"]["mine"]["authenticity"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    new = metrics(
+        mine=row(700, 1000, mmd={"value": 9.0, "low": 8.0, "high": 10.0}, authenticity=high)
+    )
 
     verdicts = {row["metric"]: row["verdict"] for row in compare(old, new)}
 
-    assert verdicts == {"accuracy": "better", "mmd": "worse"}
+    assert verdicts == {"accuracy": "better", "mmd": "worse", "authenticity": "differs"}
     assert {row["verdict"] for row in compare(old, old)} == {"not told apart"}
     assert "+0.2" in "\n".join(lines(compare(old, new)))
 

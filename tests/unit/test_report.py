@@ -194,7 +194,7 @@ def test_anchors_show_where_each_number_must_lie():
     assert marks["recall"] == []
     assert not list(tree.all("b", class_="broken"))
     assert not list(tree.all("div", class_="warning"))
-    assert noise.one("small", class_="fooled").text == "fools Recall, Authenticity"
+    assert noise.one("small", class_="fooled").text == "fools Recall"
     assert "Accuracy" in copy.one("small", class_="fooled").text
 
 
