@@ -13,7 +13,14 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raysound.settings import Config, Optimizer, PopulationBasedTraining, Scheduler, TrialScheduler
+from raysound.settings import (
+    SECRET,
+    Config,
+    Optimizer,
+    PopulationBasedTraining,
+    Scheduler,
+    TrialScheduler,
+)
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -58,6 +65,7 @@ PATH_KEYS = (
     ("evaluation", "checkpoint"),
     ("synthesis", "formula", "output"),
     ("synthesis", "griffin_lim", "output"),
+    ("synthesis", "ladder", "output"),
 )
 
 
@@ -206,6 +214,23 @@ def sampled(config: Config, values: Mapping[str, Any]) -> Config:
     return from_tree(tree, ", ".join(f"{key}={values[key]}" for key in values))
 
 
+def places(config: Config) -> dict[str, str]:
+    """Every path and URI of a config that is set, by its dotted key."""
+    found: dict[str, str] = {}
+
+    def look(tree: Any, keys: Sequence[str], above: str = "") -> None:
+        for key in list(tree or ()) if keys[0] == "*" else keys[:1]:
+            value = (tree or {}).get(key)
+            if len(keys) > 1:
+                look(value, keys[1:], f"{above}{key}.")
+            elif value is not None:
+                found[above + key] = value
+
+    for keys in PATH_KEYS:
+        look(config.model_dump(), keys)
+    return found
+
+
 def _make_absolute(tree: Any, keys: Sequence[str]) -> None:
     """Makes the path that `keys` lead to absolute, in place; URIs and unset ones stay."""
     if not isinstance(tree, dict):
@@ -244,7 +269,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         first, *others = (fault["msg"].removeprefix("Value error, ") for fault in faults)
         text = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
         value = faults[0]["input"]
-        shown = "" if isinstance(value, dict) else f" (got {value!r})"
+        told = not isinstance(value, dict) and faults[0]["type"] != SECRET
+        shown = f" (got {value!r})" if told else ""
         yield f"{key}: {text}{shown}" if key else text
 
 

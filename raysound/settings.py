@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,9 +24,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 # Raise it when the same settings would give other log-mels: older folders are then left alone.
 FEATURE_VERSION = 1
+# The type of a fault whose value must not be told.
+SECRET = "secret"
 
 
 def digest(value: object) -> str:
@@ -40,6 +44,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _without_secrets(uri: str) -> str:
+    """Refuses a URI that holds what only the environment should: configs are kept and shown."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and ("@" in rest.partition("/")[0] or "?" in rest):
+        raise PydanticCustomError(
+            SECRET,
+            "write it as {scheme}://bucket/folder: keys, secrets and endpoints come from the "
+            "environment, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL",
+            {"scheme": scheme},
+        )
+    return uri
+
+
+# A path or URI of a file or folder.
+Place = Annotated[str, AfterValidator(_without_secrets)]
 # Folds are names: `1` in a YAML and `"1"` in a CSV are the same fold.
 Fold = Annotated[str, BeforeValidator(str)]
 CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -65,7 +84,7 @@ class SplitSettings(Section):
 class RealCorpus(Section):
     """The labelled recordings that the judge learns from."""
 
-    path: str
+    path: Place
     split: SplitSettings = SplitSettings()
 
 
@@ -73,7 +92,7 @@ class CorporaSettings(Section):
     """One real corpus, any number of generated ones by name."""
 
     real: RealCorpus
-    generated: dict[CorpusName, str] = {}
+    generated: dict[CorpusName, Place] = {}
 
     @model_validator(mode="after")
     def _real_is_taken(self) -> CorporaSettings:
@@ -403,7 +422,7 @@ class EvaluationSettings(Section):
     corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too.
     """
 
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     batch_size: PositiveInt = 64
     examples: NonNegativeInt = 1
     examples_megabytes: NonNegativeFloat = 12.0
@@ -416,12 +435,19 @@ class ComputeSettings(Section):
     `workers: [2, 8]` trains with as many as the cluster has room for, while it grows and shrinks.
     `auto` is what helps: on a GPU bfloat16, channels_last, pinned memory, two batches on their way
     while one is used, and batch norm over all workers' clips; on CPUs none of it.
+
+    A cluster that grows by itself is given `wait_for_nodes` minutes to bring the nodes that a
+    training wants; 0 wants them there. Training workers run on nodes with the `labels`, close
+    together (PACK) or apart (SPREAD); tasks run wherever a CPU is free.
     """
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     use_gpu: Literal[True, False, "auto"] = "auto"
     cpus_per_worker: PositiveFloat | None = None
     local_cpus: PositiveInt | None = None
+    wait_for_nodes: NonNegativeFloat = 0
+    labels: dict[str, str] = {}
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: Literal[True, False, "auto"] = "auto"
     compile: bool = False
@@ -454,7 +480,7 @@ class ComputeSettings(Section):
 class FormulaSettings(Section):
     """Corpora made by formula: one real and three generated ones, a folder each below `output`."""
 
-    output: str
+    output: Place
     clips_per_class: PositiveInt = 40
     generated_clips_per_class: PositiveInt = 20
     seconds: PositiveFloat = 1.0
@@ -469,7 +495,7 @@ class LadderSettings(Section):
     N dB below the clip.
     """
 
-    output: str
+    output: Place
     n_mels: tuple[PositiveInt, ...] = (128, 64, 32, 16, 8)
     snr_db: tuple[float, ...] = (40, 30, 20, 10, 0)
     iterations: PositiveInt = 32
@@ -478,7 +504,7 @@ class LadderSettings(Section):
 class GriffinLimSettings(Section):
     """A generated corpus made of real test clips, by log-mel and back."""
 
-    output: str
+    output: Place
     iterations: PositiveInt = 32
 
 
@@ -494,7 +520,7 @@ class Config(Section):
     """One experiment: everything that a job reads."""
 
     name: CorpusName
-    output: str
+    output: Place
     corpora: CorporaSettings
     features: FeatureSettings = FeatureSettings()
     model: ModelSettings = ModelSettings()

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from raysound import checkpoint, examples, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
+from raysound.distributed import gauges
 from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import read_history, run_folder, split_clips, split_digest
 from raysound.distributed.measure import measure
@@ -77,6 +78,9 @@ def evaluate(config: Config) -> str:
         write_events(metrics, storage.join(out, "tensorboard"))
     for line in table(metrics):
         logger.info("%s", line)
+    for corpus, numbers in metrics["corpora"].items():
+        value = numbers["accuracy"]["value"]
+        gauges.show("accuracy", value, experiment=config.name, corpus=corpus)
     return f"report: {storage.join(out, 'report.html')}"
 
 

@@ -19,7 +19,8 @@ import torch
 
 from raysound import features, storage
 from raysound.config import UserError
-from raysound.distributed.session import in_a_task, in_tasks
+from raysound.distributed import gauges
+from raysound.distributed.session import in_a_task, in_tasks, log_here
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard, Totals
 from raysound.logmel import empty_bands
@@ -119,7 +120,7 @@ def extract_corpus(name: str, config: Config) -> str:
     totals = Totals(name, config.features)
     reasons: Counter[str] = Counter()
     with_rejects = []
-    progress = Progress(name, plan["clips"])
+    progress = Progress(name, plan["clips"], config.name)
     for index, shard, made in make_shards(folder, plan["shards"], config.features):
         totals.add(shard)
         progress.add(shard, made)
@@ -197,7 +198,12 @@ def make_shard(
     shard = record_there(uri)
     if shard and not shard.unreadable and shard.digest == shard_digest(clips, settings):
         return shard, False
-    return make_with_care(folder, index, clips, settings, run, standstill), True
+    shard = make_with_care(folder, index, clips, settings, run, standstill)
+    log_here()
+    logger.info("%s: %d clips, %d rejected", uri, shard.found, len(shard.rejects))
+    for reject in shard.rejects:
+        logger.warning("%s: %s rejected: %s", uri, reject["clip_id"], reject["reason"])
+    return shard, True
 
 
 def record_there(uri: str) -> Shard | None:
@@ -297,9 +303,10 @@ def clear_away(folder: str) -> None:
 class Progress:
     """A line every few seconds: how far a corpus is."""
 
-    def __init__(self, name: str, clips: int) -> None:
+    def __init__(self, name: str, clips: int, experiment: str) -> None:
         self.name = name
         self.clips = clips
+        self.tags = {"experiment": experiment, "corpus": name}
         self.started = self.last = time.monotonic()
         self.found = self.made = self.rejected = 0
         self.hours = 0.0
@@ -310,6 +317,9 @@ class Progress:
         self.made += shard.found if made else 0
         self.rejected += len(shard.rejects)
         self.hours += shard.seconds / 3600
+        gauges.count("clips", shard.found, **self.tags)
+        gauges.count("rejects", len(shard.rejects), **self.tags)
+        gauges.count("audio_hours", shard.seconds / 3600, **self.tags)
         now = time.monotonic()
         if now - self.last > SECONDS_BETWEEN_LINES or self.found == self.clips:
             self.last = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ import ray.train.torch
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
-from raysound.distributed import training_data
+from raysound.distributed import gauges, training_data
 from raysound.distributed.extract import finished_features
-from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
 from raysound.distributed.train_worker import train_worker
 from raysound.scoring import Normalisation
 from raysound.settings import Config, TrainingSettings, digest
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Workers that may die before a training is given up; each time it goes on from the last epoch.
 MOST_FAILURES = 8
+# Seconds that Ray Train waits for its workers' CPUs and GPUs, each time they start.
+LEAST_PATIENCE = 60.0
 
 
 def split_clips(config: Config, folder: str) -> pa.Table:
@@ -127,7 +130,7 @@ def train_judge(
     )  # fmt: skip
     note = describe(config, material)
     job = job_of(config, material, note, run, threads)
-    with epochs_shown(storage.join(run, "history.jsonl"), config.training, name):
+    with epochs_shown(storage.join(run, "history.jsonl"), config, name):
         run_workers(job, scaling, material)
     finish(run, note, config.training)
     return run
@@ -198,6 +201,9 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
     Raises:
         UserError: what stops the training and can be mended.
     """
+    # Ray Train reads it when it begins.
+    patience = max(LEAST_PATIENCE, 60 * job["compute"].wait_for_nodes)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{patience:g}"
     # Ray's own state of an earlier attempt would bring back its results, or its errors.
     storage.delete(storage.join(job["run"], "ray"))
     trainer = ray.train.torch.TorchTrainer(
@@ -286,35 +292,57 @@ def spare_cpus() -> float:
 def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfig, int]:
     """What each worker gets: its resources for Ray, and its number of torch threads.
 
+    Where the cluster may grow, this waits until the workers' nodes have come.
+
     Raises:
         UserError: the cluster can't give it. Ray would wait for ever.
     """
-    (least, most), cpus, gpus = config.compute.workers_range, cluster_cpus(), cluster_gpus()
-    use_gpu = gpus >= least if config.compute.use_gpu == "auto" else config.compute.use_gpu
+    compute = config.compute
+    least, most = compute.workers_range
+    bundle = {
+        "CPU": compute.cpus_per_worker or 1,
+        **({"GPU": 1} if compute.use_gpu is True else {}),
+    }
+    await_nodes([bundle] * least, compute, compute.labels)
+    cpus, gpus = cluster_cpus(), cluster_gpus()
+    use_gpu = gpus >= least if compute.use_gpu == "auto" else compute.use_gpu
     if use_gpu and gpus < least:
         raise UserError(f"compute.workers {least} want a GPU each; the cluster has {gpus:g}")
     spare = spare_cpus()
-    per_worker = config.compute.cpus_per_worker or min(1.0, (cpus - spare) / least)
-    if least * per_worker > cpus - spare:
+    per_worker = compute.cpus_per_worker or min(1.0, (cpus - spare) / least)
+    if least * per_worker > cpus - spare and not compute.wait_for_nodes:
         raise UserError(
             f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} leave less than "
             f"{spare:g} of the cluster's {cpus:g} CPUs to read the data: ask for fewer"
         )
-    if config.compute.sync_batch_norm is True and not use_gpu:
+    if compute.sync_batch_norm is True and not use_gpu:
         raise UserError("compute.sync_batch_norm: true wants GPUs: torch has it for nothing else")
-    resources = {"CPU": per_worker, **({"GPU": 1} if use_gpu else {})}
+    check_labels(compute.labels)
     scaling = ray.train.ScalingConfig(
         num_workers=least if least == most else (least, most),
         use_gpu=use_gpu,
-        resources_per_worker=resources,
+        resources_per_worker={"CPU": per_worker, **({"GPU": 1} if use_gpu else {})},
+        placement_strategy=compute.placement,
+        label_selector=compute.labels or None,
     )
-    return scaling, max(1, int(cpus // (most * together)))
+    return scaling, max(1, int(per_worker), int(cpus // (most * together)))
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Raises UserError where no node has these labels."""
+    nodes = [node.get("Labels") or {} for node in ray.nodes() if node["Alive"]]
+    if labels and not any(labels.items() <= node.items() for node in nodes):
+        known = sorted({f"{key}: {value}" for node in nodes for key, value in node.items()})
+        wanted = ", ".join(f"{key}: {value}" for key, value in labels.items())
+        raise UserError(
+            f"no node has the labels of compute.labels, {wanted}; there are {', '.join(known)}"
+        )
 
 
 @contextmanager
-def epochs_shown(history_uri: str, settings: TrainingSettings, name: str) -> Iterator[None]:
+def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
     """Logs one line an epoch while the block runs, as the history grows."""
-    epochs = settings.epochs + settings.finetune.epochs
+    epochs = config.training.epochs + config.training.finetune.epochs
     prefix = "" if name == "judge" else f"{name}: "
     done = threading.Event()
 
@@ -328,6 +356,7 @@ def epochs_shown(history_uri: str, settings: TrainingSettings, name: str) -> Ite
             rows = read_history(history_uri)
             for row in rows[shown:]:
                 logger.info("%s%s", prefix, epoch_line(row, epochs))
+                show_epoch(row, config.name, name)
             shown = len(rows)
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -337,6 +366,16 @@ def epochs_shown(history_uri: str, settings: TrainingSettings, name: str) -> Ite
     finally:
         done.set()
         thread.join()
+
+
+def show_epoch(row: Metrics, experiment: str, judge: str) -> None:
+    """Tells Prometheus what an epoch brought."""
+    gauges.show("epoch", row["epoch"], experiment=experiment, judge=judge)
+    for split in ("train", "validation"):
+        if row[f"{split}_clips"]:
+            for measure in ("loss", "accuracy"):
+                name = f"{split}_{measure}"
+                gauges.show(name, row[name], experiment=experiment, judge=judge)
 
 
 def epoch_line(row: Metrics, epochs: int) -> str:

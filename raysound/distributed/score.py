@@ -15,7 +15,8 @@ import torch
 
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
-from raysound.distributed.session import cluster_gpus, in_tasks
+from raysound.config import UserError
+from raysound.distributed.session import await_nodes, cluster_gpus, in_tasks
 from raysound.logmel import LogMel
 from raysound.metrics.mismatch import sound_of
 from raysound.metrics.nearest import nearest
@@ -85,9 +86,18 @@ def score_shards(
 
 
 def on_gpus(config: Config) -> bool:
-    """Whether clips are scored on GPUs."""
+    """Whether clips are scored on GPUs.
+
+    Raises:
+        UserError: they are to be, and the cluster has none.
+    """
     use_gpu = config.compute.use_gpu
-    return use_gpu is True or (use_gpu == "auto" and cluster_gpus() > 0)
+    if use_gpu is not True:
+        return use_gpu == "auto" and cluster_gpus() > 0
+    await_nodes([{"CPU": 1, "GPU": 1}], config.compute)
+    if not cluster_gpus():
+        raise UserError("compute.use_gpu is true, and the cluster has no GPU")
+    return True
 
 
 def score_shard(

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import ray
 import ray.data
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysound.config import UserError, load
+from raysound import storage
+from raysound.config import UserError, load, places
 from raysound.settings import ComputeSettings, Config
 
 Result = TypeVar("Result")
 
 # Calls that wait for a CPU at a time: an autoscaling cluster grows as they ask for.
 CALLS_AHEAD = 1024
+# The folder on a node that holds what was uploaded with a job, until the job ends.
+UPLOADED = "/working_dir_files/"
+# A node that can't say within so many seconds whether it sees a file counts as gone.
+NODE_SECONDS = 60.0
 
 
 def run_job(job: Callable[[Config], str], usage: str) -> None:
     """Reads `CONFIG [key=value ...]`, starts Ray, runs the job, prints the line it returns.
 
-    Exits with 0, or with 2 and one clear line where the user can mend it.
+    Exits with 0, or with 2 and one clear line where the user can mend it; with 130 or 143 where
+    the user, or the cluster, stopped it.
 
     Args:
         job: takes the config, returns the last line: where the result lies.
@@ -39,7 +49,11 @@ def run_job(job: Callable[[Config], str], usage: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = load(arguments[0], arguments[1:])
+        check_places(config)
         with ray_session(config.compute):
+            # After Ray, which takes the signal for itself.
+            signal.signal(signal.SIGTERM, end_at_once)
+            check_shared(config.output)
             last_line = job(config)
     except (UserError, OSError) as error:
         # A full disk is told as a mistake is. What Ray makes of a task's error is a traceback.
@@ -49,6 +63,59 @@ def run_job(job: Callable[[Config], str], usage: str) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     print(last_line)
+
+
+def end_at_once(number: int, frame: Any) -> None:
+    """What `ray job stop`, and whoever else sends SIGTERM, makes of a job."""
+    print("stopped; the same command goes on", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
+
+
+def check_places(config: Config) -> None:
+    """Raises UserError for paths that Ray throws away when a submitted job ends."""
+    for key, place in places(config).items():
+        if UPLOADED in place:
+            raise UserError(
+                f"{key} leads into the folder that was uploaded with this job, which is thrown "
+                f"away when it ends: give it as a path that all nodes share, or a URI, as "
+                f"{key}=s3://bucket/{os.path.basename(place)}"
+            )
+
+
+def check_shared(output: str) -> None:
+    """Raises UserError where a node of the cluster doesn't see what this process writes."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 or "://" in output:
+        return
+    mark = storage.join(output, f"shared-{uuid4().hex}.tmp")
+    storage.write_bytes(mark, b"")
+    sees = ray.remote(num_cpus=0, max_retries=0)(storage.exists)
+    try:
+        calls = {
+            sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(mark): node
+            for node in nodes
+        }
+        # One that dies meanwhile is no reason to give up.
+        answered, _ = ray.wait([*calls], num_returns=len(calls), timeout=NODE_SECONDS)
+        blind = [calls[call] for call in answered if answer_of(call) is False]
+    finally:
+        storage.delete(mark)
+    if blind:
+        addresses = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] in blind]
+        raise UserError(
+            f"{output} is not the same folder on every node of the cluster ({addresses[0]} doesn't "
+            "see it): give output as a path that all nodes share, or a URI, as s3://bucket/run"
+        )
+
+
+def answer_of(call: ray.ObjectRef) -> Any:
+    """What a call returned; None where its node is gone."""
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayError:
+        return None
 
 
 @contextmanager
@@ -79,9 +146,46 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
     # Results and training batches in the order of the shards, whoever finishes first.
     context.execution_options.preserve_order = True
     try:
+        await_nodes([{"CPU": 1}], compute)
+        if cluster_cpus() < 1:
+            raise UserError(
+                "the cluster has no CPU to work on: add a worker node, or, where it grows by "
+                "itself, say how many minutes it may take, as compute.wait_for_nodes=15"
+            )
         yield
     finally:
         ray.shutdown()
+
+
+def await_nodes(
+    bundles: list[dict[str, float]], compute: ComputeSettings, labels: dict[str, str] | None = None
+) -> None:
+    """Waits until the cluster has room for some bundles of resources, as long as it may take.
+
+    Args:
+        bundles: amounts by Ray's name of the resource.
+        compute: says how long, and how close together.
+        labels: of the nodes.
+
+    Raises:
+        UserError: it has not come. Ray would wait for ever.
+    """
+    if not compute.wait_for_nodes:
+        return
+    group = placement_group(
+        bundles,
+        strategy=compute.placement,
+        bundle_label_selector=[labels] * len(bundles) if labels else None,
+    )
+    try:
+        if not group.wait(compute.wait_for_nodes * 60):
+            wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in bundles[0].items())
+            raise UserError(
+                f"room for {len(bundles)} × {wanted} has not come within compute.wait_for_nodes, "
+                f"{compute.wait_for_nodes:g} minutes: `ray status` tells what the cluster tried"
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def in_a_task(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -113,6 +217,14 @@ def in_tasks(
     finally:
         for call in waiting:
             ray.cancel(call)
+
+
+def log_here() -> None:
+    """Lets a task's own lines go to the log of its process, which Ray's dashboard shows."""
+    job = ray.get_runtime_context().get_job_id()
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s %(levelname)s job {job} %(message)s"
+    )
 
 
 def available_cpus() -> int:

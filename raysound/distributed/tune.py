@@ -25,12 +25,13 @@ from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
     Material,
     check_clips,
+    check_labels,
     gather,
     placement,
     read_history,
     split_clips,
 )
-from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
 from raysound.distributed.train import room
 from raysound.distributed.trial import MISTAKE, SCORE, Gate, Study, Trial, decoded
 from raysound.distributed.trials_shown import TrialsShown
@@ -145,9 +146,9 @@ def arranged(
     Raises:
         UserError: the cluster can't give it.
     """
-    settings, cpus, gpus = config.search, cluster_cpus(), cluster_gpus()
+    settings, compute = config.search, config.compute
     gate = ray.remote(num_cpus=0)(Gate).options(name=gate_name(folder)).remote()
-    if config.compute.workers_range[1] > 1:
+    if compute.workers_range[1] > 1:
         if settings.gpus_per_trial is not None:
             raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
         together = min(room(config), settings.concurrent or math.inf, trial_count(config))
@@ -156,8 +157,12 @@ def arranged(
         resources = {"CPU": 0.01}
         study = Study(config, folder, materials, gate, scaling, threads, scaling.use_gpu)
         return study, resources, int(together)
-    wants_gpu = gpus > 0 if config.compute.use_gpu == "auto" else config.compute.use_gpu
-    resources = {"CPU": config.compute.cpus_per_worker or min(1.0, cpus)}
+    share = {"GPU": settings.gpus_per_trial or 1} if compute.use_gpu is True else {}
+    await_nodes([{"CPU": compute.cpus_per_worker or 1, **share}], compute, compute.labels)
+    check_labels(compute.labels)
+    cpus, gpus = cluster_cpus(), cluster_gpus()
+    wants_gpu = gpus > 0 if compute.use_gpu == "auto" else compute.use_gpu
+    resources = {"CPU": compute.cpus_per_worker or min(1.0, cpus)}
     if wants_gpu:
         resources["GPU"] = settings.gpus_per_trial or 1
     free = {"CPU": cpus, "GPU": gpus}
@@ -184,9 +189,13 @@ def tuner_of(
 ) -> ray_tune.Tuner:
     """Ray Tune, at the beginning of a search or where it was interrupted."""
     settings = study.config.search
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(Trial, study=study), dict(resources)
+    labels = study.config.compute.labels
+    wanted = ray_tune.PlacementGroupFactory(
+        [dict(resources)],
+        # A trial that trains over workers only waits for them, wherever it stands.
+        bundle_label_selector=[labels] if labels and study.scaling is None else None,
     )
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, study=study), wanted)
     state = storage.join(folder, "tune")
     if ray_tune.Tuner.can_restore(state):
         logger.info("going on with the search in %s", folder)

@@ -1,0 +1,43 @@
+"""What Prometheus, and with it Ray's dashboard, is told of a running job."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ray.util.metrics import Counter, Gauge
+
+# What is counted up, and what goes up and down; Prometheus sees it as ray_raysound_<name>.
+COUNTED = {
+    "clips": "Clips extracted or found extracted, the rejected among them",
+    "rejects": "Clips that can't be used",
+    "audio_hours": "Hours of sound in them",
+}
+SHOWN = {
+    "epoch": "The last whole epoch of a training",
+    "train_loss": "Its loss on training clips",
+    "train_accuracy": "Its accuracy on training clips, 0 to 1",
+    "validation_loss": "Its loss on validation clips",
+    "validation_accuracy": "Its accuracy on validation clips, 0 to 1",
+    "accuracy": "Of a corpus's clips the judge recognised so many as what they were asked to be",
+}
+
+
+def count(name: str, amount: float, **tags: str) -> None:
+    """Adds to one of COUNTED, by its tags; Prometheus takes no zero."""
+    if amount > 0:
+        _counter(name, tuple(sorted(tags))).inc(amount, tags)
+
+
+def show(name: str, value: float, **tags: str) -> None:
+    """Sets one of SHOWN, by its tags."""
+    _gauge(name, tuple(sorted(tags))).set(value, tags)
+
+
+@lru_cache
+def _counter(name: str, tags: tuple[str, ...]) -> Counter:
+    return Counter(f"raysound_{name}", COUNTED[name], tags)
+
+
+@lru_cache
+def _gauge(name: str, tags: tuple[str, ...]) -> Gauge:
+    return Gauge(f"raysound_{name}", SHOWN[name], tags)

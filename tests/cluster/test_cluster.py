@@ -1,0 +1,327 @@
+"""Jobs submitted to a head and two workers on machines of their own, some of which die."""
+
+import json
+import logging
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from tests.cluster.machines import US, Machine, Machines, may_make_namespaces
+from tests.conftest import RATE, write_tones
+from tests.processes import poll
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+EPOCHS = 6
+CLIPS_PER_CLASS = 120
+SHARD_CLIPS = 6
+STORE = "s3://sounds"
+
+
+@pytest.fixture(scope="module")
+def object_store() -> Iterator[dict[str, str]]:
+    """The environment that leads to an S3 server, which machines reach over their network."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    address = "0.0.0.0" if may_make_namespaces() else "127.0.0.1"
+    server = ThreadedMotoServer(address, 0, verbose=False)
+    server.start()
+    port = server.get_host_and_port()[1]
+    keys = {
+        "AWS_ACCESS_KEY_ID": "anyone",
+        "AWS_SECRET_ACCESS_KEY": token_hex(),
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        region_name="us-east-1",
+        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+    ).create_bucket(Bucket=STORE.removeprefix("s3://"))
+    there = US if address == "0.0.0.0" else address
+    yield {**keys, "AWS_ENDPOINT_URL": f"http://{there}:{port}"}
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def machines(root: Path, object_store: dict[str, str]) -> Iterator[Machines]:
+    """A head and two workers."""
+    machines = Machines(root, object_store)
+    try:
+        machines.add_worker()
+        machines.add_worker()
+        yield machines
+    finally:
+        machines.end()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[dict[str, Any]]:
+    """A config in the folder that is submitted, over a folder that all machines share."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_tones(folder / "real", CLIPS_PER_CLASS, 0.01, 0)
+    write_tones(folder / "good", 10, 0.01, 1)
+    write_tones(folder / "bad", 10, 3.0, 2)
+    tree = {
+        "name": "submitted",
+        "output": str(folder / "out"),
+        "corpora": {
+            "real": {"path": str(folder / "real")},
+            "generated": {"good": str(folder / "good"), "bad": str(folder / "bad")},
+        },
+        # Many frames of long transforms: a shard takes a while.
+        "features": {
+            "clip_length": 0.5, "sample_rate": RATE, "hop_length": 20, "n_fft": 4096,
+            "n_mels": 32, "f_min": 0, "f_max": RATE / 2,
+        },
+        "model": {"name": "cnn"},
+        "training": {"epochs": EPOCHS, "batch_size": 8, "scheduler": {"name": "CosineAnnealingLR"}},
+        # A worker on each machine, talking over the network between them.
+        "compute": {"workers": 2, "cpus_per_worker": 0.5, "placement": "STRICT_SPREAD",
+                    "shard_clips": SHARD_CLIPS},
+    }  # fmt: skip
+    config = root / "configs" / "submitted-by-a-test.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    yield {"folder": folder, "config": f"configs/{config.name}", "out": folder / "out"}
+    config.unlink()
+
+
+def ended(job: subprocess.Popen[str], seconds: float = 200) -> str:
+    """What a submission printed until its end."""
+    try:
+        said, _ = job.communicate(timeout=seconds)
+    finally:
+        job.kill()
+    return said
+
+
+def shards_of(out: Path) -> list[Path]:
+    """The finished shards of the real corpus."""
+    return sorted(out.glob("features/real-*/part-*.parquet"))
+
+
+def clips_in(shards: list[Path]) -> Counter[str]:
+    return Counter(
+        clip_id
+        for shard in shards
+        for clip_id in pq.read_table(shard, columns=["clip_id"])["clip_id"].to_pylist()
+    )
+
+
+def machine_of(machines: Machines, title: str) -> Machine | None:
+    """A worker on which a process with such a title runs."""
+    for worker in machines.workers.values():
+        if any(shown.startswith(title) for shown in worker.processes().values()):
+            return worker
+    return None
+
+
+def test_a_stranger_is_refused(machines: Machines, experiment: dict[str, Any]) -> None:
+    """Without the token, and with another one; and nobody listens to the world."""
+    job = ["job", "submit", "--working-dir", ".", "--", "python", "-c", "print('let in')"]
+
+    without = machines.ray(*job, RAY_AUTH_MODE="disabled")
+    wrong = machines.ray(*job, RAY_AUTH_TOKEN="f" * 64, RAY_AUTH_TOKEN_PATH="")
+
+    for stranger in (without, wrong):
+        said = ended(stranger)
+        assert stranger.returncode != 0
+        assert "authentication" in said.lower()
+        assert "let in" not in said.replace("print('let in')", "")
+    jobs = machines.ray("job", "list")
+    assert "let in" not in ended(jobs), "nothing of theirs was taken"
+    assert jobs.returncode == 0
+    if machines.apart:
+        # The dashboard's port, from another machine of the same network.
+        outside = f"http://{machines.head.address}:{machines.dashboard}/api/version"
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(outside, timeout=10)
+
+
+def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str, Any]) -> None:
+    """Stopped once, submitted again; then one of its two workers dies."""
+    out = experiment["out"]
+    command = ["python", "jobs/extract.py", experiment["config"]]
+
+    first = machines.submit("extract-1", *command)
+    poll(lambda: len(shards_of(out)) >= 4, 100, "shards")
+    stop = machines.ray("job", "stop", "extract-1")
+    said = ended(first)
+    ended(stop)
+    assert stop.returncode == 0
+    assert "stopped; the same command goes on" in said, said
+    assert "Traceback" not in said
+    before = {shard: shard.stat().st_mtime_ns for shard in shards_of(out)}
+    assert 4 <= len(before) < 3 * CLIPS_PER_CLASS // SHARD_CLIPS, "it had not come to its end"
+
+    second = machines.submit("extract-2", *command)
+    poll(lambda: len(shards_of(out)) >= len(before) + 3, 100, "more shards")
+    victim = poll(partial(machine_of, machines, "ray::make_shard"), 60, "a shard being made")
+    machines.kill(victim)
+    machines.add_worker(pool="new")
+    said = ended(second)
+
+    assert second.returncode == 0, said
+    assert f"features: {out}/features" in said
+    shards = shards_of(out)
+    assert {shard: shard.stat().st_mtime_ns for shard in before} == before, "made once"
+    assert len(shards) == 3 * CLIPS_PER_CLASS // SHARD_CLIPS
+    clips = clips_in(shards)
+    assert len(clips) == 3 * CLIPS_PER_CLASS
+    assert set(clips.values()) == {1}
+    summary = json.loads((shards[0].parent / "summary.json").read_text())
+    assert (summary["found"], summary["rejected"]) == (3 * CLIPS_PER_CLASS, 0)
+
+
+def test_prometheus_is_told(machines: Machines, experiment: dict[str, Any]) -> None:
+    """The head's page of metrics, read while a job shows them: extraction, once more."""
+    page = f"http://{machines.head.address}:{machines.metrics}/metrics"
+    out = experiment["folder"] / "seen"
+    command = ["python", "jobs/extract.py", experiment["config"], f"output={out}"]
+
+    def read() -> dict[str, float]:
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = (re.match(r'ray_raysound_(\w+)\{.*corpus="real".*\} (\S+)', line) for line in lines)
+        return {match[1]: float(match[2]) for match in found if match}
+
+    job = machines.submit("seen", *command)
+    seen = poll(lambda: (now := read()).get("clips_total", 0) > 0 and now, 100, "clips counted")
+    said = ended(job)
+
+    assert job.returncode == 0, said
+    assert 0 < seen["clips_total"] <= 3 * CLIPS_PER_CLASS
+    assert seen["audio_hours_total"] == pytest.approx(seen["clips_total"] * 0.5 / 3600)
+
+
+def test_training_outlives_a_machine(machines: Machines, experiment: dict[str, Any]) -> None:
+    """Two workers on two machines; one dies in mid-training, another takes its place."""
+    out = experiment["out"]
+
+    def epochs() -> int:
+        found = [*out.glob("training/*/history.jsonl")]
+        return len(found[0].read_text().splitlines()) if found else 0
+
+    assert len(machines.workers) == 2
+    job = machines.submit("train", "python", "jobs/train.py", experiment["config"])
+    poll(lambda: epochs() >= 2, 150, "two epochs")
+    trained_on = [
+        worker
+        for worker in machines.workers.values()
+        if any(title.startswith("ray::RayTrainWorker") for title in worker.processes().values())
+    ]
+    at_death = epochs()
+    machines.kill(trained_on[0])
+    machines.add_worker()
+    said = ended(job)
+
+    assert len(trained_on) == 2
+    assert at_death < EPOCHS
+    assert job.returncode == 0, said
+    assert re.findall(r"^epoch +(\d+) of", said, re.MULTILINE) == [
+        str(epoch) for epoch in range(1, EPOCHS + 1)
+    ], said
+    (note,) = out.glob("training/*/checkpoint.json")
+    assert f"checkpoint: {note.parent}" in said
+    assert epochs() == EPOCHS
+
+
+def test_the_report_can_be_read(machines: Machines, experiment: dict[str, Any]) -> None:
+    out = experiment["out"]
+
+    job = machines.submit("evaluate", "python", "jobs/evaluate.py", experiment["config"])
+    said = ended(job)
+
+    assert job.returncode == 0, said
+    assert f"report: {out}/evaluation/report.html" in said
+    metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
+    accuracy = {name: corpus["accuracy"]["value"] for name, corpus in metrics["corpora"].items()}
+    assert accuracy["real"] > 0.8
+    assert accuracy["good"] > accuracy["bad"]
+    assert "<audio" in (out / "evaluation" / "report.html").read_text()
+
+
+def test_a_mistake_fails_the_submission(machines: Machines, experiment: dict[str, Any]) -> None:
+    """One line, and exit codes: of the job, in Ray's list of jobs, and of the submission."""
+    config = experiment["config"]
+
+    typo = machines.submit("typo", "python", "jobs/extract.py", config, "features.n_mel=64")
+    inside = machines.submit("inside", "python", "jobs/extract.py", config, "output=runs/here")
+    said, kept = ended(typo), ended(inside)
+
+    for job in (typo, inside):
+        assert job.returncode == 1
+    assert "unknown key 'features.n_mel'; did you mean 'features.n_mels'?" in said
+    assert "driver_exit_code=2" in ended(machines.ray("job", "list"))
+    assert (
+        "error: output leads into the folder that was uploaded with this job, which is thrown away "
+        "when it ends: give it as a path that all nodes share, or a URI, as output=s3://bucket/here"
+    ) in kept
+    assert "Traceback" not in said + kept
+
+
+def test_labels_choose_the_machine(machines: Machines, experiment: dict[str, Any]) -> None:
+    """A label that no node has is told, with those there are."""
+    command = ["python", "jobs/train.py", experiment["config"], "compute.labels={pool: elsewhere}"]
+
+    job = machines.submit("labels", *command, "training.epochs=1")
+    said = ended(job)
+
+    assert job.returncode == 1
+    assert (
+        "error: no node has the labels of compute.labels, pool: elsewhere; there are pool: new"
+    ) in said, said
+
+
+def test_from_store_to_store(
+    machines: Machines, experiment: dict[str, Any], object_store: dict[str, str]
+) -> None:
+    """The same jobs, input and output on an S3 server; no key is in what they write or say."""
+    shared, secret = experiment["folder"], object_store["AWS_SECRET_ACCESS_KEY"]
+    client = boto3.client(
+        "s3",
+        endpoint_url=re.sub(r"//[^:]+", "//127.0.0.1", object_store["AWS_ENDPOINT_URL"]),
+        region_name="us-east-1",
+        aws_access_key_id=object_store["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=secret,
+    )
+    for corpus in ("real", "good", "bad"):
+        # A sixth of the real clips is enough here.
+        for wav in sorted((shared / corpus).rglob("*[05].wav")):
+            client.upload_file(str(wav), "sounds", wav.relative_to(shared).as_posix())
+
+    job = machines.submit(
+        "store", "python", "jobs/pipeline.py", experiment["config"],
+        f"output={STORE}/out", f"corpora.real.path={STORE}/real",
+        f"corpora.generated.good={STORE}/good", f"corpora.generated.bad={STORE}/bad",
+        "features.hop_length=160",
+    )  # fmt: skip
+    said = ended(job, 300)
+
+    assert job.returncode == 0, said
+    assert f"report: {STORE}/out/evaluation/report.html" in said
+    found = client.list_objects_v2(Bucket="sounds", Prefix="out/")["Contents"]
+    read = {
+        entry["Key"]: client.get_object(Bucket="sounds", Key=entry["Key"])["Body"].read()
+        for entry in found
+    }
+    metrics = json.loads(read["out/evaluation/metrics.json"])
+    assert metrics["corpora"]["real"]["found"] == 3 * CLIPS_PER_CLASS // 5
+    for text in (said.encode(), *read.values()):
+        assert secret.encode() not in text
+    logs = [path for path in machines.folder.rglob("*") if path.is_file()]
+    assert logs
+    told = [path for path in logs if secret.encode() in path.read_bytes()]
+    assert not told, "a key in Ray's own files"
