@@ -16,6 +16,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FakeMultiNodeProvider,
+)
+from ray.util import get_node_ip_address
+
 from tests.processes import poll, processes_below
 
 # In a range that nobody routes.
@@ -95,17 +102,28 @@ class Machines:
         workers: those alive, by name.
     """
 
-    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: Path, environment: Mapping[str, str], node_types: Mapping[str, object] = {}
+    ) -> None:
+        """Starts the head; with `node_types`, a cluster that grows by itself on this machine.
+
+        Args:
+            root: the folder that is submitted.
+            environment: of all machines.
+            node_types: as `available_node_types` of a cluster.yaml, without the head's.
+        """
         self.root = root
-        self.apart = may_make_namespaces()
+        self.apart = not node_types and may_make_namespaces()
         # Short: the names of sockets below it have to fit into 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
         self.token = self.folder / "token"
         self.token.touch(mode=0o600)
         self.token.write_text("0123456789abcdef" * 4)
+        networks = {"GLOO_SOCKET_IFNAME": "eth0"} if self.apart else {}
         self.environment = {
             **os.environ,
             **environment,
+            **networks,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
@@ -113,7 +131,6 @@ class Machines:
             # Dead machines are noticed after three seconds, not after fifteen.
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
-            "GLOO_SOCKET_IFNAME": "eth0" if self.apart else "lo",
         }
         # Ours come from the folder that is submitted, and Ray starts no cluster of its own.
         for name in ("PYTHONPATH", "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
@@ -126,17 +143,55 @@ class Machines:
             ip("link", "add", BRIDGE, "type", "bridge")
             ip("address", "add", f"{US}/24", "dev", BRIDGE)
             ip("link", "set", BRIDGE, "up")
-        address = f"{NETWORK}.1" if self.apart else "127.0.0.1"
+        # Ray takes no loopback for a node's address.
+        address = f"{NETWORK}.1" if self.apart else get_node_ip_address()
         self.gcs = f"{address}:{port}"
+        growing = []
+        if node_types:
+            growing = [f"--autoscaling-config={self.autoscaling(node_types)}"]
+            # Ray's own pretence of a cloud, whose machines are processes on this one.
+            self.environment |= {
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_enable_autoscaler_v2": "1",
+                "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            }
         self.head = Machine(
             self, "raysound-head", address,
             [
                 "--head", f"--port={port}", "--num-cpus=0", f"--object-store-memory={STORE}",
                 f"--dashboard-port={self.dashboard}", f"--metrics-export-port={self.metrics}",
-                f"--temp-dir={self.folder}/h",
+                f"--temp-dir={self.folder}/h", *growing,
             ],
         )  # fmt: skip
         self.until("Ray runtime started", self.head)
+
+    def autoscaling(self, node_types: Mapping[str, object]) -> Path:
+        """The autoscaler's config, as a file."""
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        tree = {
+            "cluster_name": "raysound-test",
+            "provider": {
+                "type": "external",
+                "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+                "disable_node_updaters": True,
+                "gcs_address": self.gcs,
+                "head_node_id": FAKE_HEAD_NODE_ID,
+                "launch_multiple": True,
+            },
+            "max_workers": 8,
+            "head_node_type": "ray.head.default",
+            "available_node_types": {"ray.head.default": head, **node_types},
+            "idle_timeout_minutes": 5,
+            "upscaling_speed": 1.0,
+            **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+            "cluster_synced_files": [],
+            "file_mounts_sync_continuously": False,
+        }
+        path = self.folder / "autoscaling.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
 
     def until(self, words: str, machine: Machine) -> None:
         """Waits for a word of `ray start`."""
@@ -162,7 +217,7 @@ class Machines:
         """Another worker; it joins when it is ready."""
         self.started += 1
         name = f"raysound-worker{self.started}"
-        address = f"{NETWORK}.{1 + self.started}" if self.apart else "127.0.0.1"
+        address = f"{NETWORK}.{1 + self.started}" if self.apart else self.head.address
         options = [
             f"--address={self.gcs}", "--num-cpus=1", f"--object-store-memory={STORE}",
             f"--temp-dir={self.folder}/{self.started}",
