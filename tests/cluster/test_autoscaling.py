@@ -76,7 +76,7 @@ def test_a_job_brings_the_nodes_it_wants(machines: Machines, config: str) -> Non
 def test_what_never_comes_is_told(machines: Machines, config: str) -> None:
     """No node of this cluster has a GPU."""
     job = machines.submit(
-        "never", "python", "jobs/train.py", config,
+        "never", "python", "jobs/pipeline.py", config,
         "compute.wait_for_nodes=0.2", "compute.use_gpu=true",
     )  # fmt: skip
     said = ended(job)
