@@ -1,0 +1,147 @@
+"""Every command in README.md and docs/: who runs it, or why nobody can."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from raysound.config import load
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = "docker|export|kubectl|make|mkdir|pip|python|ray|ssh|taskset"
+PROGRAMS += r"|(?:[A-Z_]+=\S+ )*\.venv/bin/python"
+COMMAND = re.compile(rf"^(?:    |\$ )((?:{PROGRAMS}) .*?)(?:\s+#.*)?$", re.MULTILINE)
+
+# What a command looks like → the tests that run it, as FILE::TEST.
+RUN_BY = {
+    r"make demo": "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others",
+    r"(\S*python) jobs/(synthesize|extract|train|evaluate|pipeline)\.py configs/demo\.yaml": (
+        "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others"
+    ),
+    r"python jobs/extract\.py configs/demo\.yaml features\.n_mel=64": (
+        "tests/jobs/test_jobs.py::test_a_mistake_of_the_user_ends_in_one_clear_line_and_exit_2"
+    ),
+    r"python jobs/compare\.py .*": (
+        "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others"
+    ),
+    r"python jobs/pipeline\.py configs/esc10\.yaml": (
+        "tests/jobs/test_jobs.py::test_real_sounds_go_the_whole_road"
+    ),
+    r"\.venv/bin/python jobs/pipeline\.py configs/mine\.yaml": (
+        "tests/jobs/test_jobs.py::test_real_sounds_go_the_whole_road"
+    ),
+    r"ray job submit (?!--address).*python jobs/extract\.py .*": (
+        "tests/cluster/test_cluster.py::test_from_store_to_store"
+    ),
+    r"ray job stop .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
+    r"ray job list": "tests/cluster/test_cluster.py::test_a_mistake_fails_the_submission",
+    r"export RAY_AUTH_MODE=token.*": "tests/cluster/test_cluster.py::test_a_stranger_is_refused",
+    r"ray start .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
+}
+# → why no test runs it; what of it can be checked here is checked below.
+NOT_RUN = {
+    r"make test": "it is what runs this",
+    r"make check": "it is run beside the tests",
+    r"python jobs/pipeline\.py configs/demo\.yaml .*": "the demo again, with ten times the clips",
+    r"python jobs/tune\.py .*": "eight minutes; tests/ray/test_search.py runs the job's function",
+    r"python jobs/cas\.py .*": "four trainings; tests/ray/test_evaluate.py runs the job's function",
+    r"python jobs/(train|pipeline)\.py configs/esc10-folds\.yaml.*": "two hours",
+    r"python jobs/pipeline\.py configs/esc10-ladder\.yaml": "half an hour",
+    r"python jobs/train\.py runs/.*": "it wants a search that has ended",
+    r"(taskset \S+ \S+ )?(\S+=\S+ )*(\.venv/bin/)?python benchmarks/.*": "minutes to hours each",
+    r"ray job (logs|status) .*": "the submissions of tests/cluster follow their logs themselves",
+    r"ray job submit --address .*": "it wants a cluster in a cloud",
+    r"ray (up|down|dashboard) .*": "it wants a cloud, or machines to log in on",
+    r"ssh .*": "it wants another machine",
+    r"mkdir -p ~/\.ray .*": "it writes into the home of whoever runs the tests",
+    r"docker .*": "it wants a registry",
+    r"kubectl .*": "it wants a Kubernetes cluster",
+}
+
+
+def commands() -> list[str]:
+    """All of them, once each."""
+    texts = (re.sub(r"\\\n\s+", "", page.read_text()) for page in PAGES)
+    found = (command.strip() for text in texts for command in COMMAND.findall(text))
+    return list(dict.fromkeys(found))
+
+
+def benchmarks() -> list[str]:
+    """The scripts that are called."""
+    return sorted({name for one in commands() for name in re.findall(r"benchmarks/\w+\.py", one)})
+
+
+def known(command: str) -> list[str]:
+    return [pattern for pattern in (*RUN_BY, *NOT_RUN) if re.fullmatch(pattern, command)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_somebody_runs_it_or_it_is_said_why_not(command: str) -> None:
+    assert len(known(command)) == 1, f"{command}: {known(command)}"
+
+
+def test_nothing_is_said_of_commands_that_are_gone() -> None:
+    used = {pattern for command in commands() for pattern in known(command)}
+    assert used >= {*RUN_BY, *NOT_RUN} - {r"make check"}
+
+
+@pytest.mark.parametrize("place", sorted({*RUN_BY.values()}))
+def test_the_test_that_runs_it_is_there(place: str) -> None:
+    path, _, name = place.partition("::")
+    assert f"def {name}(" in (ROOT / path).read_text()
+
+
+def of_jobs() -> Iterator[tuple[str, list[str]]]:
+    """Job and arguments of each command that calls one, submitted or not."""
+    for command in commands():
+        words = shlex.split(command)
+        for place, word in enumerate(words):
+            if re.fullmatch(r"jobs/\w+\.py", word):
+                yield word, words[place + 1 :]
+
+
+@pytest.mark.parametrize(("job", "arguments"), [*of_jobs()])
+def test_jobs_know_their_arguments(
+    job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is there; the config is, and takes the overrides, unless it is yours."""
+    monkeypatch.chdir(ROOT)
+    assert (ROOT / job).exists()
+    config, overrides = arguments[0], arguments[1:]
+    if (
+        config.startswith("configs/")
+        and "mine" not in config
+        and "features.n_mel=64" not in overrides
+    ):
+        assert load(config, overrides).name
+
+
+@pytest.mark.parametrize("script", benchmarks())
+def test_benchmarks_are_there(script: str) -> None:
+    assert f"python {script}" in (ROOT / script).read_text(), "its first lines say how to run it"
+
+
+@lru_cache
+def help_of(*words: str) -> str:
+    """What `ray … --help` says."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ray"), *words, "--help"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", [one for one in commands() if one.startswith("ray ")])
+def test_ray_knows_its_options(command: str) -> None:
+    words = shlex.split(command.partition(" -- ")[0])[1:]
+    depth = 2 if words[0] == "job" else 1
+    options = [word.partition("=")[0] for word in words[depth:] if word.startswith("--")]
+    said = help_of(*words[:depth])
+    assert [option for option in options if option not in said] == []
