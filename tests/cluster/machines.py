@@ -72,7 +72,10 @@ class Machine:
         self.log = cluster.folder / f"{name}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                self.inside("ray", "start", "--block", f"--node-ip-address={address}", *options),
+                self.inside(
+                    *cluster.with_a_disk_of_its_own(),
+                    "ray", "start", "--block", f"--node-ip-address={address}", *options,
+                ),
                 env=cluster.environment, stdout=log, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
 
@@ -166,6 +169,13 @@ class Machines:
             ],
         )  # fmt: skip
         self.until("Ray runtime started", self.head)
+
+    def with_a_disk_of_its_own(self) -> list[str]:
+        """What a machine's command begins with: others don't see what it has in `apart/`."""
+        folder = self.folder / "apart"
+        folder.mkdir(exist_ok=True)
+        mounted = f'mount -t tmpfs none {folder} && exec "$@"'
+        return ["sh", "-c", mounted, "sh"] if self.apart else []
 
     def autoscaling(self, node_types: Mapping[str, object]) -> Path:
         """The autoscaler's config, as a file."""

@@ -74,6 +74,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator
     write_tones(folder / "real", CLIPS_PER_CLASS, 0.01, 0)
     write_tones(folder / "good", 10, 0.01, 1)
     write_tones(folder / "bad", 10, 3.0, 2)
+    (folder / "bad" / "high" / "broken.wav").write_bytes(b"no sound at all")
     tree = {
         "name": "submitted",
         "output": str(folder / "out"),
@@ -185,8 +186,8 @@ def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str,
     assert (summary["found"], summary["rejected"]) == (3 * CLIPS_PER_CLASS, 0)
 
 
-def test_prometheus_is_told(machines: Machines, experiment: dict[str, Any]) -> None:
-    """The head's page of metrics, read while a job shows them: extraction, once more."""
+def test_it_can_be_watched(machines: Machines, experiment: dict[str, Any]) -> None:
+    """The head's page of metrics, read while a job shows them, and the logs of its tasks."""
     page = f"http://{machines.head.address}:{machines.metrics}/metrics"
     out = experiment["folder"] / "seen"
     command = ["python", "jobs/extract.py", experiment["config"], f"output={out}"]
@@ -204,6 +205,9 @@ def test_prometheus_is_told(machines: Machines, experiment: dict[str, Any]) -> N
     assert job.returncode == 0, said
     assert 0 < seen["clips_total"] <= 3 * CLIPS_PER_CLASS
     assert seen["audio_hours_total"] == pytest.approx(seen["clips_total"] * 0.5 / 3600)
+    logs = [path.read_text() for path in machines.folder.rglob("logs/worker-*.err")]
+    told = r"WARNING job \w+ .*/bad-\w+/part-\d+\.parquet: high/broken\.wav rejected: "
+    assert any(re.search(told, text) for text in logs)
 
 
 def test_training_outlives_a_machine(machines: Machines, experiment: dict[str, Any]) -> None:
@@ -250,6 +254,7 @@ def test_the_report_can_be_read(machines: Machines, experiment: dict[str, Any]) 
     accuracy = {name: corpus["accuracy"]["value"] for name, corpus in metrics["corpora"].items()}
     assert accuracy["real"] > 0.8
     assert accuracy["good"] > accuracy["bad"]
+    assert metrics["corpora"]["bad"]["rejected"] == 1
     assert "<audio" in (out / "evaluation" / "report.html").read_text()
 
 
@@ -270,6 +275,21 @@ def test_a_mistake_fails_the_submission(machines: Machines, experiment: dict[str
         "when it ends: give it as a path that all nodes share, or a URI, as output=s3://bucket/here"
     ) in kept
     assert "Traceback" not in said + kept
+
+
+def test_a_folder_that_a_machine_has_alone_is_refused(
+    machines: Machines, experiment: dict[str, Any]
+) -> None:
+    if not machines.apart:
+        pytest.skip("machines without namespaces of their own share all folders")
+    alone = machines.folder / "apart" / "out"
+    command = ["python", "jobs/extract.py", experiment["config"], f"output={alone}"]
+
+    job = machines.submit("alone", *command)
+    said = ended(job)
+
+    assert job.returncode == 1
+    assert f"error: {alone} is not the same folder on every node of the cluster (10.77.0." in said
 
 
 def test_labels_choose_the_machine(machines: Machines, experiment: dict[str, Any]) -> None:

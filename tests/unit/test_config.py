@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from raysound import settings
-from raysound.config import UserError, apply_override, from_tree, known_keys, load, nearest
+from raysound.config import UserError, apply_override, from_tree, known_keys, load, nearest, places
 from raysound.settings import Adam, Config, FeatureSettings, StepLR
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
@@ -432,6 +432,20 @@ def test_a_config_is_frozen(least):
         config.features.n_mels = 3
 
 
+@pytest.mark.parametrize(
+    "uri", ["s3://me:hush@bucket/out", "s3://bucket/out?secret_key=hush", "gs://hush@bucket"]
+)
+@pytest.mark.parametrize(
+    "key", ["output", "corpora.real.path", "corpora.generated.gan", "evaluation.checkpoint"]
+)
+def test_a_uri_with_a_secret_is_refused_and_not_told(least, key, uri):
+    with pytest.raises(UserError, match="keys, secrets and endpoints come from the") as refusal:
+        load(least, [f"{key}={uri}"])
+
+    assert f": {key}: write it as" in str(refusal.value)
+    assert "hush" not in str(refusal.value)
+
+
 def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path):
     """Relative to the folder that the job is started in; `~` is the user's home."""
     start = tmp_path / "start here"
@@ -447,8 +461,20 @@ def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path)
             "evaluation.checkpoint=runs/judge",
             "synthesis.formula.output=data/formula",
             "synthesis.griffin_lim.output=s3://bucket/griffin",
+            "synthesis.ladder.output=data/ladder",
         ],
     )
+    assert places(config) == {
+        "output": str(start / "out"),
+        "corpora.real.path": str(start / "sounds"),
+        "corpora.generated.near": str(tmp_path / "near"),
+        "corpora.generated.home": "/home/somebody/wavs",
+        "corpora.generated.far": "gs://bucket/far",
+        "evaluation.checkpoint": str(start / "runs" / "judge"),
+        "synthesis.formula.output": str(start / "data" / "formula"),
+        "synthesis.griffin_lim.output": "s3://bucket/griffin",
+        "synthesis.ladder.output": str(start / "data" / "ladder"),
+    }
     assert config.output == str(start / "out")
     assert config.corpora.real.path == str(start / "sounds")
     assert config.corpora.generated == {
