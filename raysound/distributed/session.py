@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysound import storage
 from raysound.config import UserError, load, places
-from raysound.settings import ComputeSettings, Config
+from raysound.settings import ComputeSettings, Config, SynthesisSettings
 
 Result = TypeVar("Result")
 
@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 CALLS_AHEAD = 1024
 # The folder on a node that holds what was uploaded with a job, until the job ends.
 UPLOADED = "/working_dir_files/"
+# Where corpora are made.
+MADE = {f"synthesis.{kind}.output" for kind in SynthesisSettings.model_fields}
 # A node that can't say within so many seconds whether it sees a file counts as gone.
 NODE_SECONDS = 60.0
 
@@ -49,7 +51,8 @@ def run_job(job: Callable[[Config], str], usage: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = load(arguments[0], arguments[1:])
-        check_places(config)
+        # What it might synthesize to is asked for where it does.
+        check_places({key: at for key, at in places(config).items() if key not in MADE})
         with ray_session(config.compute):
             # After Ray, which takes the signal for itself.
             signal.signal(signal.SIGTERM, end_at_once)
@@ -71,9 +74,9 @@ def end_at_once(number: int, frame: Any) -> None:
     sys.exit(128 + number)
 
 
-def check_places(config: Config) -> None:
-    """Raises UserError for paths that Ray throws away when a submitted job ends."""
-    for key, place in places(config).items():
+def check_places(named: dict[str, str]) -> None:
+    """Raises UserError for paths, by their keys, that Ray throws away when a submitted job ends."""
+    for key, place in named.items():
         if UPLOADED in place:
             raise UserError(
                 f"{key} leads into the folder that was uploaded with this job, which is thrown "

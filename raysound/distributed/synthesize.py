@@ -15,8 +15,8 @@ import torch
 
 from raysound import storage
 from raysound.audio import Reject, encode, read_clip
-from raysound.config import UserError
-from raysound.distributed.session import in_tasks
+from raysound.config import UserError, places
+from raysound.distributed.session import MADE, check_places, in_tasks
 from raysound.griffin_lim import log_mel_to_waveform
 from raysound.logmel import LogMel
 from raysound.manifest import read_corpus
@@ -40,6 +40,7 @@ CLIPS_A_TASK = 64
 
 def synthesize(config: Config) -> str:
     """Makes the corpora of the config's `synthesis` section. Returns the last line of the job."""
+    check_places({key: at for key, at in places(config).items() if key in MADE})
     made = []
     if config.synthesis.formula is not None:
         settings = config.synthesis.formula

@@ -69,6 +69,9 @@ class Machine:
         self.cluster, self.name, self.address = cluster, name, address
         if cluster.apart:
             cluster.connect(name, address)
+        else:
+            # Each has the same by default.
+            options = [*options, f"--dashboard-agent-listen-port={free_port()}"]
         self.log = cluster.folder / f"{name}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -92,6 +92,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator
         # A worker on each machine, talking over the network between them.
         "compute": {"workers": 2, "cpus_per_worker": 0.5, "placement": "STRICT_SPREAD",
                     "shard_clips": SHARD_CLIPS},
+        # A relative place, of corpora that are made by then: jobs that make none don't mind.
+        "synthesis": {"formula": {"output": "data/made"}},
     }  # fmt: skip
     config = root / "configs" / "submitted-by-a-test.yaml"
     config.write_text(yaml.safe_dump(tree))
@@ -264,10 +266,17 @@ def test_a_mistake_fails_the_submission(machines: Machines, experiment: dict[str
 
     typo = machines.submit("typo", "python", "jobs/extract.py", config, "features.n_mel=64")
     inside = machines.submit("inside", "python", "jobs/extract.py", config, "output=runs/here")
-    said, kept = ended(typo), ended(inside)
+    # Where corpora would be made matters to whoever makes them, and to nobody else.
+    made = machines.submit(
+        "made", "python", "jobs/synthesize.py", "configs/demo.yaml",
+        *(f"{key}={experiment['folder']}/{key}" for key in ("output", "corpora.real.path")),
+        "corpora.generated={}",
+    )  # fmt: skip
+    said, kept, thrown_away = ended(typo), ended(inside), ended(made)
 
-    for job in (typo, inside):
+    for job in (typo, inside, made):
         assert job.returncode == 1
+    assert "error: synthesis.formula.output leads into the folder that was uploaded" in thrown_away
     assert "unknown key 'features.n_mel'; did you mean 'features.n_mels'?" in said
     assert "driver_exit_code=2" in ended(machines.ray("job", "list"))
     assert (
@@ -326,7 +335,7 @@ def test_from_store_to_store(
         "store", "python", "jobs/pipeline.py", experiment["config"],
         f"output={STORE}/out", f"corpora.real.path={STORE}/real",
         f"corpora.generated.good={STORE}/good", f"corpora.generated.bad={STORE}/bad",
-        "features.hop_length=160",
+        "features.hop_length=160", "synthesis.formula=null",
     )  # fmt: skip
     said = ended(job, 300)
 
