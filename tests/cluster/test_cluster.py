@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 EPOCHS = 6
 CLIPS_PER_CLASS = 120
 SHARD_CLIPS = 6
-STORE = "s3://sounds"
+STORE = "s3://submitted"
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ def test_from_store_to_store(
     for corpus in ("real", "good", "bad"):
         # A sixth of the real clips is enough here.
         for wav in sorted((shared / corpus).rglob("*[05].wav")):
-            client.upload_file(str(wav), "sounds", wav.relative_to(shared).as_posix())
+            client.upload_file(str(wav), "submitted", wav.relative_to(shared).as_posix())
 
     job = machines.submit(
         "store", "python", "jobs/pipeline.py", experiment["config"],
@@ -341,9 +341,11 @@ def test_from_store_to_store(
 
     assert job.returncode == 0, said
     assert f"report: {STORE}/out/evaluation/report.html" in said
-    found = client.list_objects_v2(Bucket="sounds", Prefix="out/")["Contents"]
+    found = client.list_objects_v2(Bucket=STORE.removeprefix("s3://"), Prefix="out/")["Contents"]
     read = {
-        entry["Key"]: client.get_object(Bucket="sounds", Key=entry["Key"])["Body"].read()
+        entry["Key"]: client.get_object(Bucket=STORE.removeprefix("s3://"), Key=entry["Key"])[
+            "Body"
+        ].read()
         for entry in found
     }
     metrics = json.loads(read["out/evaluation/metrics.json"])
