@@ -17,10 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import yaml
-from ray.autoscaler._private.fake_multi_node.node_provider import (
-    FAKE_HEAD_NODE_ID,
-    FakeMultiNodeProvider,
-)
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
 
 from tests.processes import poll, processes_below
@@ -157,6 +154,7 @@ class Machines:
             growing = [f"--autoscaling-config={self.autoscaling(node_types)}"]
             # Ray's own pretence of a cloud, whose machines are processes on this one.
             self.environment |= {
+                "PYTHONPATH": str(Path(__file__).parent / "cloud"),
                 "RAY_FAKE_CLUSTER": "1",
                 "RAY_enable_autoscaler_v2": "1",
                 "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
@@ -187,7 +185,8 @@ class Machines:
             "cluster_name": "raysound-test",
             "provider": {
                 "type": "external",
-                "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+                "module": "apart.MachinesApart",
+                "folder": str(self.folder),
                 "disable_node_updaters": True,
                 "gcs_address": self.gcs,
                 "head_node_id": FAKE_HEAD_NODE_ID,

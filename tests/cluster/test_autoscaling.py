@@ -71,6 +71,7 @@ def test_a_job_brings_the_nodes_it_wants(machines: Machines, config: str) -> Non
     assert len(re.findall(r"^epoch +\d of 2", said, re.MULTILINE)) == 2
     labelled = [node for node in nodes(machines) if node["labels"].get("pool") == "train"]
     assert len(labelled) == 2
+    assert {path.name for path in machines.folder.glob("[0-9]")} == {"1", "2", "3"}
 
 
 def test_what_never_comes_is_told(machines: Machines, config: str) -> None:
