@@ -25,7 +25,7 @@ from tests.processes import poll, processes_below
 # In a range that nobody routes.
 NETWORK = "10.77.0"
 US = f"{NETWORK}.254"
-BRIDGE = "raysound0"
+BRIDGE, CABLE = "raysound0", "raysound-"
 # What Ray takes into memory for objects on each machine.
 STORE = 150 << 20
 
@@ -217,7 +217,7 @@ class Machines:
 
     def connect(self, name: str, address: str) -> None:
         """A namespace with a cable to the bridge."""
-        cable = f"rs{address.rpartition('.')[2]}"
+        cable = f"{CABLE}{address.rpartition('.')[2]}"
         ip("netns", "add", name)
         ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
         ip("link", "set", cable, "master", BRIDGE, "up")
@@ -269,6 +269,10 @@ class Machines:
         listed = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
         for name in re.findall(r"^raysound-\w+", listed, re.MULTILINE):
             ip("netns", "delete", name)
+        # With a namespace goes its cable, but later.
+        for cable in Path("/sys/class/net").glob(f"{CABLE}*"):
+            with suppress(subprocess.CalledProcessError):
+                ip("link", "delete", cable.name)
         if Path(f"/sys/class/net/{BRIDGE}").exists():
             ip("link", "delete", BRIDGE)
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -153,6 +155,21 @@ def test_a_stranger_is_refused(machines: Machines, experiment: dict[str, Any]) -
             urllib.request.urlopen(outside, timeout=10)
 
 
+def test_a_token_is_readable_by_its_owner_alone(root: Path, tmp_path: Path) -> None:
+    """The command that docs/cluster.md has for it, in a home of its own."""
+    page = (root / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"^    (mkdir -p ~/\.ray .*)$", page, re.MULTILINE)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    home = {**os.environ, "HOME": str(tmp_path), "PATH": path}
+    home.pop("RAY_AUTH_TOKEN_PATH", None)
+
+    subprocess.run(["sh", "-c", command], env=home, check=True, timeout=60, capture_output=True)
+
+    token = tmp_path / ".ray" / "auth_token"
+    assert len(token.read_text()) >= 32
+    assert token.stat().st_mode & 0o077 == 0
+
+
 def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str, Any]) -> None:
     """Stopped once, submitted again; then one of its two workers dies."""
     out = experiment["out"]
@@ -160,17 +177,20 @@ def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str,
 
     first = machines.submit("extract-1", *command)
     poll(lambda: len(shards_of(out)) >= 4, 100, "shards")
+    follower = machines.ray("job", "logs", "--follow", "extract-1")
     stop = machines.ray("job", "stop", "extract-1")
     said = ended(first)
     ended(stop)
     assert stop.returncode == 0
     assert "stopped; the same command goes on" in said, said
     assert "Traceback" not in said
+    assert "stopped; the same command goes on" in ended(follower)
+    assert "Job 'extract-1' was stopped" in ended(machines.ray("job", "status", "extract-1"))
     before = {shard: shard.stat().st_mtime_ns for shard in shards_of(out)}
     assert 4 <= len(before) < 3 * CLIPS_PER_CLASS // SHARD_CLIPS, "it had not come to its end"
 
     second = machines.submit("extract-2", *command)
-    poll(lambda: len(shards_of(out)) >= len(before) + 3, 100, "more shards")
+    poll(lambda: len(shards_of(out)) >= len(before) + 3, 150, "more shards")
     victim = poll(partial(machine_of, machines, "ray::make_shard"), 60, "a shard being made")
     machines.kill(victim)
     machines.add_worker(pool="new")

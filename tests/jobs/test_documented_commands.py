@@ -39,8 +39,13 @@ RUN_BY = {
     r"ray job submit (?!--address).*python jobs/extract\.py .*": (
         "tests/cluster/test_cluster.py::test_from_store_to_store"
     ),
-    r"ray job stop .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
+    r"ray job (stop|logs|status) .*": (
+        "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine"
+    ),
     r"ray job list": "tests/cluster/test_cluster.py::test_a_mistake_fails_the_submission",
+    r"mkdir -p ~/\.ray .*": (
+        "tests/cluster/test_cluster.py::test_a_token_is_readable_by_its_owner_alone"
+    ),
     r"export RAY_AUTH_MODE=token.*": "tests/cluster/test_cluster.py::test_a_stranger_is_refused",
     r"ray start .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
 }
@@ -55,11 +60,9 @@ NOT_RUN = {
     r"python jobs/pipeline\.py configs/esc10-ladder\.yaml": "half an hour",
     r"python jobs/train\.py runs/.*": "it wants a search that has ended",
     r"(taskset \S+ \S+ )?(\S+=\S+ )*(\.venv/bin/)?python benchmarks/.*": "minutes to hours each",
-    r"ray job (logs|status) .*": "the submissions of tests/cluster follow their logs themselves",
     r"ray job submit --address .*": "it wants a cluster in a cloud",
     r"ray (up|down|dashboard) .*": "it wants a cloud, or machines to log in on",
     r"ssh .*": "it wants another machine",
-    r"mkdir -p ~/\.ray .*": "it writes into the home of whoever runs the tests",
     r"docker .*": "it wants a registry",
     r"kubectl .*": "it wants a Kubernetes cluster",
 }
