@@ -10,9 +10,9 @@ from typing import Any
 from raysound import storage
 from raysound.config import UserError
 from raysound.metrics.intervals import difference
-from raysound.metrics.ranking import HIGHER_IS_BETTER
+from raysound.metrics.ranking import HANGS_ON_NUMBER, HIGHER_IS_BETTER
 
-SCHEMA = 2
+SCHEMA = 3
 # What must be the same for two numbers to mean the same: whose ears, against which clips.
 JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
 
@@ -30,7 +30,7 @@ def run_comparison(usage: str) -> None:
         sys.exit(0 if asked else 2)
     try:
         old, new = (read_metrics(uri) for uri in arguments)
-        for line in lines(compare(old, new)):
+        for line in (*lines(compare(old, new)), *left_out(old, new)):
             print(line)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,9 +63,10 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         new: of another.
 
     Returns:
-        A dict a corpus and metric: `corpus`, `metric`, `old` and `new` (values), `difference` (a
-        measure, new less old) and `verdict`: `better`, `worse`, `differs` (of a metric of which
-        neither more nor less is better) or `not told apart`.
+        A dict a corpus and metric that either has a value of: `corpus`, `metric`, `old` and `new`
+        (values), `difference` (a measure, new less old) and `verdict`: `better`, `worse`, `differs`
+        (of a metric of which neither more nor less is better), `not told apart`, or `not
+        comparable` or `no interval` and why.
 
     Raises:
         UserError: the judge, its features or its clips differ, or no corpus is in both.
@@ -78,9 +79,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
                 "(evaluation.checkpoint=…)"
             )
     before, after = (generated(metrics) for metrics in (old, new))
-    pairs = [(name, name) for name in after if name in before]
-    if not pairs and len(before) == len(after) == 1:
-        pairs = [(next(iter(before)), next(iter(after)))]
+    pairs = paired(before, after)
     if not pairs:
         raise UserError(
             f"no generated corpus is in both: {', '.join(before) or 'none'} in the first, "
@@ -90,8 +89,25 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         row
         for was, now in pairs
         for metric in HIGHER_IS_BETTER
-        if (row := compared(now, metric, before[was][metric], after[now][metric])) is not None
+        if (row := compared(now, metric, before[was], after[now])) is not None
     ]
+
+
+def paired(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names of the corpora that are compared, in both: equal ones, or the only ones."""
+    pairs = [(name, name) for name in after if name in before]
+    if not pairs and len(before) == len(after) == 1:
+        pairs = [(next(iter(before)), next(iter(after)))]
+    return pairs
+
+
+def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """A line for each generated corpus that only one of the two has."""
+    before, after = (generated(metrics) for metrics in (old, new))
+    pairs = paired(before, after)
+    for place, corpora in enumerate((before, after)):
+        for name in corpora.keys() - {pair[place] for pair in pairs}:
+            yield f"not compared: {name}, which only the {('first', 'second')[place]} has"
 
 
 def generated(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -100,21 +116,28 @@ def generated(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(
-    corpus: str, metric: str, old: dict[str, Any], new: dict[str, Any]
+    corpus: str, metric: str, before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """One row of `compare`; None where either value or its interval is not known."""
-    if None in (old["value"], new["value"], old["low"], new["low"]):
+    """One row of `compare`; None where neither has a value."""
+    old, new = before[metric], after[metric]
+    if old["value"] is None and new["value"] is None:
         return None
     found = difference(new, old)
     told_apart = found.pop("told_apart")
-    verdict = "not told apart"
-    if told_apart:
+    sizes = before["compared"], after["compared"]
+    if metric in HANGS_ON_NUMBER and sizes[0] != sizes[1]:
+        verdict = f"not comparable: of {sizes[0]} and of {sizes[1]} clips"
+    elif found["low"] is None:
+        verdict = f"no interval: {found['why']}"
+    elif told_apart:
         higher = HIGHER_IS_BETTER[metric]
         verdict = (
             "differs" if higher is None
             else "better" if higher == (found["value"] > 0)
             else "worse"
         )  # fmt: skip
+    else:
+        verdict = "not told apart"
     return {
         "corpus": corpus,
         "metric": metric,
@@ -129,9 +152,11 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The comparison as text."""
     yield f"{'corpus':<20} {'metric':<26} {'old':>9} {'new':>9}   {'new − old':<28} verdict"
     for row in rows:
-        change = row["difference"]
-        interval = f"{change['value']:+.4g} ({change['low']:+.4g} to {change['high']:+.4g})"
+        change, interval = row["difference"], ""
+        if change["low"] is not None:
+            interval = f"{change['value']:+.4g} ({change['low']:+.4g} to {change['high']:+.4g})"
+        old, new = ("–" if row[key] is None else format(row[key], ".4g") for key in ("old", "new"))
         yield (
-            f"{row['corpus']:<20} {row['metric']:<26} {row['old']:9.4g} {row['new']:9.4g}   "
-            f"{interval:<28} {row['verdict']}"
+            f"{row['corpus']:<20} {row['metric']:<26} {old:>9} {new:>9}   {interval:<28} "
+            f"{row['verdict']}"
         )

@@ -10,15 +10,16 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import storage
 from raysound.config import UserError
 from raysound.distributed.extract import finished_features
-from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.judge import check_clips, split_clips, train_judge
 from raysound.distributed.score import score_corpora
-from raysound.metrics.intervals import difference, share_measure
+from raysound.metrics.intervals import paired_difference, share_measure
 from raysound.predictions import of_corpus, read_index
 from raysound.settings import Config
 
@@ -45,14 +46,20 @@ def cas(config: Config) -> str:
     if not len(test):
         raise UserError("no real test clip: name corpora.real.split.test_folds")
     out = storage.join(config.output, "cas")
+    labels = set(clips["label"].to_pylist())
+    for name in names:
+        # Told now, not after the trainings before it.
+        learnable(config, name, folders[name], labels)
     judge = train_judge(single(config), "real")
     heard = scored(folders, test, judge, config, storage.join(out, "real.parquet"))
-    ceiling = tested(of_corpus(heard, "real"))
+    by_real = of_corpus(heard, "real")
+    ceiling = tested(by_real)
     generated = {}
     for name in names:
         run = train_judge(of_generated(config), name, corpus=name)
         uri = storage.join(out, f"{name}.parquet")
-        learned = tested(scored({"real": folders["real"]}, test, run, config, uri))
+        by_generated = scored({"real": folders["real"]}, test, run, config, uri)
+        learned = tested(by_generated)
         generated[name] = {
             "run": run.rpartition("/")[2],
             "train_clips": len(split_clips(of_generated(config), folders[name]).filter(
@@ -60,7 +67,7 @@ def cas(config: Config) -> str:
             )),
             "generated_to_real": learned,
             "real_to_generated": tested(of_corpus(heard, name)),
-            "lost": difference(ceiling["accuracy"], learned["accuracy"]),
+            "lost": paired_difference(*right_of_each(by_real, by_generated)),
         }  # fmt: skip
     result = {
         "schema": CAS_SCHEMA,
@@ -94,6 +101,33 @@ def of_generated(config: Config) -> Config:
     if not config.training.needs_validation:
         tree["corpora"]["real"]["split"]["validation_fraction"] = 0
     return Config.model_validate(tree)
+
+
+def learnable(config: Config, name: str, folder: str, labels: set[str]) -> None:
+    """Raises UserError for a generated corpus that can't be learned from, or has other classes.
+
+    Args:
+        config: the experiment.
+        name: of the corpus.
+        folder: of its features.
+        labels: of the real clips.
+    """
+    clips = split_clips(of_generated(config), folder)
+    check_clips(of_generated(config), clips, name)
+    unknown = set(clips["label"].to_pylist()) - labels
+    if unknown:
+        raise UserError(
+            f"{name} has classes that the real corpus lacks: {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(sorted(labels))}"
+        )
+
+
+def right_of_each(one: pa.Table, other: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each clip was heard as its label, by one and by another, in one order."""
+    place = pc.index_in(one["clip_id"], other["clip_id"].combine_chunks())
+    tables = (one, other.take(place))
+    first, second = (pc.equal(rows["label"], rows["prediction"]).to_numpy() for rows in tables)
+    return first, second
 
 
 def scored(folders: dict[str, str], test: pa.Table, run: str, config: Config, uri: str) -> pa.Table:

@@ -211,7 +211,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
     for check in metrics["sanity"]:
-        if not check["holds"]:
+        if check["holds"] is False:
             yield (
                 f"WARNING: {check['metric']} of {check['anchor']} is {check['value']:.4g}: it must "
                 f"be {check['must']} that of {check['than']}, {check['bound']:.4g}"

@@ -119,7 +119,7 @@ def train_judge(
         logger.info("%s: %s is trained already", name, run)
         return run
     clips = split_clips(config, folder)
-    check_clips(config, clips)
+    check_clips(config, clips, corpus)
     scaling, threads = placement(config, together)
     material = gather(folder, clips)
     logger.info(
@@ -240,17 +240,18 @@ class EndAtMistakes(ray.train.UserCallback):
                 raise cause
 
 
-def check_clips(config: Config, clips: pa.Table) -> None:
-    """Raises UserError for clips with which no judge can be trained."""
+def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
+    """Raises UserError for clips of a corpus with which no judge can be trained."""
     labels = sorted(set(clips["label"].to_pylist()))
     trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
     if len(labels) < 2:
         raise UserError(
-            f"the real corpus has a single class, '{labels[0]}': a judge needs two to tell apart; "
-            "is corpora.real.path one folder too high or too low?"
+            f"the corpus {corpus} has a single class, '{labels[0]}': a judge needs two to tell "
+            "apart; is its path one folder too high or too low?"
         )
     if set(labels) - trained:
-        raise UserError(f"no usable training clip of {', '.join(sorted(set(labels) - trained))}")
+        missing = ", ".join(sorted(set(labels) - trained))
+        raise UserError(f"no usable training clip of {missing} in {corpus}")
     if config.training.needs_validation and "validation" not in set(clips["split"].to_pylist()):
         raise UserError(
             "no validation clip to choose the best epoch, a plateau or the end by: raise "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -19,7 +20,7 @@ from raysound.metrics.ranking import ranking
 from raysound.predictions import of_corpus, read_scored, read_sound, scored_of
 from raysound.settings import Config
 
-METRICS_SCHEMA = 2
+METRICS_SCHEMA = 3
 # Clips of a corpus that a metric takes which hangs on how many there are.
 SET_CLIPS = 2000
 # Clips of noise and of silence: one is much like the other, and a large judge takes its time.
@@ -42,6 +43,7 @@ def measure(
     test = read_scored(predictions, clips["real"], labels)
     real = RealClips.of(train)
     set_size = min(len(test.drawn), SET_CLIPS)
+    sizes = set_size, np.bincount(test.truth, minlength=len(labels)).tolist()
 
     anchors = made_anchors(run, clips["real"]["label"].to_pylist(), labels, config)
     anchors |= anchors_of_real(test, train, set_size)
@@ -53,11 +55,8 @@ def measure(
     reports = in_tasks(
         report_of,
         [
-            *((predictions, rows, labels, [kept], set_size) for rows in clips.values()),
-            *(
-                (None, anchors[name], labels, [ray.put(against[name])], set_size)
-                for name in anchors
-            ),
+            *((predictions, rows, labels, [kept], *sizes) for rows in clips.values()),
+            *((None, anchors[name], labels, [ray.put(against[name])], *sizes) for name in anchors),
         ],
     )
     corpora = {}
@@ -107,6 +106,7 @@ def report_of(
     labels: list[str],
     against: list[ray.ObjectRef],
     set_size: int,
+    class_sizes: list[int],
 ) -> dict[str, Any]:
     """Runs in a Ray task, which gives numpy one thread: all numbers about one corpus.
 
@@ -116,9 +116,10 @@ def report_of(
         labels: class names in the order of the probabilities.
         against: the real clips that they are compared with.
         set_size: see `corpus_report`.
+        class_sizes: the same of each class.
     """
     scored = clips if predictions is None else read_scored(predictions, clips, labels)
-    return corpus_report(scored, ray.get(against[0]), labels, set_size)
+    return corpus_report(scored, ray.get(against[0]), labels, set_size, class_sizes)
 
 
 def made_anchors(
@@ -126,7 +127,10 @@ def made_anchors(
 ) -> dict[str, Scored]:
     """Noise and silence, each clip asked to be what a real test clip is."""
     kinds = ("noise", "silence")
-    calls = [(run, kind, asked[:MADE_CLIPS], config.evaluation.batch_size) for kind in kinds]
+    # Drawn: packed corpora lie class by class.
+    drawn = np.random.default_rng(0).permutation(len(asked))[:MADE_CLIPS]
+    some = [asked[place] for place in np.sort(drawn)]
+    calls = [(run, kind, some, config.evaluation.batch_size) for kind in kinds]
     made = in_tasks(score_made, calls, num_gpus=1 if on_gpus(config) else 0)
     return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
 

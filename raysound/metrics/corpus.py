@@ -29,6 +29,13 @@ class Scored:
     embedding: NDArray[np.float32]
     drawn: NDArray[np.int64]
 
+    def with_embedding(self) -> Scored:
+        """The clips that have an embedding."""
+        places = np.arange(len(self.drawn))
+        return Scored(
+            self.truth[self.drawn], self.probabilities[self.drawn], self.embedding, places
+        )
+
     def take(self, rows: NDArray[np.int64]) -> Scored:
         """Some of the clips, in any order and number; only where all have their embedding.
 
@@ -67,7 +74,12 @@ class RealClips:
 
 
 def corpus_report(
-    scored: Scored, reference: RealClips, labels: Sequence[str], set_size: int, seed: int = 0
+    scored: Scored,
+    reference: RealClips,
+    labels: Sequence[str],
+    set_size: int,
+    class_sizes: Sequence[int],
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Classification, fidelity and diversity of one corpus, ready for JSON.
 
@@ -76,6 +88,7 @@ def corpus_report(
         reference: the real clips that it is set against.
         labels: class names in the order of the probabilities.
         set_size: clips that the measures which hang on their number are taken of.
+        class_sizes: the same of each class.
         seed: of all draws.
 
     Returns:
@@ -85,7 +98,7 @@ def corpus_report(
     fidelity = fidelity_report(scored.embedding, reference.prepared, seed=seed, set_size=set_size)
     of_class = per_class_fidelity(
         scored.embedding, scored.truth[scored.drawn],
-        reference.embedding, reference.truth, labels, seed=seed,
+        reference.embedding, reference.truth, labels, set_sizes=class_sizes, seed=seed,
     )  # fmt: skip
     for label, row in of_class.items():
         report["per_class"][label] |= row

@@ -139,10 +139,8 @@ def fidelity_report(
         )
     report["mmd"] = _mmd(_drawn(array, MOST_CLIPS, seed), real, seed)
     report |= _neighbours(drawn, real, seed)
-    if len(drawn) < set_size:
-        note = f"{len(drawn)} clips, fewer than the {set_size} asked for"
-        for name in ("frechet_distance", *OF_NEIGHBOURS):
-            report[name]["note"] = note
+    for name in ("frechet_distance", *OF_NEIGHBOURS):
+        report[name] |= _note(len(drawn), set_size)
     return report
 
 
@@ -153,13 +151,14 @@ def per_class_fidelity(
     reference_labels: ArrayLike,
     classes: Sequence[str],
     *,
+    set_sizes: Sequence[int],
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Each class's generated clips against its own real clips.
 
     MMD takes up to 1,000 clips of a class on each side, with the bandwidth of the whole reference,
-    so that classes compare. Coverage, which depends on the number of clips, takes as many generated
-    as real ones where there are so many.
+    so that classes compare. Coverage, which depends on the number of clips, takes `set_sizes` of
+    them: give all corpora of a report the same.
 
     Args:
         generated: Embeddings, `(n, d)`.
@@ -167,12 +166,14 @@ def per_class_fidelity(
         reference: Embeddings of real clips, `(m, d)`, two or more.
         reference_labels: Class indices, `(m,)`.
         classes: Name of each class, by index.
+        set_sizes: Clips of each class to draw for its coverage. A corpus of fewer is used whole,
+            and its coverage carries a `note`.
         seed: Makes what is drawn repeatable.
 
     Returns:
         By class name: `generated` and `reference`, clips; `mmd`, `coverage` and
         `frechet_distance_infinite`, measures. A value is None with a `why` below 10 clips on a
-        side, or too few for an extrapolation.
+        side, of a coverage below 10 to draw, or where there are too few for an extrapolation.
 
     Raises:
         ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, labels that
@@ -191,13 +192,13 @@ def per_class_fidelity(
     except ValueError as error:
         sigma, why = None, str(error)
     return {
-        name: _of_class(x[of_x == label], y[of_y == label], sigma, why, seed)
+        name: _of_class(x[of_x == label], y[of_y == label], sigma, why, int(set_sizes[label]), seed)
         for label, name in enumerate(classes)
     }
 
 
 def _of_class(
-    x: NDArray[Any], y: NDArray[Any], sigma: float | None, why: str, seed: int
+    x: NDArray[Any], y: NDArray[Any], sigma: float | None, why: str, set_size: int, seed: int
 ) -> dict[str, Any]:
     counts = {"generated": len(x), "reference": len(y)}
     for side, clips in counts.items():
@@ -209,13 +210,24 @@ def _of_class(
     if sigma is not None:
         some, real = (_drawn(values, MOST_CLIPS_OF_A_CLASS, seed) for values in (x, y))
         discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
-    balls = neighbours(_drawn(x, min(len(y), MOST_CLIPS), seed), _drawn(y, MOST_CLIPS, seed))
     return {
         **counts,
         "mmd": discrepancy,
-        "coverage": neighbour_measures(balls, seed)["coverage"],
+        "coverage": _coverage(x, y, set_size, seed),
         "frechet_distance_infinite": frechet_distance_infinite(x, y, seed),
     }
+
+
+def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Measure:
+    if set_size < FEWEST:
+        return measure(None, why=f"{set_size} real test clips of the class: fewer than {FEWEST}")
+    some = _drawn(x, min(set_size, MOST_CLIPS), seed)
+    found = neighbour_measures(neighbours(some, _drawn(y, MOST_CLIPS, seed)), seed)["coverage"]
+    return found | _note(len(some), set_size)
+
+
+def _note(clips: int, set_size: int) -> dict[str, str]:
+    return {"note": f"{clips} clips, others {set_size}"} if clips < set_size else {}
 
 
 def _mmd(x: NDArray[Any], real: Reference, seed: int) -> Measure:

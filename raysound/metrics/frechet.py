@@ -127,7 +127,10 @@ def frechet_measure(
         value = frechet_distance(merge(*groups), b, factor_of_b)
         if d > MOST_DIMENSIONS:
             return measure(value, why=f"{d} dimensions: its interval would take minutes")
-        return _grouped(groups, lambda a: frechet_distance(a, b, factor_of_b), value, n, what, seed)
+        found = _grouped(
+            groups, lambda a: frechet_distance(a, b, factor_of_b), value, n, what, seed
+        )
+        return found if found["low"] is None else found | {"low": max(0.0, found["low"])}
     near = x - b.mean
     gram = near @ covariance(b) @ near.T
     norms, trace = (near**2).sum(axis=1), float(np.trace(b.m2) / (b.n - 1))

@@ -216,3 +216,51 @@ def difference(a: Measure, b: Measure) -> Measure:
     low = gap - sqrt((a["value"] - a["low"]) ** 2 + (b["high"] - b["value"]) ** 2)
     high = gap + sqrt((a["high"] - a["value"]) ** 2 + (b["value"] - b["low"]) ** 2)
     return {**measure(gap, low, high), "told_apart": bool(low > 0 or high < 0)}
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
+    """How much larger the share of true in `a` is than in `b`, of the same clips, with interval.
+
+    As `difference`, of the two shares' Wilson intervals, with their correlation φ: low = D -
+    √(l₁² - 2 φ l₁ u₂ + u₂²), where l₁ = a - a.low and u₂ = b.high - b, and high likewise. Where
+    most clips agree it is much narrower than that of two sets of clips.
+
+    Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17, 1998, pp. 2635-2650 (method 10).
+
+    Args:
+        a: Booleans, `(n,)`.
+        b: Of the same clips in the same order, `(n,)`.
+
+    Returns:
+        A measure in [-1, 1], and `told_apart`: whether 0 lies outside the interval.
+
+    Raises:
+        ValueError: The two are not of one length, or no clip is there.
+
+    Examples:
+        >>> found = paired_difference([True] * 8 + [False] * 2, [True] * 7 + [False] * 3)
+        >>> f"{found['value']:.2f} {found['low']:.2f} {found['high']:.2f}"
+        '0.10 -0.17 0.36'
+    """
+    one, other = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if one.shape != other.shape or one.ndim != 1 or not len(one):
+        raise ValueError(f"two rows of the same clips are wanted, got {one.shape}, {other.shape}")
+    n = len(one)
+    both, neither = int((one & other).sum()), int((~one & ~other).sum())
+    only_a, only_b = int((one & ~other).sum()), int((~one & other).sum())
+    product = both * neither - only_a * only_b
+    if product > 0:
+        # A correction for continuity, that few clips may not look more alike than they are.
+        product = max(0, product - n / 2)
+    sides = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    phi = product / sqrt(sides) if sides else 0.0
+    of_a, of_b = share_measure(one.sum(), n), share_measure(other.sum(), n)
+
+    def reach(x: float, y: float) -> float:
+        return sqrt(max(0.0, x**2 - 2 * phi * x * y + y**2))
+
+    gap = of_a["value"] - of_b["value"]
+    low = gap - reach(of_a["value"] - of_a["low"], of_b["high"] - of_b["value"])
+    high = gap + reach(of_a["high"] - of_a["value"], of_b["value"] - of_b["low"])
+    return {**measure(gap, low, high), "told_apart": bool(low > 0 or high < 0)}

@@ -13,6 +13,7 @@ LEVEL_DB = 3.0
 BAND_DB = 20.0
 BAND_SHARE = 1 / 16
 LENGTH_RATIO = 1.25
+RATE_SHARE = 0.05
 SILENCE_SHARE = 0.05
 # Natural log power, with room for rounding, at and below which a frame holds no sound.
 EMPTY = np.log(1e-10) + 1e-3
@@ -109,7 +110,7 @@ def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found
     ours, theirs = _commonest(real.sample_rate), _commonest(generated.sample_rate)
     # What both hold more of than the judge hears is cut off from both.
     if ours == theirs or min(ours, theirs) >= judged_rate:
-        return []
+        return _some_rates(name, generated, real, judged_rate)
     lower = "generated" if theirs < ours else "real"
     text = (
         f"{name} is sampled at {theirs} Hz, the real sounds at {ours} Hz: above "
@@ -119,20 +120,40 @@ def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found
     return [("sample_rate", ours, theirs, text)]
 
 
+def _some_rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
+    """Of corpora of the same commonest rate: clips of lower ones among them."""
+    ours, theirs = (float(np.mean(sound.sample_rate < judged_rate)) for sound in (real, generated))
+    if abs(theirs - ours) < RATE_SHARE:
+        return []
+    text = (
+        f"{theirs:.0%} of {name}'s clips and {ours:.0%} of the real ones are sampled at less than "
+        f"{judged_rate} Hz: they lack the treble that the judge hears; compare at the same rate"
+    )
+    # The lowest of each side.
+    return [("sample_rate", real.sample_rate.min(), generated.sample_rate.min(), text)]
+
+
 def _band_limit(
     name: str, generated: Sound, real: Sound, band_edges: NDArray[np.float64]
 ) -> _Found:
-    missing = DB * (real.spectrum.mean(axis=0) - generated.spectrum.mean(axis=0)) > BAND_DB
-    # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
-    kept = len(missing) - int(np.cumprod(missing[::-1]).sum())
-    if len(missing) - kept < max(1, BAND_SHARE * len(missing)) or kept == 0:
-        return []
-    top = float(band_edges[kept])
-    text = (
-        f"{name} has next to no sound above {top:.0f} Hz: there it is {BAND_DB:g} dB or more below "
-        "the real sounds, as sounds are that were made at a lower sample rate"
+    above = DB * (real.spectrum.mean(axis=0) - generated.spectrum.mean(axis=0))
+    whole = float(band_edges[-1])
+    sides = (
+        (above > BAND_DB, f"{name} has", "the real sounds", False),
+        (-above > BAND_DB, "the real sounds have", name, True),
     )
-    return [("band_limit", float(band_edges[-1]), top, text)]
+    for missing, who, than, of_real in sides:
+        # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
+        kept = len(missing) - int(np.cumprod(missing[::-1]).sum())
+        if len(missing) - kept < max(1, BAND_SHARE * len(missing)) or kept == 0:
+            continue
+        top = float(band_edges[kept])
+        text = (
+            f"{who} next to no sound above {top:.0f} Hz: there it is {BAND_DB:g} dB or more below "
+            f"{than}, as sounds are that were made at a lower sample rate"
+        )
+        return [("band_limit", *((top, whole) if of_real else (whole, top)), text)]
+    return []
 
 
 def _levels(name: str, generated: Sound, real: Sound) -> _Found:

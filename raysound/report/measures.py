@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from raysound.metrics.intervals import difference
+
 
 class Metric(NamedTuple):
     """How one metric is shown.
@@ -56,8 +58,8 @@ METRICS = (
         form=".3g",
         says=(
             "Squared Fréchet distance between both sets of embeddings, each taken as a "
-            "Gaussian. 0 and up. The fewer the clips, the larger: compare only rows of equally "
-            "many, as these are."
+            "Gaussian. 0 and up. The fewer the clips, the larger: rows of fewer than the others "
+            "say so."
         ),
     ),
     Metric(
@@ -213,8 +215,10 @@ def number(value: float | None, form: str) -> str:
     if value is None:
         return "–"
     text = f"{value:.1%}" if form == "percent" else format(value, form)
-    if "e" in text:
+    if "e+" in text:
         text = f"{value:.0f}"
+    if float(text.strip("%")) == 0:
+        text = text.lstrip("-")
     return text.replace("-", "−")
 
 
@@ -226,8 +230,34 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
         f"it must be {check['must']} that of {check['than'].replace('_', ' ')}, "
         f"{check['bound']:.4g}"
         for check in metrics["sanity"]
-        if not check["holds"]
+        if check["holds"] is False
     ]
+
+
+def unmade(metrics: Mapping[str, Any]) -> list[str]:
+    """In words, the checks that could not be made."""
+    return [
+        f"{_NAMES[check['metric']]} of {check['anchor'].replace('_', ' ')} ({check['why']})"
+        for check in metrics["sanity"]
+        if check["holds"] is None
+    ]
+
+
+def worse_than_real(corpus: Mapping[str, Any], real: Mapping[str, Any] | None) -> list[str]:
+    """Names of the table's metrics, but accuracy, that tell a corpus from real sounds, as worse.
+
+    A number of fewer clips than the real one's is no ground.
+    """
+    if real is None:
+        return []
+    names = []
+    for metric in HEADLINE[1:]:
+        if not metric.better or "note" in corpus[metric.key]:
+            continue
+        gap = difference(corpus[metric.key], real[metric.key])
+        if gap["told_apart"] and (gap["value"] < 0) == (metric.better == "↑"):
+            names.append(metric.name)
+    return names
 
 
 def fooled(anchor: Mapping[str, Any], real: Mapping[str, Any] | None) -> Sequence[str]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from raysound.metrics.intervals import difference
 from raysound.report import maps, pictures
 from raysound.report.maps import MapPoint
 from raysound.report.measures import (
@@ -22,7 +23,9 @@ from raysound.report.measures import (
     METRICS,
     fooled,
     number,
+    unmade,
     warnings,
+    worse_than_real,
     written,
 )
 
@@ -107,10 +110,11 @@ def render(
             generated=[corpus for corpus in corpora if corpus["role"] != "real"],
             anchors=_anchors(metrics),
             warnings=warnings(metrics),
+            unmade=unmade(metrics),
             mismatch=metrics["mismatch"],
             headline=HEADLINE,
             all_metrics=METRICS,
-            ranking=_ranking(metrics["ranking"]),
+            ranking=_ranking(metrics["ranking"], corpora),
             roomy=len(labels) <= ROOMY_CLASSES,
             curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
             map=maps.embedding_map(points, labels, order),
@@ -173,6 +177,7 @@ def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]
     for row in rows:
         row["own"] = row is real
         row["share"], row["reading"] = _against(row["accuracy"], real and real["accuracy"])
+        row["worse"] = [] if row is real else worse_than_real(row, real)
         row["confusions"] = _confusions(row["confusion"], labels)
     rows.sort(key=rank)
     for place, row in enumerate(rows):
@@ -198,14 +203,23 @@ def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _ranking(ranking: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each ranked generator with those behind it that it can't be told apart from."""
+def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each ranked generator with those it can't be told apart from, and what else is wrong."""
     close: dict[str, list[str]] = {name: [] for name in ranking["order"]}
     for pair in ranking["pairs"]:
         if not pair["told_apart"]:
             close[pair["a"]].append(pair["b"])
             close[pair["b"]].append(pair["a"])
-    return [{"name": name, "close": close[name]} for name in ranking["order"]]
+    row = {corpus["name"]: corpus for corpus in corpora}
+    return [
+        {
+            "name": name,
+            "close": close[name],
+            "scored": row[name]["accuracy"]["value"] is not None,
+            "worse": row[name]["worse"],
+        }
+        for name in ranking["order"]
+    ]
 
 
 def _cells(cells: Mapping[str, Cells], order: list[str]) -> list[dict[str, Any]]:
@@ -225,15 +239,16 @@ def _data(content: dict[str, Any]) -> Markup:
 
 
 def _against(measure: dict[str, Any], real: dict[str, Any] | None) -> tuple[float | None, str]:
-    """Compare an accuracy with the judge's own: their ratio, and how the intervals lie."""
+    """Compare an accuracy with the judge's own: their ratio, and whether chance explains it."""
     if measure["value"] is None:
         return None, "unscored"
     if real is None or real["value"] is None:
         return None, "alone"
     share = measure["value"] / real["value"] if real["value"] else None
-    if measure["high"] < real["low"]:
-        return share, "below"
-    return share, "above" if measure["low"] > real["high"] else "overlap"
+    gap = difference(measure, real)
+    if not gap["told_apart"]:
+        return share, "close"
+    return share, "below" if gap["value"] < 0 else "above"
 
 
 def _confusions(matrix: list[list[int]], labels: list[str]) -> list[dict[str, Any]]:

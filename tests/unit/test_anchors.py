@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from raysound.metrics.anchors import CHECKS, anchors_of_real, halves, sanity
+from raysound.metrics.anchors import CHECKS, anchors_of_real, halves, holds, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
+from raysound.metrics.intervals import share_measure
 
 CLASSES, SIZE = 4, 6
 LABELS = ["bell", "dog", "rain", "sea"]
@@ -39,9 +40,10 @@ def rows() -> dict[str, dict]:
     scored = {"real": TEST, "noise": noise, "silence": noise}
     scored |= anchors_of_real(TEST, TRAIN, 80)
     half, other = halves(TRAIN)
-    made = {name: corpus_report(some, reference, LABELS, 80) for name, some in scored.items()}
+    sizes = 80, [20] * CLASSES
+    made = {name: corpus_report(some, reference, LABELS, *sizes) for name, some in scored.items()}
     against = RealClips.of(other)
-    return made | {"real_halves": corpus_report(half, against, LABELS, 80)}
+    return made | {"real_halves": corpus_report(half, against, LABELS, *sizes)}
 
 
 def test_every_check_is_made_and_holds_for_a_judge_that_hears() -> None:
@@ -63,19 +65,75 @@ def test_a_judge_that_takes_noise_for_the_real_thing_is_found_out() -> None:
     assert ("silence", "mmd") not in broken
 
 
-def test_what_was_not_computed_is_not_checked() -> None:
+def test_a_check_that_cannot_be_made_says_why() -> None:
     made = rows()
-    made["noise"] = {**made["noise"], "mmd": {"value": None, "low": None, "high": None}}
+    unknown = {"value": None, "low": None, "high": None, "why": "too few"}
+    made["noise"] = {**made["noise"], "mmd": unknown}
+    del made["one_clip_per_class"]
 
-    left = {(row["anchor"], row["metric"]) for row in sanity(made)}
+    left = {(row["anchor"], row["metric"]): row for row in sanity(made)}
 
-    assert ("noise", "mmd") not in left
-    assert ("real_halves", "mmd") not in left
-    assert ("noise", "accuracy") in left
+    assert len(left) == len(CHECKS)
+    for check in (("noise", "mmd"), ("real_halves", "mmd")):
+        assert (left[check]["holds"], left[check]["why"]) == (None, "too few")
+    gone = left["one_clip_per_class", "recall"]
+    assert gone["holds"] is None
+    assert gone["why"] == "needs more than 5 real test clips a class"
+    assert left["noise", "accuracy"]["holds"] is True
+
+
+def test_a_judge_that_guesses_is_found_out() -> None:
+    """By chance it is a little better on the labels as they are: not by more than chance."""
+    made = rows()
+    for name, right in (("real", 24), ("shuffled_labels", 18)):
+        made[name] = {**made[name], "accuracy": share_measure(right, 80)}
+
+    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if row["holds"] is False}
+
+    assert ("shuffled_labels", "accuracy") in broken
+
+
+@pytest.mark.parametrize(
+    ("must", "value", "expected"),
+    [("at least", 0.0, False), ("at most", 1.0, False), ("at least", 1.0, True)],
+)
+def test_without_an_interval_the_values_decide(must: str, value: float, expected: bool) -> None:
+    bare = {"value": value, "low": None, "high": None, "why": "no spread"}
+    real = {"value": 0.9, "low": 0.8, "high": 1.0}
+
+    assert holds(bare, must, real) is expected
+
+
+@pytest.mark.parametrize("of_a_class", [1, 3, 5, 6])
+def test_few_test_clips_raise_no_false_alarm(of_a_class: int) -> None:
+    """Copies too few to be each other's neighbours would look as varied as real clips."""
+    test = judged(of_a_class * CLASSES, 4)
+    reference = RealClips.of(TRAIN)
+    scored = {"real": test, **anchors_of_real(test, TRAIN, len(test.truth))}
+    sizes = len(test.truth), [of_a_class] * CLASSES
+    made = {name: corpus_report(some, reference, LABELS, *sizes) for name, some in scored.items()}
+
+    broken = {row["anchor"] for row in sanity(made) if row["holds"] is False}
+
+    assert "one_clip_per_class" not in broken
+    assert ("one_clip_per_class" in scored) == (of_a_class > 5)
+
+
+def test_a_rare_class_has_as_many_copies_as_another() -> None:
+    keep = np.r_[np.arange(0, 80)[np.arange(80) % CLASSES != 3], [3]]
+    single = anchors_of_real(TEST.take(keep), TRAIN, len(keep))["one_clip_per_class"]
+
+    assert np.bincount(single.truth).tolist() == [15] * CLASSES
+
+
+def test_labels_that_stay_what_they_are_are_no_anchor() -> None:
+    only = TEST.take(np.flatnonzero(TEST.truth == 2))
+
+    assert "shuffled_labels" not in anchors_of_real(only, TRAIN, 20)
 
 
 def test_the_anchors_are_what_they_are_called() -> None:
-    made = anchors_of_real(TEST, TRAIN, 50)
+    made = anchors_of_real(TEST, TRAIN, 80)
 
     shuffled = made["shuffled_labels"]
     assert np.bincount(shuffled.truth).tolist() == np.bincount(TEST.truth).tolist()
@@ -88,7 +146,7 @@ def test_the_anchors_are_what_they_are_called() -> None:
         chosen = single.probabilities[single.truth == label][0, label]
         assert chosen == TEST.probabilities[TEST.truth == label, label].max()
     copy = made["training_copy"]
-    assert len(copy.truth) == 50
+    assert len(copy.truth) == 80
     known = {row.tobytes() for row in TRAIN.embedding}
     assert {row.tobytes() for row in copy.embedding} <= known
 

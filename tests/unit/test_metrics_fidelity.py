@@ -77,7 +77,7 @@ def test_set_size_is_drawn_and_a_smaller_corpus_is_noted():
     assert part["frechet_distance"]["value"] > report(x, y, 300)["frechet_distance"]["value"]
     assert part["mmd"]["value"] == pytest.approx(mmd(x, y))
     small = report(x[:30], y, set_size=60)
-    assert small["recall"]["note"] == "30 clips, fewer than the 60 asked for"
+    assert small["recall"]["note"] == "30 clips, others 60"
     assert "note" not in small["mmd"]
 
 
@@ -153,7 +153,8 @@ def test_per_class_finds_the_class_that_fails():
     x = normal(0, 240) + centres[np.where(labels == 2, 1, labels)]
     keep = (labels != 0) | (np.arange(240) < 27)
 
-    found = per_class_fidelity(x[keep], labels[keep], y, labels, ["dog", "rain", "siren"])
+    names = ["dog", "rain", "siren"]
+    found = per_class_fidelity(x[keep], labels[keep], y, labels, names, set_sizes=[80] * 3)
 
     assert list(found) == ["dog", "rain", "siren"]
     assert found["dog"]["generated"] == 9
@@ -168,13 +169,37 @@ def test_per_class_finds_the_class_that_fails():
     json.dumps(found, allow_nan=False)
 
 
+def test_per_class_coverage_is_of_as_many_clips_in_every_row():
+    """Of one law: the many clips of a generator cover no more than the few of the test split."""
+    y, labels = normal(1, 65), np.zeros(65, int)
+
+    def covers(clips, set_size):
+        of = np.zeros(clips, int)
+        return per_class_fidelity(
+            normal(clips, clips), of, y, labels, ["dog"], set_sizes=[set_size]
+        )["dog"]["coverage"]  # fmt: skip
+
+    real, generated = covers(20, 20), covers(400, 20)
+    assert abs(real["value"] - generated["value"]) < 0.2
+    assert covers(400, 65)["value"] > real["value"]
+    assert covers(12, 20)["note"] == "12 clips, others 20"
+    assert covers(400, 9)["why"] == "9 real test clips of the class: fewer than 10"
+
+
+def of_one_class(labels):
+    """Nine generated clips of some labels against nine real ones."""
+    return per_class_fidelity(
+        normal(0, 9), labels, normal(1, 9), [0] * 9, ["a"], set_sizes=[9]
+    )  # fmt: skip
+
+
 def test_per_class_uses_the_bandwidth_of_the_whole_reference():
     """A class that is tight in itself is not measured with a magnifying glass."""
     labels = np.arange(100) % 2
     y = normal(1, 100) * np.where(labels == 0, 0.01, 5)[:, None]
     x = y + 0.05
 
-    found = per_class_fidelity(x, labels, y, labels, ["tight", "wide"])
+    found = per_class_fidelity(x, labels, y, labels, ["tight", "wide"], set_sizes=[50] * 2)
 
     assert abs(found["tight"]["mmd"]["value"]) < 1
     assert mmd(x[labels == 0], y[labels == 0]) > 50
@@ -189,8 +214,8 @@ def test_per_class_uses_the_bandwidth_of_the_whole_reference():
         (lambda: report(np.full((9, 8), np.nan), normal(1, 9)), ["generated", "nan"]),
         (lambda: report(normal(0, 9), np.full((9, 8), np.inf)), ["inf"]),
         (lambda: report(np.ones(9), normal(1, 9)), ["(9,)"]),
-        (lambda: per_class_fidelity(normal(0, 9), [0] * 8, normal(1, 9), [0] * 9, "a"), ["8", "9"]),
-        (lambda: per_class_fidelity(normal(0, 9), [1] * 9, normal(1, 9), [0] * 9, "a"), ["0..0"]),
+        (lambda: of_one_class([0] * 8), ["8", "9"]),
+        (lambda: of_one_class([1] * 9), ["0..0"]),
     ],
 )
 def test_wrong_input_is_refused_with_its_values(call, told):

@@ -11,6 +11,7 @@ from raysound.metrics.intervals import (
     half_sample_interval,
     halves,
     measure,
+    paired_difference,
     share_measure,
     spread_measure,
     wilson_interval,
@@ -173,3 +174,40 @@ def test_a_share_is_wilsons():
     assert share_measure(0, 0) == {"value": None, "low": 0.0, "high": 1.0}
     low, high = wilson_interval(3, 10)
     assert share_measure(3, 10) == {"value": 0.3, "low": low, "high": high}
+
+
+def test_paired_shares_are_compared_clip_by_clip():
+    """The table of Newcombe's paper, 36, 12, 2 and 0 clips, and two judges that mostly agree."""
+    both, only_a, only_b = np.repeat([0, 1, 2], [36, 12, 2]) == np.arange(3)[:, None]
+
+    found = paired_difference(both | only_a, both | only_b)
+
+    assert found["value"] == pytest.approx(0.2)
+    assert (found["low"], found["high"]) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    assert found["told_apart"]
+
+    right = np.arange(200) < 180
+    fewer = np.arange(200) < 168
+    alone = difference(share_measure(180, 200), share_measure(168, 200))
+    together = paired_difference(right, fewer)
+    assert together["value"] == pytest.approx(alone["value"])
+    assert together["told_apart"]
+    assert not alone["told_apart"]
+
+
+def test_paired_intervals_cover_the_truth():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        one = rng.random(100) < 0.85
+        swapped = rng.random(100) < 0.1
+        other = np.where(swapped, rng.random(100) < 0.5, one)
+        found = paired_difference(one, other)
+        held += found["low"] <= 0.85 - (0.9 * 0.85 + 0.1 * 0.5) <= found["high"]
+    assert 0.93 <= held / 1000 <= 0.985
+
+
+@pytest.mark.parametrize(("a", "b"), [([True], [True, False]), ([], [])])
+def test_paired_shares_of_other_clips_are_refused(a, b):
+    with pytest.raises(ValueError, match="the same clips"):
+        paired_difference(a, b)

@@ -42,6 +42,21 @@ def test_a_lower_rate_is_told_with_what_it_lacks() -> None:
     assert "above 4000 Hz the generated clips hold nothing" in row["text"]
 
 
+def test_some_clips_of_a_lower_rate_are_told_with_their_share() -> None:
+    generated = corpus(seed=1)
+    generated.sample_rate[:19] = 8000
+
+    row = told(generated)["sample_rate"]
+
+    assert (row["real"], row["generated"]) == (16000, 8000)
+    assert (
+        "48% of theirs's clips and 0% of the real ones are sampled at less than 16000"
+        in (row["text"])
+    )
+    generated.sample_rate[1:] = 16000
+    assert told(generated) == {}, "one clip of 40"
+
+
 def test_a_higher_rate_that_the_judge_does_not_hear_is_not_worth_telling() -> None:
     assert told(corpus(rate=48000)) == {}
 
@@ -60,6 +75,17 @@ def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None
     assert row["generated"] == pytest.approx(band_edges(SETTINGS)[BANDS - 8])
     assert f"above {row['generated']:.0f} Hz" in row["text"]
     assert told(corpus(missing=1)) == {}, "one band of 32 may be a matter of the sounds"
+
+
+def test_real_sounds_without_high_bands_are_told_too() -> None:
+    real, whole = corpus(missing=8), corpus(seed=1)
+
+    (row,) = mismatches("theirs", whole, real, 16000, band_edges(SETTINGS))
+
+    assert row["kind"] == "band_limit"
+    assert row["real"] == pytest.approx(band_edges(SETTINGS)[BANDS - 8])
+    assert row["real"] < row["generated"]
+    assert row["text"].startswith("the real sounds have next to no sound above")
 
 
 def test_quiet_high_bands_within_the_range_are_no_band_limit() -> None:

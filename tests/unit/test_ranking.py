@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raysound.comparison import compare, lines, read_metrics
+from raysound.comparison import compare, left_out, lines, read_metrics
 from raysound.config import UserError
 from raysound.metrics.intervals import share_measure
 from raysound.metrics.ranking import HIGHER_IS_BETTER, ranking
@@ -17,6 +17,7 @@ def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
     return {
         **dict.fromkeys(HIGHER_IS_BETTER, EMPTY),
         "role": "generated",
+        "compared": 100,
         "accuracy": share_measure(right, of),
         **measures,
     }
@@ -25,7 +26,7 @@ def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
 def metrics(**corpora: dict[str, Any]) -> dict[str, Any]:
     judge = {"run": "cnn-1", "model": "cnn", "labels": ["a", "b"]}
     judge |= {"feature_id": "f", "split_digest": "s"}
-    return {"schema": 2, "judge": judge, "corpora": {"real": {"role": "real"}, **corpora}}
+    return {"schema": 3, "judge": judge, "corpora": {"real": {"role": "real"}, **corpora}}
 
 
 def test_generators_are_ranked_and_close_ones_marked() -> None:
@@ -61,6 +62,48 @@ def test_a_new_checkpoint_is_better_worse_or_not_told_apart() -> None:
     assert "+0.2" in "\n".join(lines(compare(old, new)))
 
 
+def test_more_clips_are_no_better_generator() -> None:
+    """What few clips can't reach is no fault of theirs: such metrics are not compared."""
+    few = {"value": 0.1, "low": 0.05, "high": 0.15}
+    many = {"value": 0.9, "low": 0.85, "high": 0.95}
+    old = metrics(mine=row(500, 1000, coverage=few, mmd=few, compared=60))
+    new = metrics(mine=row(500, 1000, coverage=many, mmd=many, compared=100))
+
+    verdicts = {row["metric"]: row["verdict"] for row in compare(old, new)}
+
+    assert verdicts == {
+        "accuracy": "not told apart",
+        "coverage": "not comparable: of 60 and of 100 clips",
+        "mmd": "worse",
+    }
+
+
+def test_a_metric_that_fell_to_nothing_is_shown_without_its_interval() -> None:
+    """A collapse has no spread to go by, and must not vanish for that."""
+    old = metrics(mine=row(900, 1000, recall={"value": 0.97, "low": 0.95, "high": 0.99}))
+    gone = {"value": 0.0, "low": None, "high": None, "why": "any part gives this value"}
+    new = metrics(mine=row(900, 1000, recall=gone))
+
+    found = {row["metric"]: row for row in compare(old, new)}
+
+    assert found["recall"]["verdict"] == "no interval: any part gives this value"
+    assert found["recall"]["difference"]["value"] == pytest.approx(-0.97)
+    shown = next(line for line in lines(compare(old, new)) if " recall " in line)
+    assert "0.97" in shown
+    assert shown.endswith("no interval: any part gives this value")
+
+
+def test_corpora_of_one_side_are_named() -> None:
+    both = row(5, 10)
+    old, new = metrics(gan=both, old=both), metrics(gan=both, new=both)
+
+    assert list(left_out(old, new)) == [
+        "not compared: old, which only the first has",
+        "not compared: new, which only the second has",
+    ]
+    assert list(left_out(metrics(a=both), metrics(b=both))) == []
+
+
 def test_a_single_corpus_may_have_changed_its_name() -> None:
     rows = compare(metrics(epoch_10=row(5, 10)), metrics(epoch_20=row(6, 10)))
 
@@ -88,7 +131,7 @@ def test_no_corpus_in_common_is_told() -> None:
         (None, "there is no"),
         ("not json", "no metrics.json"),
         ("[]", "no metrics.json"),
-        (json.dumps({"schema": 1}), "has schema 1, not 2"),
+        (json.dumps({"schema": 1}), "has schema 1, not 3"),
     ],
 )
 def test_what_is_no_metrics_json_is_told(tmp_path: Path, content: str | None, told: str) -> None:

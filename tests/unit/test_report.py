@@ -12,6 +12,7 @@ from jinja2 import UndefinedError
 from matplotlib.image import imread
 
 from raysound.report import pictures
+from raysound.report.measures import number
 from raysound.report.page import render
 from tests.html_tree import Tree, assert_harmless
 from tests.report_sample import (
@@ -23,6 +24,7 @@ from tests.report_sample import (
     history,
     metrics,
     metrics_of,
+    numbers,
     points_of,
 )
 from tests.report_sample import page as html
@@ -298,12 +300,13 @@ def readings(tree):
     return tree.one("ul", class_="readings").all("li")
 
 
-def test_reading_follows_from_the_intervals():
-    """Intervals that touch are said to, though the accuracy itself lies below the judge's."""
+def test_reading_follows_from_the_interval_of_the_difference():
+    """As the ranking does: two intervals may overlap, and the difference's still leave 0 out."""
     tree = page(
         metrics=metrics_of(
             {
                 "real": corpus("real", 80, 100, LABELS),
+                "close": corpus("generated", 70, 100, LABELS),
                 "overlapping": corpus("generated", 66, 100, LABELS),
                 "below": corpus("generated", 30, 100, LABELS),
                 "above": corpus("generated", 400, 400, LABELS),
@@ -314,8 +317,9 @@ def test_reading_follows_from_the_intervals():
     )
 
     read = {each.attributes["data-reading"]: each.text for each in readings(tree)}
-    assert list(read) == ["above", "overlapping", "below", "unscored"]
-    assert "is not told apart from real" in read["overlapping"]
+    assert list(read) == ["above", "close", "overlapping", "below", "unscored"]
+    assert "is not told apart from real" in read["close"]
+    assert "less often than real sounds (82.5% of the judge's own score)" in read["overlapping"]
     assert "less often than real sounds (37.5% of the judge's own score)" in read["below"]
     assert "more often than real sounds" in read["above"]
     assert "has no clip that could be scored" in read["unscored"]
@@ -328,6 +332,64 @@ def test_lede_names_the_best_generator_and_the_ceiling():
     assert lede.startswith("The judge, a classifier trained on real sounds, recognised 91.0% of")
     assert "faithful" in lede
     assert "95.0% of held-out real sounds" in lede
+
+
+def test_a_collapsed_generator_leads_with_a_caveat():
+    """Every clip recognised, and each class always the same: the lede and the ranking say so."""
+    real, collapsed = corpus("real", 95, 100), corpus("generated", 100, 100)
+    places = 4 * np.eye(4, 6)[np.arange(100) % 4]
+    collapsed |= numbers(100, 100, LABELS, places=places)
+    tree = page(
+        metrics=metrics_of(
+            {"real": real, "collapsed": collapsed, "good": corpus("generated", 90, 100)}
+        )
+    )
+
+    assert "Recognition is not all: by " in tree.one("p", class_="lede").text
+    assert "collapsed is worse than real sounds." in tree.one("p", class_="lede").text
+    ranked = [each.text for each in tree.one("section", id="ranking").one("ol").all("li")]
+    assert ranked[0].startswith("collapsed told apart from every other; worse than real sounds by ")
+    assert "Recall" in ranked[0]
+    assert "worse" not in ranked[1]
+
+
+def test_a_corpus_of_fewer_clips_says_so_beside_its_numbers():
+    """And is not called worse for it."""
+    few = corpus("generated", 28, 30)
+    tree = page(metrics=metrics_of({"real": corpus("real", 57, 60), "few": few}))
+
+    cells = {
+        cell.attributes["data-metric"]: cell.text
+        for cell in row_of(tree, "few").all("td", class_="measure")
+    }
+    for metric in ("frechet_distance", "recall", "coverage"):
+        assert cells[metric].endswith("of 30 clips, others 60"), cells[metric]
+    assert "others" not in cells["mmd"]
+    (reading,) = readings(tree)
+    assert "Fréchet" not in reading.text
+
+
+def test_checks_that_cannot_be_made_are_told():
+    given_metrics = metrics()
+    check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
+    check |= {"holds": None, "why": "too few", "value": None}
+    tree = page(metrics=given_metrics)
+
+    section = tree.one("section", id="anchors").text
+    assert "of the checks could not be made: " in section
+    assert "coverage of noise (too few)" in section
+    assert not list(tree.all("div", class_="warning"))
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (3e-5, ".3g", "3e−05"), (1234567.0, ".3g", "1234567"), (-0.001, ".2f", "0.00"),
+        (-0.0001, "percent", "0.0%"), (-1.5, ".2f", "−1.50"), (None, ".2f", "–"),
+    ],
+)  # fmt: skip
+def test_numbers_keep_what_sets_them_apart(value, form, text):
+    assert number(value, form) == text
 
 
 def test_accuracy_per_class_shows_every_class_and_corpus():
@@ -359,9 +421,9 @@ def test_confusion_matrices_hold_the_counts(classes):
 
     tables = list(section.all("table", class_="matrix"))
     assert len(tables) == 2
-    for table, numbers in zip(tables, corpora.values(), strict=True):
+    for table, each in zip(tables, corpora.values(), strict=True):
         rows = [[cell.text for cell in row.all("td")] for row in table.one("tbody").all("tr")]
-        assert [[int(count or 0) for count in row] for row in rows] == numbers["confusion"]
+        assert [[int(count or 0) for count in row] for row in rows] == each["confusion"]
         assert [cell.text for cell in table.one("thead").all("th")][1:] == labels
     assert len(list(section.all("details"))) == (0 if classes == 4 else 1)
 
@@ -369,8 +431,8 @@ def test_confusion_matrices_hold_the_counts(classes):
 def test_confusion_rows_follow_the_labels_of_the_judge():
     """A metrics.json with sorted keys names the rows of the matrix no differently."""
     given_metrics = metrics()
-    for numbers in given_metrics["corpora"].values():
-        numbers["per_class"] = dict(sorted(numbers["per_class"].items()))
+    for each in given_metrics["corpora"].values():
+        each["per_class"] = dict(sorted(each["per_class"].items()))
 
     table = page(metrics=given_metrics).one("table", class_="matrix")
 
