@@ -3,7 +3,7 @@
 python benchmarks/schedules.py [--models cnn ...] [--clip-lengths 2.5 ...] [key=value ...]
 
 Trains each once for equal epochs, tests it, prints a markdown table and draws the validation curves
-into docs/schedules.svg. Interrupted, it goes on where it was.
+into docs/schedules-2.5s.svg and the like. Interrupted, it goes on where it was.
 As many are trained at a time as the machine has room for: with compute.local_cpus=3, two.
 """
 
@@ -63,24 +63,26 @@ def trained(
 def draw(
     cells: dict[tuple[str, str, float], dict[str, Any]], models: list[str], lengths: list[float]
 ) -> None:
-    """Validation accuracy by epoch: a row a clip length, a column a model, a line a schedule."""
-    figure, axes = plt.subplots(
-        len(lengths), len(models), figsize=(3.5 * len(models), 3 * len(lengths)), sharex=True,
-        sharey=True, layout="constrained", squeeze=False,
-    )  # fmt: skip
-    for (schedule, model, length), cell in cells.items():
-        axis = axes[lengths.index(length)][models.index(model)]
-        epochs = [row["epoch"] for row in cell["history"]]
-        accuracy = [row["validation_accuracy"] for row in cell["history"]]
-        axis.plot(epochs, accuracy, label=SCHEDULES[schedule], linewidth=1)
-        axis.set_title(f"{model}, {length:g} s", fontsize=10)
-        axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch")
-    for row in axes:
-        row[0].set_ylabel("validation accuracy")
-    axes[0][0].legend(fontsize=8)
-    figure.savefig(ROOT / "docs" / "schedules.svg", metadata={"Date": None})
+    """Validation accuracy by epoch: a picture a length, a column a model, a line a schedule."""
+    for length in lengths:
+        figure, (axes,) = plt.subplots(
+            1, len(models), figsize=(3.5 * len(models), 3), sharey=True, layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        for axis, model in zip(axes, models, strict=True):
+            for schedule, words in SCHEDULES.items():
+                history = cells[schedule, model, length]["history"]
+                epochs = [row["epoch"] for row in history]
+                accuracy = [row["validation_accuracy"] for row in history]
+                axis.plot(epochs, accuracy, label=words, linewidth=1)
+            axis.set_title(f"{model}, {length:g} s", fontsize=10)
+            axis.set_xlabel("epoch")
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("validation accuracy")
+        axes[0].legend(fontsize=8)
+        picture = ROOT / "docs" / f"schedules-{length:g}s.svg"
+        figure.savefig(picture, metadata={"Date": None})
+        plt.close(figure)
 
 
 def main() -> None:

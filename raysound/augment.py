@@ -76,8 +76,8 @@ def mixup(normalised: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Ten
         target: probabilities `(B, classes)`.
         alpha: above 0; the larger, the more even the blend.
     """
-    beta = torch.distributions.Beta(alpha, alpha)
-    share = beta.sample((len(target),)).to(normalised.device)
+    both = torch.full((), alpha, device=normalised.device)
+    share = torch.distributions.Beta(both, both).sample((len(target),))
     partner = torch.randperm(len(target), device=normalised.device)
     first = share.view(-1, 1, 1, 1)
     blended = first * normalised + (1 - first) * normalised[partner]

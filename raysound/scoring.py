@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,9 +24,20 @@ class Normalisation:
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Brings `(B, n_mels, n_frames)` to mean 0 and spread 1 a band, as `(B, 1, …)` float32."""
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=log_mel.device).unsqueeze(-1)
-        std = torch.tensor(self.std, dtype=torch.float32, device=log_mel.device).unsqueeze(-1)
-        return ((log_mel.float() - mean) / std.clamp(min=LEAST_STD)).unsqueeze(1)
+        mean, std = on_device(self, log_mel.device)
+        return ((log_mel.float() - mean) / std).unsqueeze(1)
+
+
+@lru_cache(maxsize=8)
+def on_device(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and least spread as columns `(n_mels, 1)`, copied to a device once."""
+    # Tensors made in inference mode could not be used to train.
+    with torch.inference_mode(mode=False):
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(-1)
+            for values in (normalisation.mean, normalisation.std)
+        )
+        return mean, std.clamp(min=LEAST_STD)
 
 
 def score(

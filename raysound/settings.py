@@ -299,7 +299,8 @@ class TrainingSettings(Section):
     augment: AugmentSettings = AugmentSettings()
     crop_length: PositiveFloat | None = None
     shuffle_buffer: PositiveInt = 4096
-    seed: NonNegativeInt = 0
+    # Times the epochs it has to fit into torch's 64 bits.
+    seed: int = Field(0, ge=0, lt=2**32)
     seeds: PositiveInt = 1
     folds: Literal["all"] | None = None
 

@@ -397,7 +397,8 @@ def _set_lr(optimizer: Optimizer, lr: float) -> None:
 def _sums(logits: Tensor, target: Tensor, loss: Tensor) -> Tensor:
     """Summed loss, clips recognised, clips."""
     right = (logits.argmax(dim=1) == target).sum()
-    count = torch.tensor(float(len(target)), device=logits.device)
+    # Filled where it lies: a copy from here would make a GPU wait.
+    count = torch.full((), float(len(target)), device=logits.device)
     return torch.stack([loss, right, count]).double()
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import ray.data
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ from raysound.distributed.extract import finished_features
 from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
 from raysound.distributed.train_worker import train_worker
 from raysound.scoring import Normalisation
-from raysound.settings import Config, TrainingSettings, digest
+from raysound.settings import ComputeSettings, Config, TrainingSettings, digest
 from raysound.split import assign_split
 from raysound.training import Metrics, kept_epoch
 
@@ -35,8 +36,10 @@ logger = logging.getLogger(__name__)
 
 # Workers that may die before a training is given up; each time it goes on from the last epoch.
 MOST_FAILURES = 8
-# Seconds that Ray Train waits for its workers' CPUs and GPUs, each time they start.
+# Seconds that Ray Train waits for its workers' CPUs and GPUs at a time, and how many times: what
+# no node could ever hold is refused beforehand, so this is for a node that died, and may come back.
 LEAST_PATIENCE = 60.0
+MOST_WAITS = 30
 
 
 def split_clips(config: Config, folder: str) -> pa.Table:
@@ -121,12 +124,13 @@ def train_judge(
     clips = split_clips(config, folder)
     check_clips(config, clips, corpus)
     scaling, threads = placement(config, together)
-    material = gather(folder, clips)
+    material = gather(folder, clips, together)
     logger.info(
-        "%s: %s, %d classes, %d training and %d validation clips, %s workers",
+        "%s: %s, %d classes, %d training and %d validation clips, %s workers on %s",
         name, config.model.name, len(material.labels), material.data["train"],
         material.data["validation"],
         " to ".join(str(count) for count in sorted({*config.compute.workers_range})),
+        "GPUs" if scaling.use_gpu else "CPUs",
     )  # fmt: skip
     note = describe(config, material)
     job = job_of(config, material, note, run, threads)
@@ -214,7 +218,7 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
             name="ray",
             storage_path=job["run"],
             failure_config=ray.train.FailureConfig(
-                max_failures=MOST_FAILURES, controller_failure_limit=3
+                max_failures=MOST_FAILURES, controller_failure_limit=MOST_WAITS
             ),
             callbacks=[EndAtMistakes()],
         ),
@@ -227,6 +231,12 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
     except ray.train.ControllerError as error:
         if isinstance(error.controller_failure, UserError):
             raise UserError(str(error.controller_failure)) from error
+        if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise UserError(
+                f"no room for the training's {error.controller_failure.num_workers} workers has "
+                f"come within {patience * (MOST_WAITS + 1) / 60:.0f} minutes: add nodes, or ask "
+                "for fewer compute.workers; the same command goes on after the last whole epoch"
+            ) from error
         raise
 
 
@@ -319,14 +329,59 @@ def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfi
     if compute.sync_batch_norm is True and not use_gpu:
         raise UserError("compute.sync_batch_norm: true wants GPUs: torch has it for nothing else")
     check_labels(compute.labels)
+    needs = {"CPU": per_worker, **({"GPU": 1} if use_gpu else {})}
+    check_room(needs, compute)
     scaling = ray.train.ScalingConfig(
         num_workers=least if least == most else (least, most),
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": per_worker, **({"GPU": 1} if use_gpu else {})},
+        resources_per_worker=needs,
         placement_strategy=compute.placement,
         label_selector=compute.labels or None,
     )
     return scaling, max(1, int(per_worker), int(cpus // (most * together)))
+
+
+def check_room(needs: dict[str, float], compute: ComputeSettings) -> None:
+    """Raises UserError for workers that the nodes could not hold if they had nothing else to do.
+
+    Args:
+        needs: of each worker, amounts by Ray's name of the resource.
+        compute: how many there are at least, on which nodes, and how close together.
+    """
+    nodes = [
+        node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"] and compute.labels.items() <= (node.get("Labels") or {}).items()
+    ]
+    least, most = compute.workers_range[0], workers_held(nodes, needs, compute.placement)
+    if most < least:
+        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
+        where = f" with the labels {compute.labels}" if compute.labels else ""
+        raise UserError(
+            f"compute.workers {least}, each with {wanted}, have no room: the {len(nodes)} nodes"
+            f"{where} hold {most} by compute.placement {compute.placement}; ask for fewer, or for "
+            "less"
+        )
+
+
+def workers_held(nodes: list[dict[str, float]], needs: dict[str, float], placement: str) -> int:
+    """How many workers some nodes hold when they are free.
+
+    Args:
+        nodes: resources of each.
+        needs: of a worker.
+        placement: Ray's name of the strategy.
+    """
+    held = [
+        # A hair more, for thirds that are written as floats.
+        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in needs.items())
+        for node in nodes
+    ]
+    if placement == "STRICT_PACK":
+        return max(held, default=0)
+    if placement == "STRICT_SPREAD":
+        return sum(count > 0 for count in held)
+    return sum(held)
 
 
 def check_labels(labels: dict[str, str]) -> None:
@@ -354,7 +409,11 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
         finished = False
         while not finished:
             finished = done.wait(0.5)
-            rows = read_history(history_uri)
+            try:
+                rows = read_history(history_uri)
+            except OSError:
+                # An object store that does not answer now will at the next look.
+                continue
             for row in rows[shown:]:
                 logger.info("%s%s", prefix, epoch_line(row, epochs))
                 show_epoch(row, config.name, name)

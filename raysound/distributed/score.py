@@ -236,5 +236,6 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
 def load_judge(run: str) -> tuple[Checkpoint, Classifier]:
     """The judge on this process's device, loaded once a process."""
     judge = checkpoint.read_note(run)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # A task that was given no GPU may see one nevertheless: it is another's.
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
     return judge, checkpoint.load_model(run, judge).to(device)

@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 # Calls that wait for a CPU at a time: an autoscaling cluster grows as they ask for.
 CALLS_AHEAD = 1024
+# Calls that one process on a GPU makes, before it gives the GPU's memory back.
+CALLS_ON_A_GPU = 64
 # The folder on a node that holds what was uploaded with a job, until the job ends.
 UPLOADED = "/working_dir_files/"
 # Where corpora are made.
@@ -204,7 +206,9 @@ def in_tasks(
     A call whose process or node dies is made again. What a call raises is raised here, and what
     has not begun by then never does. An argument may be a reference to what `ray.put` took.
     """
-    task = ray.remote(max_retries=-1, num_gpus=num_gpus)(function)
+    # Else a process on a GPU would end after one call, and what it has loaded with it.
+    calls = {"max_calls": CALLS_ON_A_GPU} if num_gpus else {}
+    task = ray.remote(max_retries=-1, num_gpus=num_gpus, **calls)(function)
     rest = iter(arguments)
     ahead = max(CALLS_AHEAD, 4 * int(cluster_cpus()))
     waiting = deque(task.remote(*some) for some in islice(rest, ahead))

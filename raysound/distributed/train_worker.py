@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raysound import checkpoint, storage
 from raysound.checkpoint import Checkpoint, Weights
+from raysound.config import UserError
 from raysound.distributed import training_data
 from raysound.distributed.session import available_cpus
 from raysound.models import Classifier, build
@@ -26,6 +27,8 @@ from raysound.training import Batch, Hardware, Metrics, Progress, fit, kept_epoc
 
 TrainBatches = Callable[[int], Iterator[Batch]]
 ValidationBatches = Callable[[], Iterator[Batch]]
+# Batches of a stream that are on their way while one is used.
+STREAMED_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def train_at(place: Place, job: dict[str, Any]) -> None:
             raise NotWantedError
 
     # To stop early is no failure, and Ray Train would try a failure again.
-    with suppress(NotWantedError):
+    with suppress(NotWantedError), memory_told(settings):
         fit(
             place.prepare(model),
             train_batches,
@@ -133,6 +136,18 @@ def train_at(place: Place, job: dict[str, Any]) -> None:
             hardware=hardware,
             progress=progress,
         )
+
+
+@contextmanager
+def memory_told(settings: TrainingSettings) -> Iterator[None]:
+    """Says what can be done where a GPU's memory is too small; tried again it would be the same."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"a GPU has too little memory for training.batch_size {settings.batch_size} in "
+            f"{settings.accumulate} turns: raise training.accumulate, or add workers ({error})"
+        ) from error
 
 
 def may_go_on(gate: Any, place: Place, progress: Progress) -> bool:
@@ -152,7 +167,8 @@ def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
         torch.backends.cuda.matmul.allow_tf32 = compute.tf32
         torch.backends.cudnn.allow_tf32 = compute.tf32
         torch.backends.cudnn.benchmark = True
-    low = is_gpu and torch.cuda.is_bf16_supported()
+    # Where it is only emulated, on older GPUs, it is slower than float32.
+    low = is_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return Hardware(
         precision=named.get(compute.precision, torch.bfloat16 if low else torch.float32),
@@ -182,7 +198,9 @@ def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBat
     settings: TrainingSettings = job["settings"]
     delivery = delivery_to(place.device, job["compute"])
     if job["rows"] is None:
-        return streamed(settings, place, delivery, job["has_validation"])
+        asked = job["compute"].prefetch_batches
+        ahead = STREAMED_AHEAD if asked == "auto" else asked
+        return streamed(settings, place, delivery, ahead, job["has_validation"])
     train = ray.get(job["rows"]["train"])
     on_device = training_data.on_device(train, delivery.device)
 
@@ -212,6 +230,7 @@ def streamed(
     settings: TrainingSettings,
     place: Place,
     delivery: training_data.Delivery,
+    ahead: int,
     has_validation: bool,
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """The same from Ray Data, shuffled in a buffer."""
@@ -222,13 +241,14 @@ def streamed(
             place.stream("train"),
             share,
             delivery,
+            ahead,
             local_shuffle_buffer_size=max(share, settings.shuffle_buffer // place.workers),
             local_shuffle_seed=settings.seed * 100_003 + epoch,
         )
 
     def validation_batches() -> Iterator[Batch]:
         return training_data.stream_batches(
-            place.stream("validation"), settings.batch_size, delivery
+            place.stream("validation"), settings.batch_size, delivery, ahead
         )
 
     return train_batches, validation_batches if has_validation else None

@@ -47,10 +47,12 @@ class Rows:
 
 
 def fits_in_store(folder: str, sharing: int = 1) -> bool:
-    """True where so many like this corpus take at most STORE_SHARE of the cluster's store."""
+    """True where so many like this corpus take at most STORE_SHARE of each worker node's store."""
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
-    store = float(ray.cluster_resources().get("object_store_memory", 0))
-    return bool(sharing * summary["bytes"] <= STORE_SHARE * store)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # What is kept is one object, and each node where it is used has a copy.
+    stores = [node.get("object_store_memory", 0) for node in nodes if node.get("CPU")]
+    return bool(sharing * summary["bytes"] <= STORE_SHARE * min(stores, default=0))
 
 
 def kept_in_store(folder: str, clips: pa.Table, labels: list[str]) -> ray.ObjectRef:
@@ -176,6 +178,8 @@ def stream(folder: str, clips: pa.Table, labels: list[str]) -> ray.data.Dataset:
     """The windows of some clips, read anew each epoch: for what the object store can't hold."""
     chosen = ray.put(clips.select(["clip_id", "label"]))
     shards = [{"uri": uri} for uri in features.part_uris(folder)]
+    # Those of a packed corpus may lie class by class, and the buffer that shuffles holds a few.
+    np.random.default_rng(0).shuffle(shards)
     rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         read_chosen,
         fn_kwargs={"chosen": [chosen], "labels": labels},
@@ -204,10 +208,10 @@ def read_chosen(
 
 
 def stream_batches(
-    shard: Any, batch_size: int, delivery: Delivery, **options: Any
+    shard: Any, batch_size: int, delivery: Delivery, ahead: int, **options: Any
 ) -> Iterator[Batch]:
-    """Batches of a Ray Data stream, which reads ahead by itself."""
-    for batch in shard.iter_batches(batch_size=batch_size, prefetch_batches=2, **options):
+    """Batches of a Ray Data stream, which has so many ahead by itself."""
+    for batch in shard.iter_batches(batch_size=batch_size, prefetch_batches=ahead, **options):
         yield Batch(
             delivery.bring(batch["log_mel"]),
             delivery.bring(batch["target"]),

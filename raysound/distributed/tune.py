@@ -162,6 +162,8 @@ def arranged(
     check_labels(compute.labels)
     cpus, gpus = cluster_cpus(), cluster_gpus()
     wants_gpu = gpus > 0 if compute.use_gpu == "auto" else compute.use_gpu
+    if settings.gpus_per_trial is not None and not wants_gpu:
+        raise UserError("search.gpus_per_trial wants GPUs, and this search uses none")
     resources = {"CPU": compute.cpus_per_worker or min(1.0, cpus)}
     if wants_gpu:
         resources["GPU"] = settings.gpus_per_trial or 1

@@ -249,7 +249,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
     n = len(one)
     both, neither = int((one & other).sum()), int((~one & ~other).sum())
     only_a, only_b = int((one & ~other).sum()), int((~one & other).sum())
-    product = both * neither - only_a * only_b
+    product: float = both * neither - only_a * only_b
     if product > 0:
         # A correction for continuity, that few clips may not look more alike than they are.
         product = max(0, product - n / 2)

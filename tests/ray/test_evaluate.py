@@ -234,3 +234,5 @@ def test_a_class_that_the_judge_never_learned_is_refused(
 
     with pytest.raises(UserError, match="odd has classes that the judge never learned: shrill"):
         evaluate(config)
+    with pytest.raises(UserError, match="the corpus odd has a single class, 'shrill'"):
+        cas(config)

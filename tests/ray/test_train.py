@@ -17,7 +17,14 @@ from raysound import checkpoint, features
 from raysound.config import UserError, from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, finished_features
-from raysound.distributed.judge import placement, read_history, split_clips, train_judge
+from raysound.distributed.judge import (
+    placement,
+    read_history,
+    split_clips,
+    train_judge,
+    workers_held,
+)
+from raysound.distributed.train_worker import memory_told
 from raysound.distributed.training_data import (
     Delivery,
     ahead,
@@ -28,6 +35,7 @@ from raysound.distributed.training_data import (
     stream,
 )
 from raysound.features import MelStatistics
+from raysound.settings import TrainingSettings
 from raysound.storage import read_table
 from raysound.training import Metrics
 
@@ -178,9 +186,43 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
         placement(asking(workers=2, use_gpu=True))
     with pytest.raises(UserError, match=r"leave less than 1 of .* 2 CPUs"):
         placement(asking(workers=2, cpus_per_worker=1))
+    with pytest.raises(
+        UserError, match=r"workers 2, each with 0\.5 CPU, have no room: the 1 nodes"
+    ):
+        placement(asking(workers=2, placement="STRICT_SPREAD"))
     scaling, threads = placement(asking(workers=2))
     assert scaling.resources_per_worker == {"CPU": 0.5}
     assert threads == 1
+
+
+@pytest.mark.parametrize(
+    ("needs", "strategy", "held"),
+    [
+        ({"CPU": 8}, "PACK", 0),
+        ({"CPU": 4}, "SPREAD", 2),
+        ({"CPU": 1}, "STRICT_PACK", 4),
+        ({"CPU": 1}, "STRICT_SPREAD", 3),
+        ({"CPU": 1 / 3}, "PACK", 12 + 12 + 3),
+        ({"CPU": 1, "GPU": 1}, "PACK", 2),
+    ],
+)
+def test_workers_are_counted_node_by_node(
+    needs: dict[str, float], strategy: str, held: int
+) -> None:
+    """Eight CPUs of two nodes are no room for a worker that wants eight."""
+    nodes = [{"memory": 1.0}, {"CPU": 4.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0}]
+
+    assert workers_held(nodes, needs, strategy) == held
+
+
+def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
+    settings = TrainingSettings(batch_size=256, accumulate=2)
+
+    with (
+        pytest.raises(UserError, match=r"batch_size 256 in 2 turns: raise training\.accumulate"),
+        memory_told(settings),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_clips_added_since_the_extraction_are_noticed(
