@@ -358,9 +358,8 @@ def check_room(needs: dict[str, float], compute: ComputeSettings) -> None:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
         where = f" with the labels {compute.labels}" if compute.labels else ""
         raise UserError(
-            f"compute.workers {least}, each with {wanted}, have no room: the {len(nodes)} nodes"
-            f"{where} hold {most} by compute.placement {compute.placement}; ask for fewer, or for "
-            "less"
+            f"compute.workers {least}, each with {wanted}, have no room: the nodes{where} hold "
+            f"{most} by compute.placement {compute.placement}; ask for fewer, or for less"
         )
 
 
