@@ -18,6 +18,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from raysound.config import load
 
 LAUNCHED = ["cluster.yaml", "cluster-own-machines.yaml"]
+# The parts of a walk that ask a cluster to grow, by GPUs too.
+GROWS = ["compute.wait_for_nodes=15", "compute.use_gpu=true"]
 # Of an upload; 512 MiB are Ray's own limit.
 MOST_BYTES = 2 << 20
 
@@ -65,6 +67,35 @@ def test_every_node_starts_closed(root: Path, name: str) -> None:
     assert "--num-cpus=0" in head
     assert tree["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
     assert "0.0.0.0" not in (root / name).read_text()
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_the_token_is_made_before_the_machines(root: Path, name: str) -> None:
+    """The launcher copies it, and jobs are submitted with it."""
+    text = (root / name).read_text()
+    page = (root / "docs" / "cluster.md").read_text().partition("## Ray's launcher")[2]
+    for walk in (text, page):
+        made = walk.index("get-auth-token --generate")
+        assert made < walk.index("export RAY_AUTH_MODE=token") < walk.index("ray up cluster")
+
+
+def test_nodes_have_a_system_that_the_image_runs_on(root: Path) -> None:
+    """Ray's own AMI has too old a driver for torch, and Docker may not be ssh's user's to call."""
+    tree = tree_of(root, "cluster.yaml")
+    for kind in tree["available_node_types"].values():
+        assert kind["node_config"]["ImageId"].startswith("ami-")
+        (disk,) = kind["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["VolumeSize"] == 256
+    assert prepare_config(tree)["initialization_commands"] == [
+        "sudo usermod -aG docker $USER",
+        "sleep 12",
+    ]
+
+
+def test_the_head_can_log_in_on_machines_one_owns(root: Path) -> None:
+    """On AWS the launcher makes a key; here it hands the head the one that is named."""
+    auth = tree_of(root, "cluster-own-machines.yaml")["auth"]
+    assert auth["ssh_private_key"] == "~/.ssh/id_ed25519"
 
 
 def test_nodes_come_and_go_with_the_work(root: Path) -> None:
@@ -121,6 +152,41 @@ def test_the_manifests_command_is_one_that_the_job_takes(
     monkeypatch.chdir(root)
     assert (python, Path(job).exists()) == ("python", True)
     assert load(config, overrides).output.startswith("s3://")
+
+
+def test_walks_on_clusters_that_grow_ask_for_gpus(root: Path, manifest: dict[str, Any]) -> None:
+    """`auto` takes GPUs that are there, and there are none at first."""
+    header = (root / "cluster.yaml").read_text()
+    page = (root / "docs" / "cluster.md").read_text()
+    (by_header,) = re.findall(r"^#       (output=\S+ .*)$", header, re.MULTILINE)
+    (by_page,) = re.findall(r"^    ray job submit --address .*$", page, re.MULTILINE)
+    for command in (by_header, by_page, manifest["spec"]["entrypoint"]):
+        assert command.split()[-2:] == GROWS
+    assert load(str(root / "configs" / "esc10.yaml"), GROWS).compute.use_gpu is True
+
+
+def test_the_image_gets_gpus_a_compiler_and_the_token(root: Path) -> None:
+    text = (root / "Dockerfile").read_text()
+    environment = dict(
+        setting.split("=")
+        for line in re.findall(r"^ENV (.+)$", text, re.MULTILINE)
+        for setting in line.split()
+    )
+    assert environment == {
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "RAY_AUTH_MODE": "token",
+    }
+    assert re.search(r"^RUN .*apt-get install .*\bg\+\+ ", text, re.MULTILINE)
+
+
+def test_pods_see_the_gpus_they_asked_for(manifest: dict[str, Any]) -> None:
+    """The image asks for all; a pod that asks for none takes that back."""
+    cluster = manifest["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        none = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container.get("env", [])
+        assert none != ("nvidia.com/gpu" in container["resources"]["limits"])
 
 
 def test_one_version_of_ray_stands_everywhere(root: Path, manifest: dict[str, Any]) -> None:
