@@ -18,6 +18,8 @@ MISSING = {
     "one_clip_per_class": f"needs more than {K} real test clips a class",
     "real_halves": "needs more training clips",
 }
+# An interval of a difference of shares that is wider decides nothing.
+WIDEST = 0.5
 # anchor, metric, where its value must lie, of which row.
 CHECKS = (
     *(
@@ -123,15 +125,16 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             check["why"] = unknown[0].get("why", "no clips")
         else:
             check["holds"] = holds(ours, must, theirs)
+            if check["holds"] is None:
+                check["why"] = difference(ours, theirs).get("why", "too few clips to tell")
         checked.append(check)
     return checked
 
 
-def holds(ours: Measure, must: str, theirs: Measure) -> bool:
-    """Whether a measure lies where it must.
+def holds(ours: Measure, must: str, theirs: Measure) -> bool | None:
+    """Whether a measure lies where it must; None where chance decides, and how much is not known.
 
-    `at least` and `at most` leave chance its share, `well below` leaves it none; where there is no
-    interval to know chance by, the values decide.
+    `at least` and `at most` leave chance its share, `well below` leaves it none.
 
     Args:
         ours: with a value.
@@ -139,11 +142,11 @@ def holds(ours: Measure, must: str, theirs: Measure) -> bool:
         theirs: with a value.
     """
     gap = difference(ours, theirs)
-    chance = gap["low"] is not None and not gap["told_apart"]
-    return {
-        "below": gap["value"] < 0,
-        "well below": gap["value"] < 0 and not chance,
-        "above": gap["value"] > 0,
-        "at least": gap["value"] >= 0 or chance,
-        "at most": gap["value"] <= 0 or chance,
-    }[must]
+    known, apart = gap["low"] is not None, gap["told_apart"]
+    if must == "well below":
+        few = not known or gap["high"] - gap["low"] > WIDEST
+        return True if gap["value"] < 0 and apart else None if few else False
+    if must in ("at least", "at most"):
+        right = gap["value"] >= 0 if must == "at least" else gap["value"] <= 0
+        return True if right else not apart if known else None
+    return bool(gap["value"] < 0 if must == "below" else gap["value"] > 0)

@@ -109,7 +109,7 @@ def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path:
     predictions = pq.read_table(report.with_name("predictions.parquet"))
     scored = sum(corpus["clips"] for corpus in metrics["corpora"].values())
     assert len(predictions) == scored + metrics["reference"]["used"]
-    assert [check for check in metrics["sanity"] if not check["holds"]] == []
+    assert [check for check in metrics["sanity"] if not check["holds"]] == [], "all made, all hold"
     assert metrics["ranking"]["order"] == ["faithful", "confused", "noisy"]
 
     again = run(root, "evaluate", "configs/demo.yaml", *places)

@@ -26,10 +26,6 @@ from raysound.storage import read_table
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
 
-ANCHORS = [
-    "real_halves", "noise", "silence", "shuffled_labels", "one_clip_per_class", "training_copy",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def metrics(trained: dict[str, Any]) -> dict[str, Any]:
@@ -67,14 +63,18 @@ def test_metrics_json_fits_its_schema(root: Path, metrics: dict[str, Any]) -> No
 def test_the_anchors_stand_beside_the_corpora(metrics: dict[str, Any]) -> None:
     """Three classes of tones are easy enough for every anchor to lie where it must."""
     anchors = metrics["anchors"]
-    assert sorted(anchors) == sorted(ANCHORS)
+    of_real = {"noise", "silence", "shuffled_labels", "training_copy"}
+    assert anchors.keys() == {*of_real, "real_halves"}
     test_clips = metrics["corpora"]["real"]["clips"]
-    assert {anchors[name]["clips"] for name in ANCHORS[1:5]} == {test_clips}
-    assert anchors["one_clip_per_class"]["accuracy"]["value"] == 1.0
+    assert {anchors[name]["clips"] for name in of_real} == {test_clips}
     assert anchors["training_copy"]["authenticity"]["value"] == 0.0
     assert anchors["shuffled_labels"]["mmd"] == metrics["corpora"]["real"]["mmd"]
-    assert [row for row in metrics["sanity"] if not row["holds"]] == []
-    assert len({(row["anchor"], row["metric"]) for row in metrics["sanity"]}) >= 15
+    assert [row for row in metrics["sanity"] if row["holds"] is False] == []
+    made = {(row["anchor"], row["metric"]) for row in metrics["sanity"] if row["holds"]}
+    assert len(made) >= 12
+    # Three test clips a class are too few to repeat one.
+    unmade = [row for row in metrics["sanity"] if row["anchor"] == "one_clip_per_class"]
+    assert {row["why"] for row in unmade} == {"needs more than 5 real test clips a class"}
 
 
 def test_scores_do_not_depend_on_how_many_tasks_share_the_work(trained: dict[str, Any]) -> None:

@@ -95,13 +95,28 @@ def test_a_judge_that_guesses_is_found_out() -> None:
 
 @pytest.mark.parametrize(
     ("must", "value", "expected"),
-    [("at least", 0.0, False), ("at most", 1.0, False), ("at least", 1.0, True)],
-)
-def test_without_an_interval_the_values_decide(must: str, value: float, expected: bool) -> None:
-    bare = {"value": value, "low": None, "high": None, "why": "no spread"}
+    [
+        ("at least", 0.0, None), ("at least", 0.95, True), ("at most", 1.0, None),
+        ("at most", 0.5, True), ("well below", 0.1, None), ("below", 0.1, True),
+    ],
+)  # fmt: skip
+def test_what_only_chance_could_decide_is_not_decided_without_it(
+    must: str, value: float, expected: bool | None
+) -> None:
+    bare = {"value": value, "low": None, "high": None, "why": "9 clips"}
     real = {"value": 0.9, "low": 0.8, "high": 1.0}
 
     assert holds(bare, must, real) is expected
+
+
+@pytest.mark.parametrize(("right", "of", "expected"), [(7, 9, None), (2, 9, True), (60, 80, False)])
+def test_few_test_clips_decide_nothing_about_shuffled_labels(
+    right: int, of: int, expected: bool | None
+) -> None:
+    """Of nine clips seven may keep their label by chance."""
+    real = share_measure(round(0.8 * of), of)
+
+    assert holds(share_measure(right, of), "well below", real) is expected
 
 
 @pytest.mark.parametrize("of_a_class", [1, 3, 5, 6])
