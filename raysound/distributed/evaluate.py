@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 REFERENCE_CLIPS = 5000
 MAP_POINTS = 500
 CLIPS_BEHIND_A_CELL = 20
+# Of all cells of a corpus, but one each: names are most of a page of many classes.
+NAMES_BEHIND_CELLS = 40_000
 
 
 def evaluate(config: Config) -> str:
@@ -151,9 +153,10 @@ def confusion_clips(
     probability = rows["probability"].to_numpy()
     order = np.lexsort((-probability, cell))
     found, starts, counts = np.unique(cell[order], return_index=True, return_counts=True)
+    most = max(1, min(CLIPS_BEHIND_A_CELL, NAMES_BEHIND_CELLS // max(1, len(found))))
     behind = {}
     for key, start, count in zip(found.tolist(), starts, counts.tolist(), strict=True):
-        first = order[start : start + min(count, CLIPS_BEHIND_A_CELL)]
+        first = order[start : start + min(count, most)]
         names = rows["clip_id"].take(pa.array(first)).to_pylist()
         sure = [round(value, 4) for value in probability[first].tolist()]
         behind[divmod(key, len(labels))] = (count, list(zip(names, sure, strict=True)))

@@ -32,6 +32,8 @@ from raysound.report.measures import (
 REJECTS_SHOWN = 100
 CONFUSIONS_NAMED = 4
 ROOMY_CLASSES = 12  # matrices of more classes are drawn small, and folded up but for the first
+MATRIX_CLASSES = 150  # of more classes there is no matrix, but a list of the largest confusions
+PAIRS_LISTED = 200
 
 # Behind a cell of a confusion matrix: how many clips, and some of them with their probability.
 Cells = Mapping[tuple[int, int], tuple[int, Sequence[tuple[str, float]]]]
@@ -131,7 +133,7 @@ def render(
             settings_yaml=settings_yaml,
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            data=_data({"labels": labels, "cells": _cells(cells, order)}),
+            data=_data({"labels": labels, "cells": _cells(cells, corpora)}),
         )
     )
 
@@ -178,7 +180,10 @@ def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]
         row["own"] = row is real
         row["share"], row["reading"] = _against(row["accuracy"], real and real["accuracy"])
         row["worse"] = [] if row is real else worse_than_real(row, real)
-        row["confusions"] = _confusions(row["confusion"], labels)
+        row["confusions"] = _confusions(row["confusion"], labels, CONFUSIONS_NAMED)
+        row["listed"] = None
+        if len(labels) > MATRIX_CLASSES:
+            row["listed"] = _confusions(row["confusion"], labels, PAIRS_LISTED)
     rows.sort(key=rank)
     for place, row in enumerate(rows):
         row["place"] = place
@@ -222,12 +227,19 @@ def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dic
     ]
 
 
-def _cells(cells: Mapping[str, Cells], order: list[str]) -> list[dict[str, Any]]:
+def _cells(cells: Mapping[str, Cells], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By corpus, in the page's order: `row,column` → how many, and some of them."""
-    return [
-        {f"{row},{column}": [count, *clips] for (row, column), (count, clips) in found.items()}
-        for found in (cells.get(name, {}) for name in order)
-    ]
+    made = []
+    for corpus in corpora:
+        shown = {
+            f"{row},{column}": [count, *clips]
+            for (row, column), (count, clips) in cells.get(corpus["name"], {}).items()
+        }
+        if corpus["listed"] is not None:
+            listed = [pair["cell"] for pair in corpus["listed"]]
+            shown = {cell: shown[cell] for cell in listed if cell in shown}
+        made.append(shown)
+    return made
 
 
 def _data(content: dict[str, Any]) -> Markup:
@@ -251,13 +263,19 @@ def _against(measure: dict[str, Any], real: dict[str, Any] | None) -> tuple[floa
     return share, "below" if gap["value"] < 0 else "above"
 
 
-def _confusions(matrix: list[list[int]], labels: list[str]) -> list[dict[str, Any]]:
+def _confusions(matrix: list[list[int]], labels: list[str], most: int) -> list[dict[str, Any]]:
     """Name the confusions that hold the most clips."""
     counts = np.array(matrix, dtype=np.int64).reshape(len(labels), len(labels))
     wrong = counts - np.diag(np.diagonal(counts))
-    largest = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS_NAMED]
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:most]
     return [
-        {"label": labels[row], "heard": labels[column], "count": int(wrong[row, column])}
+        {
+            "cell": f"{row},{column}",
+            "label": labels[row],
+            "heard": labels[column],
+            "count": int(wrong[row, column]),
+            "of": int(counts[row].sum()),
+        }
         for row, column in zip(*np.unravel_index(largest, wrong.shape), strict=True)
         if wrong[row, column]
     ]

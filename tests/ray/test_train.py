@@ -232,7 +232,8 @@ def test_clips_added_since_the_extraction_are_noticed(
         (corpus / label).mkdir(parents=True)
         for wav in sorted((tones["good"] / label).iterdir())[:3]:
             (corpus / label / wav.name).write_bytes(wav.read_bytes())
-    tree = {**trained["tree"]}
+    tree = {**trained["tree"], "output": str(tmp_path / "out")}
+    tree["evaluation"] = {"checkpoint": trained["run"]}
     tree["corpora"] = {**tree["corpora"], "generated": {"growing": str(corpus)}}
     config = from_tree(tree, "test")
     extract(config)

@@ -428,6 +428,24 @@ def test_confusion_matrices_hold_the_counts(classes):
     assert len(list(section.all("details"))) == (0 if classes == 4 else 1)
 
 
+def test_many_classes_have_a_list_in_place_of_a_matrix():
+    """Whose size does not grow with their square, and whose cells open their clips."""
+    labels = [f"class {number:03d}" for number in range(400)]
+    given_metrics = metrics_of({"real": corpus("real", 500, 800, labels)}, labels)
+    text = html(metrics=given_metrics, examples=[], points=[])
+    tree = Tree(text).root
+
+    (table,) = tree.all("table", class_="matrix")
+    rows = list(table.one("tbody").all("tr"))
+    assert len(rows) == 200
+    cell = rows[0].one("td", class_="miss")
+    row, column = map(int, cell.attributes["data-cell"].split(","))
+    assert int(cell.text) == given_metrics["corpora"]["real"]["confusion"][row][column] > 0
+    data = json.loads(tree.one("script", id="data").children[0])
+    assert len(data["cells"][0]) == 200
+    assert len(text) < 1_000_000
+
+
 def test_confusion_rows_follow_the_labels_of_the_judge():
     """A metrics.json with sorted keys names the rows of the matrix no differently."""
     given_metrics = metrics()
