@@ -9,8 +9,9 @@ from typing import Any
 
 from raysound import storage
 from raysound.config import UserError
+from raysound.metrics.fidelity import HANG_ON_NUMBER
 from raysound.metrics.intervals import difference
-from raysound.metrics.ranking import HANGS_ON_NUMBER, HIGHER_IS_BETTER
+from raysound.metrics.ranking import HIGHER_IS_BETTER
 
 SCHEMA = 3
 # What must be the same for two numbers to mean the same: whose ears, against which clips.
@@ -125,7 +126,7 @@ def compared(
     found = difference(new, old)
     told_apart = found.pop("told_apart")
     sizes = before["compared"], after["compared"]
-    if metric in HANGS_ON_NUMBER and sizes[0] != sizes[1]:
+    if metric in HANG_ON_NUMBER and sizes[0] != sizes[1]:
         verdict = f"not comparable: of {sizes[0]} and of {sizes[1]} clips"
     elif found["low"] is None:
         verdict = f"no interval: {found['why']}"

@@ -9,8 +9,6 @@ from typing import Any
 from raysound.metrics.intervals import difference
 
 RANKED_BY = "accuracy"
-# Of fewer clips the distance is larger and less of the real sounds is reached.
-HANGS_ON_NUMBER = ("frechet_distance", "recall", "coverage")
 # Whether a generator with more of it is the better, or the worse; None where neither is.
 HIGHER_IS_BETTER: dict[str, bool | None] = {
     "accuracy": True,
