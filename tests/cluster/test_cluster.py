@@ -177,14 +177,14 @@ def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str,
 
     first = machines.submit("extract-1", *command)
     poll(lambda: len(shards_of(out)) >= 4, 100, "shards")
-    follower = machines.ray("job", "logs", "--follow", "extract-1")
     stop = machines.ray("job", "stop", "extract-1")
     said = ended(first)
     ended(stop)
     assert stop.returncode == 0
     assert "stopped; the same command goes on" in said, said
     assert "Traceback" not in said
-    assert "stopped; the same command goes on" in ended(follower)
+    told = ended(machines.ray("job", "logs", "--follow", "extract-1"))
+    assert "stopped; the same command goes on" in told
     assert "Job 'extract-1' was stopped" in ended(machines.ray("job", "status", "extract-1"))
     before = {shard: shard.stat().st_mtime_ns for shard in shards_of(out)}
     assert 4 <= len(before) < 3 * CLIPS_PER_CLASS // SHARD_CLIPS, "it had not come to its end"
