@@ -10,7 +10,7 @@ from typing import Any
 from raysound import storage
 from raysound.config import UserError
 from raysound.metrics.fidelity import HANG_ON_NUMBER
-from raysound.metrics.intervals import difference
+from raysound.metrics.intervals import difference, measure
 from raysound.metrics.ranking import HIGHER_IS_BETTER
 
 SCHEMA = 3
@@ -127,7 +127,8 @@ def compared(
     told_apart = found.pop("told_apart")
     sizes = before["compared"], after["compared"]
     if metric in HANG_ON_NUMBER and sizes[0] != sizes[1]:
-        verdict = f"not comparable: of {sizes[0]} and of {sizes[1]} clips"
+        why = f"of {sizes[0]} and of {sizes[1]} clips"
+        found, verdict = measure(None, why=why), f"not comparable: {why}"
     elif found["low"] is None:
         verdict = f"no interval: {found['why']}"
     elif told_apart:
