@@ -107,8 +107,10 @@ def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     before, after = (generated(metrics) for metrics in (old, new))
     pairs = paired(before, after)
     for place, corpora in enumerate((before, after)):
-        for name in corpora.keys() - {pair[place] for pair in pairs}:
-            yield f"not compared: {name}, which only the {('first', 'second')[place]} has"
+        compared_ones = {pair[place] for pair in pairs}
+        for name in corpora:
+            if name not in compared_ones:
+                yield f"not compared: {name}, which only the {('first', 'second')[place]} has"
 
 
 def generated(metrics: dict[str, Any]) -> dict[str, Any]:
