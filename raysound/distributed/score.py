@@ -238,4 +238,6 @@ def load_judge(run: str) -> tuple[Checkpoint, Classifier]:
     judge = checkpoint.read_note(run)
     # A task that was given no GPU may see one nevertheless: it is another's.
     device = "cuda" if ray.get_gpu_ids() else "cpu"
+    # TensorFloat-32 saves little here, and a score is to be the same wherever it is made.
+    torch.backends.cudnn.allow_tf32 = False
     return judge, checkpoint.load_model(run, judge).to(device)
