@@ -1,4 +1,4 @@
-# make demo    installs, then goes the whole road on sounds made by formula: four minutes on two cores
+# make demo    installs, which takes minutes, then goes the whole road on sounds made by formula: four minutes on two cores
 # make test    installs what tests need, then runs them all
 # make check   style, types, and who may import whom
 PYTHON ?= python3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,10 @@ def run_comparison(usage: str) -> None:
         old, new = (read_metrics(uri) for uri in arguments)
         for line in (*lines(compare(old, new)), *left_out(old, new)):
             print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has read enough; Python would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

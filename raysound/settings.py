@@ -87,6 +87,11 @@ class RealCorpus(Section):
     path: Place
     split: SplitSettings = SplitSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_alone_will_do(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
 
 class CorporaSettings(Section):
     """One real corpus, any number of generated ones by name."""

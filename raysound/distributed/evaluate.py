@@ -23,6 +23,7 @@ from raysound.metrics.projection import principal_plane
 from raysound.predictions import of_corpus, read_index, read_lists
 from raysound.report.events import write_events
 from raysound.report.maps import MapPoint
+from raysound.report.measures import unmade
 from raysound.report.page import Example, render
 from raysound.settings import Config
 from raysound.sounds import open_sounds
@@ -213,6 +214,8 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
         )
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
+    for row in unmade(metrics):
+        yield f"note: not checked: {row}"
     for check in metrics["sanity"]:
         if check["holds"] is False:
             yield (

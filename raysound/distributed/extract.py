@@ -49,11 +49,26 @@ def extract(config: Config) -> str:
             "raise features.n_fft or lower features.n_mels",
             len(silent), config.features.n_mels,
         )  # fmt: skip
-    for name in ("real", *config.corpora.generated):
-        folder = extract_corpus(name, config)
+    # All are listed before one is decoded: what is wrong with the last is told at once.
+    plans = {name: in_a_task(lay_out, name, config) for name in ("real", *config.corpora.generated)}
+    check_classes({name: plan["labels"] for name, plan in plans.items()})
+    for name, plan in plans.items():
+        folder = extract_corpus(name, config, plan)
         if name == "real":
             report_lengths(folder, config.features)
     return f"features: {storage.join(config.output, 'features')}"
+
+
+def check_classes(labels: dict[str, list[str]]) -> None:
+    """Raises UserError for a generated corpus with a class that the real one lacks."""
+    for name in labels:
+        unknown = sorted({*labels[name]} - {*labels["real"]})
+        if unknown:
+            raise UserError(
+                f"{name} has classes that the real corpus lacks: {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(labels['real']))}: rename them, leave them out, or add real "
+                "recordings of them"
+            )
 
 
 def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
@@ -100,18 +115,22 @@ def same_clips(clips: pa.Table, manifest: pa.Table) -> bool:
     return bool(manifest.take(place).select(clips.column_names).equals(clips))
 
 
-def extract_corpus(name: str, config: Config) -> str:
+def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None) -> str:
     """Extracts one corpus and returns its folder, `summary.json` written last.
 
     A finished corpus that has not changed is left as it is; otherwise only the shards whose
     clips differ are made.
 
+    Args:
+        name: of the corpus.
+        config: the experiment.
+        plan: what `lay_out` returned, if it is laid out already.
+
     Raises:
         UserError: not one clip of the corpus can be used.
     """
     folder = features.folder(config.output, name, config.features)
-    # The corpus is listed where its clips may be held by the million: not in the driver.
-    plan = in_a_task(lay_out, name, config)
+    plan = plan or in_a_task(lay_out, name, config)
     for note in plan["notes"]:
         logger.warning("%s", note)
     if plan["finished"]:
@@ -139,7 +158,10 @@ def extract_corpus(name: str, config: Config) -> str:
 
 
 def lay_out(name: str, config: Config) -> dict[str, Any]:
-    """Runs in a Ray task: lists a corpus and writes which clip stands in which shard."""
+    """Runs in a Ray task: lists a corpus and writes which clip stands in which shard.
+
+    Here its clips may be held by the million, and not in the driver.
+    """
     notes: list[str] = []
     clips = list_corpus(name, config, notes.append)
     folder = features.folder(config.output, name, config.features)
@@ -161,7 +183,11 @@ def lay_out(name: str, config: Config) -> dict[str, Any]:
     if manifest is not before:
         # Of a corpus that is laid out in whole row groups a task reads no more than its own.
         storage.write_table(manifest_uri, manifest, row_group_size=MANIFEST_ROWS)
-    return {"notes": notes, "clips": len(clips), "shards": shards, "finished": finished}
+    labels = pc.unique(clips["label"]).to_pylist()
+    return {
+        "notes": notes, "clips": len(clips), "labels": labels, "shards": shards,
+        "finished": finished,
+    }  # fmt: skip
 
 
 def is_finished(folder: str, shards: list[int]) -> bool:

@@ -126,9 +126,9 @@ def train_judge(
     scaling, threads = placement(config, together)
     material = gather(folder, clips, together)
     logger.info(
-        "%s: %s, %d classes, %d training and %d validation clips, %s workers on %s",
+        "%s: %s, %d classes, %d training, %d validation and %d test clips, %s workers on %s",
         name, config.model.name, len(material.labels), material.data["train"],
-        material.data["validation"],
+        material.data["validation"], material.data["test"],
         " to ".join(str(count) for count in sorted({*config.compute.workers_range})),
         "GPUs" if scaling.use_gpu else "CPUs",
     )  # fmt: skip

@@ -145,6 +145,11 @@ def all_mismatches(
         for name, rows in clips.items()
         if name != "real"
         for row in mismatches(
-            name, read_sound(predictions, rows), ours, judge.features.sample_rate, edges
+            name,
+            read_sound(predictions, rows),
+            ours,
+            judge.features.sample_rate,
+            judge.features.clip_length,
+            edges,
         )
     ]

@@ -67,7 +67,12 @@ def sound_of(
 
 
 def mismatches(
-    name: str, generated: Sound, real: Sound, judged_rate: int, band_edges: NDArray[np.float64]
+    name: str,
+    generated: Sound,
+    real: Sound,
+    judged_rate: int,
+    clip_length: float,
+    band_edges: NDArray[np.float64],
 ) -> list[dict[str, Any]]:
     """What a reader must know before comparing a generated corpus with the real one.
 
@@ -76,6 +81,7 @@ def mismatches(
         generated: its clips.
         real: the real clips.
         judged_rate: Hz, what every clip is resampled to.
+        clip_length: s, what shorter clips are padded to.
         band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
 
     Returns:
@@ -98,7 +104,7 @@ def mismatches(
             *_band_limit(name, generated, real, band_edges),
             *_levels(name, generated, real),
             *_lengths(name, generated, real),
-            *_silence(name, generated, real),
+            *_silence(name, generated, real, clip_length),
         )
     ]
 
@@ -180,8 +186,13 @@ def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
     return [("length", ours, theirs, text)]
 
 
-def _silence(name: str, generated: Sound, real: Sound) -> _Found:
-    ours, theirs = (float(1 - np.mean(sound.sounding)) for sound in (real, generated))
+def _silence(name: str, generated: Sound, real: Sound, clip_length: float) -> _Found:
+    def share(sound: Sound) -> float:
+        # What a short clip is padded with is ours, and of its length another row tells.
+        own = np.minimum(1, sound.duration / clip_length)
+        return float(1 - np.mean(np.minimum(1, sound.sounding / own)))
+
+    ours, theirs = share(real), share(generated)
     if abs(ours - theirs) < SILENCE_SHARE:
         return []
     text = (

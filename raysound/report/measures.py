@@ -196,7 +196,7 @@ HEADLINE = tuple(
 _NAMES = {metric.key: metric.name.lower() for metric in METRICS}
 
 ANCHOR_WORDS = {
-    "real_halves": "one half of the training clips against the other: the floor of every distance",
+    "real_halves": "one half of the training clips against the other: real against real",
     "training_copy": "training clips, as a generator that only remembers would give them back",
     "one_clip_per_class": "of each class the clearest real clip, repeated",
     "shuffled_labels": "the real test clips, each asked to be what another one is",
@@ -235,12 +235,13 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def unmade(metrics: Mapping[str, Any]) -> list[str]:
-    """In words, the checks that could not be made."""
-    return [
-        f"{_NAMES[check['metric']]} of {check['anchor'].replace('_', ' ')} ({check['why']})"
-        for check in metrics["sanity"]
-        if check["holds"] is None
-    ]
+    """In words, the checks that could not be made: of which anchor, in which metrics, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for check in metrics["sanity"]:
+        if check["holds"] is None:
+            key = check["anchor"].replace("_", " "), check["why"]
+            found.setdefault(key, []).append(_NAMES[check["metric"]])
+    return [f"{anchor} ({', '.join(names)}): {why}" for (anchor, why), names in found.items()]
 
 
 def worse_than_real(corpus: Mapping[str, Any], real: Mapping[str, Any] | None) -> list[str]:

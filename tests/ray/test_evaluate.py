@@ -17,7 +17,7 @@ from raysound import checkpoint, features
 from raysound.config import UserError, from_tree
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract, finished_features
+from raysound.distributed.extract import extract, extract_corpus, finished_features
 from raysound.distributed.judge import split_clips
 from raysound.distributed.score import references_of, score_shard, set_against
 from raysound.predictions import PREDICTIONS, as_array
@@ -230,7 +230,12 @@ def test_a_class_that_the_judge_never_learned_is_refused(
     tree = {**trained["tree"]}
     tree["corpora"] = {**tree["corpora"], "generated": {"odd": str(tmp_path / "corpus")}}
     config = from_tree(tree, "test")
-    extract(config)
+
+    with pytest.raises(UserError, match="odd has classes that the real corpus lacks: shrill; it"):
+        extract(config)
+    # Of another config with the same output, say.
+    extract_corpus("real", config)
+    extract_corpus("odd", config)
 
     with pytest.raises(UserError, match="odd has classes that the judge never learned: shrill"):
         evaluate(config)

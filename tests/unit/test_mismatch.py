@@ -27,7 +27,7 @@ def corpus(clips: int = 40, seed: int = 0, **change: float) -> Sound:
 
 
 def told(generated: Sound) -> dict[str, dict]:
-    rows = mismatches("theirs", generated, corpus(), 16000, band_edges(SETTINGS))
+    rows = mismatches("theirs", generated, corpus(), 16000, 0.7, band_edges(SETTINGS))
     return {row["kind"]: row for row in rows}
 
 
@@ -69,6 +69,12 @@ def test_digital_silence_on_one_side_is_told() -> None:
     assert told(corpus(silent=0.03)) == {}
 
 
+def test_what_short_clips_are_padded_with_is_no_silence_of_theirs() -> None:
+    """Clips of 0.5 s, padded to 0.7 s, are told of as what they are: of another length."""
+    assert list(told(corpus(longer=0.5, silent=2 / 7))) == ["length"]
+    assert "silence" in told(corpus(longer=0.5, silent=0.5))
+
+
 def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None:
     row = told(corpus(missing=8))["band_limit"]
 
@@ -80,7 +86,7 @@ def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None
 def test_real_sounds_without_high_bands_are_told_too() -> None:
     real, whole = corpus(missing=8), corpus(seed=1)
 
-    (row,) = mismatches("theirs", whole, real, 16000, band_edges(SETTINGS))
+    (row,) = mismatches("theirs", whole, real, 16000, 0.7, band_edges(SETTINGS))
 
     assert row["kind"] == "band_limit"
     assert row["real"] == pytest.approx(band_edges(SETTINGS)[BANDS - 8])
