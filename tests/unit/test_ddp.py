@@ -1,5 +1,6 @@
 """Workers that share each batch train the very judge that one alone would."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ def worker(rank: int, folder: str, norm: bool, settings: TrainingSettings) -> No
     """One of two processes."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.save(train(rank, 2, norm, settings), f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    # An interpreter that ends while one of gloo's threads does aborts, now and then.
+    os._exit(0)
 
 
 def train_in_two(folder: Path, norm: bool, settings: TrainingSettings) -> list[dict[str, Any]]:
