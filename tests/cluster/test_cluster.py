@@ -158,7 +158,7 @@ def test_a_stranger_is_refused(machines: Machines, experiment: dict[str, Any]) -
 def test_a_token_is_readable_by_its_owner_alone(root: Path, tmp_path: Path) -> None:
     """The command that docs/cluster.md has for it, in a home of its own."""
     page = (root / "docs" / "cluster.md").read_text()
-    (command,) = re.findall(r"^    (mkdir -p ~/\.ray .*)$", page, re.MULTILINE)
+    (command,) = {*re.findall(r"^    (mkdir -p ~/\.ray .*)$", page, re.MULTILINE)}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     home = {**os.environ, "HOME": str(tmp_path), "PATH": path}
     home.pop("RAY_AUTH_TOKEN_PATH", None)
