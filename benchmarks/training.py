@@ -25,8 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysound import storage
 from raysound.config import from_tree
 from raysound.distributed import training_data
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus, finished_features
-from raysound.distributed.judge import placement, read_history, split_clips, train_judge
+from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.models import build

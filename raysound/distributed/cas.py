@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound import storage
+from raysound import features, storage
 from raysound.config import UserError
-from raysound.distributed.extract import finished_features
+from raysound.distributed.extract import check_classes, finished_features
 from raysound.distributed.judge import check_clips, split_clips, train_judge
 from raysound.distributed.score import score_corpora
 from raysound.metrics.intervals import paired_difference, share_measure
@@ -46,10 +46,11 @@ def cas(config: Config) -> str:
     if not len(test):
         raise UserError("no real test clip: name corpora.real.split.test_folds")
     out = storage.join(config.output, "cas")
-    labels = set(clips["label"].to_pylist())
+    # Told now, not after the trainings before it.
+    usable = {name: features.usable_clips(folders[name])["label"] for name in folders}
+    check_classes({name: pc.unique(labels).to_pylist() for name, labels in usable.items()})
     for name in names:
-        # Told now, not after the trainings before it.
-        learnable(config, name, folders[name], labels)
+        check_clips(of_generated(config), split_clips(of_generated(config), folders[name]), name)
     judge = train_judge(single(config), "real")
     heard = scored(folders, test, judge, config, storage.join(out, "real.parquet"))
     by_real = of_corpus(heard, "real")
@@ -101,25 +102,6 @@ def of_generated(config: Config) -> Config:
     if not config.training.needs_validation:
         tree["corpora"]["real"]["split"]["validation_fraction"] = 0
     return Config.model_validate(tree)
-
-
-def learnable(config: Config, name: str, folder: str, labels: set[str]) -> None:
-    """Raises UserError for a generated corpus that can't be learned from, or has other classes.
-
-    Args:
-        config: the experiment.
-        name: of the corpus.
-        folder: of its features.
-        labels: of the real clips.
-    """
-    clips = split_clips(of_generated(config), folder)
-    check_clips(of_generated(config), clips, name)
-    unknown = set(clips["label"].to_pylist()) - labels
-    if unknown:
-        raise UserError(
-            f"{name} has classes that the real corpus lacks: {', '.join(sorted(unknown))}; it has "
-            f"{', '.join(sorted(labels))}"
-        )
 
 
 def right_of_each(one: pa.Table, other: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -15,15 +15,16 @@ from raysound import checkpoint, examples, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed import gauges
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import finished_features
-from raysound.distributed.judge import read_history, run_folder, split_clips, split_digest
+from raysound.distributed.judge import run_folder, split_clips, split_digest
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.metrics.projection import principal_plane
 from raysound.predictions import of_corpus, read_index, read_lists
 from raysound.report.events import write_events
 from raysound.report.maps import MapPoint
-from raysound.report.measures import unmade
+from raysound.report.measures import unmade, warnings
 from raysound.report.page import Example, render
 from raysound.settings import Config
 from raysound.sounds import open_sounds
@@ -216,9 +217,5 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"note: {row['text']}"
     for row in unmade(metrics):
         yield f"note: not checked: {row}"
-    for check in metrics["sanity"]:
-        if check["holds"] is False:
-            yield (
-                f"WARNING: {check['metric']} of {check['anchor']} is {check['value']:.4g}: it must "
-                f"be {check['must']} that of {check['than']}, {check['bound']:.4g}"
-            )
+    for warning in warnings(metrics):
+        yield f"WARNING: {warning}"

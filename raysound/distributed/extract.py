@@ -50,7 +50,8 @@ def extract(config: Config) -> str:
             len(silent), config.features.n_mels,
         )  # fmt: skip
     # All are listed before one is decoded: what is wrong with the last is told at once.
-    plans = {name: in_a_task(lay_out, name, config) for name in ("real", *config.corpora.generated)}
+    names = ("real", *config.corpora.generated)
+    plans = dict(zip(names, in_tasks(lay_out, ((name, config) for name in names)), strict=True))
     check_classes({name: plan["labels"] for name, plan in plans.items()})
     for name, plan in plans.items():
         folder = extract_corpus(name, config, plan)

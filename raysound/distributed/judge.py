@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -23,14 +20,15 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
-from raysound.distributed import gauges, training_data
+from raysound.distributed import training_data
+from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.extract import finished_features
-from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
+from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import train_worker
 from raysound.scoring import Normalisation
-from raysound.settings import ComputeSettings, Config, TrainingSettings, digest
+from raysound.settings import Config, TrainingSettings, digest
 from raysound.split import assign_split
-from raysound.training import Metrics, kept_epoch
+from raysound.training import kept_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -293,165 +291,3 @@ def finish(run: str, note: Checkpoint, settings: TrainingSettings) -> None:
     checkpoint.save(run, weights.kept, replace(note, metrics=metrics))
     storage.delete(storage.join(run, checkpoint.PROGRESS))
     storage.delete(storage.join(run, "ray"))
-
-
-def spare_cpus() -> float:
-    """One CPU, or half of a single one, is left to Ray Data, which feeds the workers."""
-    return min(1.0, cluster_cpus() / 2)
-
-
-def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfig, int]:
-    """What each worker gets: its resources for Ray, and its number of torch threads.
-
-    Where the cluster may grow, this waits until the workers' nodes have come.
-
-    Raises:
-        UserError: the cluster can't give it. Ray would wait for ever.
-    """
-    compute = config.compute
-    least, most = compute.workers_range
-    bundle = {
-        "CPU": compute.cpus_per_worker or 1,
-        **({"GPU": 1} if compute.use_gpu is True else {}),
-    }
-    await_nodes([bundle] * least, compute, compute.labels)
-    cpus, gpus = cluster_cpus(), cluster_gpus()
-    use_gpu = gpus >= least if compute.use_gpu == "auto" else compute.use_gpu
-    if use_gpu and gpus < least:
-        raise UserError(f"compute.workers {least} want a GPU each; the cluster has {gpus:g}")
-    spare = spare_cpus()
-    per_worker = compute.cpus_per_worker or min(1.0, (cpus - spare) / least)
-    if least * per_worker > cpus - spare and not compute.wait_for_nodes:
-        raise UserError(
-            f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} leave less than "
-            f"{spare:g} of the cluster's {cpus:g} CPUs to read the data: ask for fewer"
-        )
-    if compute.sync_batch_norm is True and not use_gpu:
-        raise UserError("compute.sync_batch_norm: true wants GPUs: torch has it for nothing else")
-    check_labels(compute.labels)
-    needs = {"CPU": per_worker, **({"GPU": 1} if use_gpu else {})}
-    check_room(needs, compute)
-    scaling = ray.train.ScalingConfig(
-        num_workers=least if least == most else (least, most),
-        use_gpu=use_gpu,
-        resources_per_worker=needs,
-        placement_strategy=compute.placement,
-        label_selector=compute.labels or None,
-    )
-    return scaling, max(1, int(per_worker), int(cpus // (most * together)))
-
-
-def check_room(needs: dict[str, float], compute: ComputeSettings) -> None:
-    """Raises UserError for workers that the nodes could not hold if they had nothing else to do.
-
-    Args:
-        needs: of each worker, amounts by Ray's name of the resource.
-        compute: how many there are at least, on which nodes, and how close together.
-    """
-    nodes = [
-        node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and compute.labels.items() <= (node.get("Labels") or {}).items()
-    ]
-    least, most = compute.workers_range[0], workers_held(nodes, needs, compute.placement)
-    if most < least:
-        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
-        where = f" with the labels {compute.labels}" if compute.labels else ""
-        raise UserError(
-            f"compute.workers {least}, each with {wanted}, have no room: the nodes{where} hold "
-            f"{most} by compute.placement {compute.placement}; ask for fewer, or for less"
-        )
-
-
-def workers_held(nodes: list[dict[str, float]], needs: dict[str, float], placement: str) -> int:
-    """How many workers some nodes hold when they are free.
-
-    Args:
-        nodes: resources of each.
-        needs: of a worker.
-        placement: Ray's name of the strategy.
-    """
-    held = [
-        # A hair more, for thirds that are written as floats.
-        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in needs.items())
-        for node in nodes
-    ]
-    if placement == "STRICT_PACK":
-        return max(held, default=0)
-    if placement == "STRICT_SPREAD":
-        return sum(count > 0 for count in held)
-    return sum(held)
-
-
-def check_labels(labels: dict[str, str]) -> None:
-    """Raises UserError where no node has these labels."""
-    nodes = [node.get("Labels") or {} for node in ray.nodes() if node["Alive"]]
-    if labels and not any(labels.items() <= node.items() for node in nodes):
-        known = sorted({f"{key}: {value}" for node in nodes for key, value in node.items()})
-        wanted = ", ".join(f"{key}: {value}" for key, value in labels.items())
-        raise UserError(
-            f"no node has the labels of compute.labels, {wanted}; there are {', '.join(known)}"
-        )
-
-
-@contextmanager
-def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
-    """Logs one line an epoch while the block runs, as the history grows."""
-    epochs = config.training.epochs + config.training.finetune.epochs
-    prefix = "" if name == "judge" else f"{name}: "
-    done = threading.Event()
-
-    def follow() -> None:
-        shown = len(read_history(history_uri))
-        if shown:
-            logger.info("%s: going on after epoch %d", name, shown)
-        finished = False
-        while not finished:
-            finished = done.wait(0.5)
-            try:
-                rows = read_history(history_uri)
-            except OSError:
-                # An object store that does not answer now will at the next look.
-                continue
-            for row in rows[shown:]:
-                logger.info("%s%s", prefix, epoch_line(row, epochs))
-                show_epoch(row, config.name, name)
-            shown = len(rows)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def show_epoch(row: Metrics, experiment: str, judge: str) -> None:
-    """Tells Prometheus what an epoch brought."""
-    gauges.show("epoch", row["epoch"], experiment=experiment, judge=judge)
-    for split in ("train", "validation"):
-        if row[f"{split}_clips"]:
-            for measure in ("loss", "accuracy"):
-                name = f"{split}_{measure}"
-                gauges.show(name, row[name], experiment=experiment, judge=judge)
-
-
-def epoch_line(row: Metrics, epochs: int) -> str:
-    """What an epoch brought, as a line of text."""
-    splits = (
-        f"{split} {row[f'{split}_loss']:.3f} {row[f'{split}_accuracy']:6.1%}  "
-        for split in ("train", "validation")
-        if row[f"{split}_clips"]
-    )
-    return (
-        f"epoch {row['epoch']:3d} of {epochs}  lr {row['lr']:.1e}  "
-        f"{''.join(splits)}{row['seconds']:.1f} s"
-    )
-
-
-def read_history(uri: str) -> list[Metrics]:
-    """The epochs of a history.jsonl, none if there is no such file yet."""
-    if not storage.exists(uri):
-        return []
-    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from raysound import storage
 from raysound.config import UserError
 from raysound.distributed.extract import finished_features
-from raysound.distributed.judge import placement, spare_cpus, split_clips, train_judge
+from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
-from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.metrics.intervals import wilson_interval
 from raysound.settings import Config, digest
 
@@ -112,15 +112,6 @@ def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]
     finally:
         # After Ctrl-C or an error nobody waits for those that are still at it.
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def room(config: Config) -> int:
-    """How many judges the cluster can train at a time, at least one."""
-    scaling, _ = placement(config)
-    each = scaling.resources_per_worker or {}
-    most = config.compute.workers_range[1]
-    free = {"CPU": cluster_cpus() - spare_cpus(), "GPU": cluster_gpus()}
-    return max(1, min(int(free[kind] // (most * each[kind])) for kind in each))
 
 
 def train_and_test(judge: Variant, folder: str, together: int = 1) -> dict[str, Any]:

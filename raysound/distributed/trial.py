@@ -18,7 +18,8 @@ from ray.util.placement_group import get_current_placement_group
 
 from raysound import checkpoint, storage
 from raysound.config import UserError, sampled
-from raysound.distributed.judge import Material, describe, job_of, read_history, run_workers
+from raysound.distributed.epochs_shown import read_history
+from raysound.distributed.judge import Material, describe, job_of, run_workers
 from raysound.distributed.train_worker import train_alone
 from raysound.settings import Config, PopulationBasedTraining
 from raysound.training import Metrics, is_finished, kept_epoch

@@ -21,18 +21,16 @@ from ray.tune.search import BasicVariantGenerator
 
 from raysound import checkpoint, storage
 from raysound.config import UserError, sampled
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
     Material,
     check_clips,
-    check_labels,
     gather,
-    placement,
-    read_history,
     split_clips,
 )
+from raysound.distributed.placement import check_labels, placement, room
 from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
-from raysound.distributed.train import room
 from raysound.distributed.trial import MISTAKE, SCORE, Gate, Study, Trial, decoded
 from raysound.distributed.trials_shown import TrialsShown
 from raysound.report.search_page import TrialRow, best_of, render_search, shown

@@ -69,18 +69,18 @@ def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -
     if (labels != test.truth).any():
         made["shuffled_labels"] = Scored(labels, test.probabilities, test.embedding, test.drawn)
     # A ball that reaches the K-th copy has no width, one that reaches past all of them is huge.
-    surest = clearest(test)
+    some = test.with_embedding()
+    surest = clearest(some)
     copies = min(len(test.truth), set_size) // max(1, len(surest))
     if copies > K:
-        made["one_clip_per_class"] = test.with_embedding().take(np.repeat(surest, copies))
+        made["one_clip_per_class"] = some.take(np.repeat(surest, copies))
     copied = rng.permutation(len(train.truth))[:set_size]
     made["training_copy"] = train.take(np.sort(copied))
     return made
 
 
-def clearest(test: Scored) -> NDArray[np.int64]:
-    """Of each class the clip with an embedding that the judge is surest of, as a place in these."""
-    some = test.with_embedding()
+def clearest(some: Scored) -> NDArray[np.int64]:
+    """Of each class the clip that the judge is surest of."""
     asked = some.probabilities[np.arange(len(some.truth)), some.truth]
     # The last of each class, once the clips are sorted by class and then by how sure the judge is.
     order = np.lexsort((asked, some.truth))

@@ -21,8 +21,9 @@ import yaml
 
 from raysound import checkpoint
 from raysound.config import UserError, from_tree
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract, finished_features
-from raysound.distributed.judge import read_history, split_clips, split_digest
+from raysound.distributed.judge import split_clips, split_digest
 from raysound.distributed.train import train
 from raysound.settings import Config
 

@@ -16,8 +16,9 @@ import yaml
 
 from raysound import storage
 from raysound.config import UserError, from_tree, load
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
-from raysound.distributed.judge import read_history, train_judge
+from raysound.distributed.judge import train_judge
 from raysound.distributed.tune import tune
 from raysound.settings import Config
 from tests.processes import job, poll, processes_below, said

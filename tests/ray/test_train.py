@@ -15,15 +15,11 @@ import yaml
 
 from raysound import checkpoint, features
 from raysound.config import UserError, from_tree
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, finished_features
-from raysound.distributed.judge import (
-    placement,
-    read_history,
-    split_clips,
-    train_judge,
-    workers_held,
-)
+from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.placement import placement, workers_held
 from raysound.distributed.train_worker import memory_told
 from raysound.distributed.training_data import (
     Delivery,

@@ -15,8 +15,9 @@ import yaml
 
 from raysound import checkpoint
 from raysound.config import from_tree
+from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import read_history, train_judge
+from raysound.distributed.judge import train_judge
 from raysound.training import Metrics
 from tests.processes import job, poll, processes_below, said
 

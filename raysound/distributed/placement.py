@@ -1,0 +1,118 @@
+"""What a training's workers get of the cluster, and whether it can give it."""
+
+from __future__ import annotations
+
+import ray
+import ray.train
+
+from raysound.config import UserError
+from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
+from raysound.settings import ComputeSettings, Config
+
+
+def spare_cpus() -> float:
+    """One CPU, or half of a single one, is left to Ray Data, which feeds the workers."""
+    return min(1.0, cluster_cpus() / 2)
+
+
+def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfig, int]:
+    """What each worker gets: its resources for Ray, and its number of torch threads.
+
+    Where the cluster may grow, this waits until the workers' nodes have come.
+
+    Raises:
+        UserError: the cluster can't give it. Ray would wait for ever.
+    """
+    compute = config.compute
+    least, most = compute.workers_range
+    bundle = {
+        "CPU": compute.cpus_per_worker or 1,
+        **({"GPU": 1} if compute.use_gpu is True else {}),
+    }
+    await_nodes([bundle] * least, compute, compute.labels)
+    cpus, gpus = cluster_cpus(), cluster_gpus()
+    use_gpu = gpus >= least if compute.use_gpu == "auto" else compute.use_gpu
+    if use_gpu and gpus < least:
+        raise UserError(f"compute.workers {least} want a GPU each; the cluster has {gpus:g}")
+    spare = spare_cpus()
+    per_worker = compute.cpus_per_worker or min(1.0, (cpus - spare) / least)
+    if least * per_worker > cpus - spare and not compute.wait_for_nodes:
+        raise UserError(
+            f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} leave less than "
+            f"{spare:g} of the cluster's {cpus:g} CPUs to read the data: ask for fewer"
+        )
+    if compute.sync_batch_norm is True and not use_gpu:
+        raise UserError("compute.sync_batch_norm: true wants GPUs: torch has it for nothing else")
+    check_labels(compute.labels)
+    needs = {"CPU": per_worker, **({"GPU": 1} if use_gpu else {})}
+    check_room(needs, compute)
+    scaling = ray.train.ScalingConfig(
+        num_workers=least if least == most else (least, most),
+        use_gpu=use_gpu,
+        resources_per_worker=needs,
+        placement_strategy=compute.placement,
+        label_selector=compute.labels or None,
+    )
+    return scaling, max(1, int(per_worker), int(cpus // (most * together)))
+
+
+def check_room(needs: dict[str, float], compute: ComputeSettings) -> None:
+    """Raises UserError for workers that the nodes could not hold if they had nothing else to do.
+
+    Args:
+        needs: of each worker, amounts by Ray's name of the resource.
+        compute: how many there are at least, on which nodes, and how close together.
+    """
+    nodes = [
+        node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"] and compute.labels.items() <= (node.get("Labels") or {}).items()
+    ]
+    least, most = compute.workers_range[0], workers_held(nodes, needs, compute.placement)
+    if most < least:
+        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
+        where = f" with the labels {compute.labels}" if compute.labels else ""
+        raise UserError(
+            f"compute.workers {least}, each with {wanted}, have no room: the nodes{where} hold "
+            f"{most} by compute.placement {compute.placement}; ask for fewer, or for less"
+        )
+
+
+def workers_held(nodes: list[dict[str, float]], needs: dict[str, float], placement: str) -> int:
+    """How many workers some nodes hold when they are free.
+
+    Args:
+        nodes: resources of each.
+        needs: of a worker.
+        placement: Ray's name of the strategy.
+    """
+    held = [
+        # A hair more, for thirds that are written as floats.
+        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in needs.items())
+        for node in nodes
+    ]
+    if placement == "STRICT_PACK":
+        return max(held, default=0)
+    if placement == "STRICT_SPREAD":
+        return sum(count > 0 for count in held)
+    return sum(held)
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Raises UserError where no node has these labels."""
+    nodes = [node.get("Labels") or {} for node in ray.nodes() if node["Alive"]]
+    if labels and not any(labels.items() <= node.items() for node in nodes):
+        known = sorted({f"{key}: {value}" for node in nodes for key, value in node.items()})
+        wanted = ", ".join(f"{key}: {value}" for key, value in labels.items())
+        raise UserError(
+            f"no node has the labels of compute.labels, {wanted}; there are {', '.join(known)}"
+        )
+
+
+def room(config: Config) -> int:
+    """How many judges the cluster can train at a time, at least one."""
+    scaling, _ = placement(config)
+    each = scaling.resources_per_worker or {}
+    most = config.compute.workers_range[1]
+    free = {"CPU": cluster_cpus() - spare_cpus(), "GPU": cluster_gpus()}
+    return max(1, min(int(free[kind] // (most * each[kind])) for kind in each))
