@@ -49,9 +49,9 @@ def extract(config: Config) -> str:
             "raise features.n_fft or lower features.n_mels",
             len(silent), config.features.n_mels,
         )  # fmt: skip
-    # All are listed before one is decoded: what is wrong with the last is told at once.
-    names = ("real", *config.corpora.generated)
-    plans = dict(zip(names, in_tasks(lay_out, ((name, config) for name in names)), strict=True))
+    # All are listed before one is decoded: what is wrong with the last is told at once. One after
+    # the other, for listing holds the rows of a corpus in memory.
+    plans = {name: in_a_task(lay_out, name, config) for name in ("real", *config.corpora.generated)}
     check_classes({name: plan["labels"] for name, plan in plans.items()})
     for name, plan in plans.items():
         folder = extract_corpus(name, config, plan)
