@@ -239,5 +239,21 @@ def test_a_class_that_the_judge_never_learned_is_refused(
 
     with pytest.raises(UserError, match="odd has classes that the judge never learned: shrill"):
         evaluate(config)
-    with pytest.raises(UserError, match="the corpus odd has a single class, 'shrill'"):
+    with pytest.raises(UserError, match="odd has classes that the real corpus lacks: shrill; it"):
         cas(config)
+
+
+def test_a_corpus_of_one_class_teaches_nobody(
+    trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is told by its name, and before the real clips are learned from."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "high").symlink_to(tones["good"] / "high")
+    tree = {**trained["tree"], "output": str(tmp_path / "out")}
+    tree["corpora"] = {**tree["corpora"], "generated": {"alone": str(tmp_path / "corpus")}}
+    config = from_tree(tree, "test")
+    extract(config)
+
+    with pytest.raises(UserError, match="the corpus alone has a single class, 'high'"):
+        cas(config)
+    assert not (tmp_path / "out" / "training").exists()
