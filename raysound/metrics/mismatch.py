@@ -144,21 +144,23 @@ def _band_limit(
 ) -> _Found:
     above = DB * (real.spectrum.mean(axis=0) - generated.spectrum.mean(axis=0))
     whole = float(band_edges[-1])
-    sides = (
-        (above > BAND_DB, f"{name} has", "the real sounds", False),
-        (-above > BAND_DB, "the real sounds have", name, True),
-    )
-    for missing, who, than, of_real in sides:
+    for missing, of_real in ((above > BAND_DB, False), (-above > BAND_DB, True)):
         # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
         kept = len(missing) - int(np.cumprod(missing[::-1]).sum())
         if len(missing) - kept < max(1, BAND_SHARE * len(missing)) or kept == 0:
             continue
         top = float(band_edges[kept])
+        if of_real:
+            text = (
+                f"above {top:.0f} Hz {name} is {BAND_DB:g} dB or more louder than the real sounds: "
+                "noise in it, or real sounds that were made at a lower sample rate"
+            )
+            return [("band_limit", top, whole, text)]
         text = (
-            f"{who} next to no sound above {top:.0f} Hz: there it is {BAND_DB:g} dB or more below "
-            f"{than}, as sounds are that were made at a lower sample rate"
+            f"{name} has next to no sound above {top:.0f} Hz: there it is {BAND_DB:g} dB or more "
+            "below the real sounds, as sounds are that were made at a lower sample rate"
         )
-        return [("band_limit", *((top, whole) if of_real else (whole, top)), text)]
+        return [("band_limit", whole, top, text)]
     return []
 
 
