@@ -3,7 +3,8 @@
 MMD² = mean k(x, x') + mean k(y, y') - 2 mean k(x, y), means over pairs of different clips, with
 k(x, y) = exp(-|x - y|² / 2σ²) and σ the median distance between two reference clips. It asks for no
 shape of the sets and is unbiased at any number of clips, so it may come out below 0. The unit is
-1/100: MMD² times 100, as kadtk reports it.
+1/100: MMD² times 100. The package kadtk has the same factor, but takes σ from the evaluated clips,
+so that its numbers differ from these and σ changes from generator to generator.
 
 Source: A. Gretton et al., "A kernel two-sample test", JMLR 13, 2012, lemma 6; as Kernel Audio
 Distance (KAD) Y. Chung et al., arXiv 2502.15602.
