@@ -10,11 +10,10 @@ from typing import Any
 
 from raysound import storage
 from raysound.config import UserError
-from raysound.metrics.fidelity import HANG_ON_NUMBER
+from raysound.metrics.declarations import METRICS, METRICS_SCHEMA, Metric
 from raysound.metrics.intervals import difference, measure
-from raysound.metrics.ranking import HIGHER_IS_BETTER
+from raysound.metrics.significance import holm, p_value, significant
 
-SCHEMA = 3
 # What must be the same for two numbers to mean the same: whose ears, against which clips.
 JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
 
@@ -56,8 +55,11 @@ def read_metrics(uri: str) -> dict[str, Any]:
         schema = metrics["schema"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{uri} is no metrics.json of raysound's") from None
-    if schema != SCHEMA:
-        raise UserError(f"{uri} has schema {schema}, not {SCHEMA}: run jobs/evaluate.py again")
+    if schema != METRICS_SCHEMA:
+        raise UserError(
+            f"{uri} has schema {schema}, this version reads {METRICS_SCHEMA}: run jobs/evaluate.py "
+            "again to write it anew"
+        )
     return metrics
 
 
@@ -70,8 +72,10 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         A dict a corpus and metric that either has a value of: `corpus`, `metric`, `old` and `new`
-        (values), `difference` (a measure, new less old) and `verdict`: `better`, `worse`, `differs`
-        (of a metric of which neither more nor less is better), `not told apart`, or `not
+        (values), `difference` (a measure, new less old, its interval is one of 95 % for this row
+        alone), `p_adjusted`, by Holm's method over all rows, None without an interval, and
+        `verdict`. Where `p_adjusted` is below 0.05 that is `better`, `worse` or, of a metric
+        without a better direction, `differs`; else `no significant difference`, or `not
         comparable` or `no interval` and why.
 
     Raises:
@@ -91,11 +95,16 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
             f"no generated corpus is in both: {', '.join(before) or 'none'} in the first, "
             f"{', '.join(after) or 'none'} in the second"
         )
-    return [
-        row
+    found = [
+        (metric, row)
         for was, now in pairs
-        for metric in HIGHER_IS_BETTER
+        for metric in METRICS
         if (row := compared(now, metric, before[was], after[now])) is not None
+    ]
+    adjusted = holm([row.pop("p") for _, row in found])
+    return [
+        row | {"p_adjusted": p, "verdict": row["verdict"] or verdict(metric, row, p)}
+        for (metric, row), p in zip(found, adjusted, strict=True)
     ]
 
 
@@ -124,48 +133,63 @@ def generated(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(
-    corpus: str, metric: str, before: dict[str, Any], after: dict[str, Any]
+    corpus: str, metric: Metric, before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """One row of `compare`; None where neither has a value."""
-    old, new = before[metric], after[metric]
+    """One row of `compare`, not adjusted yet; None where neither side has a value.
+
+    It has `p` in place of `p_adjusted`, and its verdict is empty where there is one.
+    """
+    old, new = before[metric.key], after[metric.key]
     if old["value"] is None and new["value"] is None:
         return None
-    found = difference(new, old)
-    told_apart = found.pop("told_apart")
+    gap, p, why = difference(new, old), p_value(new, old), ""
+    del gap["told_apart"]
     sizes = before["compared"], after["compared"]
-    if metric in HANG_ON_NUMBER and sizes[0] != sizes[1]:
-        why = f"of {sizes[0]} and of {sizes[1]} clips"
-        found, verdict = measure(None, why=why), f"not comparable: {why}"
-    elif found["low"] is None:
-        verdict = f"no interval: {found['why']}"
-    elif told_apart:
-        higher = HIGHER_IS_BETTER[metric]
-        verdict = (
-            "differs" if higher is None
-            else "better" if higher == (found["value"] > 0)
-            else "worse"
-        )  # fmt: skip
-    else:
-        verdict = "not told apart"
+    if metric.needs_equal_n and sizes[0] != sizes[1]:
+        gap, p = measure(None, why=f"of {sizes[0]} and of {sizes[1]} clips"), None
+        why = f"not comparable: {gap['why']}"
+    elif p is None:
+        why = f"no interval: {gap['why']}"
     return {
         "corpus": corpus,
-        "metric": metric,
+        "metric": metric.key,
         "old": old["value"],
         "new": new["value"],
-        "difference": found,
-        "verdict": verdict,
+        "difference": gap,
+        "p": p,
+        "verdict": why,
     }
+
+
+def verdict(metric: Metric, row: dict[str, Any], adjusted: float | None) -> str:
+    """What an adjusted p-value says of a row."""
+    if not significant(adjusted):
+        return "no significant difference"
+    if metric.higher_is_better is None:
+        return "differs"
+    return "better" if metric.higher_is_better == (row["difference"]["value"] > 0) else "worse"
 
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The comparison as text."""
-    yield f"{'corpus':<20} {'metric':<26} {'old':>9} {'new':>9}   {'new − old':<28} verdict"
+    yield (
+        f"{'corpus':<20} {'metric':<26} {'old':>9} {'new':>9}   {'new − old (95 % interval)':<31} "
+        f"{'p':>7}  verdict"
+    )
     for row in rows:
         change, interval = row["difference"], ""
         if change["low"] is not None:
             interval = f"{change['value']:+.4g} ({change['low']:+.4g} to {change['high']:+.4g})"
-        old, new = ("–" if row[key] is None else format(row[key], ".4g") for key in ("old", "new"))
-        yield (
-            f"{row['corpus']:<20} {row['metric']:<26} {old:>9} {new:>9}   {interval:<28} "
-            f"{row['verdict']}"
+        old, new, p = (
+            "–" if row[key] is None else format(row[key], form)
+            for key, form in (("old", ".4g"), ("new", ".4g"), ("p_adjusted", ".2g"))
         )
+        yield (
+            f"{row['corpus']:<20} {row['metric']:<26} {old:>9} {new:>9}   {interval:<31} "
+            f"{p:>7}  {row['verdict']}"
+        )
+    tested = sum(row["p_adjusted"] is not None for row in rows)
+    yield (
+        f"p: adjusted by Holm's method for the {tested} comparisons of this table; a difference is "
+        "significant below 0.05. Each 95 % interval is of its row alone, unadjusted."
+    )

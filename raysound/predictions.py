@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.metrics.corpus import Scored
+from raysound.metrics.declarations import EMBEDDING_NUMBERS
 from raysound.metrics.mismatch import Sound
 
 # Probabilities and embedding are those of the clip, the mean over its windows. `sample_rate` (Hz)
@@ -37,8 +38,6 @@ PREDICTIONS = pa.schema(
     ]
 )
 LISTS = ("probabilities", "embedding", "spectrum")
-# Numbers of embedding that a corpus is compared by; beyond, a seeded sample of its clips stands in.
-MOST_NUMBERS = 25_600_000
 
 
 def read_index(uri: str) -> pa.Table:
@@ -90,7 +89,7 @@ def read_scored(uri: str, rows: pa.Table, labels: list[str], seed: int = 0) -> S
     """
     places = rows["row"].to_numpy()
     size = list_size(uri, "embedding")
-    most = max(1, MOST_NUMBERS // max(1, size))
+    most = max(1, EMBEDDING_NUMBERS // max(1, size))
     drawn = np.arange(len(rows))
     if len(rows) > most:
         drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])

@@ -7,6 +7,7 @@ import soundfile
 
 from raysound.metrics.anchors import sanity
 from raysound.metrics.classification import classification_report
+from raysound.metrics.declarations import METRICS_SCHEMA
 from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
 from raysound.metrics.ranking import ranking
 from raysound.report.maps import MapPoint
@@ -43,7 +44,7 @@ def numbers(right, clips, labels, spread=1.0, copied=False, places=None):
     elif places is None:
         places = 4 * np.eye(4, SIZE)[truth % 4]
         places += np.random.default_rng(clips).normal(0, spread, (clips, SIZE))
-    report = classification_report(truth, np.eye(len(labels))[heard], labels)
+    report = classification_report(truth, np.eye(len(labels))[heard], labels, set_size=60)
     of_class = per_class_fidelity(
         places, truth, TRAIN, TRAIN_LABELS % len(labels), labels, set_sizes=[15] * len(labels)
     )
@@ -79,7 +80,7 @@ def metrics_of(corpora, labels=LABELS, **changes):
     real = {name: row for name, row in corpora.items() if row["role"] == "real"}
     generated = {name: row for name, row in corpora.items() if row["role"] != "real"}
     return {
-        "schema": 3,
+        "schema": METRICS_SCHEMA,
         "name": "demo",
         "judge": judge,
         "reference": {"split": "train", "clips": 120, "used": 120, "set_size": 60},

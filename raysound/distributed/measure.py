@@ -15,14 +15,12 @@ from raysound.distributed.score import on_gpus, score_made
 from raysound.distributed.session import in_tasks
 from raysound.metrics.anchors import anchors_of_real, halves, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
+from raysound.metrics.declarations import METRICS_SCHEMA, SET_CLIPS
 from raysound.metrics.mismatch import mismatches
 from raysound.metrics.ranking import ranking
 from raysound.predictions import of_corpus, read_scored, read_sound, scored_of
 from raysound.settings import Config
 
-METRICS_SCHEMA = 3
-# Clips of a corpus that a metric takes which hangs on how many there are.
-SET_CLIPS = 2000
 # Clips of noise and of silence: one is much like the other, and a large judge takes its time.
 MADE_CLIPS = 100
 

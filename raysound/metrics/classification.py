@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import distributions, pair, scored
+from raysound.metrics.declarations import METRICS
 from raysound.metrics.intervals import (
     Measure,
     bootstrap_interval,
@@ -30,6 +31,10 @@ from raysound.metrics.probabilities import (
     surprises,
     true_ranks,
 )
+from raysound.metrics.sampling import drawn, fewer
+
+# Of this many most probable classes.
+TOP = 3
 
 
 def accuracy(truth: ArrayLike, prediction: ArrayLike) -> float:
@@ -189,7 +194,12 @@ def top_k_accuracy(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
 
 
 def classification_report(
-    truth: ArrayLike, probabilities: ArrayLike, labels: Sequence[str]
+    truth: ArrayLike,
+    probabilities: ArrayLike,
+    labels: Sequence[str],
+    *,
+    set_size: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """All numbers about one corpus that come from its class probabilities, ready for JSON.
 
@@ -198,6 +208,10 @@ def classification_report(
         probabilities: `(n, classes)`, each row adding up to 1; the prediction is the most probable
             class, the lower index where two are equal.
         labels: Name of each class, in the order of the columns, none twice.
+        set_size: Clips to draw for the metrics whose value depends on the number of clips
+            (`needs_equal_n` of their declarations): give all corpora of a report the same. A corpus
+            of fewer is used whole, and these metrics carry a `note`. None: all clips.
+        seed: Makes what is drawn repeatable.
 
     Returns:
         `clips`, `per_class` (by label: `clips`, `accuracy`), `confusion` (rows are the truth), and
@@ -205,7 +219,8 @@ def classification_report(
         its classes' Wilson intervals added by squares, `macro_f1`, `map_3` and
         `negative_log_likelihood` by bootstrap, `calibration_error`, `inception_score` and
         `predicted_classes` by half samples, for resampling with repetition would add their bias a
-        second time. A value is None where there are no clips.
+        second time. A value is None where there are no clips; those of `top_3` and `map_3` also
+        with three classes or fewer, where any answer is among the three most probable.
 
     Raises:
         ValueError: The lengths differ, a class is out of range, a row is no distribution, or the
@@ -220,7 +235,7 @@ def classification_report(
     """
     probabilities = distributions(probabilities)
     truth, probabilities = scored(truth, probabilities)
-    classes = probabilities.shape[1]
+    n, classes = probabilities.shape
     if len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for probabilities of {classes} classes")
     if len(set(labels)) != classes:
@@ -228,20 +243,23 @@ def classification_report(
         raise ValueError(f"{classes} classes have only {len(set(labels))} names: {twice!r} twice")
     confusion = confusion_matrix(truth, np.argmax(probabilities, axis=1), classes)
     clips, correct = confusion.sum(axis=1), np.diagonal(confusion)
-    ranks = true_ranks(truth, probabilities)
-    return {
-        "clips": len(truth),
-        "accuracy": share_measure(correct.sum(), len(truth)),
-        "top_3": share_measure((ranks <= 3).sum(), len(truth)),
+    some = drawn(np.arange(n), n if set_size is None else set_size, seed)
+    report = {
+        "clips": n,
+        "accuracy": share_measure(correct.sum(), n),
         "balanced_accuracy": _balanced(confusion),
-        **_means(truth, probabilities, ranks),
-        **_spreads(truth, probabilities),
+        **_means(truth, probabilities),
+        **_equal_n(truth[some], probabilities[some]),
         "per_class": {
             label: {"clips": int(of), "accuracy": share_measure(right, of)}
             for label, right, of in zip(labels, correct, clips, strict=True)
         },
         "confusion": confusion.tolist(),
     }
+    for metric in METRICS:
+        if metric.needs_equal_n and metric.key in report and set_size is not None:
+            report[metric.key] |= fewer(len(some), set_size)
+    return report
 
 
 def _f1(confusion: NDArray[np.int64]) -> float:
@@ -261,30 +279,27 @@ def _balanced(confusion: NDArray[np.int64]) -> Measure:
     return measure(shares.mean(), shares.mean() - below, shares.mean() + above)
 
 
-def _means(
-    truth: NDArray[np.int64], probabilities: NDArray[np.float64], ranks: NDArray[np.int64]
-) -> dict[str, Measure]:
-    names = ("macro_f1", "map_3", "negative_log_likelihood")
+def _means(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Measure]:
+    """Means over the clips, whose value does not depend on their number."""
+    names = ("top_3", "map_3", "negative_log_likelihood")
     n, classes = probabilities.shape
     if not n:
         return {name: measure(None, why="no clips") for name in names}
-    cells = truth * classes + probabilities.argmax(axis=1)
-    per_clip = np.stack([np.where(ranks <= 3, 1 / ranks, 0), surprises(truth, probabilities)])
-
-    def statistic(chosen: NDArray[np.int64]) -> tuple[float, ...]:
-        counts = np.bincount(cells[chosen], minlength=classes**2).reshape(classes, classes)
-        return _f1(counts), *per_clip[:, chosen].mean(axis=1)
-
-    values = statistic(np.arange(n))
-    low, high = bootstrap_interval(statistic, n)
-    return {
-        name: spread_measure(value, below, above, n, "clips")
-        for name, value, below, above in zip(names, values, low, high, strict=True)
-    }
+    ranks = true_ranks(truth, probabilities)
+    per_clip = np.stack([np.where(ranks <= TOP, 1 / ranks, 0), surprises(truth, probabilities)])
+    values = per_clip.mean(axis=1)
+    low, high = bootstrap_interval(lambda chosen: per_clip[:, chosen].mean(axis=1), n)
+    means = [spread_measure(*row, n, "clips") for row in zip(values, low, high, strict=True)]
+    found = dict(zip(names, [share_measure((ranks <= TOP).sum(), n), *means], strict=True))
+    if classes <= TOP:
+        why = f"{classes} classes: each is among the {TOP} most probable"
+        found |= {name: measure(None, why=why) for name in ("top_3", "map_3")}
+    return found
 
 
-def _spreads(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Measure]:
-    names = ("calibration_error", "inception_score", "predicted_classes")
+def _equal_n(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Measure]:
+    """What depends on the number of clips: compared between equal numbers only."""
+    names = ("macro_f1", "calibration_error", "inception_score", "predicted_classes")
     n, classes = probabilities.shape
     if not n:
         return {name: measure(None, why="no clips") for name in names}
@@ -294,8 +309,12 @@ def _spreads(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> di
         probabilities.max(axis=1),
         entropies(probabilities),
     )
+    cells = truth * classes + prediction
 
-    def statistic(chosen: NDArray[np.int64]) -> tuple[float, ...]:
+    def f1(chosen: NDArray[np.int64]) -> float:
+        return _f1(np.bincount(cells[chosen], minlength=classes**2).reshape(classes, classes))
+
+    def others(chosen: NDArray[np.int64]) -> tuple[float, ...]:
         # One product with 0 and 1 is faster than gathering the rows.
         marginal = np.bincount(chosen, minlength=n) @ probabilities / len(chosen)
         return (
@@ -304,17 +323,14 @@ def _spreads(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> di
             predicted_classes(prediction[chosen], classes),
         )
 
-    values = statistic(np.arange(n))
-    if n < 4:
-        return {
-            name: spread_measure(value, value, value, n, "clips")
-            for name, value in zip(names, values, strict=True)
-        }
-    low, high = half_sample_interval(statistic, n, values, draws=100)
+    every = np.arange(n)
+    low, high = map(float, bootstrap_interval(f1, n))
+    found = {"macro_f1": spread_measure(f1(every), low, high, n, "clips")}
+    values = ends = others(every)
+    lows, highs = (ends, ends) if n < 4 else half_sample_interval(others, n, values, draws=100)
     limits = ((0, 1), (1, classes), (1, classes))
-    return {
-        name: spread_measure(value, max(below, floor), min(above, top), n, "clips")
-        for name, value, below, above, (floor, top) in zip(
-            names, values, low, high, limits, strict=True
-        )
-    }
+    for name, value, below, above, (floor, top) in zip(
+        names[1:], values, lows, highs, limits, strict=True
+    ):
+        found[name] = spread_measure(value, max(below, floor), min(above, top), n, "clips")
+    return found

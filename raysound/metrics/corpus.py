@@ -87,14 +87,16 @@ def corpus_report(
         scored: its clips.
         reference: the real clips that it is set against.
         labels: class names in the order of the probabilities.
-        set_size: clips that the measures which hang on their number are taken of.
+        set_size: clips that the metrics which depend on their number are computed on.
         class_sizes: the same of each class.
         seed: of all draws.
 
     Returns:
         What `classification_report` and `fidelity_report` return, `per_class` with both's.
     """
-    report = classification_report(scored.truth, scored.probabilities, labels)
+    report = classification_report(
+        scored.truth, scored.probabilities, labels, set_size=set_size, seed=seed
+    )
     fidelity = fidelity_report(scored.embedding, reference.prepared, seed=seed, set_size=set_size)
     of_class = per_class_fidelity(
         scored.embedding, scored.truth[scored.drawn],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, indices, rows, same_dimensions
+from raysound.metrics.declarations import METRICS, PAIR_CLIPS
 from raysound.metrics.frechet import (
     MOST_DIMENSIONS,
     PARTS,
@@ -24,14 +25,17 @@ from raysound.metrics.frechet import (
 from raysound.metrics.intervals import FEWEST, Measure, measure
 from raysound.metrics.mmd import bandwidth, kernel_matrices, kernel_mean, mmd_measure
 from raysound.metrics.moments import Moments, moments
-from raysound.metrics.neighbours import K, nearest_others, neighbour_measures, neighbours
+from raysound.metrics.neighbours import (
+    K,
+    clip_measures,
+    nearest_others,
+    neighbours,
+    per_clip,
+    set_measures,
+)
+from raysound.metrics.sampling import drawn, fewer
 
-# All pairs of so many clips fit into 200 MB.
-MOST_CLIPS = 5000
 MOST_CLIPS_OF_A_CLASS = 1000
-# Of fewer clips the distance is larger, and less of the reference is reached.
-HANG_ON_NUMBER = ("frechet_distance", "recall", "coverage")
-OF_NEIGHBOURS = ("precision", "recall", "density", "coverage", "authenticity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,7 @@ def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
         raise ValueError(f"a reference needs 2 clips or more, got {len(array)}")
     of_all = moments(array)
     d = len(of_all.mean)
-    sample = embeddings("reference", _drawn(array, MOST_CLIPS, seed))
+    sample = embeddings("reference", drawn(array, PAIR_CLIPS, seed))
     sigma, why, own = None, "", 0.0
     try:
         sigma = bandwidth(sample, seed)
@@ -101,10 +105,10 @@ def fidelity_report(
 ) -> dict[str, Any]:
     """All numbers about one corpus that come from its embeddings, ready for JSON.
 
-    Fréchet distance, recall and coverage depend on the number of clips, so they, precision, density
-    and authenticity are computed on `set_size` clips drawn from the corpus: give all corpora of
-    a report the same. MMD is unbiased at any number and takes up to 5,000, the extrapolated
-    Fréchet distance takes all.
+    Fréchet distance, recall and coverage depend on the number of clips (`needs_equal_n` of their
+    declarations), so they are computed on `set_size` clips drawn from the corpus: give all corpora
+    of a report the same. MMD is unbiased at any number and takes up to 5,000 clips. Precision,
+    density, authenticity and the extrapolated Fréchet distance take all.
 
     Args:
         generated: Embeddings, `(n, d)`, any number of clips.
@@ -115,7 +119,7 @@ def fidelity_report(
 
     Returns:
         `compared`, the clips drawn, and measures: `frechet_distance`, `frechet_distance_infinite`,
-        `mmd` (times 100), `precision`, `recall`, `density`, `coverage`, `authenticity`.
+        `mmd` (times 100), `recall`, `coverage`, `precision`, `density`, `authenticity`.
 
     Raises:
         ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, a
@@ -126,11 +130,11 @@ def fidelity_report(
     real = reference if isinstance(reference, Reference) else prepare(reference, seed)
     array = rows("generated", generated)
     same_dimensions(array, real.sample)
-    set_size = min(set_size, MOST_CLIPS)
-    drawn = embeddings("generated", _drawn(array, set_size, seed))
+    set_size = min(set_size, PAIR_CLIPS)
+    some = embeddings("generated", drawn(array, set_size, seed))
     report: dict[str, Any] = {
-        "compared": len(drawn),
-        "frechet_distance": frechet_measure(drawn, real.moments, real.factor, seed=seed),
+        "compared": len(some),
+        "frechet_distance": frechet_measure(some, real.moments, real.factor, seed=seed),
     }
     why = refusal(len(array), real.clips, array.shape[1])
     if why or real.factor is None:
@@ -139,10 +143,11 @@ def fidelity_report(
         report["frechet_distance_infinite"] = infinite_measure(
             array, real.parts, real.moments, real.factor, seed
         )
-    report["mmd"] = _mmd(_drawn(array, MOST_CLIPS, seed), real, seed)
-    report |= _neighbours(drawn, real, seed)
-    for name in HANG_ON_NUMBER:
-        report[name] |= _note(len(drawn), set_size)
+    report["mmd"] = _mmd(drawn(array, PAIR_CLIPS, seed), real, seed)
+    report |= _sets(some, real, seed) | _clips(array, real)
+    for metric in METRICS:
+        if metric.needs_equal_n and metric.key in report:
+            report[metric.key] |= fewer(len(some), set_size)
     return report
 
 
@@ -210,7 +215,7 @@ def _of_class(
             return {**counts, **{name: measure(None, why=why) for name in names}}
     discrepancy = measure(None, why=why)
     if sigma is not None:
-        some, real = (_drawn(values, MOST_CLIPS_OF_A_CLASS, seed) for values in (x, y))
+        some, real = (drawn(values, MOST_CLIPS_OF_A_CLASS, seed) for values in (x, y))
         discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
     return {
         **counts,
@@ -223,13 +228,9 @@ def _of_class(
 def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Measure:
     if set_size < FEWEST:
         return measure(None, why=f"{set_size} real test clips of the class: fewer than {FEWEST}")
-    some = _drawn(x, min(set_size, MOST_CLIPS), seed)
-    found = neighbour_measures(neighbours(some, _drawn(y, MOST_CLIPS, seed)), seed)["coverage"]
-    return found | _note(len(some), set_size)
-
-
-def _note(clips: int, set_size: int) -> dict[str, str]:
-    return {"note": f"{clips} clips, others {set_size}"} if clips < set_size else {}
+    some = drawn(x, min(set_size, PAIR_CLIPS), seed)
+    found = set_measures(neighbours(some, drawn(y, PAIR_CLIPS, seed)), seed)["coverage"]
+    return found | fewer(len(some), set_size)
 
 
 def _mmd(x: NDArray[Any], real: Reference, seed: int) -> Measure:
@@ -240,15 +241,18 @@ def _mmd(x: NDArray[Any], real: Reference, seed: int) -> Measure:
     return mmd_measure(kernel_matrices(x, real.sample, real.sigma, real.own_kernel), seed)
 
 
-def _neighbours(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Measure]:
+def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Measure]:
     for clips, side in ((len(x), "generated"), (len(real.sample), "reference")):
         if clips <= K:
             why = f"{clips} {side} clips: {K} neighbours need more"
-            return {name: measure(None, why=why) for name in OF_NEIGHBOURS}
-    return neighbour_measures(neighbours(x, real.sample, K, real.near), seed)
+            return {name: measure(None, why=why) for name in ("recall", "coverage")}
+    return set_measures(neighbours(x, real.sample, K, real.near), seed)
 
 
-def _drawn(values: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
-    if len(values) <= most:
-        return values
-    return values[np.sort(np.random.default_rng(seed).permutation(len(values))[:most])]
+def _clips(x: NDArray[Any], real: Reference) -> dict[str, Measure]:
+    why = "" if len(x) else "no clips"
+    if len(real.sample) <= K:
+        why = f"{len(real.sample)} reference clips: {K} neighbours need more"
+    if why:
+        return {name: measure(None, why=why) for name in ("precision", "density", "authenticity")}
+    return clip_measures(per_clip(x, real.sample, K, real.near))

@@ -1,7 +1,8 @@
 """Measures and how far chance may have moved them: every interval is one of 95 %.
 
 A measure is a dict `{"value", "low", "high"}` of floats, ready for JSON. Where the value or its
-interval is not known it is None, and `"why"` says so in words.
+interval is not known it is None, and `"why"` says so in words. A share of clips also holds their
+number as `"of"`.
 """
 
 from collections.abc import Callable
@@ -79,7 +80,11 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         raise ValueError(f"confidence must lie inside (0, 1), got {confidence}")
     if n == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return wilson_ends(correct, n, NormalDist().inv_cdf(0.5 + confidence / 2))
+
+
+def wilson_ends(correct: int, n: int, z: float) -> tuple[float, float]:
+    """Wilson's interval at the normal quantile `z`, for `n` of 1 or more; see `wilson_interval`."""
     share = correct / n
     shrink = 1 + z**2 / n
     centre = (share + z**2 / (2 * n)) / shrink
@@ -93,7 +98,7 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 def share_measure(correct: int, n: int) -> Measure:
     """A share with Wilson's interval; value None, interval [0, 1] where there are no clips."""
     low, high = wilson_interval(int(correct), int(n))
-    return measure(int(correct) / int(n) if n else None, low, high)
+    return {**measure(int(correct) / int(n) if n else None, low, high), "of": int(n)}
 
 
 def bootstrap_interval(

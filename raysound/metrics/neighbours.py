@@ -10,14 +10,16 @@ faithful is your synthetic data?", ICML 2022 (authenticity).
 """
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysound.metrics.checks import embeddings, same_dimensions
+from raysound.metrics.checks import embeddings, rows, same_dimensions
 from raysound.metrics.distances import centre, squared_distances
 from raysound.metrics.intervals import (
     Measure,
+    Z,
     halves,
     measure,
     share_measure,
@@ -30,6 +32,8 @@ K = 5
 KEPT = 32
 # A neighbour at the radius itself is outside, whichever way the two were rounded.
 STRICT = 1 - 1e-9
+# Clips whose distances to the whole reference are computed at a time.
+BLOCK = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,6 @@ class Neighbours:
     Attributes:
         squared: |generated - reference|², `(m, n)`: a row per reference clip.
         reference_radii: Squared radii, `(m,)`.
-        reference_nearest: Squared distance of a reference clip to its nearest other one, `(m,)`.
         near: Generated clips' nearest other generated clips, `(n, up to 32)`, nearest first.
         near_squared: Their squared distances, `(n, up to 32)`.
         k: Which neighbour sets the radius.
@@ -47,9 +50,24 @@ class Neighbours:
 
     squared: NDArray[np.float64]
     reference_radii: NDArray[np.float64]
-    reference_nearest: NDArray[np.float64]
     near: NDArray[np.int64]
     near_squared: NDArray[np.float64]
+    k: int
+
+
+@dataclass(frozen=True, eq=False)
+class PerClip:
+    """What the reference says of each generated clip alone.
+
+    Attributes:
+        balls: In how many reference balls it lies, `(n,)`.
+        authentic: Whether it lies farther from its nearest reference clip than that one from its
+            own nearest other reference clip, `(n,)`. At distance 0 it is a copy.
+        k: Which neighbour sets the radius.
+    """
+
+    balls: NDArray[np.int64]
+    authentic: NDArray[np.bool_]
     k: int
 
 
@@ -66,13 +84,13 @@ def nearest_others(
     near = values - centre(values)
     indices = np.empty((len(values), count), dtype=np.int64)
     squared = np.empty((len(values), count))
-    for rows, block in squared_distances(near, near):
-        np.fill_diagonal(block[:, rows], np.inf)
+    for part, block in squared_distances(near, near):
+        np.fill_diagonal(block[:, part], np.inf)
         found = np.argpartition(block, count - 1, axis=1)[:, :count]
         at = np.take_along_axis(block, found, axis=1)
         order = np.argsort(at, axis=1, kind="stable")
-        indices[rows] = np.take_along_axis(found, order, axis=1)
-        squared[rows] = np.take_along_axis(at, order, axis=1)
+        indices[part] = np.take_along_axis(found, order, axis=1)
+        squared[part] = np.take_along_axis(at, order, axis=1)
     return indices, squared
 
 
@@ -82,7 +100,7 @@ def neighbours(
     k: int = K,
     reference_near: NDArray[np.float64] | None = None,
 ) -> Neighbours:
-    """Compute all distances once.
+    """Compute all distances once; they take 8 · n · m bytes.
 
     Args:
         generated: Embeddings, `(n, d)`, more than `k` clips.
@@ -104,24 +122,59 @@ def neighbours(
     near, near_squared = nearest_others(x, min(max(k, KEPT), len(x) - 1))
     x, y = x - centre(y), y - centre(y)
     squared = np.empty((len(y), len(x)))
-    for rows, block in squared_distances(y, x):
-        squared[rows] = block
-    return Neighbours(squared, own[:, k - 1], own[:, 0], near, near_squared, k)
+    for part, block in squared_distances(y, x):
+        squared[part] = block
+    return Neighbours(squared, own[:, k - 1], near, near_squared, k)
 
 
-def inside(of: Neighbours) -> NDArray[np.int64]:
-    """In how many reference balls each generated clip lies, `(n,)`."""
-    return (of.squared < STRICT * of.reference_radii[:, None]).sum(axis=0)
+def per_clip(
+    generated: ArrayLike,
+    reference: ArrayLike,
+    k: int = K,
+    reference_near: NDArray[np.float64] | None = None,
+) -> PerClip:
+    """Set every generated clip against the reference, a block of clips at a time.
+
+    Args:
+        generated: Embeddings, `(n, d)`, any number of clips.
+        reference: Embeddings, `(m, d)`, more than `k` clips.
+        k: Which neighbour sets the radius, 1 or more.
+        reference_near: Squared distances of `nearest_others(reference, k)`, if at hand.
+
+    Raises:
+        ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, or a
+            reference of `k` clips or fewer.
+    """
+    x, y = rows("generated", generated), embeddings("reference", reference)
+    same_dimensions(x, y)
+    own = nearest_others(y, k)[1] if reference_near is None else reference_near
+    middle = centre(y)
+    y = y - middle
+    balls, authentic = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=bool)
+    for start in range(0, len(x), BLOCK):
+        some = embeddings("generated", x[start : start + BLOCK]) - middle
+        for part, block in squared_distances(some, y):
+            here = slice(start + part.start, start + part.start + len(block))
+            balls[here] = (block < STRICT * own[:, k - 1]).sum(axis=1)
+            nearest = block.argmin(axis=1)
+            away = block[np.arange(len(block)), nearest]
+            authentic[here] = STRICT * away > own[nearest, 0]
+    return PerClip(balls, authentic, k)
 
 
-def precision(of: Neighbours) -> float:
+def precision(of: PerClip) -> float:
     """Share of the generated clips that lie in a reference clip's ball, in [0, 1]."""
-    return float((inside(of) > 0).mean())
+    return float((of.balls > 0).mean())
 
 
-def density(of: Neighbours) -> float:
+def density(of: PerClip) -> float:
     """Mean over the generated clips of (reference balls they lie in) / k, in [0, m/k], real 1."""
-    return float(inside(of).mean() / of.k)
+    return float(of.balls.mean() / of.k)
+
+
+def authenticity(of: PerClip) -> float:
+    """Share of the generated clips that are authentic, in [0, 1]; of the real source about 1/2."""
+    return float(of.authentic.mean())
 
 
 def recall(of: Neighbours) -> float:
@@ -134,52 +187,39 @@ def coverage(of: Neighbours) -> float:
     return float((of.squared.min(axis=1) < STRICT * of.reference_radii).mean())
 
 
-def authentic(of: Neighbours) -> NDArray[np.bool_]:
-    """Whether each generated clip is no copy, `(n,)`.
+def clip_measures(of: PerClip) -> dict[str, Measure]:
+    """Precision, density and authenticity of one clip or more, each with an interval.
 
-    It is authentic when it lies farther from its nearest reference clip than that one from its own
-    nearest other reference clip. At distance 0 it is a copy.
+    Means over the clips: none depends on their number. The intervals cover other clips of the same
+    generator against the same reference: Wilson's for the shares, ±1.96 standard errors for the
+    density.
     """
-    nearest_reference = of.squared.argmin(axis=0)
-    away = np.take_along_axis(of.squared, nearest_reference[None], axis=0)[0]
-    return STRICT * away > of.reference_nearest[nearest_reference]
+    n, value = len(of.balls), density(of)
+    reach = Z * float(of.balls.std(ddof=1)) / of.k / sqrt(n) if n > 1 else 0.0
+    return {
+        "precision": share_measure((of.balls > 0).sum(), n),
+        "density": spread_measure(value, max(0.0, value - reach), value + reach, n, "clips"),
+        "authenticity": share_measure(of.authentic.sum(), n),
+    }
 
 
-def authenticity(of: Neighbours) -> float:
-    """Share of the generated clips that are authentic, in [0, 1]; of the real source about 1/2."""
-    return float(authentic(of).mean())
+def set_measures(of: Neighbours, seed: int = 0) -> dict[str, Measure]:
+    """Recall and coverage, each with an interval; both grow with the number of generated clips.
 
-
-def neighbour_measures(of: Neighbours, seed: int = 0) -> dict[str, Measure]:
-    """Precision, recall, density, coverage and authenticity, each with an interval.
-
-    They cover other clips of the same generator against the same reference. Precision and
-    authenticity are shares of the generated clips: Wilson. The others: half samples.
+    The intervals, by half samples, cover other clips of the same generator against the same
+    reference.
     """
     n = of.squared.shape[1]
-    counts = inside(of)
-    measures = {
-        "precision": share_measure((counts > 0).sum(), n),
-        # In this order of a report; filled below.
-        "recall": {}, "density": {}, "coverage": {},
-        "authenticity": share_measure(authentic(of).sum(), n),
-    }  # fmt: skip
-    values = {"recall": recall(of), "density": density(of), "coverage": coverage(of)}
+    values = {"recall": recall(of), "coverage": coverage(of)}
     if n < 2 * (of.k + 1):
         why = f"{n} clips: their halves have no {of.k} neighbours"
-        return measures | {name: measure(value, why=why) for name, value in values.items()}
+        return {name: measure(value, why=why) for name, value in values.items()}
     drawn = halves(n, seed=seed)
-    at = {
-        "recall": _recalls(of, drawn),
-        "density": counts[drawn].mean(axis=1) / of.k,
-        "coverage": _coverages(of, drawn),
-    }
+    at_halves = {"recall": _recalls(of, drawn), "coverage": _coverages(of, drawn)}
+    measures = {}
     for name, value in values.items():
-        low, high = spread_interval(at[name], n, value)
-        top = np.inf if name == "density" else 1.0
-        measures[name] = spread_measure(
-            value, max(0.0, float(low)), min(top, float(high)), n, "clips"
-        )
+        low, high = map(float, spread_interval(at_halves[name], n, value))
+        measures[name] = spread_measure(value, max(0.0, low), min(1.0, high), n, "clips")
     return measures
 
 

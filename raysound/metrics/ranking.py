@@ -1,4 +1,4 @@
-"""Generators side by side: in order, and which of them can't be told apart."""
+"""Generators in order of accuracy, and which of them differ significantly."""
 
 from __future__ import annotations
 
@@ -7,27 +7,9 @@ from itertools import combinations
 from typing import Any
 
 from raysound.metrics.intervals import difference
+from raysound.metrics.significance import adjusted_p_values, significant
 
 RANKED_BY = "accuracy"
-# Whether a generator with more of it is the better, or the worse; None where neither is.
-HIGHER_IS_BETTER: dict[str, bool | None] = {
-    "accuracy": True,
-    "balanced_accuracy": True,
-    "macro_f1": True,
-    "top_3": True,
-    "map_3": True,
-    "negative_log_likelihood": False,
-    "inception_score": True,
-    "predicted_classes": True,
-    "frechet_distance": False,
-    "frechet_distance_infinite": False,
-    "mmd": False,
-    "precision": True,
-    "recall": True,
-    "density": True,
-    "coverage": True,
-    "authenticity": None,
-}
 
 
 def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -38,27 +20,32 @@ def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `metric`; `order`, those without a clip last; `pairs` of any two that have clips: `a`, the
-        better one, `b`, `metric`, `difference` (a measure, a's less b's) and `told_apart`, whether
-        its interval leaves 0 out.
+        better one, `b`, `metric`, `difference` (a measure, a's less b's, its interval is one of
+        95 % for this pair alone), `p_adjusted`, by Holm's method over all pairs, and
+        `significant`, whether that is below 0.05.
     """
     value = {name: row[RANKED_BY]["value"] for name, row in corpora.items()}
     scored = sorted(
         (name for name in value if value[name] is not None), key=lambda name: -value[name]
     )
-
-    def pair(a: str, b: str) -> dict[str, Any]:
-        found = difference(corpora[a][RANKED_BY], corpora[b][RANKED_BY])
-        told_apart = found.pop("told_apart")
-        return {
-            "a": a,
-            "b": b,
-            "metric": RANKED_BY,
-            "difference": found,
-            "told_apart": told_apart,
-        }
-
+    names = list(combinations(scored, 2))
+    measures = [(corpora[a][RANKED_BY], corpora[b][RANKED_BY]) for a, b in names]
+    pairs = []
+    for (a, b), both, p in zip(names, measures, adjusted_p_values(measures), strict=True):
+        gap = difference(*both)
+        del gap["told_apart"]
+        pairs.append(
+            {
+                "a": a,
+                "b": b,
+                "metric": RANKED_BY,
+                "difference": gap,
+                "p_adjusted": p,
+                "significant": significant(p),
+            }
+        )
     return {
         "metric": RANKED_BY,
         "order": [*scored, *(name for name in value if value[name] is None)],
-        "pairs": [pair(a, b) for a, b in combinations(scored, 2)],
+        "pairs": pairs,
     }

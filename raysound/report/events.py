@@ -9,7 +9,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from raysound import storage
-from raysound.metrics.ranking import HIGHER_IS_BETTER
+from raysound.metrics.declarations import METRICS
 
 
 def write_events(metrics: dict[str, Any], folder: str) -> None:
@@ -25,9 +25,10 @@ def write_events(metrics: dict[str, Any], folder: str) -> None:
     with tempfile.TemporaryDirectory() as here:
         with SummaryWriter(here) as writer:
             for name, row in (metrics["corpora"] | metrics["anchors"]).items():
-                for metric in HIGHER_IS_BETTER:
-                    if row[metric]["value"] is not None:
+                for metric in METRICS:
+                    value = row[metric.key]["value"]
+                    if value is not None:
                         step = metrics["judge"]["epoch"]
-                        writer.add_scalar(f"{metric}/{name}", row[metric]["value"], step)
+                        writer.add_scalar(f"{metric.key}/{name}", value, step)
         for file in Path(here).iterdir():
             storage.write_bytes(storage.join(folder, file.name), file.read_bytes())

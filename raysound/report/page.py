@@ -14,18 +14,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from raysound.metrics.intervals import difference
+from raysound.metrics.declarations import (
+    EMBEDDING_NUMBERS,
+    HEADLINE,
+    METRICS,
+    PAIR_CLIPS,
+    SET_CLIPS,
+)
 from raysound.report import maps, pictures
 from raysound.report.maps import MapPoint
 from raysound.report.measures import (
     ANCHOR_WORDS,
-    HEADLINE,
-    METRICS,
+    differing_from_real,
     fooled,
     number,
     unmade,
     warnings,
-    worse_than_real,
+    worse,
     written,
 )
 
@@ -116,6 +121,12 @@ def render(
             mismatch=metrics["mismatch"],
             headline=HEADLINE,
             all_metrics=METRICS,
+            equal_n=[metric.name for metric in METRICS if metric.needs_equal_n],
+            most={
+                "compared": SET_CLIPS,
+                "pairs": PAIR_CLIPS,
+                "embedded": EMBEDDING_NUMBERS // metrics["judge"]["embedding_size"],
+            },
             ranking=_ranking(metrics["ranking"], corpora),
             roomy=len(labels) <= ROOMY_CLASSES,
             curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
@@ -176,10 +187,15 @@ def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]
         value = row["accuracy"]["value"]
         return row["role"] != "real", value is None, -(value or 0.0)
 
+    others = {row["name"]: row for row in rows if row is not real}
+    differences = differing_from_real(others, real)
     for row in rows:
         row["own"] = row is real
-        row["share"], row["reading"] = _against(row["accuracy"], real and real["accuracy"])
-        row["worse"] = [] if row is real else worse_than_real(row, real)
+        gaps = differences.get(row["name"], {})
+        row["share"], row["reading"] = _against(
+            row["accuracy"], real and real["accuracy"], gaps.get("accuracy")
+        )
+        row["worse"] = worse(gaps)
         row["confusions"] = _confusions(row["confusion"], labels, CONFUSIONS_NAMED)
         row["listed"] = None
         if len(labels) > MATRIX_CLASSES:
@@ -209,10 +225,10 @@ def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each ranked generator with those it can't be told apart from, and what else is wrong."""
+    """Each ranked generator, those it does not differ from, and where it is worse than real."""
     close: dict[str, list[str]] = {name: [] for name in ranking["order"]}
     for pair in ranking["pairs"]:
-        if not pair["told_apart"]:
+        if not pair["significant"]:
             close[pair["a"]].append(pair["b"])
             close[pair["b"]].append(pair["a"])
     row = {corpus["name"]: corpus for corpus in corpora}
@@ -250,17 +266,24 @@ def _data(content: dict[str, Any]) -> Markup:
     return Markup(text)
 
 
-def _against(measure: dict[str, Any], real: dict[str, Any] | None) -> tuple[float | None, str]:
-    """Compare an accuracy with the judge's own: their ratio, and whether chance explains it."""
+def _against(
+    measure: dict[str, Any], real: dict[str, Any] | None, gap: float | None
+) -> tuple[float | None, str]:
+    """An accuracy as a share of the real one, and in which direction it differs significantly.
+
+    Args:
+        measure: The accuracy.
+        real: That of the real test clips.
+        gap: Their difference; None where it is not significant.
+    """
     if measure["value"] is None:
         return None, "unscored"
     if real is None or real["value"] is None:
         return None, "alone"
     share = measure["value"] / real["value"] if real["value"] else None
-    gap = difference(measure, real)
-    if not gap["told_apart"]:
+    if gap is None:
         return share, "close"
-    return share, "below" if gap["value"] < 0 else "above"
+    return share, "below" if gap < 0 else "above"
 
 
 def _confusions(matrix: list[list[int]], labels: list[str], most: int) -> list[dict[str, Any]]:

@@ -197,7 +197,7 @@ def test_report_of_known_clips():
     assert report["per_class"]["dog"]["accuracy"]["value"] == 0.5
     assert report["per_class"]["train"] == {
         "clips": 0,
-        "accuracy": {"value": None, "low": 0.0, "high": 1.0},
+        "accuracy": {"value": None, "low": 0.0, "high": 1.0, "of": 0},
     }
 
 
@@ -212,9 +212,25 @@ def test_report_survives_json(clips):
 
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert sum(entry["clips"] for entry in report["per_class"].values()) == report["clips"]
-    if len(truth):
+    if len(truth) and len(labels) > 3:
         assert report["accuracy"]["value"] <= report["top_3"]["value"]
         assert report["top_3"]["value"] == pytest.approx(top_k_accuracy(truth, probabilities, 3))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 4])
+def test_three_most_probable_of_three_classes_are_no_measure(classes):
+    """Each clip's class is among them whatever the classifier says: no value, and the reason."""
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), 40)
+    truth = np.arange(40) % classes
+
+    report = classification_report(truth, probabilities, [f"class {n}" for n in range(classes)])
+
+    for name in ("top_3", "map_3"):
+        if classes > 3:
+            assert 0 < report[name]["value"] < 1
+        else:
+            assert report[name]["value"] is None
+            assert report[name]["why"] == f"{classes} classes: each is among the 3 most probable"
 
 
 def test_report_of_no_clips():
@@ -222,7 +238,7 @@ def test_report_of_no_clips():
     report = classification_report([], np.zeros((0, 2)), ["dog", "rain"])
 
     assert report["clips"] == 0
-    assert report["accuracy"] == {"value": None, "low": 0.0, "high": 1.0}
+    assert report["accuracy"] == {"value": None, "low": 0.0, "high": 1.0, "of": 0}
     assert report["top_3"]["value"] is None
     assert report["confusion"] == [[0, 0], [0, 0]]
 

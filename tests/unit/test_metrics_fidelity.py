@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 
+from raysound.metrics.declarations import METRICS
 from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
 from raysound.metrics.frechet import frechet_distance_infinite, frechet_distance_of
 from raysound.metrics.mmd import mmd
@@ -12,6 +13,7 @@ from raysound.metrics.neighbours import (
     coverage,
     density,
     neighbours,
+    per_clip,
     precision,
     recall,
 )
@@ -34,18 +36,18 @@ def report(x, y, set_size=10_000, seed=0):
 def test_report_holds_the_functions_values():
     """On whole sets each value is its function's, within 1e-7, and inside its interval."""
     x, y = normal(0, 150, scale=0.9), normal(1, 200)
-    of = neighbours(x, y)
+    of, alone = neighbours(x, y), per_clip(x, y)
 
     found = report(x, y, set_size=150)
 
-    assert list(found) == ["compared", *MEASURES]
+    assert set(found) == {"compared", *MEASURES}
     assert found["compared"] == 150
     expected = {
         "frechet_distance": frechet_distance_of(x, y),
         "frechet_distance_infinite": frechet_distance_infinite(x, y)["value"],
         "mmd": mmd(x, y),
-        "precision": precision(of), "recall": recall(of), "density": density(of),
-        "coverage": coverage(of), "authenticity": authenticity(of),
+        "recall": recall(of), "coverage": coverage(of), "precision": precision(alone),
+        "density": density(alone), "authenticity": authenticity(alone),
     }  # fmt: skip
     for name, value in expected.items():
         assert found[name]["value"] == pytest.approx(value, rel=1e-7), name
@@ -65,20 +67,25 @@ def test_a_prepared_reference_gives_the_same_report():
 
 
 def test_set_size_is_drawn_and_a_smaller_corpus_is_noted():
-    """Of a larger corpus a seeded part is compared; one that is smaller says so."""
+    """Of a larger corpus a seeded part is compared where the number of clips counts, else all."""
     x, y = normal(0, 300, shift=0.5), normal(1, 200)
 
     part = report(x, y, set_size=60)
 
     assert part["compared"] == 60
     assert part == report(x, y, set_size=60)
-    assert part["precision"] != report(x, y, set_size=60, seed=1)["precision"]
+    assert part["recall"] != report(x, y, set_size=60, seed=1)["recall"]
+    whole = per_clip(x, y)
+    for name, function in (("precision", precision), ("authenticity", authenticity)):
+        assert (part[name]["value"], part[name]["of"]) == (function(whole), 300)
+    assert part["density"]["value"] == pytest.approx(density(whole))
     # Its distance is that of 60 clips, further from the truth than that of 300.
     assert part["frechet_distance"]["value"] > report(x, y, 300)["frechet_distance"]["value"]
     assert part["mmd"]["value"] == pytest.approx(mmd(x, y))
     small = report(x[:30], y, set_size=60)
+    noted = {name for name in MEASURES if "note" in small[name]}
+    assert noted == {metric.key for metric in METRICS if metric.needs_equal_n} & set(MEASURES)
     assert small["recall"]["note"] == "30 clips, others 60"
-    assert "note" not in small["mmd"]
 
 
 @pytest.mark.parametrize("clips", [0, 1, 2, 3, 5, 6, 12])
@@ -90,7 +97,8 @@ def test_few_clips_have_reasons_in_place_of_numbers(clips):
     for name in MEASURES:
         one = found[name]
         assert one.get("why") or None not in (one["value"], one["low"], one["high"]), name
-    assert (found["precision"]["value"] is None) == (clips <= 5)
+    assert (found["recall"]["value"] is None) == (clips <= 5)
+    assert (found["precision"]["value"] is None) == (clips == 0)
     json.dumps(found, allow_nan=False)
 
 

@@ -171,9 +171,9 @@ def test_difference_without_an_interval_tells_nothing_apart():
 
 def test_a_share_is_wilsons():
     """A share of nothing has no value and the whole interval."""
-    assert share_measure(0, 0) == {"value": None, "low": 0.0, "high": 1.0}
+    assert share_measure(0, 0) == {"value": None, "low": 0.0, "high": 1.0, "of": 0}
     low, high = wilson_interval(3, 10)
-    assert share_measure(3, 10) == {"value": 0.3, "low": low, "high": high}
+    assert share_measure(3, 10) == {"value": 0.3, "low": low, "high": high, "of": 10}
 
 
 def test_paired_shares_are_compared_clip_by_clip():

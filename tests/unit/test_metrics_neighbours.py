@@ -19,15 +19,16 @@ from raysound.metrics.nearest import nearest
 from raysound.metrics.neighbours import (
     _coverages,
     _recalls,
-    authentic,
     authenticity,
+    clip_measures,
     coverage,
     density,
     nearest_others,
-    neighbour_measures,
     neighbours,
+    per_clip,
     precision,
     recall,
+    set_measures,
 )
 
 
@@ -37,11 +38,15 @@ def normal(seed, n, d, scale=1.0, shift=0.0):
 
 
 def four(x, y, k=5):
-    of = neighbours(x, y, k)
+    of, alone = neighbours(x, y, k), per_clip(x, y, k)
     return {
-        "precision": precision(of), "recall": recall(of),
-        "density": density(of), "coverage": coverage(of),
+        "precision": precision(alone), "recall": recall(of),
+        "density": density(alone), "coverage": coverage(of),
     }  # fmt: skip
+
+
+def measures_of(x, y, seed=0):
+    return set_measures(neighbours(x, y), seed) | clip_measures(per_clip(x, y))
 
 
 CASES = {
@@ -108,10 +113,7 @@ def test_collapse_is_precise_and_recalls_nothing():
 def test_intervals_cover_the_expectation():
     """Of 100 generators 88 to 100 % hold the mean of each share, halves not idly wide."""
     y = normal(1, 150, 6)
-    found = [
-        neighbour_measures(neighbours(normal(seed, 120, 6, scale=0.8), y), seed)
-        for seed in range(2, 102)
-    ]
+    found = [measures_of(normal(seed, 120, 6, scale=0.8), y, seed) for seed in range(2, 102)]
 
     for name in found[0]:
         values = [one[name]["value"] for one in found]
@@ -124,18 +126,30 @@ def test_intervals_cover_the_expectation():
 def test_measures_hold_the_functions_values():
     """The report of the five is the functions', repeatable, and says when halves are too small."""
     x, y = normal(0, 60, 4), normal(1, 70, 4)
-    of = neighbours(x, y)
 
-    measures = neighbour_measures(of)
+    measures = measures_of(x, y)
 
     assert {name: one["value"] for name, one in measures.items()} == pytest.approx(
-        {**four(x, y), "authenticity": authenticity(of)}
+        {**four(x, y), "authenticity": authenticity(per_clip(x, y))}
     )
-    assert neighbour_measures(of) == measures
-    few = neighbour_measures(neighbours(x[:11], y))
+    assert measures_of(x, y) == measures
+    few = measures_of(x[:11], y)
     assert few["recall"]["low"] is None
     assert "11 clips" in few["recall"]["why"]
     assert few["precision"]["low"] < few["precision"]["high"]
+    assert few["density"]["low"] < few["density"]["high"]
+
+
+def test_blocks_of_clips_do_not_show():
+    """Clips are set against the reference 2,048 at a time; each has what it has alone."""
+    x, y = normal(0, 4100, 4), normal(1, 300, 4)
+
+    found = per_clip(x, y)
+
+    for place in (0, 2047, 2048, 4099):
+        alone = per_clip(x[place : place + 1], y)
+        assert (found.balls[place], found.authentic[place]) == (alone.balls, alone.authentic)
+    assert len(per_clip(x[:0], y).balls) == 0
 
 
 def test_recall_of_halves_is_the_recall_of_those_clips():
@@ -151,21 +165,21 @@ def test_a_copy_is_not_authentic():
     """Of copies none is, of far clips all are, of the same source about half."""
     y = normal(1, 400, 8)
 
-    assert authenticity(neighbours(y[:50], y)) == 0
-    assert authenticity(neighbours(y[:50] + 1e-4, y)) == 0
-    assert authenticity(neighbours(y[:50] + 9, y)) == 1
-    assert 0.35 < authenticity(neighbours(normal(0, 400, 8), y)) < 0.65
+    assert authenticity(per_clip(y[:50], y)) == 0
+    assert authenticity(per_clip(y[:50] + 1e-4, y)) == 0
+    assert authenticity(per_clip(y[:50] + 9, y)) == 1
+    assert 0.35 < authenticity(per_clip(normal(0, 400, 8), y)) < 0.65
     mixed = np.vstack([y[:3], y[3:6] + 9])
-    assert authentic(neighbours(mixed, y)).tolist() == [False] * 3 + [True] * 3
+    assert per_clip(mixed, y).authentic.tolist() == [False] * 3 + [True] * 3
 
 
 def test_authenticity_by_hand():
     """Reference 0, 1, 5: clip 0.6 is nearer to 1 than 1 to 0; clip 8 is nearer to 5 than 5 to 1."""
     y = np.array([[0.0], [1.0], [5.0]])
 
-    assert authentic(neighbours([[0.6], [8.0], [9.5], [-1.5]], y, k=1)).tolist() == [
-        False, False, True, True,
-    ]  # fmt: skip
+    found = per_clip([[0.6], [8.0], [9.5], [-1.5]], y, k=1)
+
+    assert found.authentic.tolist() == [False, False, True, True]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -300,6 +314,8 @@ def test_mmd_intervals_cover_the_expectation(shift):
     [
         (lambda: neighbours(normal(0, 5, 3), normal(1, 9, 3)), ["5", "9"]),
         (lambda: neighbours(normal(0, 9, 3), normal(1, 9, 4)), ["3", "4"]),
+        (lambda: per_clip(normal(0, 9, 3), normal(1, 5, 3)), ["5"]),
+        (lambda: per_clip(normal(0, 9, 3), normal(1, 9, 4)), ["3", "4"]),
         (lambda: nearest(normal(0, 9, 3), normal(1, 5, 3)), ["5"]),
         (lambda: nearest(normal(0, 9, 4), normal(1, 9, 3)), ["4", "3"]),
         (lambda: nearest_others(np.ones((3, 2)), 3), ["3"]),

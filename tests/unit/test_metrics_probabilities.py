@@ -252,13 +252,34 @@ def test_report_of_few_clips_has_values_without_intervals(clips):
     assert report["balanced_accuracy"]["low"] < report["balanced_accuracy"]["high"]
 
 
+def test_what_depends_on_the_number_of_clips_is_computed_on_equal_numbers():
+    """More clips of one distribution raise it; of as many clips drawn, the mean is the same."""
+
+    def report(clips, set_size, seed):
+        rng = np.random.default_rng([seed, clips, set_size])
+        truth = rng.integers(50, size=clips)
+        heard = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
+        rows = 0.9 * np.eye(50)[heard] + 0.002
+        return classification_report(truth, rows, named(50), set_size=set_size)
+
+    few, many, equal = (
+        [report(clips, set_size, seed) for seed in range(10)]
+        for clips, set_size in ((100, 100), (1000, 1000), (1000, 100))
+    )
+
+    for name in ("inception_score", "predicted_classes", "macro_f1"):
+        a, b, c = (np.array([one[name]["value"] for one in of]) for of in (few, many, equal))
+        assert a.mean() + 3 * a.std() / 10**0.5 < b.mean(), name
+        assert abs(a.mean() - c.mean()) < 3 * (a.std() + c.std()) / 10**0.5, name
+
+
 def test_a_perfect_classifier_keeps_a_wide_balanced_accuracy():
     """All right on few clips is not certainty: Wilson's width stays, no bootstrap is shown."""
     report = classification_report(np.arange(20) % 2, np.eye(2)[np.arange(20) % 2], named(2))
 
     assert report["balanced_accuracy"]["value"] == 1
     assert report["balanced_accuracy"]["low"] < 0.85
-    assert report["map_3"]["low"] is None
+    assert report["macro_f1"]["low"] is None
 
 
 def test_intervals_cover_what_they_claim():

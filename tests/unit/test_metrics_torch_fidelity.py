@@ -5,7 +5,7 @@ import pytest
 
 from raysound.metrics.frechet import frechet_distance, frechet_distance_of
 from raysound.metrics.moments import moments
-from raysound.metrics.neighbours import neighbours, precision, recall
+from raysound.metrics.neighbours import neighbours, per_clip, precision, recall
 from raysound.metrics.probabilities import inception_score
 
 torch = pytest.importorskip("torch")
@@ -53,5 +53,5 @@ def test_precision_and_recall_equal_prc(scale):
 
     expected = calculate_precision_recall_full(torch.from_numpy(x), torch.from_numpy(y), 3)
 
-    of = neighbours(x, y, k=3)
-    assert (precision(of), recall(of)) == pytest.approx(expected, abs=1e-6)
+    found = precision(per_clip(x, y, k=3)), recall(neighbours(x, y, k=3))
+    assert found == pytest.approx(expected, abs=1e-6)

@@ -1,13 +1,18 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raysound.comparison import compare, left_out, lines, read_metrics
 from raysound.config import UserError
+from raysound.metrics.corpus import RealClips, Scored, corpus_report
+from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
 from raysound.metrics.intervals import share_measure
-from raysound.metrics.ranking import HIGHER_IS_BETTER, ranking
+from raysound.metrics.ranking import ranking
+from raysound.report.measures import differing_from_real
 
 EMPTY = {"value": None, "low": None, "high": None, "why": "no clips"}
 
@@ -15,7 +20,7 @@ EMPTY = {"value": None, "low": None, "high": None, "why": "no clips"}
 def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
     """A generated corpus of that accuracy; other metrics have no value unless given."""
     return {
-        **dict.fromkeys(HIGHER_IS_BETTER, EMPTY),
+        **dict.fromkeys((metric.key for metric in METRICS), EMPTY),
         "role": "generated",
         "compared": 100,
         "accuracy": share_measure(right, of),
@@ -26,16 +31,86 @@ def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
 def metrics(**corpora: dict[str, Any]) -> dict[str, Any]:
     judge = {"run": "cnn-1", "model": "cnn", "labels": ["a", "b"]}
     judge |= {"feature_id": "f", "split_digest": "s"}
-    return {"schema": 3, "judge": judge, "corpora": {"real": {"role": "real"}, **corpora}}
+    real = {"real": {"role": "real"}}
+    return {"schema": METRICS_SCHEMA, "judge": judge, "corpora": {**real, **corpora}}
 
 
-def test_generators_are_ranked_and_close_ones_marked() -> None:
+def estimate(rng: np.random.Generator) -> dict[str, Any]:
+    """An estimate of 0 with the standard error 1, and its 95 % interval."""
+    value = float(rng.normal())
+    return {"value": value, "low": value - 1.96, "high": value + 1.96}
+
+
+def ranking_alarm(rng: np.random.Generator) -> bool:
+    """Whether the ranking of ten equal generators has a significant pair."""
+    rights = rng.binomial(200, 0.8, 10)
+    found = ranking({f"generator {i}": row(int(right), 200) for i, right in enumerate(rights)})
+    return any(pair["significant"] for pair in found["pairs"])
+
+
+def comparison_alarm(rng: np.random.Generator) -> bool:
+    """Whether a new evaluation of an unchanged generator has a verdict on any metric."""
+    old, new = (
+        metrics(mine=row(1, 2) | {metric.key: estimate(rng) for metric in METRICS})
+        for _ in range(2)
+    )
+    found = compare(old, new)
+    assert len(found) == len(METRICS)
+    return any(row["verdict"] != "no significant difference" for row in found)
+
+
+def reading_alarm(rng: np.random.Generator) -> bool:
+    """Whether one of ten generators as good as real sounds is said to differ from them."""
+    real, *corpora = ({metric.key: estimate(rng) for metric in METRICS} for _ in range(11))
+    return any(differing_from_real(dict(enumerate(corpora)), real).values())
+
+
+@pytest.mark.parametrize("alarm", [ranking_alarm, comparison_alarm, reading_alarm])
+def test_equal_generators_give_a_false_alarm_in_one_table_of_twenty_at_most(
+    alarm: Callable[[np.random.Generator], bool],
+) -> None:
+    """Of 200 tables 10 are expected at most; 20 would be 3.2 standard deviations more."""
+    alarms = sum(alarm(np.random.default_rng(seed)) for seed in range(200))
+
+    assert alarms < 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_generator_does_not_get_better_by_more_clips(seed: int) -> None:
+    """100 and 1,000 clips of one distribution over 50 classes: nothing differs in `compare`."""
+    rng = np.random.default_rng(seed)
+    labels = [f"class {number}" for number in range(50)]
+
+    def scored(clips: int) -> Scored:
+        truth = rng.integers(50, size=clips)
+        heard = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
+        probabilities = 0.05 * rng.dirichlet(np.ones(50), clips) + 0.95 * np.eye(50)[heard]
+        embedding = rng.normal(0, 1, (clips, 3)).astype(np.float32)
+        return Scored(truth, probabilities.astype(np.float32), embedding, np.arange(clips))
+
+    real = RealClips.of(scored(300))
+    old, new = (
+        metrics(
+            mine={"role": "generated"} | corpus_report(scored(clips), real, labels, 100, [2] * 50)
+        )
+        for clips in (100, 1000)
+    )
+
+    found = compare(old, new)
+
+    assert {row["verdict"] for row in found if row["p_adjusted"] is not None} == {
+        "no significant difference"
+    }
+    assert {row["metric"] for row in found} >= {"inception_score", "predicted_classes", "macro_f1"}
+
+
+def test_generators_are_ranked_and_significant_differences_marked() -> None:
     found = ranking(
         {"poor": row(200, 1000), "none": row(0, 0), "best": row(800, 1000), "close": row(790, 1000)}
     )
 
     assert found["order"] == ["best", "close", "poor", "none"]
-    apart = {(pair["a"], pair["b"]): pair["told_apart"] for pair in found["pairs"]}
+    apart = {(pair["a"], pair["b"]): pair["significant"] for pair in found["pairs"]}
     assert apart == {("best", "close"): False, ("best", "poor"): True, ("close", "poor"): True}
     first = found["pairs"][0]["difference"]
     assert first["value"] == pytest.approx(0.01)
@@ -46,7 +121,7 @@ def test_a_generator_that_is_never_right_ranks_above_one_without_clips() -> None
     assert ranking({"none": row(0, 0), "zero": row(0, 10)})["order"] == ["zero", "none"]
 
 
-def test_a_new_checkpoint_is_better_worse_or_not_told_apart() -> None:
+def test_a_new_checkpoint_is_better_worse_or_not_significantly_different() -> None:
     low_is_good = {"value": 5.0, "low": 4.0, "high": 6.0}
     old = metrics(mine=row(500, 1000, mmd=low_is_good))
     high = {"value": 0.9, "low": 0.8, "high": 1.0}
@@ -58,7 +133,11 @@ def test_a_new_checkpoint_is_better_worse_or_not_told_apart() -> None:
     verdicts = {row["metric"]: row["verdict"] for row in compare(old, new)}
 
     assert verdicts == {"accuracy": "better", "mmd": "worse", "authenticity": "differs"}
-    assert {row["verdict"] for row in compare(old, old)} == {"not told apart"}
+    assert {row["verdict"] for row in compare(old, old)} == {"no significant difference"}
+    *_, shown, last = lines(compare(old, new))
+    assert shown.split()[:2] == ["mine", "authenticity"]
+    assert shown.endswith("differs")
+    assert last.startswith("p: adjusted by Holm's method for the 3 comparisons of this table")
     assert "+0.2" in "\n".join(lines(compare(old, new)))
 
 
@@ -72,7 +151,7 @@ def test_more_clips_are_no_better_generator() -> None:
     verdicts = {row["metric"]: row["verdict"] for row in compare(old, new)}
 
     assert verdicts == {
-        "accuracy": "not told apart",
+        "accuracy": "no significant difference",
         "coverage": "not comparable: of 60 and of 100 clips",
         "mmd": "worse",
     }
@@ -131,7 +210,10 @@ def test_no_corpus_in_common_is_told() -> None:
         (None, "there is no"),
         ("not json", "no metrics.json"),
         ("[]", "no metrics.json"),
-        (json.dumps({"schema": 1}), "has schema 1, not 3"),
+        (
+            json.dumps({"schema": METRICS_SCHEMA - 1}),
+            f"has schema {METRICS_SCHEMA - 1}, this version reads {METRICS_SCHEMA}: run jobs/eval",
+        ),
     ],
 )
 def test_what_is_no_metrics_json_is_told(tmp_path: Path, content: str | None, told: str) -> None:

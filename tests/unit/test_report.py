@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from matplotlib.image import imread
 
-from raysound.report import pictures
+from raysound.metrics.intervals import difference, share_measure
+from raysound.report import maps, pictures
+from raysound.report.maps import MapPoint
 from raysound.report.measures import number
 from raysound.report.page import render
 from tests.html_tree import Tree, assert_harmless
@@ -232,7 +234,7 @@ def test_mismatch_is_told_at_the_top():
     assert [each.text for each in told.all("li")] == ["poor is quiet."]
 
 
-def test_ranking_names_those_that_cannot_be_told_apart():
+def test_ranking_names_those_that_do_not_differ_significantly():
     """In both directions; a lone generator has no ranking."""
     corpora = {
         "real": corpus("real", 57, 60),
@@ -243,10 +245,11 @@ def test_ranking_names_those_that_cannot_be_told_apart():
     section = page(metrics=metrics_of(corpora)).one("section", id="ranking")
 
     assert [each.text for each in section.one("ol").all("li")] == [
-        "first not told apart from second",
-        "second not told apart from first",
-        "third told apart from every other",
+        "first not significantly different from second",
+        "second not significantly different from first",
+        "third significantly different from every other",
     ]
+    assert "Holm's correction for all pairs of this list" in section.one("p", class_="intro").text
     alone = {name: corpora[name] for name in ("real", "first")}
     assert not list(page(metrics=metrics_of(alone)).all("section", id="ranking"))
 
@@ -300,14 +303,14 @@ def readings(tree):
     return tree.one("ul", class_="readings").all("li")
 
 
-def test_reading_follows_from_the_interval_of_the_difference():
-    """As the ranking does: two intervals may overlap, and the difference's still leave 0 out."""
+def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
+    """66 of 100 differ from 80 of 100 at 95 % alone, but not among 25 comparisons."""
     tree = page(
         metrics=metrics_of(
             {
                 "real": corpus("real", 80, 100, LABELS),
                 "close": corpus("generated", 70, 100, LABELS),
-                "overlapping": corpus("generated", 66, 100, LABELS),
+                "unadjusted": corpus("generated", 66, 100, LABELS),
                 "below": corpus("generated", 30, 100, LABELS),
                 "above": corpus("generated", 400, 400, LABELS),
                 "unscored": corpus("generated", 0, 0, LABELS),
@@ -317,11 +320,12 @@ def test_reading_follows_from_the_interval_of_the_difference():
     )
 
     read = {each.attributes["data-reading"]: each.text for each in readings(tree)}
-    assert list(read) == ["above", "close", "overlapping", "below", "unscored"]
-    assert "is not told apart from real" in read["close"]
-    assert "less often than real sounds (82.5% of the judge's own score)" in read["overlapping"]
-    assert "less often than real sounds (37.5% of the judge's own score)" in read["below"]
-    assert "more often than real sounds" in read["above"]
+    assert list(read) == ["above", "close", "unadjusted", "below", "unscored"]
+    assert "the difference is not significant" in read["close"]
+    assert difference(share_measure(66, 100), share_measure(80, 100))["told_apart"]
+    assert "the difference is not significant" in read["unadjusted"]
+    assert "significantly less often than real sounds (37.5% of the" in read["below"]
+    assert "significantly more often than real sounds" in read["above"]
     assert "has no clip that could be scored" in read["unscored"]
 
 
@@ -348,7 +352,7 @@ def test_a_collapsed_generator_leads_with_a_caveat():
     assert "Recognition is not all: by " in tree.one("p", class_="lede").text
     assert "collapsed is worse than real sounds." in tree.one("p", class_="lede").text
     ranked = [each.text for each in tree.one("section", id="ranking").one("ol").all("li")]
-    assert ranked[0].startswith("collapsed told apart from every other; worse than real sounds by ")
+    assert ranked[0].startswith("collapsed significantly different from every other; worse")
     assert "Recall" in ranked[0]
     assert "worse" not in ranked[1]
 
@@ -367,6 +371,32 @@ def test_a_corpus_of_fewer_clips_says_so_beside_its_numbers():
     assert "others" not in cells["mmd"]
     (reading,) = readings(tree)
     assert "Fréchet" not in reading.text
+
+
+def test_each_of_200_classes_has_a_mark_of_its_own():
+    """A pair of colour and shape: of eight colours and drawings that differ."""
+    points = [MapPoint("real", f"class {n}", n, n, f"{n}.wav") for n in range(200)]
+    drawn = Tree(maps.embedding_map(points, [point.label for point in points], ["real"])).root
+
+    marks = {
+        (path.attributes["class"], re.sub(r"^M[\d.]+ [\d.]+", "", path.attributes["d"]))
+        for path in drawn.all("path")
+    }
+    legend = {maps.legend_mark(number) for number in range(200)}
+
+    assert len(marks) == len(legend) == 200
+    assert {colour for colour, _ in marks} == {f"c{number}" for number in range(8)}
+
+
+def test_the_method_names_what_depends_on_the_number_of_clips():
+    """All that are declared so, and how many clips they were computed on."""
+    text = page().one("section", id="method").text
+
+    assert (
+        "The values of Fréchet, Recall, Coverage, Macro F1, Calibration error, Inception score and "
+        "Classes heard depend on how many clips are compared, so they are computed on 60 clips of "
+        "each corpus (as many as there are real test clips, at most 2,000)"
+    ) in text
 
 
 def test_checks_that_cannot_be_made_are_told():

@@ -1,0 +1,234 @@
+"""Every metric of metrics.json, declared once: name, direction, format, meaning, dependence on n.
+
+Reports, comparisons, rankings and TensorBoard events read this table; metrics.schema.json repeats
+its keys, and a test holds the two together.
+"""
+
+import math
+from typing import NamedTuple
+
+# Version of metrics.json: raised whenever a key changes its meaning or goes away.
+METRICS_SCHEMA = 4
+# Most clips of a corpus for the metrics whose value depends on the number of clips.
+SET_CLIPS = 2000
+# Most clips for what is computed from all pairs of clips, as MMD: they take 200 MB.
+PAIR_CLIPS = 5000
+# Most numbers of embedding of one corpus; beyond, a seeded sample of its clips stands for all.
+EMBEDDING_NUMBERS = 25_600_000
+
+
+class Metric(NamedTuple):
+    """How one metric is computed, compared and shown.
+
+    Attributes:
+        key: In metrics.json.
+        name: In tables.
+        higher_is_better: None where neither direction is better.
+        form: `percent`, or the format of a number.
+        says: What it measures, its range, and what it can't detect.
+        needs_equal_n: Its expected value depends on the number of clips, so it is computed on the
+            same number of clips of every corpus, and values of different numbers are not compared.
+        headline: Shown in the first table of the report.
+        least: Its lowest value; an interval computed from a spread may reach below.
+    """
+
+    key: str
+    name: str
+    higher_is_better: bool | None
+    form: str
+    says: str
+    needs_equal_n: bool = False
+    headline: bool = False
+    least: float = 0.0
+
+    @property
+    def arrow(self) -> str:
+        """`↑` where higher is better, `↓` where lower is, empty where neither is."""
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
+
+
+METRICS = (
+    Metric(
+        key="accuracy",
+        name="Accuracy",
+        higher_is_better=True,
+        form="percent",
+        headline=True,
+        says=(
+            "Share of the clips that the judge hears as what they were asked to be. Blind to "
+            "how varied or how clean they are: one clear clip a class, repeated, has 100%."
+        ),
+    ),
+    Metric(
+        key="mmd",
+        name="MMD",
+        higher_is_better=False,
+        form=".2f",
+        headline=True,
+        says=(
+            "Maximum mean discrepancy between the embeddings of these clips and of the "
+            "reference, squared, unbiased, × 100, with a Gaussian kernel as wide as the median "
+            "distance within the reference. 0 where both are drawn alike; a little below 0 by "
+            "chance. Needs no labels, so it can't see wrong ones."
+        ),
+        least=-math.inf,
+    ),
+    Metric(
+        key="frechet_distance",
+        name="Fréchet",
+        higher_is_better=False,
+        form=".3g",
+        needs_equal_n=True,
+        headline=True,
+        says=(
+            "Squared Fréchet distance between both sets of embeddings, each taken as a "
+            "Gaussian. 0 and up. The fewer the clips, the larger. It has an interval from four "
+            "clips a dimension on."
+        ),
+    ),
+    Metric(
+        key="frechet_distance_infinite",
+        name="Fréchet ∞",
+        higher_is_better=False,
+        form=".3g",
+        says=(
+            "The same, extrapolated to infinitely many clips on both sides. Given only where "
+            "both have four clips a dimension."
+        ),
+        least=-math.inf,
+    ),
+    Metric(
+        key="precision",
+        name="Precision",
+        higher_is_better=True,
+        form="percent",
+        says=(
+            "Share of the clips that lie in the neighbourhood of a reference clip (5 nearest). "
+            "Blind to variety."
+        ),
+    ),
+    Metric(
+        key="recall",
+        name="Recall",
+        higher_is_better=True,
+        form="percent",
+        needs_equal_n=True,
+        headline=True,
+        says=(
+            "Share of the reference clips that lie in the neighbourhood of one of these clips. "
+            "Blind to clips that lie far from everything."
+        ),
+    ),
+    Metric(
+        key="density",
+        name="Density",
+        higher_is_better=True,
+        form=".2f",
+        says=(
+            "How many reference neighbourhoods a clip lies in, over 5; about 1 for real clips, "
+            "and may be more."
+        ),
+    ),
+    Metric(
+        key="coverage",
+        name="Coverage",
+        higher_is_better=True,
+        form="percent",
+        needs_equal_n=True,
+        headline=True,
+        says=(
+            "Share of the reference clips that have one of these clips in their neighbourhood: "
+            "low where a generator knows few sounds. Copies of the reference cover it best."
+        ),
+    ),
+    Metric(
+        key="authenticity",
+        name="Authenticity",
+        higher_is_better=None,
+        form="percent",
+        headline=True,
+        says=(
+            "Share of the clips that are farther from their nearest training clip than that is "
+            "from its own nearest: about half for new real clips, near 0 for copies, and high "
+            "for clips that are merely far off."
+        ),
+    ),
+    Metric(
+        key="top_3",
+        name="Top 3",
+        higher_is_better=True,
+        form="percent",
+        says=(
+            "Share of the clips whose class is among the judge's three most probable. Not given "
+            "with three classes or fewer, where it is always 100%."
+        ),
+    ),
+    Metric(
+        key="balanced_accuracy",
+        name="Balanced accuracy",
+        higher_is_better=True,
+        form="percent",
+        says="Mean of the classes' accuracies.",
+    ),
+    Metric(
+        key="macro_f1",
+        name="Macro F1",
+        higher_is_better=True,
+        form="percent",
+        needs_equal_n=True,
+        says="Mean of the classes' F1 scores. Lower where a class has few clips.",
+    ),
+    Metric(
+        key="map_3",
+        name="MAP@3",
+        higher_is_better=True,
+        form=".3f",
+        says=(
+            "Mean of 1 / rank of the asked class, 0 beyond rank 3. Not given with three classes "
+            "or fewer, where every rank counts."
+        ),
+    ),
+    Metric(
+        key="negative_log_likelihood",
+        name="Log loss",
+        higher_is_better=False,
+        form=".3f",
+        says="Mean of −ln of the asked class's probability, in nats.",
+    ),
+    Metric(
+        key="calibration_error",
+        name="Calibration error",
+        higher_is_better=None,
+        form=".3f",
+        needs_equal_n=True,
+        says=(
+            "How far the judge's confidence is from its accuracy, over 15 bins. Of the judge "
+            "more than of the generator."
+        ),
+    ),
+    Metric(
+        key="inception_score",
+        name="Inception score",
+        higher_is_better=True,
+        form=".2f",
+        needs_equal_n=True,
+        says=(
+            "exp of the mean divergence of a clip's probabilities from their average, 1 to the "
+            "number of classes, without splits. The fewer the clips, the lower. Not comparable "
+            "between judges."
+        ),
+    ),
+    Metric(
+        key="predicted_classes",
+        name="Classes heard",
+        higher_is_better=True,
+        form=".2f",
+        needs_equal_n=True,
+        says=(
+            "Effective number of classes among the predictions, exp of their entropy. The fewer "
+            "the clips, the lower."
+        ),
+    ),
+)
+# Precision is not in the first table: noise and silence have all of it (docs/results.md).
+HEADLINE = tuple(metric for metric in METRICS if metric.headline)

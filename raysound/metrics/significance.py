@@ -1,0 +1,89 @@
+"""Which of several differences are significant: p-values, adjusted for how many are tested."""
+
+from collections.abc import Iterable, Sequence
+from math import erfc, sqrt
+
+from raysound.metrics.intervals import Measure, Z, wilson_ends
+
+# Adjusted p-values below it are significant.
+ALPHA = 0.05
+# Normal quantile whose two-sided p-value is 0 in float64.
+LARGEST_Z = 39.0
+
+
+def adjusted_p_values(pairs: Iterable[tuple[Measure, Measure]]) -> list[float | None]:
+    """`holm` of the `p_value` of every pair; the pairs are one family of comparisons."""
+    return holm([p_value(a, b) for a, b in pairs])
+
+
+def significant(adjusted: float | None) -> bool:
+    """Whether an adjusted p-value is below 0.05; False where there is none."""
+    return adjusted is not None and adjusted < ALPHA
+
+
+def p_value(a: Measure, b: Measure) -> float | None:
+    """Two-sided p-value of "`a` and `b` are equal", by inverting the interval of their difference.
+
+    It is 1 - c for the confidence c at which one end of `intervals.difference`'s interval is 0,
+    found by bisection: below 0.05 exactly where the 95 % interval excludes 0. Shares have Wilson's
+    interval at every c. Of any other measure the distances to the ends of the 95 % interval are
+    scaled by z(c) / z(95 %), as under a normal distribution.
+
+    Args:
+        a: A measure.
+        b: A measure of other clips.
+
+    Returns:
+        A probability in [0, 1], 1 where the values are equal; None where a value or an interval
+        is missing.
+
+    Examples:
+        >>> f"{p_value({'value': 2, 'low': 1, 'high': 3}, {'value': 0, 'low': -1, 'high': 1}):.4f}"
+        '0.0056'
+    """
+    if any(one[key] is None for one in (a, b) for key in ("value", "low", "high")):
+        return None
+    if a["value"] == b["value"]:
+        return 1.0
+    larger, smaller = (a, b) if a["value"] > b["value"] else (b, a)
+    gap = larger["value"] - smaller["value"]
+    lowest, highest = 0.0, LARGEST_Z
+    while highest - lowest > 1e-9:
+        z = (lowest + highest) / 2
+        if gap > sqrt(_reach(larger, z)[0] ** 2 + _reach(smaller, z)[1] ** 2):
+            lowest = z
+        else:
+            highest = z
+    return erfc(lowest / sqrt(2))
+
+
+def _reach(of: Measure, z: float) -> tuple[float, float]:
+    """Distances from a value down and up to the ends of its interval at the quantile `z`."""
+    value, n = of["value"], of.get("of")
+    if n:
+        low, high = wilson_ends(round(value * n), n, z)
+        return value - low, high - value
+    return (value - of["low"]) * z / Z, (of["high"] - value) * z / Z
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values of one family of comparisons; None stays None and does not count.
+
+    The i-th smallest of m becomes the maximum over j ≤ i of min(1, (m - j + 1) · pⱼ). With those
+    below 0.05 called significant, the probability of any false alarm in the family is at most 5 %,
+    however the comparisons depend on each other.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+    of Statistics 6 (2), 1979, pp. 65-70.
+
+    Examples:
+        >>> [f"{p:.2f}" for p in holm([0.01, 0.04, 0.03])]
+        ['0.03', '0.06', '0.06']
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = largest
+    return adjusted

@@ -1,0 +1,83 @@
+import doctest
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from raysound.metrics import significance
+from raysound.metrics.intervals import difference, measure, share_measure, wilson_interval
+from raysound.metrics.significance import holm, p_value, significant
+
+
+def spread(value, sd):
+    return measure(value, value - NormalDist().inv_cdf(0.975) * sd, value + 1.95996398454 * sd)
+
+
+def test_docstring_examples_run():
+    result = doctest.testmod(significance)
+
+    assert result.attempted == 2
+    assert result.failed == 0
+
+
+def test_p_is_below_5_percent_exactly_where_the_95_percent_interval_excludes_0():
+    """Of 2,000 pairs: shares of any size, estimates with spreads, one of each."""
+    rng = np.random.default_rng(0)
+    apart = []
+    for number in range(2000):
+        n, m = rng.integers(1, 400, 2)
+        shares = [share_measure(rng.integers(0, of + 1), of) for of in (n, m)]
+        spreads = [measure(v, v - a, v + b) for v, a, b in rng.random((2, 3))]
+        a, b = (shares, spreads, (shares[0], spreads[1]))[number % 3]
+        apart.append(difference(a, b)["told_apart"])
+        assert (p_value(a, b) < 0.05) == apart[-1]
+        assert p_value(a, b) == p_value(b, a)
+    assert 400 < sum(apart) < 1600
+
+
+@pytest.mark.parametrize(("one", "other"), [((90, 100), (70, 100)), ((50, 50), (188, 200))])
+def test_p_of_shares_inverts_newcombes_interval(one, other):
+    """At the confidence 1 - p the interval of the difference, made of Wilson's, ends at 0."""
+    a, b = share_measure(*one), share_measure(*other)
+    p = p_value(a, b)
+
+    (low_a, _), (_, high_b) = (wilson_interval(*counts, 1 - p) for counts in (one, other))
+
+    gap = a["value"] - b["value"]
+    assert sqrt((a["value"] - low_a) ** 2 + (high_b - b["value"]) ** 2) == pytest.approx(gap)
+
+
+def test_p_of_estimates_with_spreads_is_the_normal_one():
+    """Standard errors 3 and 4, difference 10: z = 2."""
+    p = p_value(spread(10.0, 3.0), spread(0.0, 4.0))
+
+    assert p == pytest.approx(2 * NormalDist().cdf(-2), rel=1e-6)
+
+
+def test_p_at_the_ends():
+    """Equal values 1, a huge difference 0, no interval none."""
+    far, none = spread(1e9, 1.0), measure(1.0, why="3 clips")
+
+    assert p_value(spread(2.0, 1.0), spread(2.0, 5.0)) == 1
+    assert p_value(far, spread(0.0, 1.0)) == pytest.approx(0, abs=1e-300)
+    assert p_value(none, far) is p_value(far, none) is None
+    assert p_value(far, measure(None, why="no clips")) is None
+
+
+def test_holm_equals_its_definition():
+    """Going up through the sorted p-values it rejects while p ≤ α / (hypotheses left)."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = (rng.random(rng.integers(1, 20)) ** 4).tolist()
+        found = holm([None, *values])
+        assert found[0] is None
+        for alpha in (0.01, 0.05, 0.5):
+            rejected = set()
+            for rank, place in enumerate(np.argsort(values)):
+                if values[place] > alpha / (len(values) - rank):
+                    break
+                rejected.add(place)
+            assert {i for i, p in enumerate(found[1:]) if p <= alpha} == rejected
+    assert holm([]) == []
+    assert not significant(None)
