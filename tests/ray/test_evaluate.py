@@ -46,7 +46,7 @@ def test_the_good_generator_is_told_from_the_bad_one(
     assert corpora["bad"]["coverage"]["value"] < corpora["good"]["coverage"]["value"]
     assert corpora["good"]["role"] == "generated"
     assert metrics["ranking"]["order"] == ["good", "bad"]
-    assert metrics["ranking"]["pairs"][0]["told_apart"] is True
+    assert metrics["ranking"]["pairs"][0]["significant"] is True
     assert [row["kind"] for row in metrics["mismatch"] if row["corpus"] == "good"] == []
     assert [row["kind"] for row in metrics["mismatch"] if row["corpus"] == "bad"] == ["level"]
 
