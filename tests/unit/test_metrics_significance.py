@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from raysound.metrics import significance
-from raysound.metrics.intervals import difference, measure, share_measure, wilson_interval
+from raysound.metrics.intervals import Z, difference, measure, share_measure, wilson_interval
 from raysound.metrics.significance import holm, p_value, significant
 
 
 def spread(value, sd):
-    return measure(value, value - NormalDist().inv_cdf(0.975) * sd, value + 1.95996398454 * sd)
+    return measure(value, value - Z * sd, value + Z * sd)
 
 
 def test_docstring_examples_run():
