@@ -180,13 +180,12 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         change, interval = row["difference"], ""
         if change["low"] is not None:
             interval = f"{change['value']:+.4g} ({change['low']:+.4g} to {change['high']:+.4g})"
-        old, new, p = (
-            "–" if row[key] is None else format(row[key], form)
-            for key, form in (("old", ".4g"), ("new", ".4g"), ("p_adjusted", ".2g"))
-        )
+        old, new = ("–" if row[key] is None else format(row[key], ".4g") for key in ("old", "new"))
+        p = row["p_adjusted"]
+        shown = "–" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
         yield (
             f"{row['corpus']:<20} {row['metric']:<26} {old:>9} {new:>9}   {interval:<31} "
-            f"{p:>7}  {row['verdict']}"
+            f"{shown:>7}  {row['verdict']}"
         )
     tested = sum(row["p_adjusted"] is not None for row in rows)
     yield (

@@ -109,7 +109,11 @@ def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path:
     predictions = pq.read_table(report.with_name("predictions.parquet"))
     scored = sum(corpus["clips"] for corpus in metrics["corpora"].values())
     assert len(predictions) == scored + metrics["reference"]["used"]
-    assert [check for check in metrics["sanity"] if not check["holds"]] == [], "all made, all hold"
+    assert [check for check in metrics["sanity"] if check["holds"] is False] == []
+    unmade = [check for check in metrics["sanity"] if check["holds"] is None]
+    # Without an interval, for want of clips, it can't be said whether chance made it larger.
+    assert {check["metric"] for check in unmade} <= {"frechet_distance"}
+    assert {check["must"] for check in unmade} <= {"at most"}
     assert metrics["ranking"]["order"] == ["faithful", "confused", "noisy"]
 
     again = run(root, "evaluate", "configs/demo.yaml", *places)

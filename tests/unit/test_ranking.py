@@ -136,7 +136,7 @@ def test_a_new_checkpoint_is_better_worse_or_not_significantly_different() -> No
     assert {row["verdict"] for row in compare(old, old)} == {"no significant difference"}
     *_, shown, last = lines(compare(old, new))
     assert shown.split()[:2] == ["mine", "authenticity"]
-    assert shown.endswith("differs")
+    assert shown.endswith(" <0.0001  differs")
     assert last.startswith("p: adjusted by Holm's method for the 3 comparisons of this table")
     assert "+0.2" in "\n".join(lines(compare(old, new)))
 
