@@ -88,16 +88,15 @@ def fit(
 ) -> None:
     """Trains for all epochs that are still to come.
 
-    Under DDP every worker calls it with its own share of the training batches, as many as every
-    other's, and with all validation batches, of which each worker scores its share. The same
-    seed, settings and batches give the same history, whether or not it was interrupted between
-    two epochs.
+    Under DDP every worker calls it with its own share of the batches: of training as many as every
+    other worker, of validation any number. The same seed, settings and batches give the same
+    history, whether or not it was interrupted between two epochs.
 
     Args:
         model: a classifier, or one wrapped by DistributedDataParallel.
         train_batches: epoch, from 1 → its training batches, shuffled.
-        validation_batches: → the validation batches, the same each time; None if no clip is left
-            for it and the settings need none.
+        validation_batches: → this worker's validation batches, the same clips each time; None if
+            no clip is left for it and the settings need none.
         settings: epochs, optimiser, schedule, augmentation.
         normalisation: applied to every batch.
         after_epoch: takes the progress; the last of its history has epoch, lr, seconds, and of
@@ -339,7 +338,7 @@ class _Run:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, float, int]:
-        """Mean loss, accuracy and number of all validation clips, each scored by one worker."""
+        """Mean loss, accuracy and number of the validation clips of all workers."""
         classifier = self.classifier if self.averaged is None else self.averaged
         if _workers() > 1:
             # Each worker keeps its own running statistics while it trains; all take rank 0's.
@@ -347,12 +346,11 @@ class _Run:
                 dist.broadcast(buffer, src=0)
         classifier.eval()
         sums = self._no_sums()
-        for index, batch in enumerate(batches):
-            if index % _workers() == _rank():
-                with self._autocast():
-                    logits = classifier(self._laid_out(self.normalisation(batch.log_mel))).float()
-                loss = nn.functional.cross_entropy(logits, batch.target)
-                sums += _sums(logits, batch.target, loss * len(batch.target))
+        for batch in batches:
+            with self._autocast():
+                logits = classifier(self._laid_out(self.normalisation(batch.log_mel))).float()
+            loss = nn.functional.cross_entropy(logits, batch.target)
+            sums += _sums(logits, batch.target, loss * len(batch.target))
         return _means(sums, "validation")
 
     def _no_sums(self) -> Tensor:

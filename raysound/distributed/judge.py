@@ -221,8 +221,7 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
             callbacks=[EndAtMistakes()],
         ),
         datasets=material.datasets,
-        # Split equally, rows are dropped: harmless in training, a wrong number in validation.
-        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+        dataset_config=training_data.SplitStreams(),
     )
     try:
         trainer.fit()

@@ -215,11 +215,13 @@ def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBat
     if not job["has_validation"]:
         return train_batches, None
     validation = ray.get(job["rows"]["validation"])
-    in_order = training_data.in_order(validation)
+    order = training_data.validation_order(
+        validation, settings.batch_size, place.rank, place.workers
+    )
 
     def validation_batches() -> Iterator[Batch]:
         batches = training_data.row_batches(
-            validation, settings.batch_size, in_order, 0, 1, delivery, None
+            validation, settings.batch_size, order, 0, 1, delivery, None
         )
         return training_data.ahead(batches, delivery.ahead)
 

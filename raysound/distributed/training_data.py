@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import ray.train
 import torch
 
 from raysound import features, storage
@@ -162,9 +163,10 @@ def epoch_order(rows: Rows, seed: int, epoch: int, balanced: bool) -> np.ndarray
     return rng.choice(len(rows.target), len(rows.target), p=share / share.sum())
 
 
-def in_order(rows: Rows) -> np.ndarray:
-    """The rows as they lie."""
-    return np.arange(len(rows.target))
+def validation_order(rows: Rows, batch_size: int, rank: int, workers: int) -> np.ndarray:
+    """The rows of every `workers`th batch: one worker's share, whole batches in the rows' order."""
+    index = np.arange(len(rows.target))
+    return index[index // batch_size % workers == rank]
 
 
 def on_device(rows: Rows, device: torch.device) -> torch.Tensor | None:
@@ -189,9 +191,30 @@ def stream(folder: str, clips: pa.Table, labels: list[str]) -> ray.data.Dataset:
         num_cpus=0,
         compute=ray.data.TaskPoolStrategy(size=max(1, int(cluster_cpus()))),
     )
-    # Each worker validates some of the batches: all have to see the same ones.
+    # The buffer that shuffles then draws the same batches from the same seed.
     rows.context.execution_options.preserve_order = True
     return rows
+
+
+class SplitStreams(ray.train.DataConfig):
+    """Splits each stream over the workers: training equally, validation without loss.
+
+    Training gives every worker as many rows as the others, for they step together, and drops the
+    few that are left over. Validation drops none: each clip is scored once, whatever order the
+    blocks arrive in.
+    """
+
+    def configure(
+        self, datasets: dict[str, ray.data.Dataset], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        """One dict of streams by split for each worker."""
+        streams = {
+            split: rows.streaming_split(world_size, equal=split == "train")
+            for split, rows in datasets.items()
+        }
+        return [
+            {split: stream[rank] for split, stream in streams.items()} for rank in range(world_size)
+        ]
 
 
 def read_chosen(

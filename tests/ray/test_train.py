@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from raysound.distributed.placement import placement, workers_held
 from raysound.distributed.train_worker import memory_told
 from raysound.distributed.training_data import (
     Delivery,
+    SplitStreams,
     ahead,
     epoch_order,
     normalisation,
@@ -141,6 +144,35 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
     assert len(fed) == len(expected)
     assert {name: target for name, target, _ in fed} == expected
     assert all((log_mel == log_mels[name]).all() for name, _, log_mel in fed)
+
+
+def test_streamed_validation_scores_each_clip_once_over_all_workers(
+    trained: dict[str, Any],
+) -> None:
+    """Twice, as two epochs do, and in any order of blocks: each worker takes what comes first."""
+    folder = finished_features("real", trained["config"])
+    clips = {split: clips_of(trained["config"], split) for split in ("train", "validation")}
+    expected = {split: sorted(rows["clip_id"].to_pylist()) for split, rows in clips.items()}
+    shards = SplitStreams().configure(
+        {split: stream(folder, rows, ["high", "low", "mid"]) for split, rows in clips.items()},
+        2,
+        worker_handles=None,
+        worker_node_ids=None,
+    )
+
+    def clip_ids(rank: int, split: str) -> list[str]:
+        batches = shards[rank][split].iter_batches(batch_size=4)
+        return [name for batch in batches for name in batch["clip_id"]]
+
+    with ThreadPoolExecutor(2) as workers:
+        for _ in range(2):
+            train = list(workers.map(clip_ids, (0, 1), ("train", "train")))
+            validation = list(workers.map(clip_ids, (0, 1), ("validation", "validation")))
+
+            assert sorted(chain(*validation)) == expected["validation"]
+            # Training may leave a clip out, so that both workers take as many steps.
+            assert len(train[0]) == len(train[1]) == len(expected["train"]) // 2
+            assert len({*chain(*train)} & {*expected["train"]}) == len(train[0]) + len(train[1])
 
 
 @pytest.mark.parametrize("made_ahead", [0, 2])

@@ -68,8 +68,9 @@ def train(rank: int, workers: int, norm: bool, settings: TrainingSettings) -> di
     hook = register_optimizer_step_post_hook(
         lambda *_: steps.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
     )
+    # One worker alone validates in batches of two workers' shares: the same sums.
     fit(
-        wrapped, train_batches, lambda: batches(held, torch.arange(HELD), 0, 1), settings,
+        wrapped, train_batches, lambda: batches(held, torch.arange(HELD), rank, workers), settings,
         NORMALISATION, seen.append, classes=3, class_weights=torch.tensor([0.5, 1.0, 2.0]),
     )  # fmt: skip
     hook.remove()

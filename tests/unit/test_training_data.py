@@ -13,8 +13,8 @@ from raysound.distributed.training_data import (
     ahead,
     class_weights,
     epoch_order,
-    in_order,
     row_batches,
+    validation_order,
 )
 from raysound.training import Batch
 
@@ -110,7 +110,7 @@ def test_batches_keep_the_stored_type() -> None:
     some = rows([0, 1, 2])
     half = Rows(some.log_mel.astype(np.float16), some.target, some.clip_id)
 
-    (batch,) = row_batches(half, 8, in_order(half), 0, 1, HERE, None)
+    (batch,) = row_batches(half, 8, np.arange(3), 0, 1, HERE, None)
 
     assert batch.log_mel.dtype == torch.float16
 
@@ -120,7 +120,7 @@ def test_a_batch_is_a_copy() -> None:
     some = rows([0, 1, 2])
     some.log_mel.flags.writeable = False
 
-    (batch,) = row_batches(some, 8, in_order(some), 0, 1, HERE, None)
+    (batch,) = row_batches(some, 8, np.arange(3), 0, 1, HERE, None)
     batch.log_mel.fill_(-1)
 
     assert some.log_mel[2].min() == 2
@@ -211,8 +211,16 @@ def test_a_balanced_epoch_draws_every_class_alike() -> None:
     assert first.max() < 70
 
 
-def test_in_order_is_as_they_lie() -> None:
-    assert in_order(rows([0, 1, 2])).tolist() == [0, 1, 2]
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+def test_workers_validate_every_batch_once(workers: int) -> None:
+    some = rows([row % 3 for row in range(20)])
+
+    order = [validation_order(some, 6, rank, workers) for rank in range(workers)]
+
+    batches = [
+        numbers(batch) for mine in order for batch in row_batches(some, 6, mine, 0, 1, HERE, None)
+    ]
+    assert sorted(batches) == [[*range(start, min(start + 6, 20))] for start in range(0, 20, 6)]
 
 
 # Class weights
