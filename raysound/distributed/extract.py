@@ -35,7 +35,7 @@ SECONDS_BETWEEN_LINES = 5.0
 # Seconds that a window may take to be read and decoded, before its clip is taken for a trap.
 STANDSTILL = 300.0
 # How often the process of one shard may die in a run, when none of its clips alone kills one.
-MOST_DEATHS = 8
+MOST_DEATHS = 4
 # Rows of the manifest that a task reads to find its own.
 MANIFEST_ROWS = 4096
 

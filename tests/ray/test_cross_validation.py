@@ -4,10 +4,7 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections import Counter
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -17,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import yaml
 
 from raysound import checkpoint
 from raysound.config import UserError, from_tree
@@ -29,7 +25,7 @@ from raysound.settings import Config
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-FOLDS, SEEDS = ["1", "2", "10"], [5, 6]
+FOLDS, SEEDS = ["2", "10"], [5, 6]
 
 
 def with_folds(tones: Path, folder: Path, folds: dict[str, str], noise: float = 0.0) -> Path:
@@ -76,9 +72,9 @@ def run(config: Config) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def validated(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Six judges of three folds and two seeds; in so much noise they err now and then."""
+    """Four classifiers of two folds and two seeds; in so much noise they err now and then."""
     folder = tmp_path_factory.mktemp("folds")
-    ends = dict.fromkeys("012", "10") | dict.fromkeys("3456", "2") | dict.fromkeys("789", "1")
+    ends = dict.fromkeys("01234", "10") | dict.fromkeys("56789", "2")
     config = from_tree(
         tree_of(with_folds(tones["real"], folder / "corpus", ends, 0.5), folder / "out"), "test"
     )
@@ -112,7 +108,7 @@ def test_each_clip_is_tested_once_a_seed_by_the_judge_of_its_fold(
             for row in predictions(judge)
         )
         assert tested == dict.fromkeys(fold_of.items(), 1)
-    assert len({judge["run"] for judge in sums["judges"]}) == 6
+    assert len({judge["run"] for judge in sums["judges"]}) == 4
 
 
 def test_no_judge_hears_a_clip_of_its_test_fold_before(validated: dict[str, Any]) -> None:
@@ -207,7 +203,7 @@ def test_a_second_run_trains_nothing_anew(validated: dict[str, Any]) -> None:
 
     uri, printed = run(validated["config"])
 
-    assert len(before) == 18
+    assert len(before) == 12
     assert trained() == before
     assert (uri, printed) == (validated["uri"], validated["printed"])
     assert json.loads(uri.read_text()) == validated["sums"]
@@ -231,28 +227,20 @@ def test_a_single_fold_is_refused(tones: dict[str, Path], tmp_path: Path) -> Non
         train(config)
 
 
-@pytest.mark.timeout(120)
 def test_a_fold_that_leaves_no_training_clip_of_a_class_ends_all_before_any_training(
-    root: Path, tones: dict[str, Path], tmp_path: Path
+    tones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """All of `mid` stands in fold 2: only the second of three judges can't be trained."""
+    """All of `mid` is in fold 2: only the second of three classifiers can't be trained."""
     corpus = with_folds(tones["real"], tmp_path / "corpus", {"": "1"})
     table = corpus / "metadata.csv"
     rows = list(csv.reader(table.read_text().splitlines()))
     for index, row in enumerate(rows[1:]):
         row[2] = "2" if row[1] == "mid" else "13"[index % 2]
     table.write_text("\n".join(map(",".join, rows)))
-    tree = tree_of(corpus, tmp_path / "out")
-    extract(from_tree(tree, "test"))
-    (tmp_path / "folds.yaml").write_text(yaml.safe_dump(tree))
+    config = from_tree(tree_of(corpus, tmp_path / "out"), "test")
+    extract(config)
 
-    done = subprocess.run(
-        [sys.executable, "jobs/train.py", str(tmp_path / "folds.yaml")],
-        cwd=root, capture_output=True, text=True, timeout=90, check=False,
-        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
-    )  # fmt: skip
+    with pytest.raises(UserError, match="no training clip is left for the classes mid"):
+        train(config)
 
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1] == "error: no training clip is left for the classes mid"
-    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "training").exists()
