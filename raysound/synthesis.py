@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 Waveform = npt.NDArray[np.float64]
 
+# Raise it when the same plan would give other sounds: corpora made before are then made anew.
+FORMULA_VERSION = 2
 LOWEST_SAMPLE_RATE = 8000  # Hz
 SHORTEST_CLIP = 0.05  # seconds; a shorter one could end before its sound begins
 PEAK = 0.99
@@ -81,14 +83,14 @@ def _few_harmonics(rng: np.random.Generator) -> Waveform:
 
 def tone(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform:
     """A held note with a little vibrato."""
-    pitch, depth, rate = _log_uniform(rng, 150, 1500), rng.uniform(0, 0.008), rng.uniform(4, 7)
+    pitch, depth, rate = _log_uniform(rng, 200, 1500), rng.uniform(0, 0.004), rng.uniform(4, 7)
     frequency = pitch * (1 + depth * np.sin(2 * np.pi * rate * time))
     return _gate(rng, time) * _glide(frequency, _few_harmonics(rng), sample_rate)
 
 
 def chord(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform:
     """Three or four notes of one chord, held together."""
-    root, weights = _log_uniform(rng, 130, 700), _few_harmonics(rng)
+    root, weights = _log_uniform(rng, 220, 800), _few_harmonics(rng)
     steps = rng.choice([(0, 4, 7, 12), (0, 3, 7, 12), (0, 4, 7, 10), (0, 5, 7, 12), (0, 3, 6, 9)])
     total = np.zeros_like(time)
     for step in steps[: rng.integers(3, 5)]:
@@ -107,18 +109,18 @@ def buzz(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform
 
 
 def tremolo(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform:
-    """A note that beats in loudness, 4 to 14 times a second."""
-    pitch, rate = _log_uniform(rng, 150, 1500), _log_uniform(rng, 4, 14)
+    """A note that beats in loudness, 4 to 10 times a second."""
+    pitch, rate = _log_uniform(rng, 200, 1500), _log_uniform(rng, 4, 10)
     beat = 0.5 + 0.5 * np.sin(2 * np.pi * (rate * time + rng.random()))
-    loudness = 1 - rng.uniform(0.75, 1) * beat ** rng.uniform(0.7, 2)
+    loudness = 1 - rng.uniform(0.9, 1) * beat ** rng.uniform(0.7, 1.5)
     harmonics = _glide(np.full_like(time, pitch), _few_harmonics(rng), sample_rate)
     return _gate(rng, time) * loudness * harmonics
 
 
 def sweep(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform:
-    """One glide over one and a half to four octaves, up or down."""
+    """One glide over two to four octaves, up or down."""
     low, bend = _log_uniform(rng, 120, 500), rng.uniform(0.6, 1.7)
-    octaves = rng.uniform(1.5, min(4, np.log2(3600 / low)))
+    octaves = rng.uniform(2, min(4, np.log2(3600 / low)))
     course = (time / (time[-1] + time[1])) ** bend
     if rng.random() < 0.5:
         course = 1 - course
@@ -129,8 +131,8 @@ def sweep(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Wavefor
 
 def siren(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform:
     """A pitch that swings up and down, from a gentle wail to a hard two-tone horn."""
-    centre, swing = _log_uniform(rng, 400, 1300), rng.uniform(0.2, 0.6)
-    hardness, swings = _log_uniform(rng, 0.5, 6), _log_uniform(rng, 0.8, 5) * time + rng.random()
+    centre, swing = _log_uniform(rng, 400, 1300), rng.uniform(0.4, 0.8)
+    hardness, swings = _log_uniform(rng, 0.5, 6), _log_uniform(rng, 1.5, 5) * time + rng.random()
     course = np.tanh(hardness * np.sin(2 * np.pi * swings)) / np.tanh(hardness)
     frequency = centre * 2 ** (swing * course)
     return _gate(rng, time) * _glide(frequency, _few_harmonics(rng), sample_rate)

@@ -30,7 +30,7 @@ from raysound.settings import (
 )
 from raysound.sounds import open_sounds
 from raysound.split import assign_split
-from raysound.synthesis import KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
+from raysound.synthesis import FORMULA_VERSION, KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
     real = role == "real"
     clips_per_class = settings.clips_per_class if real else settings.generated_clips_per_class
     plan = plan_corpus(role, list(KINDS), clips_per_class, settings.seed)
-    identity = {"role": role, **settings.model_dump(exclude={"output"})}
+    identity = {
+        "formulas": FORMULA_VERSION, "role": role, **settings.model_dump(exclude={"output"}),
+    }  # fmt: skip
     if start_corpus(folder, identity):
         calls = (
             (plan[start : start + CLIPS_A_TASK], folder, settings)
