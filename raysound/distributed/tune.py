@@ -20,7 +20,7 @@ from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 
 from raysound import checkpoint, storage
-from raysound.config import UserError, sampled
+from raysound.config import UserError, most_epochs, sampled
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
@@ -248,9 +248,7 @@ def searcher(algorithm: str, seed: int, together: int) -> Any:
 
         return OptunaSearch(metric=SCORE, mode="max", seed=seed)
     except ImportError as error:
-        raise UserError(
-            "search.algorithm: tpe wants Optuna: pip install 'raysound[tpe]'"
-        ) from error
+        raise UserError("search.algorithm: tpe wants Optuna: pip install optuna") from error
 
 
 def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
@@ -264,17 +262,6 @@ def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
     if isinstance(settings, PopulationBasedTraining):
         options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
     return getattr(schedulers, settings.name)(**options)
-
-
-def most_epochs(config: Config) -> int:
-    """Epochs of the longest trial that the space has."""
-    longest = 0
-    for key, own in (
-        ("training.epochs", config.training.epochs),
-        ("training.finetune.epochs", config.training.finetune.epochs),
-    ):
-        longest += max(config.search.space[key].values) if key in config.search.space else own
-    return longest
 
 
 def gate_name(folder: str) -> str:
