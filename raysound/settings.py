@@ -23,6 +23,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from raysound.wording import counted
+
 # Raise it when the same settings would give other log-mels: older folders are then left alone.
 FEATURE_VERSION = 1
 # The type of a fault whose value must not be told.
@@ -427,7 +429,7 @@ class TrainingSettings(Section):
                 "learning rate would never reach optimizer.lr"
             )
         if self.seed + self.seeds > 2**32:
-            raise ValueError(f"seed {self.seed} and the {self.seeds} seeds from it exceed 2**32")
+            raise ValueError(f"seed {self.seed} and seeds {self.seeds} go beyond 2**32")
         if self.scheduler is not None:
             self._check_scheduler(self.scheduler, self.epochs - self.warmup_epochs)
         return self
@@ -452,8 +454,8 @@ class TrainingSettings(Section):
         if last >= epochs:
             after = f" after {self.warmup_epochs} of warm-up" if self.warmup_epochs else ""
             raise ValueError(
-                f"scheduler.{name} {last} is not reached: training has {epochs} "
-                f"{'epoch' if epochs == 1 else 'epochs'}{after}; lower it, or write scheduler: null"
+                f"scheduler.{name} {last} is not reached: training has "
+                f"{counted(epochs, 'epoch')}{after}; lower it, or write scheduler: null"
             )
 
     @property

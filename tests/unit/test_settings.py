@@ -110,7 +110,7 @@ REFUSED = [
         "training={epochs: 9, warmup_epochs: 4, scheduler: {name: StepLR, step_size: 5}}",
         ["step_size 5", "5 epochs after 4"],
     ),
-    ("training={seed: 4294967295, seeds: 2}", ["seed 4294967295", "2 seeds"]),
+    ("training={seed: 4294967295, seeds: 2}", ["seed 4294967295", "seeds 2"]),
     ("training.epochs=1e12", ["training.epochs", "2147483648"]),
     ("training.accumulate=33", ["training.accumulate 33", "32 clips"]),
     ("training.crop_length=5.1", ["crop_length 5.1 s", "clip_length 5 s"]),
