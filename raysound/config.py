@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from raysound.settings import (
     SECRET,
+    ASHAScheduler,
     Config,
     Optimizer,
     PopulationBasedTraining,
@@ -54,7 +55,7 @@ CHANGED_IN_TRAINING = (
     "training.optimizer.", "training.augment.", "training.label_smoothing", "training.clip_gradient"
 )  # fmt: skip
 # How pydantic calls the plain members of a union in a fault's place.
-UNION_MEMBERS = ("constrained-", "literal[")
+UNION_MEMBERS = ("constrained-", "function-before[", "literal[")
 # Of the other searched settings, to find one that a value goes with.
 COMBINATIONS_TRIED = 200
 # Relative to the folder the job was started in; Ray's workers run elsewhere, so made absolute here.
@@ -157,6 +158,12 @@ def check_space(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: PopulationBasedTraining is a schedule itself: leave training.scheduler out"
         )
+    scheduler, longest = config.search.scheduler, most_epochs(config)
+    if isinstance(scheduler, ASHAScheduler) and scheduler.grace_period > longest:
+        raise UserError(
+            f"{source}: search.scheduler.grace_period {scheduler.grace_period} is more than the "
+            f"{longest} epochs of the longest trial"
+        )
     for key, dimension in config.search.space.items():
         where = f"{source}: search.space"
         if key not in known_keys():
@@ -177,6 +184,17 @@ def check_space(config: Config, source: str) -> None:
             raise UserError(f"{where}: '{key}' wants a choice, for search.algorithm is grid")
         for value in dimension.samples:
             _try_value(config, key, value, where)
+
+
+def most_epochs(config: Config) -> int:
+    """Epochs of the longest trial that the search space has."""
+    longest = 0
+    for key, own in (
+        ("training.epochs", config.training.epochs),
+        ("training.finetune.epochs", config.training.finetune.epochs),
+    ):
+        longest += max(config.search.space[key].values) if key in config.search.space else own
+    return longest
 
 
 def _try_value(config: Config, key: str, value: Any, where: str) -> None:
@@ -247,6 +265,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
     wrong: dict[str, list[Any]] = {}
     for fault in error.errors():
         key = _users_key(fault["loc"])
+        if fault["type"] == "default_factory_not_called":
+            # A default that follows from another setting, which has a fault of its own.
+            continue
         if fault["type"] == "extra_forbidden":
             close = nearest(key, list(known_keys()))
             if close == key:

@@ -14,10 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
+    StrictBool,
     StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -26,10 +23,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from raysound.wording import counted
+
 # Raise it when the same settings would give other log-mels: older folders are then left alone.
 FEATURE_VERSION = 1
 # The type of a fault whose value must not be told.
 SECRET = "secret"
+# The most values of one clip, as samples or as a log-mel: 1 GiB of float32.
+LARGEST_CLIP = 2**28
+# The least share of a CPU or GPU that Ray can reserve.
+LEAST_SHARE = 0.0001
+# Names of the rows that every evaluation adds to a config's own corpora.
+RESERVED_NAMES = (
+    "real", "noise", "silence", "shuffled_labels", "one_clip_per_class", "training_copy",
+    "real_halves",
+)  # fmt: skip
 
 
 def digest(value: object) -> str:
@@ -57,10 +65,40 @@ def _without_secrets(uri: str) -> str:
     return uri
 
 
+def _no_other_type(value: object) -> object:
+    """Refuses what pydantic would convert: `true` is no 1, and a quoted number is a text."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("number_type", "Input should be a number")
+    return value
+
+
+def _fold_name(value: object) -> object:
+    """Folds are names: `1` in a YAML and `"1"` in a CSV are the same fold."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _whole_number(value: object) -> object:
+    """Refuses whole numbers that numpy, Arrow and Ray can't hold everywhere."""
+    if isinstance(value, int | float) and value >= 2**31:
+        raise PydanticCustomError("int_size", "Input should be less than 2147483648")
+    return _no_other_type(value)
+
+
+Number = Annotated[float, BeforeValidator(_no_other_type)]
+PositiveFloat = Annotated[float, Field(gt=0), BeforeValidator(_no_other_type)]
+NonNegativeFloat = Annotated[float, Field(ge=0), BeforeValidator(_no_other_type)]
+Integer = Annotated[int, BeforeValidator(_whole_number)]
+PositiveInt = Annotated[int, Field(gt=0), BeforeValidator(_whole_number)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_whole_number)]
+# What numpy and torch take for a seed.
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_no_other_type)]
+# Of an exponential mean, as Adam's and momentum's.
+Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_other_type)]
+# A signal-to-noise ratio in dB: beyond, one of the two is lost in float32.
+Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(_no_other_type)]
 # A path or URI of a file or folder.
-Place = Annotated[str, AfterValidator(_without_secrets)]
-# Folds are names: `1` in a YAML and `"1"` in a CSV are the same fold.
-Fold = Annotated[str, BeforeValidator(str)]
+Place = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
+Fold = Annotated[str, BeforeValidator(_fold_name)]
 CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -69,15 +107,23 @@ class SplitSettings(Section):
 
     test_folds: tuple[Fold, ...] = ()
     validation_folds: tuple[Fold, ...] = ()
-    test_fraction: float = Field(0.15, ge=0, lt=1)
-    validation_fraction: float = Field(0.15, ge=0, lt=1)
-    seed: int = 0
+    test_fraction: Number = Field(0.15, ge=0, lt=1)
+    validation_fraction: Number = Field(0.15, ge=0, lt=1)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _folds_differ(self) -> SplitSettings:
         both = sorted({*self.test_folds} & {*self.validation_folds})
         if both:
             raise ValueError(f"fold {', '.join(both)} can't be both test and validation")
+        # Folds that are named take the place of a share.
+        drawn = 0.0 if self.test_folds else self.test_fraction
+        drawn += 0.0 if self.validation_folds else self.validation_fraction
+        if drawn >= 1:
+            raise ValueError(
+                f"test_fraction {self.test_fraction:g} and validation_fraction "
+                f"{self.validation_fraction:g} must add up to less than 1: the rest trains"
+            )
         return self
 
 
@@ -100,24 +146,40 @@ class CorporaSettings(Section):
     generated: dict[CorpusName, Place] = {}
 
     @model_validator(mode="after")
-    def _real_is_taken(self) -> CorporaSettings:
-        if "real" in self.generated:
-            raise ValueError("'real' is the name of the real corpus: name the generated one else")
+    def _names_are_free(self) -> CorporaSettings:
+        taken = [name for name in self.generated if name in RESERVED_NAMES]
+        if taken:
+            raise ValueError(
+                f"the name '{taken[0]}' in generated is reserved, like "
+                f"{', '.join(name for name in RESERVED_NAMES if name != taken[0])}: the report has "
+                "a row of that name; rename the corpus"
+            )
         return self
 
 
 class FeatureSettings(Section):
-    """From waveform to log-mel. Lengths in seconds or samples, frequencies in Hz."""
+    """From waveform to log-mel. Lengths in seconds or samples, frequencies in Hz.
+
+    `f_max` is half the sample rate where it is left out or null.
+    """
 
     clip_length: PositiveFloat = 5.0
     sample_rate: PositiveInt = 44100
     hop_length: PositiveInt = 441
-    n_fft: int = Field(1024, ge=2)
+    n_fft: Integer = Field(1024, ge=2)
     n_mels: PositiveInt = 64
     f_min: NonNegativeFloat = 0.0
-    f_max: PositiveFloat = 22050.0
+    # Without a sample rate there is another fault to report.
+    f_max: PositiveFloat = Field(default_factory=lambda known: known.get("sample_rate", 2) / 2)
     long_clips: Literal["split", "center", "start"] = "split"
     dtype: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_half_the_rate(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("f_max", 0) is None:
+            return {key: value[key] for key in value if key != "f_max"}
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> FeatureSettings:
@@ -133,7 +195,35 @@ class FeatureSettings(Section):
                 f"clip_length {self.clip_length:g} s is {self.clip_samples} samples at "
                 f"{self.sample_rate} Hz: it must exceed half of n_fft ({self.n_fft // 2})"
             )
+        if self.clip_samples > LARGEST_CLIP:
+            raise ValueError(
+                f"clip_length {self.clip_length:g} s is {self.clip_samples} samples at "
+                f"{self.sample_rate} Hz: more than the {LARGEST_CLIP} that a clip may have"
+            )
+        if self.hop_length > self.n_fft:
+            raise ValueError(
+                f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}: samples between two "
+                "frames would be in neither"
+            )
+        # A Fourier bin lies inside two mel bands at the most.
+        if self.n_mels > 2 * self.bins_inside:
+            raise ValueError(
+                f"n_mels {self.n_mels} is too many for the {self.bins_inside} Fourier bins between "
+                f"f_min {self.f_min:.10g} Hz and f_max {self.f_max:.10g} Hz at n_fft {self.n_fft}, "
+                f"of which each is in two bands at most: lower n_mels or raise n_fft"
+            )
+        if self.n_mels * self.n_frames > LARGEST_CLIP:
+            raise ValueError(
+                f"n_mels {self.n_mels} × {self.n_frames} frames are more than the {LARGEST_CLIP} "
+                "values that a log-mel may have: shorten clip_length or raise hop_length"
+            )
         return self
+
+    @property
+    def bins_inside(self) -> int:
+        """Fourier bins above `f_min` and below `f_max`."""
+        width = self.sample_rate / self.n_fft
+        return max(0, math.ceil(self.f_max / width) - 1 - math.floor(self.f_min / width))
 
     @property
     def clip_samples(self) -> int:
@@ -168,7 +258,7 @@ class Adam(Section):
 
     name: Literal["Adam"] = "Adam"
     lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
 
 
@@ -177,7 +267,7 @@ class AdamW(Section):
 
     name: Literal["AdamW"] = "AdamW"
     lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
 
 
@@ -186,9 +276,15 @@ class SGD(Section):
 
     name: Literal["SGD"] = "SGD"
     lr: PositiveFloat = 1e-2
-    momentum: NonNegativeFloat = 0.9
+    momentum: Decay = 0.9
     weight_decay: NonNegativeFloat = 0.0
-    nesterov: bool = False
+    nesterov: StrictBool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true wants a momentum above 0 (got 0)")
+        return self
 
 
 class StepLR(Section):
@@ -203,8 +299,14 @@ class MultiStepLR(Section):
     """torch.optim.lr_scheduler.MultiStepLR, stepped once an epoch."""
 
     name: Literal["MultiStepLR"]
-    milestones: tuple[PositiveInt, ...]
+    milestones: tuple[PositiveInt, ...] = Field(min_length=1)
     gamma: PositiveFloat = 0.1
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> MultiStepLR:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must rise from one to the next")
+        return self
 
 
 class ExponentialLR(Section):
@@ -225,9 +327,9 @@ class OneCycleLR(Section):
     """torch.optim.lr_scheduler.OneCycleLR over all epochs, stepped once an epoch; `lr` its peak."""
 
     name: Literal["OneCycleLR"]
-    pct_start: float = Field(0.3, gt=0, lt=1)
-    div_factor: PositiveFloat = 25.0
-    final_div_factor: PositiveFloat = 1e4
+    pct_start: Number = Field(0.3, gt=0, lt=1)
+    div_factor: Number = Field(25.0, ge=1)
+    final_div_factor: Number = Field(1e4, ge=1)
 
 
 class ReduceLROnPlateau(Section):
@@ -238,7 +340,7 @@ class ReduceLROnPlateau(Section):
 
     name: Literal["ReduceLROnPlateau"]
     mode: Literal["min", "max"] = "min"
-    factor: float = Field(0.1, gt=0, lt=1)
+    factor: Number = Field(0.1, gt=0, lt=1)
     patience: NonNegativeInt = 10
     min_lr: NonNegativeFloat = 0.0
 
@@ -261,13 +363,22 @@ class AugmentSettings(Section):
     the blending; of SpecAugment's masks the number, and the widest as a share of bands or frames.
     """
 
-    roll: bool = False
-    gain_db: NonNegativeFloat = 0.0
-    mixup: NonNegativeFloat = 0.0
-    frequency_masks: NonNegativeInt = 0
-    frequency_mask: float = Field(0.15, gt=0, lt=1)
-    time_masks: NonNegativeInt = 0
-    time_mask: float = Field(0.15, gt=0, lt=1)
+    roll: StrictBool = False
+    # Log-mels span about 100 dB.
+    gain_db: Number = Field(0.0, ge=0, le=100)
+    mixup: Number = Field(0.0, ge=0, le=100)
+    frequency_masks: Integer = Field(0, ge=0, le=100)
+    frequency_mask: Number = Field(0.15, gt=0, lt=1)
+    time_masks: Integer = Field(0, ge=0, le=100)
+    time_mask: Number = Field(0.15, gt=0, lt=1)
+
+    @field_validator("mixup")
+    @classmethod
+    def _mixup_can_be_drawn(cls, value: float) -> float:
+        if 0 < value < 0.001:
+            # So small an alpha underflows, and each draw would be an even blend.
+            raise ValueError("write 0 for no mixup, else 0.001 or more")
+        return value
 
 
 class FinetuneSettings(Section):
@@ -282,10 +393,10 @@ class TrainingSettings(Section):
 
     `batch_size` counts the clips of one step over all workers, who take them in `accumulate`
     turns. `crop_length` is in seconds. `warmup_epochs` come before the schedule. `early_stopping`
-    is for how many epochs no better one may come. `keep` says which epoch's weights are the
-    judge's: those of the best validation accuracy, or the last. With `average`, near 1, these are
-    the running mean of the weights, of which each step keeps that share. `folds: all` trains a
-    judge a fold, and `seeds` as many judges of each.
+    ends the epochs before fine-tuning after so many without a better one. `keep` says which
+    epoch's weights are the judge's: those of the best validation accuracy, or the last. With
+    `average`, near 1, these are the running mean of the weights, of which each step keeps that
+    share. `folds: all` trains a judge a fold, and `seeds` as many judges of each.
     """
 
     epochs: PositiveInt = 50
@@ -297,17 +408,61 @@ class TrainingSettings(Section):
     finetune: FinetuneSettings = FinetuneSettings()
     early_stopping: PositiveInt | None = None
     keep: Literal["best", "last"] = "best"
-    average: float | None = Field(None, gt=0, lt=1)
+    average: Number | None = Field(None, gt=0, lt=1)
     clip_gradient: PositiveFloat | None = None
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: Number = Field(0.0, ge=0, lt=1)
     balance: Literal["none", "weights", "sampling"] = "none"
     augment: AugmentSettings = AugmentSettings()
     crop_length: PositiveFloat | None = None
     shuffle_buffer: PositiveInt = 4096
-    # Times the epochs it has to fit into torch's 64 bits.
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     seeds: PositiveInt = 1
     folds: Literal["all"] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingSettings:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}: the "
+                "learning rate would never reach optimizer.lr"
+            )
+        if self.seed + self.seeds > 2**32:
+            raise ValueError(f"seed {self.seed} and seeds {self.seeds} go beyond 2**32")
+        if self.scheduler is not None:
+            self._check_scheduler(self.scheduler)
+        return self
+
+    def _check_scheduler(self, scheduler: Scheduler) -> None:
+        """Raises ValueError for a scheduler that contradicts the other settings."""
+        if isinstance(scheduler, OneCycleLR) and self.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} must be 0 with OneCycleLR, which has a "
+                "warm-up of its own: set scheduler.pct_start"
+            )
+        if isinstance(scheduler, CosineAnnealingLR) and scheduler.eta_min >= self.optimizer.lr:
+            raise ValueError(
+                f"scheduler.eta_min {scheduler.eta_min:g} must be less than optimizer.lr "
+                f"{self.optimizer.lr:g}"
+            )
+
+    @property
+    def unreached_step(self) -> str | None:
+        """A note on a step of the learning rate for which the epochs are too few, or None.
+
+        It is no error: a trial run of a few epochs may keep the schedule of the long one.
+        """
+        name, last = "", 0
+        if isinstance(self.scheduler, StepLR):
+            name, last = "step_size", self.scheduler.step_size
+        elif isinstance(self.scheduler, MultiStepLR):
+            name, last = "milestones", self.scheduler.milestones[-1]
+        epochs = self.epochs - self.warmup_epochs
+        if last < epochs:
+            return None
+        after = f" after {self.warmup_epochs} of warm-up" if self.warmup_epochs else ""
+        return (
+            f"training.scheduler.{name} {last} is not reached in {counted(epochs, 'epoch')}{after}"
+        )
 
     @property
     def trains_several(self) -> bool:
@@ -328,9 +483,9 @@ class Dimension(Section):
     """
 
     choice: tuple[Any, ...] | None = Field(None, min_length=1)
-    uniform: tuple[float, float] | None = None
+    uniform: tuple[Number, Number] | None = None
     loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
-    integer: tuple[int, int] | None = None
+    integer: tuple[Integer, Integer] | None = None
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Dimension:
@@ -368,14 +523,14 @@ class ASHAScheduler(Section):
 
     name: Literal["ASHAScheduler"]
     grace_period: PositiveInt = 1
-    reduction_factor: int = Field(4, ge=2)
+    reduction_factor: Integer = Field(4, ge=2)
 
 
 class HyperBandScheduler(Section):
     """ray.tune.schedulers.HyperBandScheduler: thins a group out once all in it have come so far."""
 
     name: Literal["HyperBandScheduler"]
-    reduction_factor: int = Field(3, ge=2)
+    reduction_factor: Integer = Field(3, ge=2)
 
 
 class MedianStoppingRule(Section):
@@ -417,8 +572,15 @@ class SearchSettings(Section):
     scheduler: TrialScheduler | None = None
     hours: PositiveFloat | None = None
     concurrent: PositiveInt | None = None
-    gpus_per_trial: PositiveFloat | None = None
-    seed: NonNegativeInt = 0
+    gpus_per_trial: Number | None = Field(None, ge=LEAST_SHARE)
+    seed: Seed = 0
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _is_a_share_or_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value % 1:
+            raise ValueError("write a share of one GPU, up to 1, or a whole number of GPUs")
+        return value
 
 
 class EvaluationSettings(Section):
@@ -432,7 +594,7 @@ class EvaluationSettings(Section):
     batch_size: PositiveInt = 64
     examples: NonNegativeInt = 1
     examples_megabytes: NonNegativeFloat = 12.0
-    tensorboard: bool = False
+    tensorboard: StrictBool = False
 
 
 class ComputeSettings(Section):
@@ -449,15 +611,15 @@ class ComputeSettings(Section):
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     use_gpu: Literal[True, False, "auto"] = "auto"
-    cpus_per_worker: PositiveFloat | None = None
+    cpus_per_worker: Number | None = Field(None, ge=LEAST_SHARE)
     local_cpus: PositiveInt | None = None
     wait_for_nodes: NonNegativeFloat = 0
     labels: dict[str, str] = {}
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: Literal[True, False, "auto"] = "auto"
-    compile: bool = False
-    tf32: bool = True
+    compile: StrictBool = False
+    tf32: StrictBool = True
     pin_memory: Literal[True, False, "auto"] = "auto"
     prefetch_batches: NonNegativeInt | Literal["auto"] = "auto"
     sync_batch_norm: Literal[True, False, "auto"] = "auto"
@@ -489,9 +651,10 @@ class FormulaSettings(Section):
     output: Place
     clips_per_class: PositiveInt = 40
     generated_clips_per_class: PositiveInt = 20
-    seconds: PositiveFloat = 1.0
-    sample_rate: PositiveInt = 16000
-    seed: NonNegativeInt = 0
+    # Shorter or at a lower rate the formulas have no room: see raysound.synthesis.
+    seconds: Number = Field(1.0, ge=0.05)
+    sample_rate: Integer = Field(16000, ge=8000)
+    seed: Seed = 0
 
 
 class LadderSettings(Section):
@@ -503,8 +666,18 @@ class LadderSettings(Section):
 
     output: Place
     n_mels: tuple[PositiveInt, ...] = (128, 64, 32, 16, 8)
-    snr_db: tuple[float, ...] = (40, 30, 20, 10, 0)
+    snr_db: tuple[Decibels, ...] = (40, 30, 20, 10, 0)
     iterations: PositiveInt = 32
+
+    @model_validator(mode="after")
+    def _has_different_rungs(self) -> LadderSettings:
+        for name in ("n_mels", "snr_db"):
+            rungs = getattr(self, name)
+            if len(set(rungs)) < len(rungs):
+                raise ValueError(f"{name} {list(rungs)} names a value twice")
+        if not self.n_mels and not self.snr_db:
+            raise ValueError("n_mels [] and snr_db [] leave no corpus to make")
+        return self
 
 
 class GriffinLimSettings(Section):
@@ -545,6 +718,22 @@ class Config(Section):
                     f"training.batch_size {self.training.batch_size} can't be split evenly over "
                     f"compute.workers {workers}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Config:
+        training = self.training
+        share = training.batch_size // self.compute.workers_range[1]
+        if training.accumulate > share:
+            raise ValueError(
+                f"training.accumulate {training.accumulate} is more than the {share} clips that "
+                "each worker has of a training.batch_size"
+            )
+        crop, clip = training.crop_length, self.features.clip_length
+        if crop is not None and crop > clip:
+            raise ValueError(
+                f"training.crop_length {crop:g} s is longer than features.clip_length {clip:g} s"
+            )
         return self
 
     def to_yaml(self) -> str:

@@ -131,7 +131,8 @@ def fit(
         epoch = len(progress.history) + 1
         started = time.perf_counter()
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1009 + _rank())
-        finetuning = epoch > settings.epochs
+        main = main_epochs(progress.history, settings)
+        finetuning = epoch > main
         scheduled = optimizer.param_groups[0]["lr"]
         warm = min(1.0, epoch / (settings.warmup_epochs + 1))
         lr = settings.finetune.lr if finetuning else scheduled * warm
@@ -159,7 +160,7 @@ def fit(
             metrics["validation_clips"] = clips
         metrics["seconds"] = time.perf_counter() - started
         _set_lr(optimizer, scheduled)
-        if scheduler is not None and settings.warmup_epochs < epoch <= settings.epochs:
+        if scheduler is not None and settings.warmup_epochs < epoch <= main:
             step_schedule(scheduler, metrics)
         progress = Progress(
             [*progress.history, metrics],
@@ -186,13 +187,28 @@ def kept_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:
     return len(history) if settings.keep == "last" else best_epoch(history)
 
 
+def main_epochs(history: Sequence[Metrics], settings: TrainingSettings) -> int:
+    """Epochs before fine-tuning: `settings.epochs`, or fewer where early stopping ended them.
+
+    It follows from the history alone, so a training that is resumed fine-tunes where it would have.
+    """
+    best = 0
+    for index, metrics in enumerate(history[: settings.epochs]):
+        if quality(metrics) > quality(history[best]):
+            best = index
+        if settings.early_stopping is not None and index - best >= settings.early_stopping:
+            return index + 1
+    return settings.epochs
+
+
+def all_epochs(history: Sequence[Metrics], settings: TrainingSettings) -> int:
+    """Epochs that the training has in all, as far as its history tells."""
+    return main_epochs(history, settings) + settings.finetune.epochs
+
+
 def is_finished(history: Sequence[Metrics], settings: TrainingSettings) -> bool:
-    """True where no epoch is to come: all were trained, or none was better for too long."""
-    if len(history) >= settings.epochs + settings.finetune.epochs:
-        return True
-    if settings.early_stopping is None or not history:
-        return False
-    return len(history) - best_epoch(history) >= settings.early_stopping
+    """True where no epoch is to come: all were trained, or early stopping left no more."""
+    return len(history) >= all_epochs(history, settings)
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -206,7 +222,7 @@ def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
     if settings.scheduler is None:
         return None
     options = _options(settings.scheduler)
-    epochs = max(settings.epochs - settings.warmup_epochs, 1)
+    epochs = settings.epochs - settings.warmup_epochs
     if settings.scheduler.name == "CosineAnnealingLR":
         options["T_max"] = epochs
     if settings.scheduler.name == "OneCycleLR":

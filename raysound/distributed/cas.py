@@ -1,7 +1,4 @@
-"""Classification accuracy score: who learned from generated clips is tested on real ones.
-
-Ravuri and Vinyals, "Classification accuracy score for conditional generative models", NeurIPS 2019.
-"""
+"""Classification accuracy scores: classifiers trained on generated clips, tested on real ones."""
 
 from __future__ import annotations
 
@@ -14,74 +11,127 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound import features, storage
+from raysound import checkpoint, features, storage
+from raysound.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.config import UserError
+from raysound.distributed.evaluate import check_corpora, check_features, corpus_digests
 from raysound.distributed.extract import check_classes, finished_features
 from raysound.distributed.judge import check_clips, split_clips, train_judge
 from raysound.distributed.score import score_corpora
-from raysound.metrics.intervals import paired_difference, share_measure
+from raysound.metrics.intervals import paired_difference, paired_p_value, share_measure
+from raysound.metrics.significance import holm, significant
 from raysound.predictions import of_corpus, read_index
 from raysound.settings import Config
 
 logger = logging.getLogger(__name__)
 
-CAS_SCHEMA = 1
-
 
 def cas(config: Config) -> str:
-    """Trains on real and on each generated corpus, tests on real and on generated clips.
+    """Trains on each generated corpus and on as many real clips, tests both on real clips.
 
     Returns:
         The last line of the job.
 
     Raises:
-        UserError: there is no generated corpus, or no real test clip.
+        UserError: there is no generated corpus, no real test clip, or too few classes in common.
     """
     names = list(config.corpora.generated)
     if not names:
         raise UserError("the config has no corpora.generated: there is nothing to learn from")
     folders = {name: finished_features(name, config) for name in ("real", *names)}
-    clips = split_clips(config, folders["real"])
-    test = clips.filter(pc.equal(clips["split"], "test"))
+    real = split_clips(config, folders["real"])
+    test = real.filter(pc.equal(real["split"], "test"))
     if not len(test):
         raise UserError("no real test clip: name corpora.real.split.test_folds")
-    out = storage.join(config.output, "cas")
-    # Told now, not after the trainings before it.
+    # What is wrong is reported before the first training, not after hours of others.
     usable = {name: features.usable_clips(folders[name])["label"] for name in folders}
     check_classes({name: pc.unique(labels).to_pylist() for name, labels in usable.items()})
+    sides = {}
     for name in names:
-        check_clips(of_generated(config), split_clips(of_generated(config), folders[name]), name)
-    judge = train_judge(single(config), "real")
-    heard = scored(folders, test, judge, config, storage.join(out, "real.parquet"))
-    by_real = of_corpus(heard, "real")
-    ceiling = tested(by_real)
-    generated = {}
-    for name in names:
-        run = train_judge(of_generated(config), name, corpus=name)
-        uri = storage.join(out, f"{name}.parquet")
-        by_generated = scored({"real": folders["real"]}, test, run, config, uri)
-        learned = tested(by_generated)
-        generated[name] = {
-            "run": run.rpartition("/")[2],
-            "train_clips": len(split_clips(of_generated(config), folders[name]).filter(
-                pc.field("split") == "train"
-            )),
-            "generated_to_real": learned,
-            "real_to_generated": tested(of_corpus(heard, name)),
-            "lost": paired_difference(*right_of_each(by_real, by_generated)),
-        }  # fmt: skip
+        generated = split_clips(of_generated(config), folders[name])
+        check_clips(of_generated(config), generated, name)
+        sides[name] = equal_clips(real, generated)
+        for side, corpus in zip(sides[name], ("real", name), strict=True):
+            check_clips(of_generated(config), side, corpus)
+    judge = config.evaluation.checkpoint or train_judge(single(config), "real")
+    note = checkpoint.read_note(judge)
+    check_features(config, note, judge)
+    check_corpora(folders, real, note, judge)
+    by_judge = scored(folders, test, judge, config)
+    rows = {
+        name: row_of(name, sides[name], config, folders["real"], test, by_judge) for name in names
+    }
+    for row in rows.values():
+        row["missing_classes"] = sorted({*note.labels} - {*row["clips_by_class"]})
+    adjusted = holm([row["p_value"] for row in rows.values()])
+    for row, p in zip(rows.values(), adjusted, strict=True):
+        row |= {"p_adjusted": p, "significant": significant(p)}
     result = {
         "schema": CAS_SCHEMA,
         "name": config.name,
+        "judge": {
+            "run": run_name(judge),
+            "feature_id": note.features.id,
+            "split_digest": note.data["split_digest"],
+            "train_clips": note.data["train"],
+            **tested(of_corpus(by_judge, "real")),
+        },
+        "corpora": corpus_digests(folders),
         "test_clips": len(test),
-        "real_to_real": {"run": judge.rpartition("/")[2], **ceiling},
-        "generated": generated,
+        "generated": rows,
     }
-    uri = storage.join(out, "cas.json")
+    uri = storage.join(config.output, "cas", "cas.json")
     storage.write_bytes(uri, json.dumps(result, indent=2, ensure_ascii=False).encode())
     for line in table(result):
         logger.info("%s", line)
+    if storage.exists(storage.join(config.output, "evaluation", "report.html")):
+        logger.info("run jobs/evaluate.py again to show these scores in the report")
     return f"classification accuracy scores: {uri}"
+
+
+def row_of(
+    name: str,
+    sides: tuple[pa.Table, pa.Table],
+    config: Config,
+    folder: str,
+    test: pa.Table,
+    by_judge: pa.Table,
+) -> dict[str, Any]:
+    """Trains and tests both classifiers of one generator.
+
+    Args:
+        name: of the generated corpus.
+        sides: the real and the generated clips that they are trained on.
+        config: the experiment.
+        folder: of the real features.
+        test: the real test clips.
+        by_judge: predictions of the judge.
+    """
+    real, generated = sides
+    tests = test.filter(pc.is_in(test["label"], pc.unique(real["label"].combine_chunks())))
+    runs = {
+        "real": train_judge(single(config), f"real clips, as many as {name}", clips=real),
+        "generated": train_judge(single(config), name, corpus=name, clips=generated),
+    }
+    by = {side: scored({"real": folder}, tests, run, config) for side, run in runs.items()}
+    right = right_of_each(by["real"], by["generated"])
+    return {
+        "runs": {side: run_name(run) for side, run in runs.items()},
+        "train_clips": pc.sum(pc.equal(real["split"], "train")).as_py(),
+        "validation_clips": pc.sum(pc.equal(real["split"], "validation")).as_py(),
+        "test_clips": len(tests),
+        "clips_by_class": clips_by_class(real),
+        "real_to_real": tested(by["real"]),
+        "generated_to_real": tested(by["generated"]),
+        "real_to_generated": tested(of_corpus(by_judge, name)),
+        "lost": lost(*right),
+        "p_value": paired_p_value(*right),
+    }
+
+
+def run_name(run: str) -> str:
+    """The name of a training's folder."""
+    return run.rstrip("/").rpartition("/")[2]
 
 
 def single(config: Config) -> Config:
@@ -104,22 +154,31 @@ def of_generated(config: Config) -> Config:
     return Config.model_validate(tree)
 
 
+def scored(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> pa.Table:
+    """Predictions of some corpora, of `real` the test clips alone."""
+    uri = storage.join(config.output, "cas", f"{run_name(run)}.parquet")
+    score_corpora(folders, test, run, config, uri)
+    return read_index(uri)
+
+
 def right_of_each(one: pa.Table, other: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each clip was heard as its label, by one and by another, in one order."""
+    """Whether each clip was predicted as its label, by one and by another, in one order."""
     place = pc.index_in(one["clip_id"], other["clip_id"].combine_chunks())
     tables = (one, other.take(place))
     first, second = (pc.equal(rows["label"], rows["prediction"]).to_numpy() for rows in tables)
     return first, second
 
 
-def scored(folders: dict[str, str], test: pa.Table, run: str, config: Config, uri: str) -> pa.Table:
-    """Predictions of some corpora, of `real` the test clips alone."""
-    score_corpora(folders, test, run, config, uri)
-    return read_index(uri)
+def lost(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
+    """The accuracy lost by training on generated clips, with the interval of this pair alone."""
+    found = paired_difference(real, generated)
+    # Significance is decided by the adjusted p-value.
+    del found["told_apart"]
+    return found
 
 
 def tested(rows: pa.Table) -> dict[str, Any]:
-    """How many of some clips were heard as their label, in all and of each label."""
+    """Accuracy on some clips, in all and of each label."""
 
     def accuracy(some: pa.Table) -> dict[str, Any]:
         right = pc.sum(pc.equal(some["label"], some["prediction"])).as_py() or 0
@@ -136,19 +195,31 @@ def tested(rows: pa.Table) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Iterator[str]:
     """The scores as lines of text."""
-    width = max(map(len, ("trained on", *result["generated"])))
-    head = "clips  tested on real     lost against real   real → generated"
-    yield f"{'trained on':<{width}}   {head}"
+    judge, rows = result["judge"], result["generated"]
+    width = max(map(len, ("trained on", *rows)))
+    yield (
+        f"{'trained on':<{width}}   clips  tested on real     on as many real    lost"
+        "                   p      real → generated"
+    )
 
     def cell(measure: dict[str, Any]) -> str:
         return f"{measure['value']:6.1%} ({measure['low']:.0%}–{measure['high']:.0%})"
 
-    yield f"{'real':<{width}}          {cell(result['real_to_real']['accuracy'])}"
-    for name, row in result["generated"].items():
-        lost = row["lost"]
-        learned = cell(row["generated_to_real"]["accuracy"])
+    yield f"{'real':<{width}}  {judge['train_clips']:6d}  {cell(judge['accuracy'])}"
+    for name, row in rows.items():
+        difference = row["lost"]
+        interval = f"({difference['low']:+.0%} to {difference['high']:+.0%})"
         yield (
-            f"{name:<{width}}  {row['train_clips']:6d}  {learned}  "
-            f"{lost['value']:+6.1%} ({lost['low']:+.0%} to {lost['high']:+.0%})  "
+            f"{name:<{width}}  {row['train_clips']:6d}  "
+            f"{cell(row['generated_to_real']['accuracy']):<17}  "
+            f"{cell(row['real_to_real']['accuracy']):<17}  "
+            f"{difference['value']:+6.1%} {interval:<15}  {row['p_adjusted']:5.3f}  "
             f"{cell(row['real_to_generated']['accuracy'])}"
         )
+    for name, row in rows.items():
+        if row["missing_classes"]:
+            yield (
+                f"note: {name} has no clip to train on of {', '.join(row['missing_classes'])}: "
+                f"compared on the other {len(row['clips_by_class'])} classes, "
+                f"{row['test_clips']} of {result['test_clips']} test clips"
+            )

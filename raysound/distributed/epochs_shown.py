@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from raysound import storage
 from raysound.distributed import gauges
-from raysound.settings import Config
-from raysound.training import Metrics
+from raysound.settings import Config, TrainingSettings
+from raysound.training import Metrics, all_epochs, best_epoch, main_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
     """Logs one line an epoch while the block runs, as the history grows."""
-    epochs = config.training.epochs + config.training.finetune.epochs
     prefix = "" if name == "judge" else f"{name}: "
     done = threading.Event()
 
@@ -35,8 +34,9 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
             except OSError:
                 # An object store that does not answer now will at the next look.
                 continue
-            for row in rows[shown:]:
-                logger.info("%s%s", prefix, epoch_line(row, epochs))
+            for epoch, row in enumerate(rows[shown:], start=shown + 1):
+                for line in epoch_lines(rows[:epoch], config.training):
+                    logger.info("%s%s", prefix, line)
                 show_epoch(row, config.name, name)
             shown = len(rows)
 
@@ -59,17 +59,23 @@ def show_epoch(row: Metrics, experiment: str, judge: str) -> None:
                 gauges.show(name, row[name], experiment=experiment, judge=judge)
 
 
-def epoch_line(row: Metrics, epochs: int) -> str:
-    """What an epoch brought, as a line of text."""
+def epoch_lines(history: list[Metrics], settings: TrainingSettings) -> Iterator[str]:
+    """What the last epoch of a history brought, and that training stops early after it."""
+    row = history[-1]
     splits = (
         f"{split} {row[f'{split}_loss']:.3f} {row[f'{split}_accuracy']:6.1%}  "
         for split in ("train", "validation")
         if row[f"{split}_clips"]
     )
-    return (
+    # Of the epochs before it: an epoch that ends the training early was one of all that were due.
+    epochs = all_epochs(history[:-1], settings)
+    yield (
         f"epoch {row['epoch']:3d} of {epochs}  lr {row['lr']:.1e}  "
         f"{''.join(splits)}{row['seconds']:.1f} s"
     )
+    if len(history) == main_epochs(history, settings) < settings.epochs:
+        then = f", fine-tuning for {settings.finetune.epochs}" if settings.finetune.epochs else ""
+        yield f"early stopping: the best epoch is {best_epoch(history)}{then}"
 
 
 def read_history(uri: str) -> list[Metrics]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import checkpoint, examples, features, storage
+from raysound.cas import read_scores
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed import gauges
@@ -62,6 +63,7 @@ def evaluate(config: Config) -> str:
     if not len(test):
         raise UserError("the real corpus has no usable test clip: the judge can't be judged")
     metrics = measure(config, run, judge, folders, predictions, index)
+    metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
     # From here on `real` means what the judge is judged by: its training clips are no example.
     shown = {name: test if name == "real" else of_corpus(index, name) for name in folders}
     page = render(
@@ -86,6 +88,26 @@ def evaluate(config: Config) -> str:
         value = numbers["accuracy"]["value"]
         gauges.show("accuracy", value, experiment=config.name, corpus=corpus)
     return f"report: {storage.join(out, 'report.html')}"
+
+
+def corpus_digests(folders: dict[str, str]) -> dict[str, str]:
+    """What stands for the clips of each corpus, by its name."""
+    return {
+        name: json.loads(storage.read_bytes(storage.join(folder, "summary.json")))["digest"]
+        for name, folder in folders.items()
+    }
+
+
+def accuracy_scores(
+    config: Config, judge: dict[str, Any], folders: dict[str, str]
+) -> dict[str, Any] | None:
+    """The output's classification accuracy scores; None without those of this classifier."""
+    same = {key: judge[key] for key in ("run", "feature_id", "split_digest")}
+    try:
+        return read_scores(config.output, same, corpus_digests(folders))
+    except UserError as error:
+        logger.info("note: %s: run jobs/cas.py again to show its scores in the report", error)
+        return None
 
 
 def judged_and_compared(real: pa.Table) -> pa.Table:

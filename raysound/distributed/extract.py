@@ -28,6 +28,7 @@ from raysound.manifest import read_corpus
 from raysound.probe import deadly_clips, end_on_standstill
 from raysound.settings import Config, FeatureSettings
 from raysound.shards import assign_shards, clips_per_shard
+from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
     for note in plan["notes"]:
         logger.warning("%s", note)
     if plan["finished"]:
-        logger.info("%s: %d clips are extracted already", name, plan["clips"])
+        verb = "is" if plan["clips"] == 1 else "are"
+        logger.info("%s: %s %s extracted already", name, counted(plan["clips"], "clip"), verb)
         return folder
     totals = Totals(name, config.features)
     reasons: Counter[str] = Counter()
@@ -151,7 +153,9 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
     in_a_task(collect_rejects, folder, with_rejects)
     tell_rejects(name, reasons, totals, folder)
     if summary["written"] == 0:
-        raise UserError(f"{name}: none of the {summary['found']} clips can be used")
+        found = summary["found"]
+        which = "its only clip can't" if found == 1 else f"none of the {found} clips can"
+        raise UserError(f"{name}: {which} be used")
     in_a_task(clear_away, folder)
     uri = storage.join(folder, "summary.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
@@ -227,7 +231,7 @@ def make_shard(
         return shard, False
     shard = make_with_care(folder, index, clips, settings, run, standstill)
     log_here()
-    logger.info("%s: %d clips, %d rejected", uri, shard.found, len(shard.rejects))
+    logger.info("%s: %s, %d rejected", uri, counted(shard.found, "clip"), len(shard.rejects))
     for reject in shard.rejects:
         logger.warning("%s: %s rejected: %s", uri, reject["clip_id"], reject["reason"])
     return shard, True
@@ -352,8 +356,8 @@ class Progress:
             self.last = now
             rate = (self.made or self.found) / (now - self.started)
             logger.info(
-                "%s: %d of %d clips, %.0f clips/s, %.2f h of audio, %d rejected, %.0f s left",
-                self.name, self.found, self.clips, rate, self.hours, self.rejected,
+                "%s: %d of %s, %.0f clips/s, %.2f h of audio, %d rejected, %.0f s left",
+                self.name, self.found, counted(self.clips, "clip"), rate, self.hours, self.rejected,
                 (self.clips - self.found) / rate,
             )  # fmt: skip
 
@@ -363,9 +367,9 @@ def tell_rejects(name: str, reasons: Counter[str], totals: Totals, folder: str) 
     if not totals.rejected:
         return
     logger.warning(
-        "%s: %d clips rejected (%s); all of them with reasons: %s",
+        "%s: %s rejected (%s); all of them with reasons: %s",
         name,
-        totals.rejected,
+        counted(totals.rejected, "clip"),
         "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3)),
         storage.join(folder, "rejects.parquet"),
     )

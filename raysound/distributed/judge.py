@@ -29,6 +29,7 @@ from raysound.scoring import Normalisation
 from raysound.settings import Config, TrainingSettings, digest
 from raysound.split import assign_split
 from raysound.training import kept_epoch
+from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +56,21 @@ def split_digest(clips: pa.Table) -> str:
     return digest(clips.select(["clip_id", "label", "split"]).sort_by("clip_id").to_pydict())
 
 
-def run_folder(config: Config, folder: str) -> str:
+def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> str:
     """Where this config's judge lies: another corpus, split, model or training has another.
 
     Args:
         config: the experiment.
         folder: of the features that it learns from.
+        clips: with their `label` and `split`; None for all, split as the config says.
     """
+    clips = split_clips(config, folder) if clips is None else clips
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     identity = {
         "features": config.features.id,
         # Of the clips' sizes and times too: a recording that was replaced wants another judge.
         "corpus": summary["digest"],
-        "split": split_digest(split_clips(config, folder)),
+        "split": split_digest(clips),
         "model": config.model.model_dump(),
         "training": config.training.model_dump(exclude={"folds", "seeds"}),
     }
@@ -102,7 +105,11 @@ class Material:
 
 
 def train_judge(
-    config: Config, name: str = "judge", together: int = 1, corpus: str = "real"
+    config: Config,
+    name: str = "judge",
+    together: int = 1,
+    corpus: str = "real",
+    clips: pa.Table | None = None,
 ) -> str:
     """Trains, unless this very judge is there already, and returns its folder.
 
@@ -112,24 +119,29 @@ def train_judge(
         config: of one judge.
         name: what it is called in the log.
         together: how many judges share the cluster's CPUs.
-        corpus: whose clips it learns from, split as `corpora.real.split` says.
+        corpus: whose clips it learns from.
+        clips: some of them, with their `label` and `split`; None for all, split as
+            `corpora.real.split` says.
     """
     folder = finished_features(corpus, config)
-    run = run_folder(config, folder)
+    clips = split_clips(config, folder) if clips is None else clips
+    run = run_folder(config, folder, clips)
     if checkpoint.is_complete(run):
         logger.info("%s: %s is trained already", name, run)
         return run
-    clips = split_clips(config, folder)
     check_clips(config, clips, corpus)
     scaling, threads = placement(config, together)
     material = gather(folder, clips, together)
+    least, most = config.compute.workers_range
+    workers = f"{least} to {most} workers" if least < most else counted(most, "worker")
     logger.info(
-        "%s: %s, %d classes, %d training, %d validation and %d test clips, %s workers on %s",
-        name, config.model.name, len(material.labels), material.data["train"],
-        material.data["validation"], material.data["test"],
-        " to ".join(str(count) for count in sorted({*config.compute.workers_range})),
+        "%s: %s, %s, %d training, %d validation and %s, %s on %s",
+        name, config.model.name, counted(len(material.labels), "class"), material.data["train"],
+        material.data["validation"], counted(material.data["test"], "test clip"), workers,
         "GPUs" if scaling.use_gpu else "CPUs",
     )  # fmt: skip
+    if config.training.unreached_step:
+        logger.warning("%s: note: %s", name, config.training.unreached_step)
     note = describe(config, material)
     job = job_of(config, material, note, run, threads)
     with epochs_shown(storage.join(run, "history.jsonl"), config, name):
@@ -229,10 +241,11 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
         if isinstance(error.controller_failure, UserError):
             raise UserError(str(error.controller_failure)) from error
         if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            minutes = round(patience * (MOST_WAITS + 1) / 60)
             raise UserError(
-                f"no room for the training's {error.controller_failure.num_workers} workers has "
-                f"come within {patience * (MOST_WAITS + 1) / 60:.0f} minutes: add nodes, or ask "
-                "for fewer compute.workers; the same command goes on after the last whole epoch"
+                f"no room for {counted(error.controller_failure.num_workers, 'worker')} has come "
+                f"within {counted(minutes, 'minute')}: add nodes, or ask for fewer "
+                "compute.workers; the same command goes on after the last whole epoch"
             ) from error
         raise
 

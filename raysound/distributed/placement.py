@@ -8,6 +8,7 @@ import ray.train
 from raysound.config import UserError
 from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
 from raysound.settings import ComputeSettings, Config
+from raysound.wording import counted
 
 
 def spare_cpus() -> float:
@@ -39,7 +40,7 @@ def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfi
     if least * per_worker > cpus - spare and not compute.wait_for_nodes:
         raise UserError(
             f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} leave less than "
-            f"{spare:g} of the cluster's {cpus:g} CPUs to read the data: ask for fewer"
+            f"{counted(spare, 'CPU')} of the cluster's {cpus:g} to read the data: ask for fewer"
         )
     if compute.sync_batch_norm is True and not use_gpu:
         raise UserError("compute.sync_batch_norm: true wants GPUs: torch has it for nothing else")

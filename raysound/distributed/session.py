@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raysound import storage
 from raysound.config import UserError, load, places
 from raysound.settings import ComputeSettings, Config, SynthesisSettings
+from raysound.wording import counted
 
 Result = TypeVar("Result")
 
@@ -187,7 +188,8 @@ def await_nodes(
             wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in bundles[0].items())
             raise UserError(
                 f"room for {len(bundles)} × {wanted} has not come within compute.wait_for_nodes, "
-                f"{compute.wait_for_nodes:g} minutes: `ray status` tells what the cluster tried"
+                f"{counted(compute.wait_for_nodes, 'minute')}: `ray status` tells what the cluster "
+                "tried"
             )
     finally:
         remove_placement_group(group)

@@ -31,6 +31,7 @@ from raysound.settings import (
 from raysound.sounds import open_sounds
 from raysound.split import assign_split
 from raysound.synthesis import FORMULA_VERSION, KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
+from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +153,8 @@ def of_test_clips(
         done = sum(in_tasks(make, calls))
         if done < len(test):
             logger.warning(
-                "%d of %d test clips can't be used: jobs/extract.py tells why",
-                len(test) - done, len(test),
+                "%d of %s can't be used: jobs/extract.py tells why",
+                len(test) - done, counted(len(test), "test clip"),
             )  # fmt: skip
         finish_corpus(folder, identity, done)
     return folder
@@ -241,4 +242,4 @@ def finish_corpus(folder: str, identity: dict[str, Any], clips: int) -> None:
     """Marks a corpus as whole."""
     mark = json.dumps({**identity, "finished": True}, indent=2)
     storage.write_bytes(storage.join(folder, MARK), mark.encode())
-    logger.info("%s: %d clips made", folder, clips)
+    logger.info("%s: %s made", folder, counted(clips, "clip"))

@@ -21,6 +21,7 @@ from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
 from raysound.metrics.intervals import wilson_interval
 from raysound.settings import Config, digest
+from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,9 @@ def train_and_test(judge: Variant, folder: str, together: int = 1) -> dict[str, 
     with storage.open_file(predictions) as file:
         rows = pq.read_table(file, columns=["label", "prediction"])
     right = pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py()
-    logger.info("%s: %.1f %% of %d test clips", judge.name, 100 * right / len(rows), len(rows))
+    logger.info(
+        "%s: %.1f %% of %s", judge.name, 100 * right / len(rows), counted(len(rows), "test clip")
+    )
     return {
         "fold": judge.fold,
         "seed": judge.seed,

@@ -70,7 +70,7 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
         if len(table):
             parts.append((features.log_mel_array(table["log_mel"]), table["clip_id"]))
     if not parts:
-        raise UserError(f"{folder} holds none of the {len(clips)} clips")
+        raise UserError(f"{folder} holds no clip of {len(clips)}")
     clip_id = pa.chunked_array([chunk for _, column in parts for chunk in column.chunks])
     label = clips["label"].take(pc.index_in(clip_id, wanted)).to_pylist()
     return Rows(

@@ -14,6 +14,7 @@ from ray.util.placement_group import remove_placement_group
 from raysound.distributed.trial import FINISHED, MISTAKE, SCORE, decoded
 from raysound.report.search_page import shown
 from raysound.settings import Config
+from raysound.wording import counted
 
 # Seconds between two drawings of the table.
 PAUSE = 0.5
@@ -80,7 +81,7 @@ class TrialsShown(tune.Callback):
         rows = [["trial", "state", "epoch", "accuracy", *self.config.search.space]]
         rows += [self.cells(number, trial, trial is ending) for number, trial in numbered]
         over = sum(trial.is_finished() or trial is ending for trial in trials)
-        lines = [*aligned(rows), f"{over} of {self.total} trials are over"]
+        lines = [*aligned(rows), f"{over} of {counted(self.total, 'trial')} over"]
         back = f"\x1b[{self.drawn_lines}F\x1b[J" if self.drawn_lines else ""
         print(back + "\n".join(lines), file=sys.stderr, flush=True)
         self.drawn_at, self.drawn_lines = time.monotonic(), len(lines)

@@ -20,7 +20,7 @@ from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 
 from raysound import checkpoint, storage
-from raysound.config import UserError, sampled
+from raysound.config import UserError, most_epochs, sampled
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
@@ -36,6 +36,7 @@ from raysound.distributed.trials_shown import TrialsShown
 from raysound.report.search_page import TrialRow, best_of, render_search, shown
 from raysound.settings import Config, Dimension, PopulationBasedTraining, digest
 from raysound.training import is_finished, kept_epoch
+from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     # Its traceback of a failed trial is kept in error.txt, beside the trial's history.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     study, resources, together = arranged(config, materials, folder)
-    logger.info("%d trials, %d at a time", trial_count(config), together)
+    logger.info("%s, %d at a time", counted(trial_count(config), "trial"), together)
     try:
         # Ray Tune tries a trial again whose process dies in training, but not while it starts.
         for _ in range(1 + MOST_FAILURES):
@@ -248,9 +249,7 @@ def searcher(algorithm: str, seed: int, together: int) -> Any:
 
         return OptunaSearch(metric=SCORE, mode="max", seed=seed)
     except ImportError as error:
-        raise UserError(
-            "search.algorithm: tpe wants Optuna: pip install 'raysound[tpe]'"
-        ) from error
+        raise UserError("search.algorithm: tpe wants Optuna: pip install optuna") from error
 
 
 def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
@@ -264,17 +263,6 @@ def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
     if isinstance(settings, PopulationBasedTraining):
         options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
     return getattr(schedulers, settings.name)(**options)
-
-
-def most_epochs(config: Config) -> int:
-    """Epochs of the longest trial that the space has."""
-    longest = 0
-    for key, own in (
-        ("training.epochs", config.training.epochs),
-        ("training.finetune.epochs", config.training.finetune.epochs),
-    ):
-        longest += max(config.search.space[key].values) if key in config.search.space else own
-    return longest
 
 
 def gate_name(folder: str) -> str:
@@ -324,13 +312,13 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
         logger.info("%s", line)
     if best is None:
         reasons = {row.error for row in rows if row.error}
-        raise UserError(f"none of {len(rows)} trials succeeded: {'; '.join(sorted(reasons))}")
+        raise UserError(f"no trial of {len(rows)} succeeded: {'; '.join(sorted(reasons))}")
     storage.delete(storage.join(folder, "tune"))
     for row in rows:
         storage.delete(storage.join(folder, "trials", row.trial_id, checkpoint.PROGRESS))
     head = (
-        f"# The best of {len(rows)} trials: number {best.number}, {best.accuracy:.1%} of the "
-        f"validation clips in epoch {best.kept_epoch}.\n# python jobs/train.py best.yaml\n"
+        f"# The best of {counted(len(rows), 'trial')}: number {best.number}, {best.accuracy:.1%} "
+        f"of the validation clips in epoch {best.kept_epoch}.\n# python jobs/train.py best.yaml\n"
     )
     text = head + sampled(config, best.values).to_yaml()
     storage.write_bytes(storage.join(folder, "best.yaml"), text.encode())
@@ -354,8 +342,9 @@ def summary_lines(rows: list[TrialRow], best: TrialRow | None, most: int) -> Ite
     """What the search came to, as lines of text."""
     states = Counter(row.state for row in rows)
     spent = sum(row.epochs for row in rows)
-    yield f"{len(rows)} trials: {', '.join(f'{count} {state}' for state, count in states.items())}"
-    yield f"{spent} of {most} epochs trained"
+    ended = ", ".join(f"{count} {state}" for state, count in states.items())
+    yield f"{counted(len(rows), 'trial')}: {ended}"
+    yield f"{spent} of {counted(most, 'epoch')} trained"
     if best is not None:
         values = ", ".join(f"{key} {shown(value)}" for key, value in best.values.items())
         yield f"best: trial {best.number}, {best.accuracy:.1%} of the validation clips: {values}"

@@ -33,6 +33,7 @@ from raysound.report.measures import (
     worse,
     written,
 )
+from raysound.wording import counted
 
 REJECTS_SHOWN = 100
 CONFUSIONS_NAMED = 4
@@ -112,6 +113,7 @@ def render(
             name=metrics["name"],
             judge=metrics["judge"],
             reference=metrics["reference"],
+            cas=metrics["cas"],
             corpora=corpora,
             real=real,
             generated=[corpus for corpus in corpora if corpus["role"] != "real"],
@@ -159,7 +161,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(percent=percent, interval=interval, seconds=seconds)
-    made.filters.update(written=written, number=number)
+    made.filters.update(written=written, number=number, counted=counted)
     return made
 
 

@@ -408,6 +408,6 @@ def test_a_corpus_without_one_usable_clip_is_the_users_mistake(tmp_path: Path) -
     (tmp_path / "corpus" / "dog" / "a.wav").write_text("no sound")
     config = config_for(tmp_path / "corpus", tmp_path)
 
-    with pytest.raises(UserError, match="none of the 1 clips can be used"):
+    with pytest.raises(UserError, match="its only clip can't be used"):
         extract(config)
     assert not list(tmp_path.rglob("summary.json"))

@@ -222,7 +222,7 @@ def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> No
                        training={"optimizer": {"name": "SGD"}})  # fmt: skip
 
     for _ in range(2):
-        with pytest.raises(UserError, match="none of 1 trials succeeded: the training loss is"):
+        with pytest.raises(UserError, match="no trial of 1 succeeded: the training loss is"):
             tune(config)
 
 
@@ -303,7 +303,7 @@ def assert_one_table_drawn_anew(text: str) -> None:
     assert [int(lines) for lines in re.findall(r"\x1b\[(\d+)F", text)] == lengths
     rows = re.findall(r"^(\d) +finished +5 ", drawn[-1], re.MULTILINE)
     assert rows == ["1", "2", "3", "4", "5", "6"]
-    assert "6 of 6 trials are over" in drawn[-1]
+    assert "6 of 6 trials over" in drawn[-1]
 
 
 def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(

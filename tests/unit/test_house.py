@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -77,3 +78,30 @@ def test_importing_a_module_does_nothing(root: Path, tmp_path: Path) -> None:
 
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_package_that_is_imported_is_declared(root: Path) -> None:
+    """By raysound and its jobs as a dependency, by the tests in their group."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+    def names(requirements: list[str]) -> set[str]:
+        bare = {re.split(r"[^\w-]", text)[0].lower() for text in requirements}
+        return {{"pyyaml": "yaml", "scikit-learn": "sklearn"}.get(x, x) for x in bare}
+
+    def imported(*folders: str) -> set[str]:
+        found = set()
+        for path in (path for name in folders for path in (root / name).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.partition(".")[0])
+        return {name.replace("_", "-").lower() for name in found - sys.stdlib_module_names}
+
+    dependencies = {name.replace("_", "-") for name in names(project["project"]["dependencies"])}
+    in_tests = {name.replace("_", "-") for name in names(project["dependency-groups"]["test"])}
+    # Modules of the tests' own folders.
+    own = {"raysound", "tests", *(path.stem for path in (root / "tests").rglob("*.py"))}
+
+    assert imported("raysound", "jobs") - own - dependencies == set()
+    assert imported("tests") - own - dependencies - in_tests == set()

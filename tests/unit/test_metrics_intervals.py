@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from raysound.metrics import intervals
 from raysound.metrics.intervals import (
@@ -12,6 +13,7 @@ from raysound.metrics.intervals import (
     halves,
     measure,
     paired_difference,
+    paired_p_value,
     share_measure,
     spread_measure,
     wilson_interval,
@@ -211,3 +213,23 @@ def test_paired_intervals_cover_the_truth():
 def test_paired_shares_of_other_clips_are_refused(a, b):
     with pytest.raises(ValueError, match="the same clips"):
         paired_difference(a, b)
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "alike"),
+    [(0, 0, 5), (1, 0, 0), (5, 1, 9), (3, 3, 0), (12, 30, 158), (0, 40, 3), (700, 800, 9)],
+)
+def test_the_paired_p_value_is_that_of_the_exact_binomial_test(only_a, only_b, alike):
+    """Of the clips on which two classifiers differ; whatever they agree on has no part in it."""
+    a = [True] * only_a + [False] * only_b + [True] * alike
+    b = [False] * only_a + [True] * only_b + [True] * alike
+
+    differing = only_a + only_b
+    expected = binomtest(only_a, differing, 0.5).pvalue if differing else 1.0
+    assert paired_p_value(a, b) == pytest.approx(expected, rel=1e-9)
+    assert paired_p_value(b, a) == paired_p_value(a, b)
+
+
+def test_the_paired_p_value_wants_two_rows_of_one_length():
+    with pytest.raises(ValueError, match="two rows of the same clips"):
+        paired_p_value([True, False], [True])

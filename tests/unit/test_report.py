@@ -254,6 +254,42 @@ def test_ranking_names_those_that_do_not_differ_significantly():
     assert not list(page(metrics=metrics_of(alone)).all("section", id="ranking"))
 
 
+def test_classification_accuracy_scores_have_a_section_of_their_own():
+    """Without scores it says how to get them; without generated corpora there is none."""
+    share = {"value": 0.8, "low": 0.7, "high": 0.9}
+
+    def row(lost, p, missing=()):
+        return {
+            "train_clips": 340, "test_clips": 180, "missing_classes": list(missing),
+            "clips_by_class": {"dog": {"train": 34, "validation": 6}, "rain": {}},
+            "real_to_real": {"accuracy": share}, "generated_to_real": {"accuracy": share},
+            "lost": {"value": lost, "low": lost - 0.05, "high": lost + 0.05},
+            "p_adjusted": p, "significant": p < 0.05,
+        }  # fmt: skip
+
+    rows = {"faithful": row(0.01, 0.9), "poor": row(0.2, 1e-5, ["siren"]), "odd": row(-0.2, 0.01)}
+    scores = {"test_clips": 200, "generated": rows}
+
+    section = page(metrics=metrics() | {"cas": scores}).one("section", id="cas")
+
+    cells = [[cell.text for cell in line.all("td")] for line in section.one("tbody").all("tr")]
+    assert cells[0][0] == "340"
+    assert cells[0][3].split() == ["1.0%", "-4.0%", "to", "6.0%"]
+    assert [line[4] for line in cells] == ["0.900", "< 0.001", "0.010"]
+    readings = [item.text for item in section.one("ul").all("li")]
+    assert "faithful does not differ significantly from as many real clips" in readings[0]
+    assert "poor gives a significantly lower accuracy than as many real" in readings[1]
+    assert (
+        "no training clip of siren: the other 2 classes are compared, on 180 of 200"
+        in (readings[1])
+    )
+    assert "odd gives a significantly higher accuracy" in readings[2]
+    assert "correction for 3 generators" in section.text
+    assert "python jobs/cas.py CONFIG" in page().one("section", id="cas").text
+    alone = page(metrics=metrics_of({"real": corpus("real", 19, 20, LABELS)}, LABELS))
+    assert not list(alone.all("section", id="cas"))
+
+
 def test_cells_carry_the_clips_behind_them():
     """As data for the script: the count, then names and probabilities."""
     given_metrics = metrics()

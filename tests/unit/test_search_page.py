@@ -129,7 +129,7 @@ def test_a_number_has_dots_over_its_range_and_a_choice_a_row_each() -> None:
 def test_a_search_in_which_nothing_succeeded_has_a_page() -> None:
     tree = page([trial(1, [], "failed", error="too large"), trial(2, [], "not begun")])
 
-    assert "None of 2 trials succeeded" in tree.text
+    assert "No trial of 2 succeeded" in tree.text
     assert "too large" in tree.text
     assert "No trial came to the end of an epoch" in tree.text
 

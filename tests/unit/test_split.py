@@ -129,8 +129,11 @@ def test_a_class_that_can_not_be_trained_is_a_user_error():
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.9, 0.3), (0.7, 0.3)])
 def test_fractions_that_leave_nothing_to_train_on_are_a_user_error(fractions):
+    shares = dict(zip(("test", "validation"), fractions, strict=True))
+    names = np.array(list("abcdefghij"), dtype=object)
+
     with pytest.raises(UserError, match="test_fraction and validation_fraction"):
-        assigned(manifest("x" * 10), test_fraction=fractions[0], validation_fraction=fractions[1])
+        stratified_split(names, names, shares, seed=0)
 
 
 def test_only_the_split_column_changes():

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from raysound import checkpoint
 from raysound.checkpoint import Weights
 from raysound.config import UserError
+from raysound.distributed.epochs_shown import epoch_lines
 from raysound.scoring import Normalisation
 from raysound.settings import TrainingSettings
 from raysound.training import (
@@ -280,8 +281,11 @@ def test_a_training_that_is_cut_off_ends_as_if_it_had_not_been(
     scheduler: dict[str, Any] | None, optimizer: dict[str, Any], tmp_path: Path
 ) -> None:
     """Cut off after each epoch, in the warm-up, the schedule and the finetuning alike."""
+    # OneCycleLR has a warm-up of its own.
+    warmup_epochs = 0 if scheduler and scheduler["name"] == "OneCycleLR" else 2
     settings = TrainingSettings(
-        epochs=7, warmup_epochs=2, finetune={"epochs": 2, "lr": 1e-3}, seed=3, augment=AUGMENT,
+        epochs=7, warmup_epochs=warmup_epochs, finetune={"epochs": 2, "lr": 1e-3}, seed=3,
+        augment=AUGMENT,
         scheduler=scheduler, optimizer=optimizer, average=0.9, accumulate=2, clip_gradient=1.0,
         label_smoothing=0.1,
     )  # fmt: skip
@@ -406,8 +410,12 @@ def torchs(name: str, optimizer: Optimizer) -> Any:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_are_those_of_torchs_own_schedule_after_a_warm_up(name: str) -> None:
+    warm = 0 if name == "OneCycleLR" else 3
     settings = TrainingSettings(
-        epochs=9, warmup_epochs=3, optimizer=ADAM, scheduler={"name": name, **SCHEDULES[name]}
+        epochs=warm + 6,
+        warmup_epochs=warm,
+        optimizer=ADAM,
+        scheduler={"name": name, **SCHEDULES[name]},
     )
     optimizer = torch.optim.Adam(Linear().parameters(), lr=0.05)
     schedule = torchs(name, optimizer)
@@ -415,12 +423,12 @@ def test_rates_are_those_of_torchs_own_schedule_after_a_warm_up(name: str) -> No
 
     history = run(settings)
 
-    assert [row["lr"] for row in history[:3]] == [first * share for share in (0.25, 0.5, 0.75)]
-    for row in history[3:]:
+    assert [row["lr"] for row in history[:warm]] == [first * x for x in (0.25, 0.5, 0.75)][:warm]
+    for row in history[warm:]:
         assert row["lr"] == optimizer.param_groups[0]["lr"]
         optimizer.step()
         schedule.step(*[row["validation_loss"]] * (name == "ReduceLROnPlateau"))
-    assert len({row["lr"] for row in history[3:]}) > 1
+    assert len({row["lr"] for row in history[warm:]}) > 1
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -462,19 +470,6 @@ def test_one_cycle_lasts_as_long_as_its_epochs_however_many(pct_start: float) ->
         assert all(0 < rate <= 0.05 * (1 + 1e-9) for rate in seen), epochs
         # It ends above the least rate, which would be lost on the last epoch.
         assert seen[-1] > 0.05 / 25 / 1e4
-
-
-@pytest.mark.parametrize("name", ["OneCycleLR", "CosineAnnealingLR"])
-def test_a_warm_up_may_take_all_epochs(name: str) -> None:
-    settings = TrainingSettings(
-        epochs=2, warmup_epochs=4, optimizer=ADAM, scheduler={"name": name},
-        finetune={"epochs": 1, "lr": 1e-3},
-    )  # fmt: skip
-
-    first, second, last = (row["lr"] for row in run(settings))
-
-    assert second == pytest.approx(2 * first)
-    assert last == 1e-3
 
 
 def test_finetuning_keeps_its_rate_and_blends_no_clips() -> None:
@@ -546,6 +541,61 @@ def test_training_stops_after_so_many_epochs_without_a_better_one(patience: int)
     settings = TrainingSettings(epochs=10, early_stopping=patience, optimizer=FROZEN)
 
     assert len(run(settings)) == 1 + patience
+
+
+def test_early_stopping_ends_the_main_epochs_and_fine_tuning_follows(tmp_path: Path) -> None:
+    """Interrupted after every epoch or not: to the same end."""
+    settings = TrainingSettings(
+        epochs=30, early_stopping=2, finetune={"epochs": 3, "lr": 1e-4}, augment=AUGMENT,
+        optimizer={"name": "Adam", "lr": 0.2}, scheduler={"name": "ExponentialLR", "gamma": 0.9},
+    )  # fmt: skip
+    model, averaged = models(settings)
+
+    history = run(settings, model, crop_frames=4, averaged=averaged)
+    other, _, other_history = train_cut_off_after_each_epoch(settings, str(tmp_path))
+
+    main = len(history) - 3
+    assert 3 <= main < 30
+    assert best_epoch(history[:main]) == main - 2
+    assert [row["lr"] for row in history[main:]] == [1e-4] * 3
+    assert all(row["lr"] > 1e-4 for row in history[:main])
+    assert without_seconds(other_history) == without_seconds(history)
+    assert_same_state(other, model)
+
+
+def test_fine_tuning_runs_all_its_epochs_though_none_is_better() -> None:
+    settings = TrainingSettings(
+        epochs=10, early_stopping=2, optimizer=FROZEN, finetune={"epochs": 5, "lr": 1e-30}
+    )
+
+    assert len(run(settings)) == 3 + 5
+
+
+def test_the_log_counts_the_epochs_that_are_due_and_reports_early_stopping() -> None:
+    settings = TrainingSettings(epochs=10, early_stopping=2, finetune={"epochs": 2})
+    accuracies = [0.5, 0.6, 0.4, 0.4, 0.7, 0.7]
+    history = [
+        {
+            "epoch": epoch, "lr": 1e-3, "train_clips": 0, "validation_clips": 31,
+            "validation_loss": 1.0, "validation_accuracy": accuracy, "seconds": 0.1,
+        }
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]  # fmt: skip
+
+    said = [line for end in range(1, 7) for line in epoch_lines(history[:end], settings)]
+
+    assert [line.split("  lr")[0] for line in said] == [
+        "epoch   1 of 12",
+        "epoch   2 of 12",
+        "epoch   3 of 12",
+        "epoch   4 of 12",
+        "early stopping: the best epoch is 2, fine-tuning for 2",
+        "epoch   5 of 6",
+        "epoch   6 of 6",
+    ]
+    assert is_finished(history, settings)
+    # An end at the last epoch is not early.
+    assert len(list(epoch_lines(history[:4], TrainingSettings(epochs=4, early_stopping=2)))) == 1
 
 
 # A step
