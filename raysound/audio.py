@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,10 +18,10 @@ import torch
 from torchaudio.transforms import Resample
 
 from raysound import storage
+from raysound.formats.parts import parts
+from raysound.formats.views import Part
 from raysound.settings import FeatureSettings
 
-# Writers that stream a wav don't know its length yet and leave a size near the field's end.
-UNKNOWN_LENGTH = 0x7FFF0000
 # The largest sample that a float file of 32-bit integers can hold; beyond it lies no sound.
 LARGEST_SAMPLE = 2.0**31
 # Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
@@ -110,18 +110,21 @@ class Decoder:
         """
         try:
             with _open(file) as opened:
-                if opened.seek(0, 2) == 0:
+                size = opened.seek(0, 2)
+                if size == 0:
                     raise Reject("the file is empty (0 bytes)")
-                opened.seek(0)
-                # Given its number, libsndfile reads a file itself, without a way through Python.
-                is_own = isinstance(opened, io.FileIO)
-                with soundfile.SoundFile(
-                    opened.fileno() if is_own else opened, closefd=not is_own
-                ) as sound:
-                    _refuse_truncated(sound)
-                    source = Source(sound.frames / sound.samplerate, int(sound.samplerate))
-                    for window in self._windows(_Samples(sound, self.held)):
+                found = parts(opened, size)
+                sounds: list[soundfile.SoundFile] = []
+                try:
+                    for part in found:
+                        sounds.append(_sound(part))
+                    samples = _Samples(sounds, found, self.held)
+                    source = Source(samples.frames / samples.rate, samples.rate)
+                    for window in self._windows(samples):
                         yield source, window
+                finally:
+                    for sound in sounds:
+                        sound.close()
         except soundfile.LibsndfileError as error:
             raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
         except FileNotFoundError as error:
@@ -135,14 +138,16 @@ class Decoder:
     def _windows(self, samples: _Samples) -> Iterator[np.ndarray]:
         wanted, target = self.settings.clip_samples, self.settings.sample_rate
         ratio = resampling_ratio(samples.rate, target)
-        length = math.ceil(samples.frames / ratio)
+        is_same = ratio.numerator == ratio.denominator
+        # In whole numbers: a division of fractions costs as much as reading a small header.
+        length = -(-samples.frames * ratio.denominator // ratio.numerator)
         try:
             starts = window_starts(length, wanted, self.settings.long_clips)
         except (MemoryError, ValueError, OverflowError) as error:
             raise Reject("its header tells no length, or one that can't be true") from error
         for start in starts.tolist():
             begin, end = max(start, 0), min(start + wanted, length)
-            if ratio == 1:
+            if is_same:
                 inner = samples.span(begin, end)
             else:
                 inner = _resampled_span(samples, ratio, begin, end)
@@ -163,16 +168,59 @@ def _open(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
     return open(file, "rb", buffering=0)
 
 
-class _Samples:
-    """An open sound file as mono samples, read forwards, block by block."""
+def _sound(part: Part) -> soundfile.SoundFile:
+    """Opens a part.
 
-    def __init__(self, sound: soundfile.SoundFile, held: dict[np.dtype, np.ndarray]) -> None:
-        self.sound = sound
-        self.rate = int(sound.samplerate)
-        self.frames = int(sound.frames)
+    Raises:
+        Reject: its header promises another number of bytes than are there.
+    """
+    promised, held = part.promised, part.held
+    part.file.seek(0)
+    # Given its number, libsndfile reads a file itself, without a way through Python.
+    is_own = isinstance(part.file, io.FileIO)
+    try:
+        sound = soundfile.SoundFile(part.file.fileno() if is_own else part.file, closefd=not is_own)
+    except soundfile.LibsndfileError:
+        if promised <= held:
+            raise
+    else:
+        # Less than a sample of all channels is a matter of padding.
+        if -sound.channels < held - promised <= 0:
+            return sound
+        sound.close()
+    if promised > held:
+        raise Reject(f"cut short: the header says {promised} bytes of sound, {held} are there")
+    raise Reject(f"wrong header: it says {promised} bytes of sound, {held} are there")
+
+
+class _Samples:
+    """The sounds of a file, one after the other, as mono samples, read forwards, block by block."""
+
+    def __init__(
+        self,
+        sounds: Sequence[soundfile.SoundFile],
+        found: Sequence[Part],
+        held: dict[np.dtype, np.ndarray],
+    ) -> None:
+        self.sounds = sounds
+        first = sounds[0]
+        self.rate, self.channels = int(first.samplerate), int(first.channels)
         # As 16-bit numbers: half of the bytes, no rounding, and no NaN to look for.
-        self.read_as = INT if sound.subtype == "PCM_16" else FLOAT
-        self.dtype = self.read_as if sound.channels == 1 else FLOAT
+        self.read_as: np.dtype = INT
+        # Where in the file each sound ends.
+        self.stops: list[int] = []
+        self.frames = 0
+        for sound, part in zip(sounds, found, strict=True):
+            if (sound.samplerate, sound.channels) != (self.rate, self.channels):
+                raise Reject(
+                    f"several sounds in one file: the first has {self.rate} Hz and {self.channels} "
+                    f"channels, a later one {sound.samplerate} Hz and {sound.channels}"
+                )
+            if sound.subtype != "PCM_16":
+                self.read_as = FLOAT
+            self.frames += int(sound.frames) if part.frames is None else part.frames
+            self.stops.append(self.frames)
+        self.dtype = self.read_as if self.channels == 1 else FLOAT
         self.buffers = held
         # Samples [first, read) of the file stand at the beginning of the buffer.
         self.first = self.read = 0
@@ -199,17 +247,19 @@ class _Samples:
             self.first = first
 
     def _read_block(self) -> None:
-        channels, offset = self.sound.channels, self.read - self.first
-        count = min(self.frames - self.read, max(BLOCK // channels, 1))
+        channels, offset = self.channels, self.read - self.first
+        number = bisect_right(self.stops, self.read)
+        sound = self.sounds[number]
+        count = min(self.stops[number] - self.read, max(BLOCK // channels, 1))
         held = self.buffers[self.dtype]
         if len(held) < offset + count:
             held = np.concatenate([held, np.empty(offset + count, self.dtype)])
             self.buffers[self.dtype] = held
         target = held[offset : offset + count]
         if channels == 1:
-            block = self.sound.read(out=target)
+            block = sound.read(out=target)
         else:
-            block = self.sound.read(count, dtype=self.read_as.name, always_2d=True)
+            block = sound.read(count, dtype=self.read_as.name, always_2d=True)
         if len(block) < count:
             there = self.read + len(block)
             raise Reject(f"cut short: the header says {self.frames} samples, {there} are there")
@@ -232,18 +282,7 @@ def _as_float(samples: np.ndarray) -> np.ndarray:
     return samples if samples.dtype == FLOAT else np.multiply(samples, FLOAT.type(1 / 32768))
 
 
-def _refuse_truncated(sound: soundfile.SoundFile) -> None:
-    """Finds the cut that libsndfile mends in silence: its log alone tells of the promise."""
-    found = re.search(
-        r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE
-    )
-    if found is None:
-        return
-    promised, held = int(found[1]), int(found[2])
-    if held + sound.channels <= promised < UNKNOWN_LENGTH:
-        raise Reject(f"cut short: the header says {promised} bytes of sound, {held} are there")
-
-
+@lru_cache(maxsize=256)
 def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
     """Source samples for one sample at the target rate (Hz), as near as its terms may be.
 
