@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,27 +18,16 @@ from torchaudio.transforms import Resample
 
 from raysound import storage
 from raysound.formats.parts import parts
-from raysound.formats.views import Part
+from raysound.formats.samples import BLOCK, FLOAT, INT, Samples, as_float, open_part
+from raysound.formats.samples import Reject as Reject
+from raysound.formats.samples import Unreadable as Unreadable
 from raysound.settings import FeatureSettings
 
-# The largest sample that a float file of 32-bit integers can hold; beyond it lies no sound.
-LARGEST_SAMPLE = 2.0**31
 # Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
 # exact, and shifts the pitch of an odd one by less than half a thousandth: under a cent.
 LARGEST_RATIO_TERM = 2000
 # Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
 LEAST_SURPLUS = 0.05
-# Samples that are decoded at once, over all channels.
-BLOCK = 1 << 20
-INT, FLOAT = np.dtype(np.int16), np.dtype(np.float32)
-
-
-class Reject(Exception):  # noqa: N818 - the word of the manifest, the summary and the report
-    """A file that can't be used; its text is the reason, for a person to read."""
-
-
-class Unreadable(Reject):
-    """A file that the storage didn't give: perhaps it will the next time."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +64,26 @@ def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
     Raises:
         Reject: the file is missing, empty, no sound, cut short, or holds NaN or absurd samples.
     """
-    pairs = [(source, _as_float(window).copy()) for source, window in Decoder(settings).read(file)]
+    pairs = [(source, as_float(window).copy()) for source, window in Decoder(settings).read(file)]
     source = pairs[0][0]
     return Clip(source.duration, source.sample_rate, np.stack([window for _, window in pairs]))
+
+
+def read_first_window(file: str | BinaryIO, settings: FeatureSettings) -> np.ndarray:
+    """Reads the first window of a sound file, and no more of the file than that takes.
+
+    Args:
+        file: see `read_clip`.
+        settings: of the window.
+
+    Returns:
+        float32 `(clip_samples,)`, mono, at the settings' sample rate.
+
+    Raises:
+        Reject: see `read_clip`, as far as the file is read.
+    """
+    _, window = next(Decoder(settings).read(file))
+    return as_float(window).copy()
 
 
 class Decoder:
@@ -117,8 +122,8 @@ class Decoder:
                 sounds: list[soundfile.SoundFile] = []
                 try:
                     for part in found:
-                        sounds.append(_sound(part))
-                    samples = _Samples(sounds, found, self.held)
+                        sounds.append(open_part(part))
+                    samples = Samples(sounds, found, self.held)
                     source = Source(samples.frames / samples.rate, samples.rate)
                     for window in self._windows(samples):
                         yield source, window
@@ -135,7 +140,7 @@ class Decoder:
             # pyarrow's word for a path that is none, such as one with a NUL in it.
             raise Reject(f"can't be read: {error}") from error
 
-    def _windows(self, samples: _Samples) -> Iterator[np.ndarray]:
+    def _windows(self, samples: Samples) -> Iterator[np.ndarray]:
         wanted, target = self.settings.clip_samples, self.settings.sample_rate
         ratio = resampling_ratio(samples.rate, target)
         is_same = ratio.numerator == ratio.denominator
@@ -168,120 +173,6 @@ def _open(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
     return open(file, "rb", buffering=0)
 
 
-def _sound(part: Part) -> soundfile.SoundFile:
-    """Opens a part.
-
-    Raises:
-        Reject: its header promises another number of bytes than are there.
-    """
-    promised, held = part.promised, part.held
-    part.file.seek(0)
-    # Given its number, libsndfile reads a file itself, without a way through Python.
-    is_own = isinstance(part.file, io.FileIO)
-    try:
-        sound = soundfile.SoundFile(part.file.fileno() if is_own else part.file, closefd=not is_own)
-    except soundfile.LibsndfileError:
-        if promised <= held:
-            raise
-    else:
-        # Less than a sample of all channels is a matter of padding.
-        if -sound.channels < held - promised <= 0:
-            return sound
-        sound.close()
-    if promised > held:
-        raise Reject(f"cut short: the header says {promised} bytes of sound, {held} are there")
-    raise Reject(f"wrong header: it says {promised} bytes of sound, {held} are there")
-
-
-class _Samples:
-    """The sounds of a file, one after the other, as mono samples, read forwards, block by block."""
-
-    def __init__(
-        self,
-        sounds: Sequence[soundfile.SoundFile],
-        found: Sequence[Part],
-        held: dict[np.dtype, np.ndarray],
-    ) -> None:
-        self.sounds = sounds
-        first = sounds[0]
-        self.rate, self.channels = int(first.samplerate), int(first.channels)
-        # As 16-bit numbers: half of the bytes, no rounding, and no NaN to look for.
-        self.read_as: np.dtype = INT
-        # Where in the file each sound ends.
-        self.stops: list[int] = []
-        self.frames = 0
-        for sound, part in zip(sounds, found, strict=True):
-            if (sound.samplerate, sound.channels) != (self.rate, self.channels):
-                raise Reject(
-                    f"several sounds in one file: the first has {self.rate} Hz and {self.channels} "
-                    f"channels, a later one {sound.samplerate} Hz and {sound.channels}"
-                )
-            if sound.subtype != "PCM_16":
-                self.read_as = FLOAT
-            self.frames += int(sound.frames) if part.frames is None else part.frames
-            self.stops.append(self.frames)
-        self.dtype = self.read_as if self.channels == 1 else FLOAT
-        self.buffers = held
-        # Samples [first, read) of the file stand at the beginning of the buffer.
-        self.first = self.read = 0
-        if self.frames == 0:
-            raise Reject("no samples: the header is there, the sound is not")
-
-    def span(self, start: int, stop: int) -> np.ndarray:
-        """Samples `[start, stop)` of the file; what lies before `start` is let go."""
-        while self.read < stop:
-            self._let_go(start)
-            self._read_block()
-        return self.buffers[self.dtype][start - self.first : stop - self.first]
-
-    def finish(self) -> None:
-        """Reads what no window wanted: it may be missing, or no sound."""
-        while self.read < self.frames:
-            self._let_go(self.read)
-            self._read_block()
-
-    def _let_go(self, start: int) -> None:
-        held, first = self.buffers[self.dtype], min(start, self.read)
-        if first > self.first:
-            held[: self.read - first] = held[first - self.first : self.read - self.first]
-            self.first = first
-
-    def _read_block(self) -> None:
-        channels, offset = self.channels, self.read - self.first
-        number = bisect_right(self.stops, self.read)
-        sound = self.sounds[number]
-        count = min(self.stops[number] - self.read, max(BLOCK // channels, 1))
-        held = self.buffers[self.dtype]
-        if len(held) < offset + count:
-            held = np.concatenate([held, np.empty(offset + count, self.dtype)])
-            self.buffers[self.dtype] = held
-        target = held[offset : offset + count]
-        if channels == 1:
-            block = sound.read(out=target)
-        else:
-            block = sound.read(count, dtype=self.read_as.name, always_2d=True)
-        if len(block) < count:
-            there = self.read + len(block)
-            raise Reject(f"cut short: the header says {self.frames} samples, {there} are there")
-        if self.read_as == FLOAT:
-            _refuse_absurd(block, self.read / self.rate)
-        if channels > 1:
-            np.matmul(_as_float(block), np.full(channels, 1 / channels, FLOAT), out=target)
-        self.read += count
-
-
-def _refuse_absurd(block: np.ndarray, seconds: float) -> None:
-    peak = max(float(block.max()), -float(block.min()))
-    if not np.isfinite(peak):
-        raise Reject(f"NaN or infinite samples: {int((~np.isfinite(block)).sum())} of {block.size}")
-    if peak > LARGEST_SAMPLE:
-        raise Reject(f"samples up to {peak:.3g}, where sound lies within 1")
-
-
-def _as_float(samples: np.ndarray) -> np.ndarray:
-    return samples if samples.dtype == FLOAT else np.multiply(samples, FLOAT.type(1 / 32768))
-
-
 @lru_cache(maxsize=256)
 def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
     """Source samples for one sample at the target rate (Hz), as near as its terms may be.
@@ -310,7 +201,7 @@ def _resampler(ratio: Fraction) -> Resample:
     return Resample(ratio.numerator, ratio.denominator)
 
 
-def _resampled_span(samples: _Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
+def _resampled_span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
     """Samples `[begin, end)` of the resampled file, from no more of the file than they hear.
 
     A piece that begins where the pattern of phases does, with the reach of the kernel on both
@@ -320,7 +211,7 @@ def _resampled_span(samples: _Samples, ratio: Fraction, begin: int, end: int) ->
     reach = math.ceil(_resampler(ratio).width / source)
     first = max(begin // target - reach, 0)
     last = min((-(-end // target) + reach) * source, samples.frames)
-    piece = resample(_as_float(samples.span(first * source, last)), ratio)
+    piece = resample(as_float(samples.span(first * source, last)), ratio)
     return piece[begin - first * target : end - first * target]
 
 

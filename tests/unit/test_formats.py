@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from raysound import audio
-from raysound.audio import Reject, read_clip
-from raysound.formats import mpeg
+from raysound.audio import Reject, read_clip, window_starts
+from raysound.formats import mpeg, samples
 from raysound.settings import FeatureSettings
 
 RATE = 8000
@@ -286,9 +285,9 @@ def test_windows_of_an_mp3_without_its_tag_are_cut_from_its_true_length(monkeypa
     data = b"".join(frames_of(mp3())[1:])
     length = 576 * len(frames_of(data))
     whole = windows(data, clip_length=length / RATE)[0]
-    expected = [whole[at:][:4000] for at in audio.window_starts(length, 4000, way)]
+    expected = [whole[at:][:4000] for at in window_starts(length, 4000, way)]
     assert np.array_equal(windows(data, long_clips=way), expected)
-    monkeypatch.setattr(audio, "BLOCK", 700)
+    monkeypatch.setattr(samples, "BLOCK", 700)
     assert np.allclose(windows(data, long_clips=way), expected, atol=1e-7)
 
 
@@ -377,8 +376,7 @@ def test_a_flac_is_read_to_its_last_frame_whatever_its_header_says(total, subtyp
 @pytest.mark.parametrize("kept", [0.3, 0.5, 0.99])
 def test_a_streamed_flac_that_is_cut_is_rejected(kept):
     data = flac(0, 3.0)
-    text = reason(data[: int(kept * len(data))])
-    assert "length" in text or "decoded" in text
+    assert "cut short: the header states no length" in reason(data[: int(kept * len(data))])
 
 
 # Ogg
