@@ -150,7 +150,7 @@ class Decoder:
             starts = window_starts(length, wanted, self.settings.long_clips)
         except (MemoryError, ValueError, OverflowError) as error:
             raise Reject("its header tells no length, or one that can't be true") from error
-        for start in starts.tolist():
+        for start in map(int, starts):
             begin, end = max(start, 0), min(start + wanted, length)
             if is_same:
                 inner = samples.span(begin, end)

@@ -40,12 +40,14 @@ def parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
         field = int.from_bytes(read_at(start + TOTAL_AT, 8), "big")
         total = field & ((1 << TOTAL_BITS) - 1)
         length = _length(start, stop, total, read_at)
-        if length is not None and length > total:
-            right = (field >> TOTAL_BITS << TOTAL_BITS | length).to_bytes(8, "big")
-            place = start + TOTAL_AT
-            found.append(Part(view(file, [(first, place), right, (place + 8, stop)])))
-        else:
+        place = start + TOTAL_AT
+        if length is None or length == total:
             found.append(Part(file if len(starts) == 1 else view(file, [(first, stop)])))
+            continue
+        right = (field >> TOTAL_BITS << TOTAL_BITS | length).to_bytes(8, "big")
+        whole = view(file, [(first, place), right, (place + 8, stop)])
+        promised, held = (total, length) if total > length else (0, 0)
+        found.append(Part(whole, promised=promised, held=held, unit="samples"))
     return found
 
 

@@ -74,15 +74,15 @@ class Stream:
     frames: int = 0
     is_cut: bool = False
 
-    def add(self, place: int, frame: Frame) -> None:
-        """One more frame of sound."""
+    def add(self, start: int, stop: int, count: int, first: Frame) -> None:
+        """Frames of sound that fill the bytes `[start, stop)`."""
         if not self.frames:
-            self.first = frame
-        self.frames += 1
-        if self.runs and self.runs[-1][1] == place:
-            self.runs[-1][1] += frame.length
+            self.first = first
+        self.frames += count
+        if self.runs and self.runs[-1][1] == start:
+            self.runs[-1][1] = stop
         else:
-            self.runs.append([place, place + frame.length])
+            self.runs.append([start, stop])
 
     @property
     def promised(self) -> int:
@@ -139,7 +139,8 @@ def _part(file: BinaryIO, stream: Stream) -> Part:
     sound: list[Piece] = [(start, stop) for start, stop in stream.runs]
     # Some encoders count the frame of the tag. What lacks more frames is cut short.
     if promised > frames + 1 or (promised == frames + 1 and stream.is_cut):
-        return Part(view(file, [stream.tag, *sound]))
+        tagged = view(file, [stream.tag, *sound])
+        return Part(tagged, promised=promised, held=frames, unit="frames of MPEG audio")
     if stream.count:
         tag = (
             stream.tag[: stream.count] + frames.to_bytes(4, "big") + stream.tag[stream.count + 4 :]
@@ -155,8 +156,7 @@ def streams(size: int, read_at: ReadAt) -> list[Stream]:
     """Finds all frames of a file of `size` bytes, in streams of one kind."""
     found: list[Stream] = []
     stream: Stream | None = None
-    for place, head, frame in _frames(size, read_at):
-        stop = place + frame.length
+    for place, stop, count, head, frame in _frames(size, read_at):
         tag = _tag(head, frame)
         if stream is None or tag or frame.kind != stream.first.kind:
             stream = Stream(frame)
@@ -171,26 +171,44 @@ def streams(size: int, read_at: ReadAt) -> list[Stream]:
                 (read_at(place, frame.length), tag + 8) if has_count else (b"", 0)
             )
         else:
-            stream.add(place, frame)
+            stream.add(place, stop, count, frame)
     return [stream for stream in found if stream.frames]
 
 
-def _frames(size: int, read_at: ReadAt) -> Iterator[tuple[int, bytes, Frame]]:
-    """Where each frame begins, its first bytes and what they say; the last one may be cut."""
+def _frames(size: int, read_at: ReadAt) -> Iterator[tuple[int, int, int, bytes, Frame]]:
+    """Finds frames of one kind in a row; the very last one may be cut.
+
+    Yields:
+        Where they begin and end, how many, the first bytes of the first one and what these say.
+    """
     place, kind = 0, 0
     limit = tag_end(0, read_at) + LARGEST_JUNK
     while place + 4 <= min(size, limit):
         head = read_at(place, HEAD)
         frame = parse_header(head[:4])
         if frame is not None and (frame.kind == kind or _is_chain(place, size, read_at)):
-            yield place, head, frame
-            limit = size
-            place, kind = place + frame.length, frame.kind
+            stop, count = place + frame.length, 1
+            if not _tag(head, frame):
+                stop, count = _follow(stop, count, frame, read_at)
+            yield place, stop, count, head, frame
+            place, kind, limit = stop, frame.kind, size
         elif (end := tag_end(place, read_at)) > place:
             place = end
         else:
             # Until frames follow each other again, no single one is believed.
             place, kind = _next_sync(place + 1, size, read_at), 0
+
+
+def _follow(place: int, count: int, first: Frame, read_at: ReadAt) -> tuple[int, int]:
+    """Goes on over whole frames of sound of the same kind, as far as one block of the file."""
+    block, start, kind, tag = read_at(place, BLOCK), 0, first.kind, first.tag
+    while (frame := parse_header(block[start : start + 4])) and frame.kind == kind:
+        stop = start + frame.length
+        at_tag = block[start + tag : start + tag + 4] in TAGS
+        if stop > len(block) or at_tag or block[start + VBRI_AT : start + VBRI_AT + 4] == b"VBRI":
+            break
+        start, count = stop, count + 1
+    return place + start, count
 
 
 def _is_chain(place: int, size: int, read_at: ReadAt) -> bool:

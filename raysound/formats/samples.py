@@ -40,7 +40,7 @@ def open_part(part: Part) -> soundfile.SoundFile:
     """Opens a part.
 
     Raises:
-        Reject: its header promises another number of bytes than are there.
+        Reject: its header promises more or less sound than is there.
     """
     promised, held = part.promised, part.held
     part.file.seek(0)
@@ -57,8 +57,8 @@ def open_part(part: Part) -> soundfile.SoundFile:
             return sound
         sound.close()
     if promised > held:
-        raise Reject(f"cut short: the header says {promised} bytes of sound, {held} are there")
-    raise Reject(f"wrong header: it says {promised} bytes of sound, {held} are there")
+        raise Reject(f"cut short: the header says {promised} {part.unit}, {held} are there")
+    raise Reject(f"wrong header: it says {promised} {part.unit}, {held} are there")
 
 
 class Samples:

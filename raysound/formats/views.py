@@ -23,14 +23,16 @@ class Part(NamedTuple):
     Attributes:
         file: what libsndfile reads.
         frames: samples a channel, where libsndfile can't know; otherwise None.
-        promised: bytes of sound that the header states, where others are there.
-        held: bytes of sound that are there.
+        promised: how much sound the header states, where another amount is there; else 0.
+        held: how much is there.
+        unit: in which these two are counted.
     """
 
     file: BinaryIO
     frames: int | None = None
     promised: int = 0
     held: int = 0
+    unit: str = "bytes of sound"
 
 
 def reader(file: BinaryIO, size: int) -> ReadAt:

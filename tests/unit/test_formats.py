@@ -57,6 +57,16 @@ def changed(data: bytes, place: int, field: bytes) -> bytes:
     return data[:place] + field + data[place + len(field) :]
 
 
+@cache
+def flac(total: int | None = None, seconds: float = 0.5, subtype: str = "PCM_16") -> bytes:
+    """With another number of samples in the header: the last 36 of these 64 bits."""
+    data = encoded("FLAC", subtype, seconds=seconds)
+    if total is None:
+        return data
+    field = int.from_bytes(data[18:26], "big") >> 36 << 36 | total
+    return changed(data, 18, field.to_bytes(8, "big"))
+
+
 # Sizes in headers. Each format: a file, and that file with another size of its sound in bytes.
 
 
@@ -318,8 +328,24 @@ def test_a_wrong_count_in_the_tag_loses_nothing(change):
     assert np.array_equal(windows(with_count(mp3(), change)), windows(mp3()))
 
 
-@pytest.mark.parametrize("data", [with_count(mp3(), lambda n: 2 * n), mp3()[:-10], mp3()[:-900]])
+@pytest.mark.parametrize(
+    "data", [with_count(mp3(), lambda n: 2 * n), mp3()[:-10], mp3()[:-900], mp3() + mp3()[:-900]]
+)
 def test_an_mp3_that_lacks_frames_of_its_tag_is_cut_short(data):
+    assert "cut short: the header says" in reason(data)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_count(mp3(), lambda n: 0xFFFFFFFF),
+        with_count(mp3(), lambda n: n | 1 << 30),
+        flac(2**36 - 1),
+    ],
+)
+def test_a_count_of_billions_asks_for_no_memory(data):
+    """One flipped bit in a header."""
     assert "cut short: the header says" in reason(data)
 
 
@@ -349,16 +375,6 @@ def test_layers_i_and_ii_are_read_to_their_last_frame(header, samples):
 
 
 # FLAC
-
-
-@cache
-def flac(total: int | None = None, seconds: float = 0.5, subtype: str = "PCM_16") -> bytes:
-    """With another number of samples in the header: the last 36 of these 64 bits."""
-    data = encoded("FLAC", subtype, seconds=seconds)
-    if total is None:
-        return data
-    field = int.from_bytes(data[18:26], "big") >> 36 << 36 | total
-    return changed(data, 18, field.to_bytes(8, "big"))
 
 
 @pytest.mark.parametrize("total", [0, 1, 12_000, 23_999])
