@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,28 +17,17 @@ import torch
 from torchaudio.transforms import Resample
 
 from raysound import storage
+from raysound.formats.parts import parts
+from raysound.formats.samples import BLOCK, FLOAT, INT, Samples, as_float, open_part
+from raysound.formats.samples import Reject as Reject
+from raysound.formats.samples import Unreadable as Unreadable
 from raysound.settings import FeatureSettings
 
-# Writers that stream a wav don't know its length yet and leave a size near the field's end.
-UNKNOWN_LENGTH = 0x7FFF0000
-# The largest sample that a float file of 32-bit integers can hold; beyond it lies no sound.
-LARGEST_SAMPLE = 2.0**31
 # Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
 # exact, and shifts the pitch of an odd one by less than half a thousandth: under a cent.
 LARGEST_RATIO_TERM = 2000
 # Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
 LEAST_SURPLUS = 0.05
-# Samples that are decoded at once, over all channels.
-BLOCK = 1 << 20
-INT, FLOAT = np.dtype(np.int16), np.dtype(np.float32)
-
-
-class Reject(Exception):  # noqa: N818 - the word of the manifest, the summary and the report
-    """A file that can't be used; its text is the reason, for a person to read."""
-
-
-class Unreadable(Reject):
-    """A file that the storage didn't give: perhaps it will the next time."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +64,26 @@ def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
     Raises:
         Reject: the file is missing, empty, no sound, cut short, or holds NaN or absurd samples.
     """
-    pairs = [(source, _as_float(window).copy()) for source, window in Decoder(settings).read(file)]
+    pairs = [(source, as_float(window).copy()) for source, window in Decoder(settings).read(file)]
     source = pairs[0][0]
     return Clip(source.duration, source.sample_rate, np.stack([window for _, window in pairs]))
+
+
+def read_first_window(file: str | BinaryIO, settings: FeatureSettings) -> np.ndarray:
+    """Reads the first window of a sound file, and no more of the file than that takes.
+
+    Args:
+        file: see `read_clip`.
+        settings: of the window.
+
+    Returns:
+        float32 `(clip_samples,)`, mono, at the settings' sample rate.
+
+    Raises:
+        Reject: see `read_clip`, as far as the file is read.
+    """
+    _, window = next(Decoder(settings).read(file))
+    return as_float(window).copy()
 
 
 class Decoder:
@@ -110,18 +115,21 @@ class Decoder:
         """
         try:
             with _open(file) as opened:
-                if opened.seek(0, 2) == 0:
+                size = opened.seek(0, 2)
+                if size == 0:
                     raise Reject("the file is empty (0 bytes)")
-                opened.seek(0)
-                # Given its number, libsndfile reads a file itself, without a way through Python.
-                is_own = isinstance(opened, io.FileIO)
-                with soundfile.SoundFile(
-                    opened.fileno() if is_own else opened, closefd=not is_own
-                ) as sound:
-                    _refuse_truncated(sound)
-                    source = Source(sound.frames / sound.samplerate, int(sound.samplerate))
-                    for window in self._windows(_Samples(sound, self.held)):
+                found = parts(opened, size)
+                sounds: list[soundfile.SoundFile] = []
+                try:
+                    for part in found:
+                        sounds.append(open_part(part))
+                    samples = Samples(sounds, found, self.held)
+                    source = Source(samples.frames / samples.rate, samples.rate)
+                    for window in self._windows(samples):
                         yield source, window
+                finally:
+                    for sound in sounds:
+                        sound.close()
         except soundfile.LibsndfileError as error:
             raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
         except FileNotFoundError as error:
@@ -132,17 +140,19 @@ class Decoder:
             # pyarrow's word for a path that is none, such as one with a NUL in it.
             raise Reject(f"can't be read: {error}") from error
 
-    def _windows(self, samples: _Samples) -> Iterator[np.ndarray]:
+    def _windows(self, samples: Samples) -> Iterator[np.ndarray]:
         wanted, target = self.settings.clip_samples, self.settings.sample_rate
         ratio = resampling_ratio(samples.rate, target)
-        length = math.ceil(samples.frames / ratio)
+        is_same = ratio.numerator == ratio.denominator
+        # In whole numbers: a division of fractions costs as much as reading a small header.
+        length = -(-samples.frames * ratio.denominator // ratio.numerator)
         try:
             starts = window_starts(length, wanted, self.settings.long_clips)
         except (MemoryError, ValueError, OverflowError) as error:
             raise Reject("its header tells no length, or one that can't be true") from error
-        for start in starts.tolist():
+        for start in map(int, starts):
             begin, end = max(start, 0), min(start + wanted, length)
-            if ratio == 1:
+            if is_same:
                 inner = samples.span(begin, end)
             else:
                 inner = _resampled_span(samples, ratio, begin, end)
@@ -163,87 +173,7 @@ def _open(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
     return open(file, "rb", buffering=0)
 
 
-class _Samples:
-    """An open sound file as mono samples, read forwards, block by block."""
-
-    def __init__(self, sound: soundfile.SoundFile, held: dict[np.dtype, np.ndarray]) -> None:
-        self.sound = sound
-        self.rate = int(sound.samplerate)
-        self.frames = int(sound.frames)
-        # As 16-bit numbers: half of the bytes, no rounding, and no NaN to look for.
-        self.read_as = INT if sound.subtype == "PCM_16" else FLOAT
-        self.dtype = self.read_as if sound.channels == 1 else FLOAT
-        self.buffers = held
-        # Samples [first, read) of the file stand at the beginning of the buffer.
-        self.first = self.read = 0
-        if self.frames == 0:
-            raise Reject("no samples: the header is there, the sound is not")
-
-    def span(self, start: int, stop: int) -> np.ndarray:
-        """Samples `[start, stop)` of the file; what lies before `start` is let go."""
-        while self.read < stop:
-            self._let_go(start)
-            self._read_block()
-        return self.buffers[self.dtype][start - self.first : stop - self.first]
-
-    def finish(self) -> None:
-        """Reads what no window wanted: it may be missing, or no sound."""
-        while self.read < self.frames:
-            self._let_go(self.read)
-            self._read_block()
-
-    def _let_go(self, start: int) -> None:
-        held, first = self.buffers[self.dtype], min(start, self.read)
-        if first > self.first:
-            held[: self.read - first] = held[first - self.first : self.read - self.first]
-            self.first = first
-
-    def _read_block(self) -> None:
-        channels, offset = self.sound.channels, self.read - self.first
-        count = min(self.frames - self.read, max(BLOCK // channels, 1))
-        held = self.buffers[self.dtype]
-        if len(held) < offset + count:
-            held = np.concatenate([held, np.empty(offset + count, self.dtype)])
-            self.buffers[self.dtype] = held
-        target = held[offset : offset + count]
-        if channels == 1:
-            block = self.sound.read(out=target)
-        else:
-            block = self.sound.read(count, dtype=self.read_as.name, always_2d=True)
-        if len(block) < count:
-            there = self.read + len(block)
-            raise Reject(f"cut short: the header says {self.frames} samples, {there} are there")
-        if self.read_as == FLOAT:
-            _refuse_absurd(block, self.read / self.rate)
-        if channels > 1:
-            np.matmul(_as_float(block), np.full(channels, 1 / channels, FLOAT), out=target)
-        self.read += count
-
-
-def _refuse_absurd(block: np.ndarray, seconds: float) -> None:
-    peak = max(float(block.max()), -float(block.min()))
-    if not np.isfinite(peak):
-        raise Reject(f"NaN or infinite samples: {int((~np.isfinite(block)).sum())} of {block.size}")
-    if peak > LARGEST_SAMPLE:
-        raise Reject(f"samples up to {peak:.3g}, where sound lies within 1")
-
-
-def _as_float(samples: np.ndarray) -> np.ndarray:
-    return samples if samples.dtype == FLOAT else np.multiply(samples, FLOAT.type(1 / 32768))
-
-
-def _refuse_truncated(sound: soundfile.SoundFile) -> None:
-    """Finds the cut that libsndfile mends in silence: its log alone tells of the promise."""
-    found = re.search(
-        r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE
-    )
-    if found is None:
-        return
-    promised, held = int(found[1]), int(found[2])
-    if held + sound.channels <= promised < UNKNOWN_LENGTH:
-        raise Reject(f"cut short: the header says {promised} bytes of sound, {held} are there")
-
-
+@lru_cache(maxsize=256)
 def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
     """Source samples for one sample at the target rate (Hz), as near as its terms may be.
 
@@ -271,7 +201,7 @@ def _resampler(ratio: Fraction) -> Resample:
     return Resample(ratio.numerator, ratio.denominator)
 
 
-def _resampled_span(samples: _Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
+def _resampled_span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
     """Samples `[begin, end)` of the resampled file, from no more of the file than they hear.
 
     A piece that begins where the pattern of phases does, with the reach of the kernel on both
@@ -281,7 +211,7 @@ def _resampled_span(samples: _Samples, ratio: Fraction, begin: int, end: int) ->
     reach = math.ceil(_resampler(ratio).width / source)
     first = max(begin // target - reach, 0)
     last = min((-(-end // target) + reach) * source, samples.frames)
-    piece = resample(_as_float(samples.span(first * source, last)), ratio)
+    piece = resample(as_float(samples.span(first * source, last)), ratio)
     return piece[begin - first * target : end - first * target]
 
 

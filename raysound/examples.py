@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raysound.audio import Reject, encode, read_clip
+from raysound.audio import Reject, encode, read_first_window
 from raysound.logmel import LogMel
 from raysound.report.page import Example
 from raysound.settings import FeatureSettings
@@ -54,11 +54,11 @@ def choose(predictions: pa.Table, count: int) -> list[tuple[int, Kind]]:
 def load(
     corpus: str, row: Mapping[str, Any], kind: Kind, sound: Sound, settings: FeatureSettings
 ) -> Example | None:
-    """Reads one clip's first window, as picture and sound; None, told, if it is gone since.
+    """Reads the first window of a clip, as picture and sound; None and a warning if it is gone.
 
     Args:
         corpus: its name.
-        row: clip_id, label, prediction, probability, asked_probability and nearest.
+        row: clip_id, label, prediction, probability, asked_probability, nearest and windows.
         kind: what it is an example of.
         sound: as `open_sounds` gives it.
         settings: of the log-mel.
@@ -66,7 +66,7 @@ def load(
     try:
         if isinstance(sound, Reject):
             raise sound
-        window = read_clip(sound, settings).windows[0]
+        window = read_first_window(sound, settings)
     except Reject as reject:
         logger.warning("%s: %s can't be shown in the report: %s", corpus, row["clip_id"], reject)
         return None
@@ -84,4 +84,5 @@ def load(
         log_mel=log_mel,
         audio=encode(window, settings.sample_rate, "FLAC"),
         seconds_per_frame=settings.hop_length / settings.sample_rate,
+        windows=row["windows"],
     )

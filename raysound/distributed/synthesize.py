@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from raysound import storage
-from raysound.audio import Reject, encode, read_clip
+from raysound.audio import Reject, encode, read_first_window
 from raysound.config import UserError, places
 from raysound.distributed.session import MADE, check_places, in_tasks
 from raysound.griffin_lim import log_mel_to_waveform
@@ -210,7 +210,7 @@ def changed_clips(
         try:
             if isinstance(sound, Reject):
                 raise sound
-            window = read_clip(sound, features).windows[0]
+            window = read_first_window(sound, features)
         except Reject:
             continue
         name = clip_id.replace("/", "-") + ".wav"

@@ -68,6 +68,8 @@ class Example:
     audio: bytes
     """A FLAC file."""
     seconds_per_frame: float
+    windows: int = 1
+    """Of the clip: `log_mel` and `audio` are its first, the probabilities are means over all."""
 
 
 def render(

@@ -9,7 +9,6 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raysound import audio
 from raysound.audio import (
     LEAST_SURPLUS,
     Clip,
@@ -21,6 +20,7 @@ from raysound.audio import (
     resampling_ratio,
     window_starts,
 )  # fmt: skip
+from raysound.formats import samples
 from raysound.settings import FeatureSettings
 
 RATE = 8000
@@ -253,7 +253,7 @@ def test_a_truncated_flac_is_rejected(tmp_path):
 def test_a_truncated_mp3_is_rejected(tmp_path):
     mp3 = save(tmp_path, "a.mp3", np.tile(TONE, 8)).read_bytes()
     text = reason(put(tmp_path, "b.mp3", mp3[: len(mp3) // 2]))
-    assert "cut short: the header says 32000 samples" in text
+    assert text == "cut short: the header says 58 frames of MPEG audio, 27 are there"
 
 
 def test_a_damaged_flac_is_rejected(tmp_path):
@@ -261,19 +261,6 @@ def test_a_damaged_flac_is_rejected(tmp_path):
     middle = len(flac) // 2
     flac[middle : middle + 40] = bytes(255 - byte for byte in flac[middle : middle + 40])
     assert "decoded" in reason(put(tmp_path, "b.flac", bytes(flac)))
-
-
-def test_a_streamed_flac_stops_nothing(tmp_path):
-    """A length of 0 stands for «unknown» there: read whole, or rejected in clear words."""
-    flac = save(tmp_path, "a.flac").read_bytes()
-    path = put(tmp_path, "b.flac", with_total_samples(flac, 0))
-    try:
-        told = ""
-        heard = read(path).windows[0]
-    except Reject as reject:
-        told, heard = str(reject), TONE
-    assert told == "" or "header" in told
-    assert np.allclose(heard, TONE, atol=1e-4)
 
 
 @pytest.mark.parametrize("total", [4001, 10**6, 2**33, 2**36 - 1])
@@ -385,7 +372,7 @@ def test_pieces_are_resampled_as_the_whole(tmp_path, monkeypatch, source, target
     wanted = FeatureSettings(
         clip_length=0.5, sample_rate=target, f_max=target / 2, n_mels=8, long_clips=way
     )
-    monkeypatch.setattr(audio, "BLOCK", 1009)
+    monkeypatch.setattr(samples, "BLOCK", 1009)
     windows = read_clip(str(path), wanted).windows
     whole = resample(noise.astype(np.float32), resampling_ratio(source, target))
     surplus = max(wanted.clip_samples - len(whole), 0)
@@ -406,7 +393,7 @@ def test_a_file_in_blocks_is_the_file_at_once(tmp_path, monkeypatch, subtype, ch
     path = save(tmp_path, "a.wav", noise, RATE, subtype)
     wanted = HALF_SECOND.model_copy(update={"long_clips": way})
     at_once = read_clip(str(path), wanted)
-    monkeypatch.setattr(audio, "BLOCK", 600)
+    monkeypatch.setattr(samples, "BLOCK", 600)
     assert np.array_equal(read_clip(str(path), wanted).windows, at_once.windows)
     mono, starts = noise.mean(axis=1), window_starts(12345, 4000, way)
     expected = [mono[at : at + 4000] for at in starts]
@@ -419,14 +406,14 @@ def test_a_long_file_is_held_in_pieces(tmp_path):
     decoder = Decoder(HALF_SECOND)
     windows = [(source.duration, window.shape) for source, window in decoder.read(str(path))]
     assert windows == [(600.0, (4000,))] * 1200
-    assert max(map(len, decoder.held.values())) <= 2 * audio.BLOCK
+    assert max(map(len, decoder.held.values())) <= 2 * samples.BLOCK
 
 
 @pytest.mark.parametrize("way", ["split", "center", "start"])
 @pytest.mark.parametrize("kept", [0.5, 0.99])
 def test_a_cut_behind_the_last_window_is_found(tmp_path, monkeypatch, way, kept):
     """Also where only the first half second is wanted of a file that ends too early."""
-    monkeypatch.setattr(audio, "BLOCK", 1000)
+    monkeypatch.setattr(samples, "BLOCK", 1000)
     flac = encode(np.tile(TONE, 20).astype(np.float32), RATE, "FLAC")
     path = put(tmp_path, "a.flac", flac[: int(kept * len(flac))])
     with pytest.raises(Reject, match=r"cut short|decoded"):

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import soundfile
 
 from raysound import examples
+from raysound.formats import samples
 from raysound.settings import FeatureSettings
 
 SETTINGS = FeatureSettings(
@@ -20,7 +22,7 @@ def predictions(*rows: tuple[str, float]) -> pa.Table:
 
 ROW = {
     "clip_id": "x/a.wav", "label": "x", "prediction": "y", "probability": 0.75,
-    "asked_probability": 0.25, "nearest": "x/b.wav",
+    "asked_probability": 0.25, "nearest": "x/b.wav", "windows": 1,
 }  # fmt: skip
 
 
@@ -53,6 +55,23 @@ def test_an_example_carries_what_is_seen_and_heard(tmp_path: Path) -> None:
     sound, rate = soundfile.read(tmp_path / "a.flac")
     assert (rate, len(sound)) == (8000, 4000)
     assert np.abs(sound).max() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_of_a_long_clip_only_the_first_window_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies behind it is not even looked at: here it is not a number."""
+    monkeypatch.setattr(samples, "BLOCK", 1000)
+    wav = tmp_path / "a.wav"
+    ramp = np.linspace(0, 1, 12_000)
+    soundfile.write(wav, np.where(ramp < 0.9, ramp, np.nan), 8000, subtype="FLOAT")
+
+    example = examples.load("mine", ROW | {"windows": 3}, "hardest", str(wav), SETTINGS)
+
+    assert example is not None
+    assert example.windows == 3
+    sound, _ = soundfile.read(io.BytesIO(example.audio))
+    assert np.abs(sound - ramp[:4000]).max() < 1e-4
 
 
 def test_a_clip_that_is_gone_is_told_and_left_out(

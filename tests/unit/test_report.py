@@ -523,6 +523,16 @@ def test_confusion_rows_follow_the_labels_of_the_judge():
     assert [row.one("th").text for row in table.one("tbody").all("tr")] == LABELS
 
 
+@pytest.mark.parametrize(("windows", "count"), [(1, 0), (3, 1)])
+def test_an_example_of_several_windows_says_that_its_first_one_is_shown(windows, count):
+    text = "First of 3 windows; the probabilities are means over all windows."
+    shown = [
+        part.text for part in page(examples=[example(windows=windows)]).all("p", class_="clip")
+    ]
+
+    assert shown.count(text) == count
+
+
 def test_each_example_has_its_card():
     """One picture and one player an example, and right or wrong said in words."""
     tree = page(
