@@ -59,7 +59,7 @@ def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
 def _local(row: dict[str, Any]) -> Sound:
     """A path; whoever opens a pipe or a device would wait for ever, or read without an end."""
     path: str = row["path"]
-    if row["size"] < 0 and os.path.exists(path) and not os.path.isfile(path):
+    if (row["size"] or 0) < 0 and os.path.exists(path) and not os.path.isfile(path):
         return Reject("no sound file: it is a folder, pipe, socket or device")
     return path
 
