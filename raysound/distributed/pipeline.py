@@ -17,7 +17,7 @@ def run_all(config: Config) -> str:
     """
     if config.synthesis != SynthesisSettings():
         synthesize(config)
-    extract(config)
+    extract(config, to_train=True)
     if config.evaluation.checkpoint is None:
         last_line = train(config)
         if config.training.trains_several:
