@@ -19,7 +19,10 @@ from raysound.layouts import HIDDEN, shown, split_word
 
 # Where Parquet files keep the sound, and where the label; Hugging Face's names first.
 AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
-LABEL_COLUMNS = ("label", "labels", "category", "class", "class_label")
+LABEL_COLUMNS = (
+    "label", "labels", "category", "class", "class_label", "primary_label", "scene_label", "genre",
+    "species", "word", "command", "emotion",
+)  # fmt: skip
 # Of the files beside a sound in a tar file: the later one's word goes before the earlier one's.
 NOTE_SUFFIXES = (".txt", ".json", ".cls")
 # Zeros that may follow the last member of a tar file; more stand for what never was downloaded.

@@ -124,7 +124,7 @@ def _folder(path: str, tell: Tell) -> pa.Table:
                 f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
                 f"are left out, {shown(beside[0])} among them"
             )
-    return _finish(with_split_lists(rows, tables), listing, path)
+    return _finish(with_split_lists(rows, tables, path, tell), listing, path)
 
 
 def _tell_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, tell: Tell) -> None:

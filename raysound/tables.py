@@ -151,19 +151,37 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Tell) -> pa
             f"{path}: {listed(left, 3)} not used: {used[0].file} labels the same clips; if the "
             "splits or folds in it count, add a column split or fold there"
         )
-    rows = [_named_split(table) if len(used) > 1 else table.rows for table in used]
+    are_splits = len({table.split for table in used}) > 1
+    rows = [_named_split(table) if are_splits else table.rows for table in used]
     return pa.concat_tables(rows)
 
 
-def with_split_lists(rows: pa.Table, tables: list[Table]) -> pa.Table:
-    """Rows of FOUND with the splits that lists such as `testing_list.txt` say."""
-    for table in tables:
-        if table.is_split_list:
-            named = pc.is_in(rows["name"], table.rows["name"].combine_chunks())
-            word = pa.scalar(table.split, pa.string())
-            split = pc.if_else(pc.and_(named, pc.is_null(rows["split"])), word, rows["split"])
-            rows = _with(rows, "split", split)
-    return rows
+def with_split_lists(rows: pa.Table, tables: list[Table], path: str, tell: Tell) -> pa.Table:
+    """Rows of FOUND with the splits that lists such as `testing_list.txt` say.
+
+    Args:
+        rows: of the corpus.
+        tables: of the corpus, the lists among them.
+        path: of the corpus.
+        tell: takes a line about lists that are not used: those of several folds, each of which is
+            the test of one, and those that disagree.
+    """
+    lists = [table for table in tables if table.is_split_list]
+    splits = rows["split"]
+    taken = pa.chunked_array([pa.nulls(len(rows), pa.string())])
+    folds = {fold[1] for table in lists if (fold := re.search(r"fold\D?(\d+)", table.file.lower()))}
+    agree = len(folds) < 2
+    for table in lists:
+        named = pc.is_in(rows["name"], table.rows["name"].combine_chunks())
+        agree &= not pc.any(pc.and_(named, pc.not_equal(taken, table.split))).as_py()
+        taken = pc.if_else(named, pa.scalar(table.split, pa.string()), taken)
+    if not agree:
+        tell(
+            f"{path}: the lists {listed((table.file for table in lists), 3)} are of several folds, "
+            "or disagree: not used; say in a metadata.csv with a column fold what counts"
+        )
+        return rows
+    return _with(rows, "split", pc.coalesce(splits, taken)) if lists else rows
 
 
 def _with(rows: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:

@@ -360,6 +360,19 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
         "ROOT: all sound files stand below 'audio', which is taken for their class; if the classes "
         "are cat, dog, give ROOT/audio as the path",
     ),
+    "lists of several folds": (
+        {
+            "setup/fold1_test.txt": "a/1.wav\n", "setup/fold2_test.txt": "b/2.wav\n",
+            "a/1.wav": SOUND, "b/2.wav": SOUND,
+        },
+        "ROOT: the lists setup/fold1_test.txt, setup/fold2_test.txt are of several folds, or "
+        "disagree: not used; say in a metadata.csv with a column fold what counts",
+    ),
+    "lists that disagree": (
+        {"train.txt": "a/1.wav\n", "test.txt": "a/1.wav\n", "a/1.wav": SOUND, "b/2.wav": SOUND},
+        "ROOT: the lists test.txt, train.txt are of several folds, or disagree: not used; say in a "
+        "metadata.csv with a column fold what counts",
+    ),
     "classes that differ in capitals": (
         ["Dog/1.wav", "dog/2.wav"],
         "ROOT: the classes 'Dog' and 'dog' differ only in capitals, blanks or the form of Unicode: "
