@@ -125,6 +125,13 @@ def _csv(
 ) -> Read | None:
     told = re.match(r'"?sep=(.)"?\r?\n', text)
     text = text[told.end() :] if told else text.lstrip("\r\n")
+    # AudioSet's header is the last of its comments.
+    comments = re.match(r"(?:#[^\n]*\n)*#([^\n]*\n)", text)
+    if comments:
+        header = (
+            comments[1] if any(_plain(name) in files for name in comments[1].split(",")) else ""
+        )
+        text = header.lstrip() + text[comments.end() :]
     delimiters = [told[1]] if told else ["\t"] if suffix == ".tsv" else DELIMITERS
     firsts = {one: next(_records(text, one), []) for one in delimiters}
     delimiter = max(firsts, key=lambda one: len(firsts[one]))

@@ -38,15 +38,15 @@ ROLES: dict[str, tuple[str, ...]] = {
         "label", "label_name", "class_name", "class_label", "category", "class", "primary_label",
         "scene_label", "event_label", "genre", "genre_top", "species", "ebird_code", "word",
         "command", "keyword", "emotion", "instrument_family_str", "instrument", "sound_class",
-        "scene", "event", "labels", "categories", "classes", "tags", "target", "classid",
-        "class_id", "label_id",
+        "scene", "event", "labels", "positive_labels", "categories", "classes", "tags", "target",
+        "classid", "class_id", "label_id",
     ),
     "fold": ("fold", "folds", "cv_fold", "kfold"),
     "split": ("split", "subset", "partition", "set"),
     "group": ("group", "src_file", "fsid", "freesound_id"),
 }  # fmt: skip
 # Label columns of which a cell may hold several.
-SEVERAL = ("labels", "categories", "classes", "tags")
+SEVERAL = ("labels", "positive_labels", "categories", "classes", "tags")
 # Tables that go before all others, and whose faults are never passed over.
 OWN = tuple(f"metadata{suffix}" for suffix in TABLE_SUFFIXES if suffix != ".txt")
 # Tables whose use goes without saying.
@@ -152,8 +152,19 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Tell) -> pa
             "splits or folds in it count, add a column split or fold there"
         )
     are_splits = len({table.split for table in used}) > 1
-    rows = [_named_split(table) if are_splits else table.rows for table in used]
-    return pa.concat_tables(rows)
+    rows = pa.concat_tables([_named_split(table) if are_splits else table.rows for table in used])
+    return rows if own else _with_names(rows)
+
+
+def _with_names(rows: pa.Table) -> pa.Table:
+    """Rows whose labels are the folders' names where the table only numbers these."""
+    folder = pc.replace_substring_regex(rows["name"], r"(?s)^(?:.*/)?([^/]*)/[^/]*$", r"\1")
+    labels, folders = pc.unique(rows["label"]), pc.unique(folder)
+    pairs = pc.unique(pc.binary_join_element_wise(rows["label"], folder, "/"))
+    are_numbers = pc.all(pc.match_substring_regex(labels, "^[0-9]+$")).as_py()
+    if are_numbers and 1 < len(labels) == len(folders) == len(pairs):
+        return _with(rows, "label", folder)
+    return rows
 
 
 def with_split_lists(rows: pa.Table, tables: list[Table], path: str, tell: Tell) -> pa.Table:

@@ -173,6 +173,16 @@ LAYOUTS: dict[str, tuple[Files, dict[str, tuple]]] = {
         },
         {"sounds/a.wav": ("dog", None, None), "sounds/b.wav": ("Caf\u00e9", None, None)},
     ),
+    "a table that numbers the classes of the folders": (
+        {
+            "index.csv": "filename,target\n1.wav,0\n2.wav,1\n3.wav,1\n",
+            "x/dog/1.wav": SOUND, "x/cat/2.wav": SOUND, "x/cat/3.wav": SOUND,
+        },
+        {
+            "x/dog/1.wav": ("dog", None, None), "x/cat/2.wav": ("cat", None, None),
+            "x/cat/3.wav": ("cat", None, None),
+        },
+    ),
     "labels by file name in JSON": (
         {"labels.json": '{"a.wav": "dog", "b.wav": 7}', "x/a.wav": SOUND, "x/b.wav": SOUND},
         {"x/a.wav": ("dog", None, None), "x/b.wav": ("7", None, None)},
@@ -331,6 +341,15 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
     "a table of several labels a clip": (
         {"truth/dev.csv": 'fname,labels\n1,"Guitar,Music"\n', "a/1.wav": SOUND},
         "ROOT/truth/dev.csv gives a clip several labels, 'Guitar,Music' for one: say in a "
+        "metadata.csv with the columns file_name and label which counts: not used",
+    ),
+    "AudioSet's table, whose header is a comment": (
+        {
+            "eval.csv": "# Segments\n# num_ytids=1\n# YTID, start_seconds, positive_labels\n"
+            '--PJ, 30.000, "/m/09x0r,/t/dd00088"\n',
+            "a/--PJ.wav": SOUND,
+        },
+        "ROOT/eval.csv gives a clip several labels, '/m/09x0r,/t/dd00088' for one: say in a "
         "metadata.csv with the columns file_name and label which counts: not used",
     ),
     "a table of other files": (
