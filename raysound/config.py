@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from raysound.settings import (
@@ -22,34 +21,15 @@ from raysound.settings import (
     Scheduler,
     TrialScheduler,
 )
-
-
-class YamlLoader(yaml.SafeLoader):
-    """Takes 1e-3 for a number, as YAML 1.2 does, and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping as a dict."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise yaml.YAMLError(
-                    f"'{key}' stands twice in the section that begins in line {line}"
-                )
-        return super().construct_mapping(node, deep)
-
-
-YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+from raysound.yaml12 import YamlError, read_value, read_yaml
 
 
 class UserError(Exception):
     """A mistake that the user can mend: a job prints its text, without a traceback, and exits 2."""
 
 
+# What YAML 1.1 takes for true and false beside these two words.
+SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 # What may differ from epoch to epoch of one training.
 CHANGED_IN_TRAINING = (
     "training.optimizer.", "training.augment.", "training.label_smoothing", "training.clip_gradient"
@@ -75,7 +55,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: the YAML file.
-        overrides: `section.key=value`, the value in YAML's own notation.
+        overrides: `section.key=value`; a value that begins with `[`, `{` or a quote is YAML, any
+            other is one name, number, `true`, `false` or `null`, with every character as typed.
 
     Returns:
         The frozen config, every local path in it absolute.
@@ -85,10 +66,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             one), a value out of range, settings that contradict each other.
     """
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), YamlLoader)
+        tree = read_yaml(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YamlError as error:
         raise UserError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no settings: expected `key: value` lines")
@@ -108,8 +89,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not last or not all(sections):
         raise UserError(f"'{override}' is no override: write it as section.key=value")
     try:
-        value = yaml.load(text, YamlLoader)
-    except yaml.YAMLError as error:
+        value = read_value(text.strip())
+    except YamlError as error:
         raise UserError(f"the value of '{override}' can't be read: {error}") from error
     set_key(tree, key, value)
 
@@ -131,7 +112,7 @@ def from_tree(tree: Mapping[str, Any], source: str) -> Config:
         UserError: as `load`; `source` opens the message.
     """
     try:
-        config = Config.model_validate(tree)
+        config = Config.model_validate(_with_switches(tree))
     except ValidationError as error:
         raise UserError("\n".join(f"{source}: {line}" for line in _explain(error))) from error
     # What the file left out stays left out: a search sets keys as an override of the file would.
@@ -309,12 +290,35 @@ def nearest(key: str, known: Sequence[str]) -> str | None:
     return next(iter(same or difflib.get_close_matches(key, known, n=1, cutoff=0.6)), None)
 
 
-def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+def known_keys() -> Iterator[str]:
     """Every dotted key that a YAML may hold."""
+    return (key for key, _ in _fields(Config))
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key below a section, and its type."""
     for name, field in model.model_fields.items():
-        yield prefix + name
+        yield prefix + name, field.annotation
         for section in _sections(field.annotation):
-            yield from known_keys(section, f"{prefix}{name}.")
+            yield from _fields(section, f"{prefix}{name}.")
+
+
+def _with_switches(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with YAML 1.1's words for true and false replaced where a setting is a switch."""
+    copied = copy.deepcopy(dict(tree))
+    for key, kind in _fields(Config):
+        *sections, last = key.split(".")
+        place: Any = copied
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(last), str) and _is_switch(kind):
+            place[last] = SWITCH_WORDS.get(place[last].lower(), place[last])
+    return copied
+
+
+def _is_switch(annotation: Any) -> bool:
+    """True where a type takes true and false."""
+    return annotation in (bool, True) or any(_is_switch(part) for part in get_args(annotation))
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

@@ -6,7 +6,7 @@ import json
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound.config import UserError
+from raysound.layouts import HIDDEN, shown, split_word
 
-# Names that open with a dot are other programs' notes; macOS leaves `._x.wav` beside `x.wav`.
-HIDDEN = r"(^|/)\."
 # Where Parquet files keep the sound, and where the label; Hugging Face's names first.
 AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
-LABEL_COLUMNS = ("label", "labels", "category", "class", "class_label")
+LABEL_COLUMNS = (
+    "label", "labels", "category", "class", "class_label", "primary_label", "scene_label", "genre",
+    "species", "word", "command", "emotion",
+)  # fmt: skip
 # Of the files beside a sound in a tar file: the later one's word goes before the earlier one's.
 NOTE_SUFFIXES = (".txt", ".json", ".cls")
 # Zeros that may follow the last member of a tar file; more stand for what never was downloaded.
@@ -31,17 +33,20 @@ ROWS_TOGETHER = 16
 Row = dict[str, Any]
 
 
-def tar_clips(file: BinaryIO, suffixes: frozenset[str]) -> Iterator[Row]:
+def tar_clips(
+    file: BinaryIO, suffixes: frozenset[str], other: Callable[[str], object] = lambda name: None
+) -> Iterator[Row]:
     """The sounds of a tar file: members of one name, up to its first dot, are one sample.
 
     The label stands in `name.cls`, else as `label` in `name.json` (which may tell `fold`, `split`
     and `group` too), else in `name.txt`; without any, the folder that the sound stands in is its
-    label. A sound of several in a sample, such as `name.left.wav`, may have a `name.left.cls` of
-    its own.
+    label, and where each of these has one split above or below it, that is its split. A sound
+    of several in a sample, such as `name.left.wav`, may have a `name.left.cls` of its own.
 
     Args:
         file: an uncompressed tar file, open for reading.
         suffixes: endings of sounds, in small letters.
+        other: takes the name of each file that is neither a sound nor tells of one.
 
     Yields:
         name, label (None if there is none), fold, split, group, offset and size (bytes).
@@ -63,12 +68,14 @@ def tar_clips(file: BinaryIO, suffixes: frozenset[str]) -> Iterator[Row]:
                 if suffix in suffixes:
                     if not member.isreg() or member.issparse():
                         raise UserError(
-                            f"'{name}' is a link or has holes: pack it anew, with tar's options "
-                            "--dereference and --hard-dereference, without --sparse"
+                            f"{shown(name)} is a link or has holes: pack it anew, with tar's "
+                            "options --dereference and --hard-dereference, without --sparse"
                         )
                     sounds.append({"name": name, "offset": member.offset_data, "size": member.size})
                 elif suffix in NOTE_SUFFIXES and (content := tar.extractfile(member)):
                     notes[stem + suffix] = _note(suffix, content.read())
+                else:
+                    other(name)
             _refuse_cut(file, tar.offset)
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
         raise UserError(
@@ -78,11 +85,26 @@ def tar_clips(file: BinaryIO, suffixes: frozenset[str]) -> Iterator[Row]:
         stem = posixpath.splitext(sound["name"])[0]
         folder, _, base = stem.rpartition("/")
         sample = stem[: len(stem) - len(base)] + base.partition(".")[0]
-        note = {"label": folder.rpartition("/")[2] or None, "fold": None, "split": None}
+        sound["folder"] = folder
         for known in (sample, stem):
             for suffix in NOTE_SUFFIXES:
-                note |= notes.get(known + suffix, {})
-        yield {"group": None, **note, **sound}
+                sound |= notes.get(known + suffix, {})
+    of_folder = _folders(sound["folder"] for sound in sounds if "label" not in sound)
+    for sound in sounds:
+        label, split = of_folder.get(sound.pop("folder"), (None, None))
+        yield {"label": label, "fold": None, "split": split, "group": None, **sound}
+
+
+def _folders(folders: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
+    """Folder → the label and split that its path says."""
+    parts = {folder: folder.split("/") for folder in folders}
+    splits = {folder: [part for part in path if split_word(part)] for folder, path in parts.items()}
+    if all(len(found) == 1 < len(parts[folder]) for folder, found in splits.items()):
+        return {
+            folder: ([part for part in path if part not in splits[folder]][-1], splits[folder][0])
+            for folder, path in parts.items()
+        }
+    return {folder: (path[-1] or None, None) for folder, path in parts.items()}
 
 
 def _refuse_cut(file: BinaryIO, end: int) -> None:
@@ -111,7 +133,8 @@ def _note(suffix: str, content: bytes) -> Row:
         return {}
     told = {key: values.get(key) for key in ("label", "fold", "split", "group")}
     return {
-        key: str(value)
+        # As JSON writes them: `true`, not Python's True.
+        key: value if isinstance(value, str) else json.dumps(value)
         for key, value in told.items()
         if isinstance(value, str | int | float) and value != ""
     }

@@ -331,6 +331,11 @@ class Totals:
 
 
 def suggest_clip_length(durations: np.ndarray) -> float:
-    """The length (s, in tenths) that 80 % of the clips don't exceed, but by ENCODER_PADDING."""
+    """The length (s, in tenths) that 80 % of the clips don't exceed, but by ENCODER_PADDING.
+
+    It is never more than the longest clip, whose thousandths then count.
+    """
     enough = float(np.percentile(durations, 80, method="inverted_cdf")) - ENCODER_PADDING
-    return max(1, math.ceil(round(enough * 10, 6))) / 10
+    longest = float(durations.max())
+    tenths = max(1, math.ceil(round(enough * 10, 6))) / 10
+    return min(tenths, math.floor(longest * 1000) / 1000 or longest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -52,7 +53,15 @@ def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
         if is_remote:
             yield from _ahead(_fetch, run)
         else:
-            yield from (row["path"] for row in run)
+            yield from map(_local, run)
+
+
+def _local(row: dict[str, Any]) -> Sound:
+    """A path; whoever opens a pipe or a device would wait for ever, or read without an end."""
+    path: str = row["path"]
+    if (row["size"] or 0) < 0 and os.path.exists(path) and not os.path.isfile(path):
+        return Reject("no sound file: it is a folder, pipe, socket or device")
+    return path
 
 
 def _ahead(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from raysound.config import UserError
 from raysound.settings import SplitSettings
+
+# How far the whole of a split may be from its share before clips of small classes are moved: so
+# many clips, and this part of the share. Within it a split is as it was drawn class by class.
+CLIPS_OFF, SHARE_OFF = 1, 0.25
 
 
 def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
@@ -67,7 +71,9 @@ def stratified_split(
 ) -> np.ndarray:
     """Draws a split for every clip so that each class is divided by the shares.
 
-    Groups, in a seeded random order, go one by one where their labels are missing most.
+    Groups, in a seeded random order, go one by one where their labels are missing most. Where all
+    classes together miss a share by far, for each is too small to be divided by it, some groups
+    are moved: of 300 classes of 3 clips, each loses one clip to test or to validation or none.
 
     Args:
         labels: names `(n,)`.
@@ -92,16 +98,62 @@ def stratified_split(
     totals = np.bincount(label_codes)
     given = np.zeros((len(names), len(totals)))
     split = np.empty(len(labels), dtype=object)
+    place = np.empty(len(group_names), np.int64)
     for group in np.random.default_rng(seed).permutation(len(group_names)):
         counts = np.bincount(label_codes[members[group]], minlength=len(totals))
         # How full each split already is of these labels, against what it is to hold.
         fullness = ((given + counts / 2) / (share[:, np.newaxis] * totals)) @ counts
         # Nothing can be judged by what was never heard: a class's first group trains.
         unheard = (counts > 0) & (given[0] == 0)
-        best = 0 if unheard.any() else int(fullness.argmin())
-        given[best] += counts
-        split[members[group]] = names[best]
+        place[group] = 0 if unheard.any() else int(fullness.argmin())
+        given[place[group]] += counts
+    _meet_shares(place, members, label_codes, given, share, seed)
+    for group, clips in enumerate(members):
+        split[clips] = names[place[group]]
     return split
+
+
+def _meet_shares(
+    place: np.ndarray,
+    members: Sequence[np.ndarray],
+    labels: np.ndarray,
+    given: np.ndarray,
+    share: np.ndarray,
+    seed: int,
+) -> None:
+    """Moves groups, in place, until the splits have their shares of all clips.
+
+    A class keeps a training clip, and is never moved off its own shares by a clip or more (by a
+    group or more, where groups are larger).
+
+    Args:
+        place: split of each group, the first one trains.
+        members: of each group, its clips.
+        labels: code of each clip's label.
+        given: clips `(splits, labels)`.
+        share: of each split.
+        seed: of the order in which groups are moved.
+    """
+    totals = given.sum(axis=0)
+    missing = share * totals.sum() - given.sum(axis=1)
+    far = np.maximum(CLIPS_OFF, SHARE_OFF * share * totals.sum())
+    if (np.abs(missing) <= far).all():
+        return
+    for group in np.random.default_rng((seed, 1)).permutation(len(place)):
+        codes, counts = np.unique(labels[members[group]], return_counts=True)
+        source, target = place[group], int(missing.argmax())
+        exact, slack = np.outer(share, totals[codes]), np.maximum(1, counts)
+        left, grown = given[source, codes] - counts, given[target, codes] + counts
+        if (
+            missing[target] - missing[source] > counts.sum()
+            and (source > 0 or (left >= 1).all())
+            and (exact[source] - left < slack).all()
+            and (grown - exact[target] < slack).all()
+        ):
+            place[group] = target
+            given[source, codes], given[target, codes] = left, grown
+            missing[source] += counts.sum()
+            missing[target] -= counts.sum()
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

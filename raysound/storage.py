@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +19,9 @@ from pyarrow import fs
 
 OBJECT_STORES = {"s3", "gs", "gcs"}
 ASKED_AT_ONCE = 32
+
+# Takes what is odd about a name, and the name.
+Odd = Callable[[str, str], object]
 
 
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
@@ -62,14 +65,22 @@ def list_files(uri: str) -> list[tuple[str, int, int]]:
     return sorted(scan(uri))
 
 
-def scan(uri: str) -> Iterator[tuple[str, int, int]]:
+def scan(uri: str, odd: Odd | None = None) -> Iterator[tuple[str, int, int]]:
     """Every file below a folder: path relative to it, size in bytes, modification time in ns.
 
     In any order, and folder by folder: what is held of a folder of a million files is a name.
+
+    Args:
+        uri: of the folder.
+        odd: takes each name that is no plain file or folder, and what it is: a `broken` link, a
+            link to a folder `above` or to one `inside` that is listed itself (none of these is
+            yielded), a link that leads `outside` (which is followed), or a `special` file: a pipe,
+            socket or device.
     """
     filesystem, root = locate(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
-        yield from _walk(root, "", (os.path.realpath(root),))
+        real = os.path.realpath(root)
+        yield from _walk(root, "", (real,), odd or (lambda kind, name: None))
         return
     folders = [root]
     while folders:
@@ -81,7 +92,9 @@ def scan(uri: str) -> Iterator[tuple[str, int, int]]:
                 yield info.path[len(root) + 1 :], info.size, info.mtime_ns or 0
 
 
-def _walk(root: str, below: str, above: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
+def _walk(
+    root: str, below: str, above: tuple[str, ...], odd: Odd
+) -> Iterator[tuple[str, int, int]]:
     """Lists as `scan`; pyarrow's own listing fails at a name that is no UTF-8."""
     try:
         entries = os.scandir(os.path.join(root, below))
@@ -91,16 +104,39 @@ def _walk(root: str, below: str, above: tuple[str, ...]) -> Iterator[tuple[str, 
     with entries:
         for entry in entries:
             name = os.path.join(below, entry.name)
-            if entry.is_dir():
-                folders.append((name, entry.is_symlink()))
-            elif entry.is_file():
-                stat = entry.stat()
-                yield name, stat.st_size, stat.st_mtime_ns
+            try:
+                if entry.is_dir():
+                    folders.append((name, entry.is_symlink()))
+                elif entry.is_file():
+                    stat = entry.stat()
+                    if entry.is_symlink() and _place(entry.path, above[0]) == "outside":
+                        odd("outside", name)
+                    yield name, stat.st_size, stat.st_mtime_ns
+                else:
+                    is_broken = entry.is_symlink() and not os.path.exists(entry.path)
+                    odd("broken" if is_broken else "special", name)
+            except OSError:
+                # A link to itself, or into a folder that may not be read.
+                odd("broken", name)
     for name, is_link in folders:
         path = os.path.realpath(os.path.join(root, name))
-        # A link to a folder above would be walked for ever.
-        if not (is_link and path in above):
-            yield from _walk(root, name, (*above, path))
+        if is_link:
+            # A link to a folder above would be walked for ever, one to a folder inside lists twice.
+            kind = "above" if path in above else _place(path, above[0])
+            if kind:
+                odd(kind, name)
+            if kind in ("above", "inside"):
+                continue
+        yield from _walk(root, name, (*above, path), odd)
+
+
+def _place(path: str, root: str) -> str:
+    """Where a link leads: `outside` a folder, `inside` it, or "" where it is hidden inside."""
+    relative = os.path.relpath(os.path.realpath(path), root)
+    parts = relative.split(os.sep)
+    if parts[0] == os.pardir:
+        return "outside"
+    return "" if any(part.startswith(".") for part in parts) else "inside"
 
 
 def stat_files(uris: Sequence[str]) -> list[tuple[int, int]]:

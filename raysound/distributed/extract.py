@@ -19,6 +19,8 @@ import torch
 
 from raysound import features, storage
 from raysound.config import UserError
+from raysound.corpus_checks import check_classes as check_classes
+from raysound.corpus_checks import check_real
 from raysound.distributed import gauges
 from raysound.distributed.session import in_a_task, in_tasks, log_here
 from raysound.extraction import extract_shard, shard_digest
@@ -41,8 +43,16 @@ MOST_DEATHS = 4
 MANIFEST_ROWS = 4096
 
 
-def extract(config: Config) -> str:
-    """Extracts every corpus of the config. Returns the last line of the job."""
+def extract(config: Config, to_train: bool = False) -> str:
+    """Extracts every corpus of the config. Returns the last line of the job.
+
+    Args:
+        config: the experiment.
+        to_train: training and evaluation follow, so that too few real clips for them are refused.
+
+    Raises:
+        UserError: a corpus that can't be used, found before one is decoded where listing shows it.
+    """
     silent = empty_bands(config.features)
     if silent:
         logger.warning(
@@ -52,7 +62,13 @@ def extract(config: Config) -> str:
         )  # fmt: skip
     # All are listed before one is decoded: what is wrong with the last is told at once. One after
     # the other, for listing holds the rows of a corpus in memory.
-    plans = {name: in_a_task(lay_out, name, config) for name in ("real", *config.corpora.generated)}
+    plans = {"real": plan_corpus("real", config)}
+    too_few = in_a_task(check_manifest, config)
+    if too_few and to_train:
+        raise UserError(too_few)
+    if too_few:
+        logger.warning("%s", too_few)
+    plans |= {name: plan_corpus(name, config) for name in config.corpora.generated}
     check_classes({name: plan["labels"] for name, plan in plans.items()})
     for name, plan in plans.items():
         folder = extract_corpus(name, config, plan)
@@ -61,16 +77,24 @@ def extract(config: Config) -> str:
     return f"features: {storage.join(config.output, 'features')}"
 
 
-def check_classes(labels: dict[str, list[str]]) -> None:
-    """Raises UserError for a generated corpus with a class that the real one lacks."""
-    for name in labels:
-        unknown = sorted({*labels[name]} - {*labels["real"]})
-        if unknown:
-            raise UserError(
-                f"{name} has classes that the real corpus lacks: {', '.join(unknown)}; it has "
-                f"{', '.join(sorted(labels['real']))}: rename them, leave them out, or add real "
-                "recordings of them"
-            )
+def plan_corpus(name: str, config: Config) -> dict[str, Any]:
+    """Lists a corpus, see `lay_out`, and prints what there is to say of it.
+
+    Raises:
+        UserError: it can't be listed.
+    """
+    plan = in_a_task(lay_out, name, config)
+    for note in plan["notes"]:
+        logger.warning("%s", note)
+    if "fault" in plan:
+        raise UserError(plan["fault"])
+    return plan
+
+
+def check_manifest(config: Config) -> str | None:
+    """Runs in a Ray task: `check_real` of the real corpus as it was listed just now."""
+    folder = features.folder(config.output, "real", config.features)
+    return check_real(read_manifest(folder), config)
 
 
 def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
@@ -126,15 +150,13 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
     Args:
         name: of the corpus.
         config: the experiment.
-        plan: what `lay_out` returned, if it is laid out already.
+        plan: what `plan_corpus` returned, if it is laid out already.
 
     Raises:
         UserError: not one clip of the corpus can be used.
     """
     folder = features.folder(config.output, name, config.features)
-    plan = plan or in_a_task(lay_out, name, config)
-    for note in plan["notes"]:
-        logger.warning("%s", note)
+    plan = plan or plan_corpus(name, config)
     if plan["finished"]:
         verb = "is" if plan["clips"] == 1 else "are"
         logger.info("%s: %s %s extracted already", name, counted(plan["clips"], "clip"), verb)
@@ -165,10 +187,14 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
 def lay_out(name: str, config: Config) -> dict[str, Any]:
     """Runs in a Ray task: lists a corpus and writes which clip stands in which shard.
 
-    Here its clips may be held by the million, and not in the driver.
+    Here its clips may be held by the million, and not in the driver. What can't be listed is
+    returned as `fault`: the notes before it often say why.
     """
     notes: list[str] = []
-    clips = list_corpus(name, config, notes.append)
+    try:
+        clips = list_corpus(name, config, notes.append)
+    except UserError as error:
+        return {"notes": notes, "fault": str(error)}
     folder = features.folder(config.output, name, config.features)
     manifest_uri = storage.join(folder, "manifest.parquet")
     before = None

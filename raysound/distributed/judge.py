@@ -20,6 +20,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
+from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
 from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.extract import finished_features
@@ -258,25 +259,6 @@ class EndAtMistakes(ray.train.UserCallback):
         for cause in worker_exceptions.values():
             if isinstance(cause, UserError):
                 raise cause
-
-
-def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
-    """Raises UserError for clips of a corpus with which no judge can be trained."""
-    labels = sorted(set(clips["label"].to_pylist()))
-    trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
-    if len(labels) < 2:
-        raise UserError(
-            f"the corpus {corpus} has a single class, '{labels[0]}': a judge needs two to tell "
-            "apart; is its path one folder too high or too low?"
-        )
-    if set(labels) - trained:
-        missing = ", ".join(sorted(set(labels) - trained))
-        raise UserError(f"no usable training clip of {missing} in {corpus}")
-    if config.training.needs_validation and "validation" not in set(clips["split"].to_pylist()):
-        raise UserError(
-            "no validation clip to choose the best epoch, a plateau or the end by: raise "
-            "corpora.real.split.validation_fraction, or set training.keep: last"
-        )
 
 
 def describe(config: Config, material: Material) -> Checkpoint:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from raysound.config import UserError
+from raysound.corpus_checks import check_real
 from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract
+from raysound.distributed.extract import extract, list_corpus
+from raysound.distributed.session import in_a_task
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
 from raysound.settings import Config, SynthesisSettings
@@ -16,10 +19,20 @@ def run_all(config: Config) -> str:
     generated corpora, so the road ends there.
     """
     if config.synthesis != SynthesisSettings():
+        if config.synthesis.formula is None:
+            # The real corpus is there: what is wrong with it is found before hours of Griffin-Lim.
+            in_a_task(check_before_synthesis, config)
         synthesize(config)
-    extract(config)
+    extract(config, to_train=True)
     if config.evaluation.checkpoint is None:
         last_line = train(config)
         if config.training.trains_several:
             return last_line
     return evaluate(config)
+
+
+def check_before_synthesis(config: Config) -> None:
+    """Runs in a Ray task: raises UserError for a real corpus that can't be trained or tested on."""
+    too_few = check_real(list_corpus("real", config, lambda note: None), config)
+    if too_few:
+        raise UserError(too_few)

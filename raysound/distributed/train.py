@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.config import UserError
+from raysound.corpus_checks import folds_of
 from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.placement import room
@@ -81,13 +82,7 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
     folds: list[str | None] = [None]
     if config.training.folds == "all":
         manifest = storage.read_table(storage.join(folder, "manifest.parquet"), ["fold"])
-        known: list[str] = pc.unique(manifest["fold"].combine_chunks().drop_null()).to_pylist()
-        if len(known) < 2:
-            raise UserError(
-                "training.folds: all wants a real corpus with a column fold that names two or "
-                f"more; it has {len(known)}"
-            )
-        folds = [*sorted(known, key=by_number)]
+        folds = [*sorted(folds_of(manifest), key=by_number)]
     for fold in folds:
         for seed in range(config.training.seed, config.training.seed + config.training.seeds):
             tree = config.model_dump()

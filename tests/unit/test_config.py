@@ -697,6 +697,68 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, text: str) -> Non
     assert values == (0.001,)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x/run #7", "a: b", "- a", "*.wav", "&a", "!a", "%a", "@a", "`a`", "|", "<<", "?", "no",
+        "yes", "on", "off", "0123", "01", "1_000", "12:30:45", "2024-01-01", "007.5", "1.2.3",
+    ],
+)  # fmt: skip
+def test_a_name_on_the_command_line_stays_as_typed(least: Path, text: str) -> None:
+    """YAML 1.1 cuts some at a `#`, refuses some, and reads others as numbers, dates or booleans."""
+    tree: dict = {}
+    apply_override(tree, f"a={text}")
+    assert tree == {"a": text}
+
+    config = load(least, [f"output=/x/{text}", f"corpora.generated.gan={text}"])
+
+    assert config.output == f"/x/{text}"
+    assert config.corpora.generated["gan"] == os.path.abspath(text)
+
+
+def test_names_in_a_yaml_file_stay_as_written(tmp_path: Path) -> None:
+    """Folds, corpora and folders; words for true and false stay what they are where they switch."""
+    text = (
+        "name: 007\noutput: 2024-01-01\n"
+        "corpora: {real: {path: 12:30:45, split: {test_folds: [01, no, 2, 1_0]}},\n"
+        "  generated: {100: a, no: b, 1.0: c}}\n"
+        "compute: {use_gpu: no, tf32: Off}\ntraining: {augment: {roll: yes}}\n"
+    )
+
+    config = load(written(tmp_path, text))
+
+    assert config.name == "007"
+    assert config.output == os.path.abspath("2024-01-01")
+    assert config.corpora.real.path == os.path.abspath("12:30:45")
+    assert config.corpora.real.split.test_folds == ("01", "no", "2", "1_0")
+    assert list(config.corpora.generated) == ["100", "no", "1.0"]
+    assert (config.compute.use_gpu, config.compute.tf32) == (False, False)
+    assert config.training.augment.roll is True
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_yaml_file_may_come_from_windows(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "notepad.yaml"
+    path.write_bytes(LEAST.replace("\n", "\r\n").encode(encoding))
+
+    assert load(path).name == "least"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("name: x\n\toutput: y\n", "line 2, column 1"),
+        ("name: x\noutput: a: b\n", "line 2, column 10"),
+        ("name: [x\n", "line 2, column 1"),
+    ],
+)
+def test_a_fault_in_a_yaml_file_is_told_in_one_line(tmp_path: Path, text: str, place: str) -> None:
+    told = fault(written(tmp_path, text))
+
+    assert len(told.splitlines()) == 1
+    assert f"is not a YAML file: {place}: " in told
+
+
 @pytest.mark.parametrize("wrong", ["compute.prefetch_batches=-1", "compute.shard_clips=0"])
 def test_a_setting_that_is_a_number_or_a_word_is_told_in_one_line(least: Path, wrong: str) -> None:
     key, _, value = wrong.partition("=")

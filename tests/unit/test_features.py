@@ -456,10 +456,11 @@ def test_the_summarys_digest_stands_for_every_shard_in_order():
     )
 )
 def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
-    """In whole tenths, and not a tenth more than that takes."""
+    """In whole tenths, not a tenth more than that takes, and no more than the longest clip."""
     durations = np.array(seconds)
     suggested = features.suggest_clip_length(durations)
-    assert suggested == round(suggested, 1) >= 0.1
+    assert 0 < suggested <= durations.max()
+    assert suggested == round(suggested, 1) or suggested > durations.max() - 0.001
     assert (durations <= suggested + 0.02 + 1e-6).mean() >= 0.8 - 1e-9
     if suggested > 0.1:
         assert (durations <= suggested - 0.08 - 1e-6).mean() < 0.8
@@ -470,7 +471,10 @@ def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
     [
         ([5.0] * 10, 5.0),
         ([1.0] * 8 + [9.0] * 2, 1.0),
-        ([0.02], 0.1),
+        ([0.02], 0.02),
+        ([0.25] * 3, 0.25),
+        ([0.2, 0.2511], 0.251),
+        ([0.0001], 0.0001),
         ([5.0153] * 3, 5.0),
         ([0.3, 0.3, 0.3], 0.3),
     ],

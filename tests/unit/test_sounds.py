@@ -200,3 +200,24 @@ def test_any_damage_to_a_parquet_file_keeps_one_answer_a_row(tmp_path, seed):
             data[place] = rng.integers(0, 256)
         path.write_bytes(data)
         assert len(contents(clips)) == len(clips)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_a_reject_and_is_not_opened(tmp_path, kind):
+    """A pipe would be waited for, a device be read without an end."""
+    path = tmp_path / "a.wav"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.wav,dog\nb.wav,dog\n")
+    (tmp_path / "b.wav").write_bytes(b"abc")
+
+    clips = read_corpus(str(tmp_path), lambda note: None).sort_by("clip_id")
+
+    assert contents(clips) == [
+        "Reject: no sound file: it is a folder, pipe, socket or device",
+        b"abc",
+    ]

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from contextlib import suppress
 
@@ -261,3 +262,44 @@ def test_no_fraction_no_clips():
 
 def test_one_clip_trains():
     assert assigned(manifest("x")) == ["train"]
+
+
+@pytest.mark.parametrize("clips", [2, 3, 4, 5, 7, 10])
+@pytest.mark.parametrize("shares", [{"test": 0.15, "validation": 0.15}, {"test": 0.3}])
+def test_many_small_classes_meet_the_shares_together(clips, shares):
+    """Of 300 classes of 3 clips none can give 15 %, but all of them can."""
+    labels = np.repeat([f"c{n:03d}" for n in range(300)], clips)
+    groups = np.arange(len(labels)).astype(str)
+
+    split = stratified_split(labels, groups, shares, 0)
+
+    for name, share in {"train": 1 - sum(shares.values()), **shares}.items():
+        assert (split == name).mean() == pytest.approx(share, rel=0.25)
+        for label in np.unique(labels):
+            assert abs((split[labels == label] == name).sum() - share * clips) < 1
+    assert {*labels[split == "train"]} == {*labels}
+    again = stratified_split(labels[::-1], groups[::-1], shares, 0)[::-1]
+    assert (again == split).all()
+    other = stratified_split(labels, groups, shares, 1)
+    assert Counter(other) == Counter(split)
+
+
+def test_groups_that_meet_the_shares_together_are_not_divided():
+    labels = np.repeat([f"c{n:02d}" for n in range(60)], 6)
+    groups = np.repeat(np.arange(180).astype(str), 2)
+
+    split = stratified_split(labels, groups, {"test": 0.15, "validation": 0.15}, 0)
+
+    assert all(len({*split[groups == group]}) == 1 for group in np.unique(groups))
+    assert Counter(split)["test"] == Counter(split)["validation"] == 54
+
+
+def test_a_split_that_meets_its_shares_is_the_one_it_always_was():
+    """A training is named by the digest of its split: an update must find it again."""
+    shares = {"test": 0.15, "validation": 0.15}
+    labels = np.repeat([f"c{n}" for n in range(10)], 40)
+    split = stratified_split(labels, np.arange(400).astype(str), shares, 0)
+    assert (
+        hashlib.sha256("".join(name[0] for name in split).encode()).hexdigest()[:12]
+        == "957b69e4b4e0"
+    )
