@@ -18,6 +18,7 @@ from raysound import audio, extraction, features
 from raysound.audio import Reject, Unreadable
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard
+from raysound.formats import samples as sample_reader
 from raysound.manifest import SCHEMA, read_corpus
 from raysound.settings import FeatureSettings
 
@@ -215,6 +216,12 @@ KINDS = {
 }
 
 
+def set_block(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
+    """Lets files be read in pieces of so many samples."""
+    for module in (audio, sample_reader):
+        monkeypatch.setattr(module, "BLOCK", samples)
+
+
 def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndarray]:
     """Log-mels of a whole file, resampled whole, and where there is more than rounding in them."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -230,7 +237,7 @@ def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndar
 def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tolerance):
     """From file to Parquet; the file is read in many blocks, and written in two row groups."""
     room(2)
-    monkeypatch.setattr(audio, "BLOCK", 700)
+    set_block(monkeypatch, 700)
     subtype, channels, rate = KINDS[kind]
     rng = np.random.default_rng(len(kind))
     samples = 0.1 * rng.standard_normal((round(0.6 * rate), channels))
@@ -276,7 +283,7 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
     tmp_path, sounds, room, monkeypatch, begun, suffix, place, together
 ):
     """Some were in the file already, unless a row group holds them all; all else is there."""
-    monkeypatch.setattr(audio, "BLOCK", 1000)
+    set_block(monkeypatch, 1000)
     room(together)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / f"broken{suffix}", 2.5)
@@ -305,7 +312,7 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
 
 def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
     """Each one costs a beginning anew; none of the others is forgotten."""
-    monkeypatch.setattr(audio, "BLOCK", 1000)
+    set_block(monkeypatch, 1000)
     room(3)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     (tmp_path / "text.wav").write_text("no sound")
@@ -329,7 +336,7 @@ def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch
 
 def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
     """The tar file is read from its beginning once more."""
-    monkeypatch.setattr(audio, "BLOCK", 1000)
+    set_block(monkeypatch, 1000)
     room(2)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / "broken.wav", 2.5)
@@ -524,7 +531,7 @@ def test_a_watcher_is_called_for_every_clip_and_every_window(tmp_path, sounds, r
 def test_of_a_long_file_no_more_than_a_row_group_is_held(tmp_path, room, monkeypatch):
     """Twenty minutes: 4800 windows, of which 64 are in memory, whoever counts."""
     room(64)
-    monkeypatch.setattr(audio, "BLOCK", 1 << 16)
+    set_block(monkeypatch, 1 << 16)
     samples = np.random.default_rng(0).integers(-9999, 9999, 20 * 60 * RATE).astype(np.int16)
     path = save(tmp_path / "long.wav", samples)
     del samples
