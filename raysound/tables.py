@@ -153,7 +153,17 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Tell) -> pa
         )
     are_splits = len({table.split for table in used}) > 1
     rows = pa.concat_tables([_named_split(table) if are_splits else table.rows for table in used])
+    folders = pc.unique(pc.replace_substring_regex(rows["name"], r"(?s)/.*", "")).to_pylist()
+    if rows["split"].null_count == len(rows) and 1 < len(folders) == sum(map(_is_split, folders)):
+        tell(
+            f"{path}: {used[0].file} has no column split, and the folders {listed(folders, 3)} are "
+            "not taken for splits"
+        )
     return rows if own else _with_names(rows)
+
+
+def _is_split(folder: str) -> bool:
+    return split_word(folder) is not None
 
 
 def _with_names(rows: pa.Table) -> pa.Table:

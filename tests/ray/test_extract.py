@@ -20,6 +20,7 @@ from raysound.distributed.extract import (
     shard_clips,
 )
 from raysound.distributed.judge import run_folder
+from raysound.distributed.pipeline import run_all
 from raysound.extraction import extract_shard
 from raysound.features import MelStatistics
 from raysound.settings import Config
@@ -404,10 +405,39 @@ def test_other_settings_have_another_folder(troubles: Path, tmp_path: Path) -> N
 
 
 def test_a_corpus_without_one_usable_clip_is_the_users_mistake(tmp_path: Path) -> None:
-    (tmp_path / "corpus" / "dog").mkdir(parents=True)
-    (tmp_path / "corpus" / "dog" / "a.wav").write_text("no sound")
+    for label in ("dog", "cat"):
+        (tmp_path / "corpus" / label).mkdir(parents=True)
+        (tmp_path / "corpus" / label / "a.wav").write_text("no sound")
     config = config_for(tmp_path / "corpus", tmp_path)
 
-    with pytest.raises(UserError, match="its only clip can't be used"):
+    with pytest.raises(UserError, match="none of the 2 clips can be used"):
         extract(config)
     assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_what_is_wrong_with_a_corpus_is_told_before_a_sound_is_decoded(
+    noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal comes after the notes of the listing, which often say why."""
+    (noises / "dog" / "x.m4a").write_bytes(b"abc")
+    config = config_for(noises, tmp_path, **SMALL)
+
+    with pytest.raises(UserError, match="the corpus real has a single class, 'dog'"):
+        extract(config)
+    for index in range(4):
+        write_noise(noises / "cat" / f"{index}.wav", index)
+    rows = ["dog/0.wav,dog,train,tape", "cat/0.wav,cat,test,tape"]
+    (noises / "metadata.csv").write_text("\n".join(["file_name,label,split,group", *rows]))
+    with pytest.raises(UserError, match="the clips of group 'tape' are not all in test"):
+        extract(config)
+    (noises / "metadata.csv").write_text("file_name,label\ndog/0.wav,dog\ncat/0.wav,cat\n")
+    with pytest.raises(UserError, match="no validation clip among the 2 real clips"):
+        run_all(config)
+
+    assert any("(1 .m4a; 'dog/x.m4a' among them)" in note for note in caplog.messages)
+    assert not [*tmp_path.rglob("part-*"), *tmp_path.rglob("summary.json")]
+
+    folder = extract(config).removeprefix("features: ")
+    assert any(note.startswith("no validation clip among") for note in caplog.messages)
+    assert summary_of(features.folder(config.output, "real", config.features))["written"] == 2
+    assert folder == str(tmp_path / "out" / "features")

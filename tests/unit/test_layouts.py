@@ -352,6 +352,14 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
         "ROOT/eval.csv gives a clip several labels, '/m/09x0r,/t/dd00088' for one: say in a "
         "metadata.csv with the columns file_name and label which counts: not used",
     ),
+    "a table without splits, though the folders are some": (
+        {
+            "metadata.csv": "file_name,label\ntest/1.wav,x\ntrain/2.wav,y\n",
+            "test/1.wav": SOUND, "train/2.wav": SOUND,
+        },
+        "ROOT: metadata.csv has no column split, and the folders test, train are not taken for "
+        "splits",
+    ),
     "a table of other files": (
         {"old.csv": "file,label\nx/9.wav,dog\n", "a/1.wav": SOUND},
         "ROOT/old.csv names 1 files, 'x/9.wav' among them, and none is there: not used",
