@@ -30,6 +30,10 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
+class UnwritableError(UserError):
+    """A local file can't be written, and another try would fail in the same way."""
+
+
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a path or URI, and the path inside it."""
     scheme, separator, rest = uri.partition("://")
@@ -181,7 +185,7 @@ def whole_file(uri: str) -> Iterator[Any]:
     """A file for writing that appears, its folder made, only when the block ends without error.
 
     Raises:
-        UserError: the disk is full, the folder is read-only, or the like.
+        UnwritableError: the disk is full, the folder is read-only, or the like.
         OSError: another reason why it can't be written, as an object store that does not answer.
     """
     filesystem, path = locate(uri)
@@ -212,7 +216,7 @@ def whole_file(uri: str) -> Iterator[Any]:
 
 @contextmanager
 def explained(path: str, reasons: Collection[int]) -> Iterator[None]:
-    """Raises UserError for an OSError in which a file can't be written for one of some reasons."""
+    """Raises UnwritableError for an OSError that has one of some reasons, given as errno."""
     try:
         yield
     except OSError as error:
@@ -221,7 +225,7 @@ def explained(path: str, reasons: Collection[int]) -> Iterator[None]:
             if error.errno == errno.EEXIST:
                 # Of os.makedirs, which names what is there.
                 reason = f"{error.filename} is no folder"
-            raise UserError(
+            raise UnwritableError(
                 f"{path} can't be written: {reason}; the same command continues"
             ) from error
         raise

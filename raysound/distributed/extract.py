@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.distributed import gauges
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import in_a_task, in_tasks, log_here
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard, Totals
@@ -49,14 +51,18 @@ def extract(config: Config) -> str:
             "raise features.n_fft or lower features.n_mels",
             len(silent), config.features.n_mels,
         )  # fmt: skip
-    # All are listed before one is decoded: what is wrong with the last is told at once. One after
-    # the other, for listing holds the rows of a corpus in memory.
-    plans = {name: in_a_task(lay_out, name, config) for name in ("real", *config.corpora.generated)}
-    check_classes({name: plan["labels"] for name, plan in plans.items()})
-    for name, plan in plans.items():
-        folder = extract_corpus(name, config, plan)
-        if name == "real":
-            report_lengths(folder, config.features)
+    names = ("real", *config.corpora.generated)
+    with ExitStack() as locks:
+        for name in names:
+            locks.enter_context(sole_writer(features.folder(config.output, name, config.features)))
+        # All are listed before one is decoded: what is wrong with the last is told at once. One
+        # after the other, for listing holds the rows of a corpus in memory.
+        plans = {name: in_a_task(lay_out, name, config) for name in names}
+        check_classes({name: plan["labels"] for name, plan in plans.items()})
+        for name, plan in plans.items():
+            folder = extract_corpus(name, config, plan)
+            if name == "real":
+                report_lengths(folder, config.features)
     return f"features: {storage.join(config.output, 'features')}"
 
 
@@ -131,12 +137,18 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
         UserError: not one clip of the corpus can be used.
     """
     folder = features.folder(config.output, name, config.features)
-    plan = plan or in_a_task(lay_out, name, config)
+    with sole_writer(folder):
+        write_shards(folder, name, config, plan or in_a_task(lay_out, name, config))
+    return folder
+
+
+def write_shards(folder: str, name: str, config: Config, plan: dict[str, Any]) -> None:
+    """Makes what a plan says is missing of a corpus's features; see `extract_corpus`."""
     for note in plan["notes"]:
         logger.warning("%s", note)
     if plan["finished"]:
         logger.info("%s: %d clips are extracted already", name, plan["clips"])
-        return folder
+        return
     totals = Totals(name, config.features)
     reasons: Counter[str] = Counter()
     with_rejects = []
@@ -155,7 +167,6 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
     in_a_task(clear_away, folder)
     uri = storage.join(folder, "summary.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
-    return folder
 
 
 def lay_out(name: str, config: Config) -> dict[str, Any]:

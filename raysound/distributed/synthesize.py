@@ -16,6 +16,7 @@ import torch
 from raysound import storage
 from raysound.audio import Reject, encode, read_clip
 from raysound.config import UserError, places
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import MADE, check_places, in_tasks
 from raysound.griffin_lim import log_mel_to_waveform
 from raysound.logmel import LogMel
@@ -61,12 +62,13 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
     clips_per_class = settings.clips_per_class if real else settings.generated_clips_per_class
     plan = plan_corpus(role, list(KINDS), clips_per_class, settings.seed)
     identity = {"role": role, **settings.model_dump(exclude={"output"})}
-    if start_corpus(folder, identity):
-        calls = (
-            (plan[start : start + CLIPS_A_TASK], folder, settings)
-            for start in range(0, len(plan), CLIPS_A_TASK)
-        )
-        finish_corpus(folder, identity, sum(in_tasks(formula_clips, calls)))
+    with sole_writer(folder):
+        if start_corpus(folder, identity):
+            calls = (
+                (plan[start : start + CLIPS_A_TASK], folder, settings)
+                for start in range(0, len(plan), CLIPS_A_TASK)
+            )
+            finish_corpus(folder, identity, sum(in_tasks(formula_clips, calls)))
     return folder
 
 
@@ -142,18 +144,19 @@ def of_test_clips(
         "features": config.features.model_dump(),
         "clips": digest(test.to_pydict()),
     }
-    if start_corpus(folder, identity):
-        calls = (
-            (test.slice(start, CLIPS_A_TASK), folder, *arguments)
-            for start in range(0, len(test), CLIPS_A_TASK)
-        )
-        done = sum(in_tasks(make, calls))
-        if done < len(test):
-            logger.warning(
-                "%d of %d test clips can't be used: jobs/extract.py tells why",
-                len(test) - done, len(test),
-            )  # fmt: skip
-        finish_corpus(folder, identity, done)
+    with sole_writer(folder):
+        if start_corpus(folder, identity):
+            calls = (
+                (test.slice(start, CLIPS_A_TASK), folder, *arguments)
+                for start in range(0, len(test), CLIPS_A_TASK)
+            )
+            done = sum(in_tasks(make, calls))
+            if done < len(test):
+                logger.warning(
+                    "%d of %d test clips can't be used: jobs/extract.py tells why",
+                    len(test) - done, len(test),
+                )  # fmt: skip
+            finish_corpus(folder, identity, done)
     return folder
 
 

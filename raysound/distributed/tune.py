@@ -22,6 +22,7 @@ from ray.tune.search import BasicVariantGenerator
 from raysound import checkpoint, storage
 from raysound.config import UserError, sampled
 from raysound.distributed.epochs_shown import read_history
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
     Material,
@@ -42,11 +43,10 @@ logger = logging.getLogger(__name__)
 # A trial whose process or node dies is tried again so often.
 MOST_FAILURES = 2
 # Of Ray Tune, read from the environment: no log files beside our own; its state, for a search that
-# was interrupted, saved every few seconds; Ctrl-C ends the job, as it ends every other.
+# was interrupted, saved every few seconds.
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -63,10 +63,11 @@ def tune(config: Config) -> str:
     materials, corpora = gathered(config)
     folder = search_folder(config, corpora)
     best = storage.join(folder, "best.yaml")
-    if not storage.exists(best):
-        search(config, materials, folder)
-    else:
-        logger.info("%s is there already", folder)
+    with sole_writer(folder):
+        if not storage.exists(best):
+            search(config, materials, folder)
+        else:
+            logger.info("%s is there already", folder)
     return f"best config: {best}"
 
 
@@ -132,6 +133,9 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     finally:
         # Its name is free for whoever goes on.
         ray.kill(study.gate)
+    for result in results:
+        if isinstance(getattr(result.error, "cause", result.error), storage.UnwritableError):
+            raise storage.UnwritableError(str(result.error.cause)) from result.error
     rows = list(trial_rows(results, study))
     write_results(config, rows, folder)
 
