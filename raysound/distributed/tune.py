@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # A trial whose process or node dies is tried again so often.
 MOST_FAILURES = 2
+# What a disk takes that is not full.
+PROBE_BYTES = 1 << 20
 # Of Ray Tune, read from the environment: no log files beside our own; its state, for a search that
 # was interrupted, saved every few seconds.
 TUNE_ENVIRONMENT = {
@@ -124,18 +127,25 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     study, resources, together = arranged(config, materials, folder)
     logger.info("%d trials, %d at a time", trial_count(config), together)
+    probe = storage.join(folder, "probe")
     try:
         # Ray Tune tries a trial again whose process dies in training, but not while it starts.
         for _ in range(1 + MOST_FAILURES):
             results = tuner_of(study, resources, together, folder).fit()
             if not any(isinstance(result.error, RayActorError) for result in results):
                 break
+    except Exception:
+        # Ray Tune can't read files of its own that a full disk has cut short.
+        storage.write_bytes(probe, bytes(PROBE_BYTES))
+        storage.delete(probe)
+        raise
     finally:
         # Its name is free for whoever goes on.
         ray.kill(study.gate)
     for result in results:
-        if isinstance(getattr(result.error, "cause", result.error), storage.UnwritableError):
-            raise storage.UnwritableError(str(result.error.cause)) from result.error
+        cause = getattr(result.error, "cause", result.error)
+        if isinstance(cause, storage.UnwritableError):
+            raise cause
     rows = list(trial_rows(results, study))
     write_results(config, rows, folder)
 
@@ -203,7 +213,13 @@ def tuner_of(
     state = storage.join(folder, "tune")
     if ray_tune.Tuner.can_restore(state):
         logger.info("going on with the search in %s", folder)
-        return ray_tune.Tuner.restore(state, trainable, resume_unfinished=True, resume_errored=True)
+        try:
+            return ray_tune.Tuner.restore(
+                state, trainable, resume_unfinished=True, resume_errored=True
+            )
+        except (EOFError, ValueError, pickle.UnpicklingError) as error:
+            logger.warning("its state was cut short (%s): the search begins anew", error)
+            storage.delete(state)
     space = {key: domain(dimension, settings.algorithm == "grid")
              for key, dimension in settings.space.items()}  # fmt: skip
     return ray_tune.Tuner(

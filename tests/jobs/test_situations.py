@@ -37,7 +37,8 @@ STUMBLES = (
     "Node.start_ray_processes = stumble\n"
     "connect(1)\n"
     "print(ray.cluster_resources()['CPU'])\n"
-    "print(sum('gcs_server' in line for line in processes_below(os.getpid()).values()))\n"
+    "below = processes_below(os.getpid()).values()\n"
+    "print(sum('gcs_server' in line and 'defunct' not in line for line in below))\n"
 )
 
 

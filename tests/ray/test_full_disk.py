@@ -31,7 +31,8 @@ def mount(folder: Path, *options: str) -> None:
     )
 
 
-@pytest.fixture(params=JOBS)
+# A few MB hold all of Ray Tune's own files, and nothing of a training.
+@pytest.fixture(params=[*((name, "64k") for name in JOBS), ("search", "4m")])
 def small_disk(
     request: pytest.FixtureRequest, trained: dict[str, Any], tmp_path: Path
 ) -> Iterator[Path]:
@@ -40,10 +41,11 @@ def small_disk(
         pytest.skip("only root mounts disks")
     output = tmp_path / "out"
     shutil.copytree(trained["tree"]["output"], output)
-    folder = output / request.param
+    name, size = request.param
+    folder = output / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    mount(folder, "size=64k")
+    mount(folder, f"size={size}")
     # As small files still fit when larger ones don't, half of it is left.
     (folder / "other.bin").write_bytes(b"0" * (32 << 10))
     yield folder
@@ -70,5 +72,5 @@ def test_a_full_disk_ends_a_job_in_one_line_and_room_lets_it_continue(
         " can't be written: No space left on device; the same command continues"
     )
     (small_disk / "other.bin").unlink()
-    mount(small_disk, "remount", "size=64m")
+    mount(small_disk, "remount", "size=512m")
     assert str(small_disk) in job(config)
