@@ -3,8 +3,7 @@
 python jobs/cas.py configs/demo.yaml [key=value ...]
 """
 
-from raysound.distributed.cas import cas
-from raysound.distributed.session import run_job
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(cas, __doc__)
+    run_job("raysound.distributed.cas:cas", __doc__)

@@ -3,7 +3,7 @@
 python jobs/compare.py OLD/evaluation/metrics.json NEW/evaluation/metrics.json
 """
 
-from raysound.comparison import run_comparison
+from raysound.job import run_command
 
 if __name__ == "__main__":
-    run_comparison(__doc__)
+    run_command("raysound.comparison:compare_files", 2, __doc__)

@@ -3,8 +3,7 @@
 python jobs/evaluate.py configs/demo.yaml [key=value ...]
 """
 
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.session import run_job
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(evaluate, __doc__)
+    run_job("raysound.distributed.evaluate:evaluate", __doc__)

@@ -3,8 +3,7 @@
 python jobs/extract.py configs/demo.yaml [key=value ...]
 """
 
-from raysound.distributed.extract import extract
-from raysound.distributed.session import run_job
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(extract, __doc__)
+    run_job("raysound.distributed.extract:extract", __doc__)

@@ -3,8 +3,7 @@
 python jobs/pipeline.py configs/demo.yaml [key=value ...]
 """
 
-from raysound.distributed.pipeline import run_all
-from raysound.distributed.session import run_job
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(run_all, __doc__)
+    run_job("raysound.distributed.pipeline:run_all", __doc__)

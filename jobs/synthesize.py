@@ -3,8 +3,7 @@
 python jobs/synthesize.py configs/demo.yaml [key=value ...]
 """
 
-from raysound.distributed.session import run_job
-from raysound.distributed.synthesize import synthesize
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(synthesize, __doc__)
+    run_job("raysound.distributed.synthesize:synthesize", __doc__)

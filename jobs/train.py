@@ -3,8 +3,7 @@
 python jobs/train.py configs/demo.yaml [key=value ...]
 """
 
-from raysound.distributed.session import run_job
-from raysound.distributed.train import train
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(train, __doc__)
+    run_job("raysound.distributed.train:train", __doc__)

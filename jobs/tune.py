@@ -3,8 +3,7 @@
 python jobs/tune.py configs/demo-search.yaml [key=value ...]
 """
 
-from raysound.distributed.session import run_job
-from raysound.distributed.tune import tune
+from raysound.job import run_job
 
 if __name__ == "__main__":
-    run_job(tune, __doc__)
+    run_job("raysound.distributed.tune:tune", __doc__)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,28 +16,18 @@ from raysound.metrics.significance import holm, p_value, significant
 JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
 
 
-def run_comparison(usage: str) -> None:
-    """Reads the two paths of the command line and prints what changed; exits with 0, or 2.
+def compare_files(first: str, second: str) -> str:
+    """The comparison of two metrics.json as text: a line a metric of each corpus that both hold.
 
     Args:
-        usage: shown for `--help`.
+        first: path or URI of the old one.
+        second: of the new one.
+
+    Raises:
+        UserError: one is missing or unreadable, or they can't be compared.
     """
-    arguments = sys.argv[1:]
-    asked = bool({"-h", "--help"} & set(arguments))
-    if asked or len(arguments) != 2:
-        print(usage.strip())
-        sys.exit(0 if asked else 2)
-    try:
-        old, new = (read_metrics(uri) for uri in arguments)
-        for line in (*lines(compare(old, new)), *left_out(old, new)):
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever reads has read enough; Python would complain once more while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    old, new = read_metrics(first), read_metrics(second)
+    return "\n".join((*lines(compare(old, new)), *left_out(old, new)))
 
 
 def read_metrics(uri: str) -> dict[str, Any]:

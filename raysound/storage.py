@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,8 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raysound.config import UserError
+
 OBJECT_STORES = {"s3", "gs", "gcs"}
 ASKED_AT_ONCE = 32
+# Why a file can't be written, where another try would fail in the same way.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
+class UnwritableError(UserError):
+    """A local file can't be written, and another try would fail in the same way."""
+
 
 # Takes what is odd about a name, and the name.
 Odd = Callable[[str, str], object]
@@ -205,7 +219,12 @@ def delete(uri: str) -> None:
 
 @contextmanager
 def whole_file(uri: str) -> Iterator[Any]:
-    """A file for writing that appears, its folder made, only when the block ends without error."""
+    """A file for writing that appears, its folder made, only when the block ends without error.
+
+    Raises:
+        UnwritableError: the disk is full, the folder is read-only, or the like.
+        OSError: another reason why it can't be written, as an object store that does not answer.
+    """
     filesystem, path = locate(uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
         # Closing an upload completes it with what has arrived, after an error too: so it begins
@@ -216,15 +235,36 @@ def whole_file(uri: str) -> Iterator[Any]:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(_upload, buffer, filesystem, path).result()
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid4().hex}.tmp"
     try:
-        with filesystem.open_output_stream(temporary) as file:
+        with explained(path, FULL | FORBIDDEN):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = filesystem.open_output_stream(temporary)
+        # What the block reads may be forbidden, too.
+        with explained(path, FULL), file:
             yield file
-        os.replace(temporary, path)
+        with explained(path, FULL | FORBIDDEN):
+            os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.remove(temporary)
+        raise
+
+
+@contextmanager
+def explained(path: str, reasons: Collection[int]) -> Iterator[None]:
+    """Raises UnwritableError for an OSError that has one of some reasons, given as errno."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.errno in reasons:
+            reason = os.strerror(error.errno)
+            if error.errno == errno.EEXIST:
+                # Of os.makedirs, which names what is there.
+                reason = f"{error.filename} is no folder"
+            raise UnwritableError(
+                f"{path} can't be written: {reason}; the same command continues"
+            ) from error
         raise
 
 

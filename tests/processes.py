@@ -35,6 +35,18 @@ def processes_below(pid: int) -> dict[int, str]:
     return found
 
 
+def processes_of_session(session: int) -> dict[int, str]:
+    """Process ids and command lines of a session; Ray's processes stay in that of their job."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # The name, which may hold anything, stands in parentheses; the state follows.
+            state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
 @contextmanager
 def job(
     root: Path, name: str, config: Path, *overrides: str, terminal: bool = False
@@ -57,6 +69,7 @@ def job(
         process = subprocess.Popen(
             [sys.executable, f"jobs/{name}.py", str(config), *overrides],
             cwd=root, stdout=out, stderr=theirs, text=True, env=environment,
+            start_new_session=True,
         )  # fmt: skip
         if ours is not None:
             os.close(theirs)

@@ -17,6 +17,7 @@ from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed import gauges
 from raysound.distributed.epochs_shown import read_history
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import run_folder, split_clips, split_digest
 from raysound.distributed.measure import measure
@@ -54,6 +55,24 @@ def evaluate(config: Config) -> str:
     real = split_clips(config, folders["real"])
     check_corpora(folders, real, judge, run)
     out = storage.join(config.output, "evaluation")
+    with sole_writer(out):
+        write_report(config, run, judge, folders, real, out)
+    return f"report: {storage.join(out, 'report.html')}"
+
+
+def write_report(
+    config: Config, run: str, judge: Checkpoint, folders: dict[str, str], real: pa.Table, out: str
+) -> None:
+    """Scores the corpora, measures them, and writes it all to a folder.
+
+    Args:
+        config: the experiment.
+        run: the judge's folder.
+        judge: its checkpoint.
+        folders: of the features, by the corpus's name.
+        real: the usable real clips with their split.
+        out: the folder to write to.
+    """
     predictions = storage.join(out, "predictions.parquet")
     storage.delete(storage.join(out, "metrics.json"))
     score_corpora(folders, judged_and_compared(real), run, config, predictions)
@@ -87,7 +106,6 @@ def evaluate(config: Config) -> str:
     for corpus, numbers in metrics["corpora"].items():
         value = numbers["accuracy"]["value"]
         gauges.show("accuracy", value, experiment=config.name, corpus=corpus)
-    return f"report: {storage.join(out, 'report.html')}"
 
 
 def corpus_digests(folders: dict[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from raysound.config import UserError
 from raysound.corpus_checks import check_classes as check_classes
 from raysound.corpus_checks import check_real
 from raysound.distributed import gauges
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import in_a_task, in_tasks, log_here
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard, Totals
@@ -60,20 +62,24 @@ def extract(config: Config, to_train: bool = False) -> str:
             "raise features.n_fft or lower features.n_mels",
             len(silent), config.features.n_mels,
         )  # fmt: skip
-    # All are listed before one is decoded: what is wrong with the last is told at once. One after
-    # the other, for listing holds the rows of a corpus in memory.
-    plans = {"real": plan_corpus("real", config)}
-    too_few = in_a_task(check_manifest, config)
-    if too_few and to_train:
-        raise UserError(too_few)
-    if too_few:
-        logger.warning("%s", too_few)
-    plans |= {name: plan_corpus(name, config) for name in config.corpora.generated}
-    check_classes({name: plan["labels"] for name, plan in plans.items()})
-    for name, plan in plans.items():
-        folder = extract_corpus(name, config, plan)
-        if name == "real":
-            report_lengths(folder, config.features)
+    names = ("real", *config.corpora.generated)
+    with ExitStack() as locks:
+        for name in names:
+            locks.enter_context(sole_writer(features.folder(config.output, name, config.features)))
+        # All are listed before one is decoded: what is wrong with the last is told at once. One
+        # after the other, for listing holds the rows of a corpus in memory.
+        plans = {"real": plan_corpus("real", config)}
+        too_few = in_a_task(check_manifest, config)
+        if too_few and to_train:
+            raise UserError(too_few)
+        if too_few:
+            logger.warning("%s", too_few)
+        plans |= {name: plan_corpus(name, config) for name in config.corpora.generated}
+        check_classes({name: plan["labels"] for name, plan in plans.items()})
+        for name, plan in plans.items():
+            folder = extract_corpus(name, config, plan)
+            if name == "real":
+                report_lengths(folder, config.features)
     return f"features: {storage.join(config.output, 'features')}"
 
 
@@ -156,11 +162,17 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
         UserError: not one clip of the corpus can be used.
     """
     folder = features.folder(config.output, name, config.features)
-    plan = plan or plan_corpus(name, config)
+    with sole_writer(folder):
+        write_shards(folder, name, config, plan or plan_corpus(name, config))
+    return folder
+
+
+def write_shards(folder: str, name: str, config: Config, plan: dict[str, Any]) -> None:
+    """Makes what a plan says is missing of a corpus's features; see `extract_corpus`."""
     if plan["finished"]:
         verb = "is" if plan["clips"] == 1 else "are"
         logger.info("%s: %s %s extracted already", name, counted(plan["clips"], "clip"), verb)
-        return folder
+        return
     totals = Totals(name, config.features)
     reasons: Counter[str] = Counter()
     with_rejects = []
@@ -181,7 +193,6 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
     in_a_task(clear_away, folder)
     uri = storage.join(folder, "summary.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
-    return folder
 
 
 def lay_out(name: str, config: Config) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from raysound.config import UserError
 from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
 from raysound.distributed.epochs_shown import epochs_shown
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import train_worker
@@ -127,9 +128,24 @@ def train_judge(
     folder = finished_features(corpus, config)
     clips = split_clips(config, folder) if clips is None else clips
     run = run_folder(config, folder, clips)
-    if checkpoint.is_complete(run):
-        logger.info("%s: %s is trained already", name, run)
-        return run
+    with sole_writer(run):
+        if checkpoint.is_complete(run):
+            logger.info("%s: %s is trained already", name, run)
+        else:
+            train_to_end(config, folder, clips, run, name, together, corpus)
+    return run
+
+
+def train_to_end(
+    config: Config,
+    folder: str,
+    clips: pa.Table,
+    run: str,
+    name: str,
+    together: int,
+    corpus: str,
+) -> None:
+    """Trains a classifier into the folder `run`; the other arguments are `train_judge`'s."""
     check_clips(config, clips, corpus)
     scaling, threads = placement(config, together)
     material = gather(folder, clips, together)
@@ -148,7 +164,6 @@ def train_judge(
     with epochs_shown(storage.join(run, "history.jsonl"), config, name):
         run_workers(job, scaling, material)
     finish(run, note, config.training)
-    return run
 
 
 def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
@@ -240,7 +255,7 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
         trainer.fit()
     except ray.train.ControllerError as error:
         if isinstance(error.controller_failure, UserError):
-            raise UserError(str(error.controller_failure)) from error
+            raise error.controller_failure from error
         if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
             minutes = round(patience * (MOST_WAITS + 1) / 60)
             raise UserError(
@@ -248,6 +263,15 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
                 f"within {counted(minutes, 'minute')}: add nodes, or ask for fewer "
                 "compute.workers; the same command goes on after the last whole epoch"
             ) from error
+        raise
+    except ray.train.WorkerGroupError as error:
+        for cause in error.worker_failures.values():
+            # Of a storage that did not answer: what a disk refuses is no reason to try again.
+            if isinstance(cause, OSError):
+                raise UserError(
+                    f"the training failed {MOST_FAILURES + 1} times, at last with: {cause}; the "
+                    "same command continues"
+                ) from error
         raise
 
 

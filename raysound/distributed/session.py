@@ -1,10 +1,9 @@
-"""A job's frame: its command line, its Ray session, its exit code."""
+"""A job's Ray session, and the tasks it runs there."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysound import storage
-from raysound.config import UserError, load, places
+from raysound.config import UserError, places
+from raysound.distributed.connect import connect
 from raysound.settings import ComputeSettings, Config, SynthesisSettings
 from raysound.wording import counted
 
@@ -37,44 +37,18 @@ MADE = {f"synthesis.{kind}.output" for kind in SynthesisSettings.model_fields}
 NODE_SECONDS = 60.0
 
 
-def run_job(job: Callable[[Config], str], usage: str) -> None:
-    """Reads `CONFIG [key=value ...]`, starts Ray, runs the job, prints the line it returns.
+def run_on_ray(job: Callable[[Config], str], config: Config) -> str:
+    """Starts or joins Ray, runs a job, and returns what it returns: its last line.
 
-    Exits with 0, or with 2 and one clear line where the user can mend it; with 130 or 143 where
-    the user, or the cluster, stopped it.
-
-    Args:
-        job: takes the config, returns the last line: where the result lies.
-        usage: the job's docstring, shown for `--help`.
+    Raises:
+        UserError: the config names a path that this cluster can't use.
     """
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(usage.strip())
-        sys.exit(0 if arguments else 2)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        config = load(arguments[0], arguments[1:])
-        # What it might synthesize to is asked for where it does.
-        check_places({key: at for key, at in places(config).items() if key not in MADE})
-        with ray_session(config.compute):
-            # After Ray, which takes the signal for itself.
-            signal.signal(signal.SIGTERM, end_at_once)
-            check_shared(config.output)
-            last_line = job(config)
-    except (UserError, OSError) as error:
-        # A full disk is told as a mistake is. What Ray makes of a task's error is a traceback.
-        print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    print(last_line)
-
-
-def end_at_once(number: int, frame: Any) -> None:
-    """What `ray job stop`, and whoever else sends SIGTERM, makes of a job."""
-    print("stopped; the same command goes on", file=sys.stderr, flush=True)
-    sys.exit(128 + number)
+    # What it might synthesize to is asked for where it does.
+    check_places({key: at for key, at in places(config).items() if key not in MADE})
+    with ray_session(config.compute):
+        check_shared(config.output)
+        return job(config)
 
 
 def check_places(named: dict[str, str]) -> None:
@@ -133,20 +107,7 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local = not os.environ.get("RAY_ADDRESS")
-    # A cluster started here is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE,
-    # which it reads while it is imported, says otherwise. Our workers' news comes back as results;
-    # what Ray says of itself is in its own log files.
-    ray.init(
-        # Without it Ray would join any cluster that was started on this machine.
-        address="local" if local else None,
-        num_cpus=(compute.local_cpus or available_cpus()) if local else None,
-        include_dashboard=False if local else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    connect(compute.local_cpus or available_cpus())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Results and training batches in the order of the shards, whoever finishes first.

@@ -16,6 +16,7 @@ import torch
 from raysound import storage
 from raysound.audio import Reject, encode, read_first_window
 from raysound.config import UserError, places
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import MADE, check_places, in_tasks
 from raysound.griffin_lim import log_mel_to_waveform
 from raysound.logmel import LogMel
@@ -64,12 +65,13 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
     identity = {
         "formulas": FORMULA_VERSION, "role": role, **settings.model_dump(exclude={"output"}),
     }  # fmt: skip
-    if start_corpus(folder, identity):
-        calls = (
-            (plan[start : start + CLIPS_A_TASK], folder, settings)
-            for start in range(0, len(plan), CLIPS_A_TASK)
-        )
-        finish_corpus(folder, identity, sum(in_tasks(formula_clips, calls)))
+    with sole_writer(folder):
+        if start_corpus(folder, identity):
+            calls = (
+                (plan[start : start + CLIPS_A_TASK], folder, settings)
+                for start in range(0, len(plan), CLIPS_A_TASK)
+            )
+            finish_corpus(folder, identity, sum(in_tasks(formula_clips, calls)))
     return folder
 
 
@@ -145,18 +147,19 @@ def of_test_clips(
         "features": config.features.model_dump(),
         "clips": digest(test.to_pydict()),
     }
-    if start_corpus(folder, identity):
-        calls = (
-            (test.slice(start, CLIPS_A_TASK), folder, *arguments)
-            for start in range(0, len(test), CLIPS_A_TASK)
-        )
-        done = sum(in_tasks(make, calls))
-        if done < len(test):
-            logger.warning(
-                "%d of %s can't be used: jobs/extract.py tells why",
-                len(test) - done, counted(len(test), "test clip"),
-            )  # fmt: skip
-        finish_corpus(folder, identity, done)
+    with sole_writer(folder):
+        if start_corpus(folder, identity):
+            calls = (
+                (test.slice(start, CLIPS_A_TASK), folder, *arguments)
+                for start in range(0, len(test), CLIPS_A_TASK)
+            )
+            done = sum(in_tasks(make, calls))
+            if done < len(test):
+                logger.warning(
+                    "%d of %s can't be used: jobs/extract.py tells why",
+                    len(test) - done, counted(len(test), "test clip"),
+                )  # fmt: skip
+            finish_corpus(folder, identity, done)
     return folder
 
 

@@ -44,19 +44,20 @@ class Variant(NamedTuple):
 
 
 def train(config: Config) -> str:
-    """Trains the judge, or several, on the real corpus. Returns the last line of the job."""
+    """Trains the judge, or several, on the real corpus. Returns what the job prints at its end."""
     if not config.training.trains_several:
         return f"checkpoint: {train_judge(config)}"
-    return f"cross-validation: {cross_validate(config)}"
+    summary, uri = cross_validate(config)
+    return "\n".join((*table(summary), f"cross-validation: {uri}"))
 
 
-def cross_validate(config: Config) -> str:
+def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
     """Trains a judge for each fold and seed, tests each on what it never saw, and sums them up.
 
     As many are trained at a time as the cluster has room for.
 
     Returns:
-        The file with the sums: `training/cross-validation-<model>-<hash>.json`.
+        The sums, and their file: `training/cross-validation-<model>-<hash>.json`.
     """
     folder = finished_features("real", config)
     judges = list(variants(config, folder))
@@ -65,12 +66,10 @@ def cross_validate(config: Config) -> str:
         split_clips(judge.config, folder)
     results = trained_together(judges, folder)
     summary = summarise(results)
-    for line in table(summary):
-        print(line)
     name = f"{config.model.name}-{digest({'runs': [row['run'] for row in results]})}"
     uri = storage.join(config.output, "training", f"cross-validation-{name}.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
-    return uri
+    return summary, uri
 
 
 def variants(config: Config, folder: str) -> Iterator[Variant]:
@@ -106,7 +105,7 @@ def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]
     try:
         return list(pool.map(lambda judge: train_and_test(judge, folder, together), judges))
     finally:
-        # After Ctrl-C or an error nobody waits for those that are still at it.
+        # After an error nobody waits for the trainings that still run.
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -172,6 +172,9 @@ class Trial(tune.Trainable):
         try:
             judge = sampled(self.study.config, self.values)
             self._await_epoch(judge)
+        except storage.UnwritableError:
+            # Not the values' fault: when there is room again, the trial continues.
+            raise
         except UserError as error:
             # The lowest score: a searcher learns that this is a bad place.
             return {"epoch": self.told, SCORE: 0.0, MISTAKE: str(error), "done": True}

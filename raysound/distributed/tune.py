@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -22,6 +23,7 @@ from ray.tune.search import BasicVariantGenerator
 from raysound import checkpoint, storage
 from raysound.config import UserError, most_epochs, sampled
 from raysound.distributed.epochs_shown import read_history
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
     Material,
@@ -42,12 +44,13 @@ logger = logging.getLogger(__name__)
 
 # A trial whose process or node dies is tried again so often.
 MOST_FAILURES = 2
+# What a disk takes that is not full.
+PROBE_BYTES = 1 << 20
 # Of Ray Tune, read from the environment: no log files beside our own; its state, for a search that
-# was interrupted, saved every few seconds; Ctrl-C ends the job, as it ends every other.
+# was interrupted, saved every few seconds.
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -64,10 +67,11 @@ def tune(config: Config) -> str:
     materials, corpora = gathered(config)
     folder = search_folder(config, corpora)
     best = storage.join(folder, "best.yaml")
-    if not storage.exists(best):
-        search(config, materials, folder)
-    else:
-        logger.info("%s is there already", folder)
+    with sole_writer(folder):
+        if not storage.exists(best):
+            search(config, materials, folder)
+        else:
+            logger.info("%s is there already", folder)
     return f"best config: {best}"
 
 
@@ -124,15 +128,25 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     study, resources, together = arranged(config, materials, folder)
     logger.info("%s, %d at a time", counted(trial_count(config), "trial"), together)
+    probe = storage.join(folder, "probe")
     try:
         # Ray Tune tries a trial again whose process dies in training, but not while it starts.
         for _ in range(1 + MOST_FAILURES):
             results = tuner_of(study, resources, together, folder).fit()
             if not any(isinstance(result.error, RayActorError) for result in results):
                 break
+    except Exception:
+        # Ray Tune can't read files of its own that a full disk has cut short.
+        storage.write_bytes(probe, bytes(PROBE_BYTES))
+        storage.delete(probe)
+        raise
     finally:
         # Its name is free for whoever goes on.
         ray.kill(study.gate)
+    for result in results:
+        cause = getattr(result.error, "cause", result.error)
+        if isinstance(cause, storage.UnwritableError):
+            raise cause
     rows = list(trial_rows(results, study))
     write_results(config, rows, folder)
 
@@ -200,7 +214,13 @@ def tuner_of(
     state = storage.join(folder, "tune")
     if ray_tune.Tuner.can_restore(state):
         logger.info("going on with the search in %s", folder)
-        return ray_tune.Tuner.restore(state, trainable, resume_unfinished=True, resume_errored=True)
+        try:
+            return ray_tune.Tuner.restore(
+                state, trainable, resume_unfinished=True, resume_errored=True
+            )
+        except (EOFError, ValueError, pickle.UnpicklingError) as error:
+            logger.warning("its state was cut short (%s): the search begins anew", error)
+            storage.delete(state)
     space = {key: domain(dimension, settings.algorithm == "grid")
              for key, dimension in settings.space.items()}  # fmt: skip
     return ray_tune.Tuner(

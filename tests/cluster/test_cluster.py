@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -155,6 +156,31 @@ def test_a_stranger_is_refused(machines: Machines, experiment: dict[str, Any]) -
             urllib.request.urlopen(outside, timeout=10)
 
 
+@pytest.mark.parametrize(
+    "token",
+    [
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_AUTH_TOKEN": "f" * 64, "RAY_AUTH_TOKEN_PATH": ""},
+        {"RAY_AUTH_TOKEN_PATH": "/no/token"},
+    ],
+)
+def test_a_job_without_the_token_says_in_one_line_what_to_set(
+    machines: Machines, experiment: dict[str, Any], token: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        machines.head.inside(sys.executable, "jobs/extract.py", experiment["config"]),
+        cwd=machines.root, capture_output=True, text=True, timeout=100, check=False,
+        env={**machines.environment, "RAY_ADDRESS": machines.gcs, **token},
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: RAY_ADDRESS={machines.gcs}: the cluster and this job must agree on a token: set "
+        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token) as "
+        "on the cluster, or RAY_AUTH_MODE=disabled where it has none\n"
+    )
+
+
 def test_a_token_is_readable_by_its_owner_alone(root: Path, tmp_path: Path) -> None:
     """The command that docs/cluster.md has for it, in a home of its own."""
     page = (root / "docs" / "cluster.md").read_text()
@@ -181,10 +207,10 @@ def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str,
     said = ended(first)
     ended(stop)
     assert stop.returncode == 0
-    assert "stopped; the same command goes on" in said, said
+    assert "stopped; the same command continues" in said, said
     assert "Traceback" not in said
     told = ended(machines.ray("job", "logs", "--follow", "extract-1"))
-    assert "stopped; the same command goes on" in told
+    assert "stopped; the same command continues" in told
     assert "Job 'extract-1' was stopped" in ended(machines.ray("job", "status", "extract-1"))
     before = {shard: shard.stat().st_mtime_ns for shard in shards_of(out)}
     assert 4 <= len(before) < 3 * CLIPS_PER_CLASS // SHARD_CLIPS, "it had not come to its end"
@@ -262,6 +288,43 @@ def test_training_outlives_a_machine(machines: Machines, experiment: dict[str, A
     (note,) = out.glob("training/*/checkpoint.json")
     assert f"checkpoint: {note.parent}" in said
     assert epochs() == EPOCHS
+
+
+def test_an_interrupted_job_leaves_nothing_on_the_cluster(
+    machines: Machines, experiment: dict[str, Any]
+) -> None:
+    """Ctrl-C in a driver that was not submitted: its actors and placement groups are gone, too."""
+    out = experiment["out"]
+    before = {*out.glob("training/*/history.jsonl")}
+    with (machines.folder / "driver.log").open("w") as log:
+        driver = subprocess.Popen(
+            machines.head.inside(
+                sys.executable, "jobs/train.py", experiment["config"], "training.seed=1"
+            ),
+            cwd=machines.root, stdout=log, stderr=log,
+            env={**machines.environment, "RAY_ADDRESS": machines.gcs},
+        )  # fmt: skip
+    said = Path(log.name).read_text
+    try:
+        poll(lambda: {*out.glob("training/*/history.jsonl")} - before, 100, "an epoch")
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(30) == 130, said()
+    finally:
+        driver.kill()
+        driver.wait(10)
+
+    assert said().splitlines()[-1] == "interrupted; the same command continues"
+    assert "Traceback" not in said()
+
+    def listed(what: str, state: str) -> list[dict[str, Any]]:
+        """What the cluster has of something in a state."""
+        words = ["list", what, "--filter", f"state={state}", "--format=json"]
+        return list(json.loads(ended(machines.ray(*words))))
+
+    poll(lambda: not listed("placement-groups", "CREATED"), 60, "the placement groups' end")
+    poll(lambda: not listed("actors", "ALIVE"), 60, "the actors' end")
+    for machine in (machines.head, *machines.workers.values()):
+        assert not [title for title in machine.processes().values() if "Train" in title]
 
 
 def test_the_report_can_be_read(machines: Machines, experiment: dict[str, Any]) -> None:

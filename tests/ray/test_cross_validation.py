@@ -1,12 +1,10 @@
 """A judge for each fold and seed: what each hears, what it is tested on, and what is made of it."""
 
 import csv
-import io
 import json
 import math
 import statistics
 from collections import Counter
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +62,9 @@ def tree_of(corpus: Path, output: Path) -> dict[str, Any]:
 
 
 def run(config: Config) -> tuple[Path, str]:
-    """The file with the sums, and what was printed."""
-    with redirect_stdout(io.StringIO()) as printed:
-        last_line = train(config)
-    return Path(last_line.removeprefix("cross-validation: ")), printed.getvalue()
+    """The file with the sums, and the table above its name."""
+    table, _, last_line = train(config).rpartition("\n")
+    return Path(last_line.removeprefix("cross-validation: ")), table
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,10 @@ TARGETS = ("driver", "worker", "node")
 # The job with less patience: a decoder that hangs is ended after so many seconds.
 IMPATIENT = (
     "import sys\n"
-    "from raysound.distributed import extract, session\n"
+    "from raysound.distributed import extract\n"
+    "from raysound.job import run_job\n"
     "extract.STANDSTILL = 5.0\n"
-    "session.run_job(extract.extract, '')\n"
+    "run_job('raysound.distributed.extract:extract', '')\n"
 )
 
 

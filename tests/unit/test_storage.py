@@ -1,4 +1,5 @@
 import os
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,6 +7,7 @@ import pytest
 from pyarrow import fs
 
 from raysound import storage
+from raysound.config import UserError
 
 # What people call their files; `%20` must not become a blank, nor `#` end the name.
 NAMES = ["plain", "with blank", "雨 (1)", "a#b", "50%20", "it's & co.", "e\u0301"]
@@ -82,6 +84,45 @@ def test_an_error_leaves_no_file_where_there_was_none(tmp_path):
     with pytest.raises(EOFError):
         break_off(str(tmp_path / "a"), EOFError)
     assert everything_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "most", "reason"),
+    [
+        ("a.bin", 1000, "File too large"),
+        ("file/a.bin", resource.RLIM_INFINITY, "{tmp_path}/file is no folder"),
+        ("file/below/a.bin", resource.RLIM_INFINITY, "Not a directory"),
+        ("folder", resource.RLIM_INFINITY, "Is a directory"),
+        ("a" * 300, resource.RLIM_INFINITY, "File name too long"),
+    ],
+)
+def test_a_file_that_can_not_be_written_is_named_with_the_reason(tmp_path, place, most, reason):
+    """Above `most` bytes the system refuses to write, as on a full disk."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = everything_below(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(UserError) as raised:
+            storage.write_bytes(str(tmp_path / place), b"a" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    reason = reason.format(tmp_path=tmp_path)
+    line = f"{tmp_path / place} can't be written: {reason}; the same command continues"
+    assert str(raised.value) == line
+    assert everything_below(tmp_path) == before
+
+
+def test_what_can_not_be_read_is_not_said_of_the_file_that_is_written(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(NotADirectoryError),
+        storage.whole_file(str(tmp_path / "a.bin")),
+        open(tmp_path / "file" / "b.bin"),
+    ):
+        pass
 
 
 def test_the_file_appears_only_when_the_block_has_ended(tmp_path):

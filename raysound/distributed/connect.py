@@ -1,0 +1,143 @@
+"""Starts Ray on this machine, or joins the cluster at RAY_ADDRESS; a failure is one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import ray
+
+from raysound.config import UserError
+from raysound.descendants import children, kill_below, send
+
+logger = logging.getLogger(__name__)
+
+# Seconds until a cluster counts as gone: of its machine, and of Ray on it.
+ANSWER_SECONDS, JOIN_SECONDS = 10.0, 50.0
+# A busy machine may be too slow for Ray's own time limits, or two sessions that start may meet.
+START_ATTEMPTS = 3
+HOST_AND_PORT = re.compile(r"(?:ray://)?\[?(?P<host>[^/\[\]]+?)\]?:(?P<port>\d+)")
+AUTHENTICATION = (
+    "the cluster and this job must agree on a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+    "(or RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token) as on the cluster, or RAY_AUTH_MODE=disabled "
+    "where it has none"
+)
+
+
+def connect(cpus: int) -> None:
+    """Joins the cluster at RAY_ADDRESS, or starts a local one.
+
+    Args:
+        cpus: of a local one.
+
+    Raises:
+        UserError: the cluster does not answer, or wants another token; Ray can't start here.
+    """
+    for name in ("ray", "ray.data", "ray.train"):
+        # Before it starts: it warns that signals are not its own, as they are raysound.job's.
+        logging.getLogger(name).setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        start(cpus)
+    else:
+        join(address)
+
+
+def start(cpus: int) -> None:
+    """Starts Ray on this machine.
+
+    It is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE, which it reads while it
+    is imported, says otherwise.
+    """
+    others = {*children(os.getpid())}
+    for _ in range(START_ATTEMPTS):
+        try:
+            # Without the address Ray would join any cluster that was started on this machine.
+            init(address="local", num_cpus=cpus, include_dashboard=False)
+            return
+        except Exception as error:  # Ray raises all kinds of them, bare ones too
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+                raise UserError(
+                    f"Ray can't start: {error}; it writes to /tmp/ray (another folder, of a short "
+                    "path: RAY_TMPDIR) and to ~/.ray (another file: RAY_AUTH_TOKEN_PATH)"
+                ) from error
+            failure = error
+        logger.warning("Ray did not start (%s); trying again", first_line(failure))
+        ray.shutdown()
+        daemons = {*children(os.getpid())} - others
+        kill_below(daemons)
+        for pid in daemons:
+            send(pid, signal.SIGKILL)
+    raise UserError(
+        f"Ray did not start in {START_ATTEMPTS} attempts, at last for: {first_line(failure)}; its "
+        "log files are in /tmp/ray/session_latest/logs"
+    ) from failure
+
+
+def join(address: str) -> None:
+    """Joins a cluster.
+
+    Ray itself tries for many minutes, in C++ code that can't be interrupted: so it tries in a
+    thread, which nobody waits for in the end.
+    """
+    unreachable = f"no Ray cluster answers at RAY_ADDRESS={address}"
+    remedy = "start it, or unset RAY_ADDRESS to use this machine"
+    found = HOST_AND_PORT.fullmatch(address)
+    if found:
+        try:
+            place = (found["host"], int(found["port"]))
+            socket.create_connection(place, ANSWER_SECONDS).close()
+        except OSError as error:
+            raise UserError(f"{unreachable} ({error.strerror or error}): {remedy}") from error
+    joined: Future[None] = Future()
+
+    def try_it() -> None:
+        try:
+            init(address=None)
+            joined.set_result(None)
+        except BaseException as error:
+            joined.set_exception(error)
+
+    try:
+        with silent_stderr():
+            Thread(target=try_it, daemon=True).start()
+            joined.result(JOIN_SECONDS)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(f"RAY_ADDRESS={address}: {AUTHENTICATION}") from error
+    except TimeoutError as error:
+        raise UserError(f"{unreachable} within {JOIN_SECONDS:.0f} s: {remedy}") from error
+    except ConnectionError as error:
+        if "InvalidAuthToken" in str(error.__cause__):
+            raise UserError(f"RAY_ADDRESS={address}: {AUTHENTICATION}") from error
+        raise UserError(f"{unreachable} ({first_line(error)}): {remedy}") from error
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keeps away what Ray's C++ code writes to stderr, a line a second until it gives up."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def init(**options: Any) -> None:
+    """Calls `ray.init`: results say what workers do, and Ray's own log files what Ray does."""
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -1,0 +1,133 @@
+"""Jobs that get a signal: one line, the exit code, no process left; the same command continues."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.processes import job, poll, processes_of_session, said
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+EPOCHS = 4
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+LINES = {
+    signal.SIGINT: "interrupted; the same command continues",
+    signal.SIGTERM: "stopped; the same command continues",
+    signal.SIGHUP: "stopped; the same command continues",
+}
+
+
+@pytest.fixture
+def config(tone_config: dict[str, object], tmp_path: Path) -> Path:
+    """The tones in many small shards; a search of two trials."""
+    tree = {
+        **tone_config,
+        "training": {"epochs": EPOCHS, "batch_size": 8, "augment": {"roll": True}},
+        "compute": {"workers": 2, "shard_clips": 2, "use_gpu": False, "local_cpus": 2},
+        "search": {"trials": 2, "space": {"training.optimizer.lr": {"loguniform": [1e-4, 1e-2]}}},
+    }
+    path = tmp_path / "signals.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def interrupt(
+    process: subprocess.Popen[str],
+    config: Path,
+    moment: Callable[[], object],
+    *signals: signal.Signals,
+    group: bool = False,
+) -> None:
+    """Sends signals when a job has come to a moment; asserts that it ends as it should.
+
+    Args:
+        process: the job, leader of its own session.
+        config: of the job.
+        moment: true when it has come.
+        signals: one or more, the first of which decides.
+        group: whether the job's whole process group gets them, as from a terminal.
+    """
+
+    def has_come() -> object:
+        assert process.poll() is None, said(config)
+        return moment()
+
+    poll(has_come, 120, "the moment")
+    for one in signals:
+        # Ray makes a group of its own for the job and its daemons.
+        os.killpg(os.getpgid(process.pid), one) if group else process.send_signal(one)
+
+    assert process.wait(30) == CODES[signals[0]], said(config)
+    line = LINES[signals[0]]
+    assert said(config).splitlines()[-1] == line
+    assert said(config).count(line) == 1
+    assert "Traceback" not in said(config)
+    assert said(config, "stdout") == ""
+    poll(lambda: not processes_of_session(process.pid), 30, "the end of all its processes")
+
+
+def loads(process: subprocess.Popen[str], library: str) -> bool:
+    """Whether a process has loaded a part of a library."""
+    return library in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def epochs(config: Path, where: str = "training/*") -> int:
+    """How many epochs the histories below a config's output have."""
+    found = config.parent.glob(f"out/{where}/history.jsonl")
+    return sum(len(path.read_text().splitlines()) for path in found)
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_job_ends_at_a_signal_while_it_imports(
+    root: Path, config: Path, which: signal.Signals
+) -> None:
+    with job(root, "train", config) as process:
+        interrupt(process, config, lambda: loads(process, "libarrow"), which, which)
+
+
+def test_a_job_ends_at_a_signal_while_ray_starts(root: Path, config: Path) -> None:
+    with job(root, "train", config) as process:
+        interrupt(
+            process, config,
+            lambda: "gcs_server" in "".join(processes_of_session(process.pid).values()),
+            signal.SIGINT, group=True,
+        )  # fmt: skip
+
+
+def test_a_pipeline_ends_at_a_signal_in_each_of_its_steps_and_continues(
+    root: Path, config: Path
+) -> None:
+    """In extraction, in training and, after a training, in evaluation."""
+    parts = lambda: len([*config.parent.glob("out/features/*/part-*.parquet")])  # noqa: E731
+    with job(root, "pipeline", config) as process:
+        interrupt(process, config, lambda: parts() >= 3, signal.SIGINT, group=True)
+    made = parts()
+
+    with job(root, "pipeline", config) as process:
+        interrupt(process, config, lambda: epochs(config) >= 2, signal.SIGINT)
+    trained = epochs(config)
+
+    notes = lambda: [*config.parent.glob("out/training/*/checkpoint.json")]  # noqa: E731
+    with job(root, "pipeline", config) as process:
+        interrupt(process, config, notes, *[signal.SIGINT] * 3)
+        continued = re.findall(r"going on after epoch (\d+)$", said(config), re.MULTILINE)
+
+    assert made < 57
+    assert 2 <= trained <= int(continued[0]) < EPOCHS
+    assert epochs(config) == EPOCHS
+    with job(root, "pipeline", config) as process:
+        assert process.wait(100) == 0, said(config)
+    assert (config.parent / "out/evaluation/report.html").exists()
+
+
+def test_a_search_ends_at_a_signal(root: Path, config: Path) -> None:
+    with job(root, "tune", config) as process:
+        interrupt(
+            process, config, lambda: epochs(config, "search/*/trials/*") >= 2, signal.SIGTERM,
+            group=True,
+        )  # fmt: skip

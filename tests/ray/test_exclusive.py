@@ -1,0 +1,56 @@
+"""Two jobs do not write to one folder at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysound.config import UserError, from_tree
+from raysound.distributed.evaluate import evaluate
+from raysound.distributed.exclusive import named_actor, sole_writer
+from raysound.distributed.extract import extract
+from raysound.distributed.judge import run_folder
+from raysound.distributed.synthesize import synthesize
+from raysound.distributed.train import train
+from raysound.features import folder as feature_folder
+from raysound.lock import locked
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("job", [extract, train, evaluate, synthesize])
+def test_a_job_leaves_a_folder_alone_to_which_another_writes(
+    job: Any, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    config = from_tree(
+        {**trained["tree"], "synthesis": {"formula": {"output": str(tmp_path)}}}, "test"
+    )
+    real = feature_folder(config.output, "real", config.features)
+    folder = {
+        extract: feature_folder(config.output, "bad", config.features),
+        train: run_folder(config, real),
+        evaluate: f"{config.output}/evaluation",
+        synthesize: f"{tmp_path}/real",
+    }[job]
+    before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+    # As another process: this one's own lock would let the job pass.
+    with locked(folder), pytest.raises(UserError, match=f"another job is at work on {folder} "):
+        job(config)
+
+    assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == before
+
+
+def test_jobs_of_a_cluster_do_not_write_to_one_uri_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "of a cluster")
+    folder = "s3://sounds/run"
+    with sole_writer(folder), sole_writer(folder):
+        # As another job of the cluster would.
+        with pytest.raises(UserError) as refused, named_actor(folder):
+            pass
+        with named_actor(f"{folder}-2"):
+            pass
+
+    assert str(refused.value).startswith(f"another job is at work on {folder} (of this cluster): ")
