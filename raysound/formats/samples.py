@@ -62,6 +62,11 @@ def open_part(part: Part) -> soundfile.SoundFile:
     raise Reject(f"wrong header: it says {promised} {part.unit}, {held} are there")
 
 
+def new_buffers() -> dict[np.dtype, np.ndarray]:
+    """Memory that `Samples` reads into, of either type; it serves one file after another."""
+    return {dtype: np.empty(2 * BLOCK, dtype) for dtype in (INT, FLOAT)}
+
+
 class Samples:
     """The sounds of a file, one after the other, as mono samples, read forwards, block by block."""
 
