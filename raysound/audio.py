@@ -18,7 +18,7 @@ from torchaudio.transforms import Resample
 
 from raysound import storage
 from raysound.formats.parts import parts
-from raysound.formats.samples import BLOCK, FLOAT, INT, Samples, as_float, open_part
+from raysound.formats.samples import FLOAT, INT, Samples, as_float, new_buffers, open_part
 from raysound.formats.samples import Reject as Reject
 from raysound.formats.samples import Unreadable as Unreadable
 from raysound.settings import FeatureSettings
@@ -96,7 +96,7 @@ class Decoder:
     def __init__(self, settings: FeatureSettings) -> None:
         self.settings = settings
         self.window = {dtype: np.empty(settings.clip_samples, dtype) for dtype in (INT, FLOAT)}
-        self.held = {dtype: np.empty(2 * BLOCK, dtype) for dtype in (INT, FLOAT)}
+        self.held = new_buffers()
 
     def read(self, file: str | BinaryIO) -> Iterator[tuple[Source, np.ndarray]]:
         """Yields what the file says of itself, and window after window.

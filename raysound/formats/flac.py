@@ -19,6 +19,8 @@ TOTAL_AT, TOTAL_BITS = 18, 36
 # The last frame begins before so many bytes of the end.
 TAIL, STEP = 1 << 17, 1 << 13
 SYNC = re.compile(rb"\xff[\xf8\xf9]")
+# Checksums that are computed before a stream counts as damaged: each takes milliseconds.
+MOST_TRIES = 4
 # The longest header of a frame.
 HEADER = 16
 
@@ -68,17 +70,22 @@ def _length(start: int, stop: int, total: int, read_at: ReadAt) -> int | None:
     """Samples a channel of a stream, by its last frame; None if that is not whole."""
     block_size = int.from_bytes(read_at(start + 8, 2), "big")
     # Most often, the last frame begins in the last few thousand bytes.
-    last = stop
+    last, tries = stop, MOST_TRIES
     while last > max(start, stop - TAIL):
         first = max(start, last - STEP)
         tail = read_at(first, stop - first)
         end = len(tail) - (128 if tail[-128:-125] == b"TAG" else 0)
-        for match in reversed([*SYNC.finditer(tail, 0, last - first + 1)]):
+        for match in reversed([*SYNC.finditer(tail, 0, min(last - first + 1, end))]):
             place = match.start()
-            length = frame_end(tail[place : place + HEADER], block_size)
+            length = frame_end(tail[place:end][:HEADER], block_size)
+            if length is None:
+                continue
             # What happens to look like a frame has no right checksum at the end.
-            if length is not None and (length == total or not crc(tail[place:end], 0x8005, 16)):
+            if length == total or not crc(tail[place:end], 0x8005, 16):
                 return length
+            tries -= 1
+            if not tries:
+                return None
         last = first
     return None
 

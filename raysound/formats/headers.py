@@ -106,8 +106,14 @@ def first_part(
 ) -> tuple[Part, int]:
     """The first sound of a file whose header states a size.
 
-    A size that is more than what is there means a file that is cut short, unless it stands for
-    «unknown» (see `is_unknown`): then all there is belongs to the sound.
+    The rule for a stated size that differs from what the file holds:
+
+    - It stands for an unknown length (see `is_unknown`), or it is 0 and what follows is not a chain
+      of chunks: the sound is everything up to the end of the file.
+    - It is larger: the file is cut short.
+    - It is smaller, and more than a twentieth of the sound follows that is neither chunk nor
+      zeros: the header is wrong. Otherwise what follows is ignored.
+    - It is smaller, and a second file follows: the two were joined.
 
     Args:
         file: open for reading.
@@ -140,10 +146,15 @@ def first_part(
 
 
 def is_unknown(promised: int, held: int, width: int) -> bool:
-    """True where a size of so many bytes (`width` wide) says that the writer did not know it.
+    """True where the writer of a header did not know the size and left a number in its place.
 
-    Such are the last ones before a field's end, and those so far beyond the file's that nobody
-    would have lost the rest: a cut download lacks a part of the sound, not a hundred times of it.
+    Such a number is near the largest that fits into the field, or it is large and more than a
+    hundred times what the file holds: a download that stops is cut short by less than that.
+
+    Args:
+        promised: the size in the header, in bytes.
+        held: bytes of sound in the file.
+        width: of the field, in bytes.
     """
     largest = UNKNOWN_SIZE if width == 4 else 1 << 62
     return promised >= largest or promised >= max(FAR_SIZE, FAR_RATIO * held)
@@ -185,9 +196,9 @@ def _find_sound(read_at: ReadAt, laid: Container) -> Sound | None:
 
 def _find_nist(head: bytes) -> Sound | None:
     """A NIST SPHERE header is text: `sample_count -i 46797` and the like, in 1024 bytes."""
-    told = {name: int(value) for name, value in NIST_NUMBER.findall(head)}
+    fields = {name: int(value) for name, value in NIST_NUMBER.findall(head)}
     try:
-        promised = told[b"sample_count"] * told[b"channel_count"] * told[b"sample_n_bytes"]
+        promised = fields[b"sample_count"] * fields[b"channel_count"] * fields[b"sample_n_bytes"]
     except KeyError:
         return None
     return Sound(len(head), promised, 0)
@@ -233,7 +244,7 @@ def _mended(
     """
     edits = [(place, place, b"\0") for place in sound.pads]
     if held and (sound.width == 8 or not sound.promised):
-        # In 32 bits, «unknown» is what libsndfile understands best.
+        # With the largest 32-bit number, libsndfile reads to the end of the file.
         number = held + sound.surplus if sound.width == 8 else 0xFFFFFFFF
         data = number.to_bytes(sound.width, laid.order)
         edits.append((sound.size_at, sound.size_at + sound.width, data))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import soundfile
 
-from raysound.formats.views import Part
+from raysound.formats.views import BYTES, Part
 
 # The largest sample that a float file of 32-bit integers can hold; beyond it lies no sound.
 LARGEST_SAMPLE = 2.0**31
@@ -52,13 +52,19 @@ def open_part(part: Part) -> soundfile.SoundFile:
         if promised <= held:
             raise
     else:
-        # Less than a sample of all channels is a matter of padding.
-        if -sound.channels < held - promised <= 0:
+        # Some headers count a byte of padding that is not there.
+        missing = promised - held
+        if missing == 0 or (0 < missing < sound.channels and part.unit == BYTES):
             return sound
         sound.close()
     if promised > held:
         raise Reject(f"cut short: the header says {promised} {part.unit}, {held} are there")
     raise Reject(f"wrong header: it says {promised} {part.unit}, {held} are there")
+
+
+def new_buffers() -> dict[np.dtype, np.ndarray]:
+    """Memory that `Samples` reads into, of either type; it serves one file after another."""
+    return {dtype: np.empty(2 * BLOCK, dtype) for dtype in (INT, FLOAT)}
 
 
 class Samples:

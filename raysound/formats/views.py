@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 # What is read of a file at a time while its structure is examined.
 BLOCK = 1 << 16
+# What a header's size counts in most formats.
+BYTES = "bytes of sound"
 # Bytes of memory, bytes `[start, stop)` of the file, or a number of zeros.
 Piece = bytes | tuple[int, int] | int
 
@@ -32,7 +34,7 @@ class Part(NamedTuple):
     frames: int | None = None
     promised: int = 0
     held: int = 0
-    unit: str = "bytes of sound"
+    unit: str = BYTES
 
 
 def reader(file: BinaryIO, size: int) -> ReadAt:

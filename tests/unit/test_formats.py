@@ -399,9 +399,9 @@ def test_a_streamed_flac_that_is_cut_is_rejected(kept):
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.99999])
 def test_an_ogg_file_that_ends_within_a_page_is_cut_short(subtype, kept):
-    data = encoded("OGG", subtype, seconds=6.0)
+    data = encoded("OGG", subtype, channels=2, seconds=6.0)
     assert "cut short" in reason(data[: int(kept * len(data))])
 
 
