@@ -199,7 +199,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     width = max(map(len, ("trained on", *rows)))
     yield (
         f"{'trained on':<{width}}   clips  tested on real     on as many real    lost"
-        "                   p      real → generated"
+        "                     p   real → generated"
     )
 
     def cell(measure: dict[str, Any]) -> str:
@@ -209,11 +209,12 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     for name, row in rows.items():
         difference = row["lost"]
         interval = f"({difference['low']:+.0%} to {difference['high']:+.0%})"
+        p = "<0.001" if row["p_adjusted"] < 0.001 else f"{row['p_adjusted']:6.3f}"
         yield (
             f"{name:<{width}}  {row['train_clips']:6d}  "
             f"{cell(row['generated_to_real']['accuracy']):<17}  "
             f"{cell(row['real_to_real']['accuracy']):<17}  "
-            f"{difference['value']:+6.1%} {interval:<15}  {row['p_adjusted']:5.3f}  "
+            f"{difference['value']:+6.1%} {interval:<15}  {p}  "
             f"{cell(row['real_to_generated']['accuracy'])}"
         )
     for name, row in rows.items():
