@@ -38,7 +38,7 @@ def history_of(
 def test_bfloat16_and_float32_training_agree(
     model: str, tree: dict[str, Any], tmp_path: Path, device: torch.device
 ) -> None:
-    """The first epoch's loss to 0.05 nats; in the end both recognise all clips, but for one."""
+    """The first epoch's loss to 0.05 nats; the last recognises at least eight of nine clips."""
     tree = tree | {"model": {"name": model}}
     histories = [
         history_of(tree, tmp_path / precision, device, precision=precision)
@@ -48,7 +48,7 @@ def test_bfloat16_and_float32_training_agree(
     full, low = ([row["train_loss"] for row in history] for history in histories)
     assert low[0] == pytest.approx(full[0], abs=0.05)
     assert low != full, "else both had the same precision"
-    assert all(history[-1]["validation_accuracy"] >= 0.9 for history in histories)
+    assert all(history[-1]["validation_accuracy"] > 0.85 for history in histories)
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnetish18"])
@@ -180,13 +180,13 @@ def test_a_compiled_training_agrees_and_takes_batches_of_another_size(
     """The last batch of an epoch is smaller: no other epoch compiles anew for it."""
     tree = tree | {
         "model": {"name": "resnetish18"},
-        "training": {"epochs": 3, "batch_size": 16, "keep": "last"},
+        "training": {"epochs": 3, "batch_size": 20, "keep": "last"},
     }
     exact = {"precision": "float32", "tf32": False}
     eager = history_of(tree, tmp_path / "eager", device, **exact)
     torch._dynamo.utils.counters.clear()
     compiled = history_of(tree, tmp_path / "compiled", device, compile=True, **exact)
 
-    assert eager[0]["train_clips"] % 16, "else there is no smaller batch"
+    assert eager[0]["train_clips"] % 20, "else there is no smaller batch"
     assert compiled[0]["train_loss"] == pytest.approx(eager[0]["train_loss"], rel=0.02)
     assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
