@@ -72,7 +72,7 @@ if [[ -n $smoke ]]; then
 else
   limit=$((total * 38 / 100))
   step training $limit "$python" benchmarks/training.py --model "${model:-resnetish18}" --clip-length 5 \
-    --sample-rate 44100 --hop-length 441 --clips 3200 --batch-size 128 --compile --seconds $((limit * 8 / 10))
+    --sample-rate 44100 --hop-length 441 --clips 2560 --batch-size 128 --compile --seconds $((limit * 8 / 10))
 fi
 step tests $((total / 4)) bash -o pipefail -c run_tests
 step folds $((total - SECONDS)) "$python" benchmarks/gpu_folds.py train "$carried" --output "$work/folds" \

@@ -2,7 +2,7 @@ r"""What raysound's training costs beside a plain PyTorch loop, and what each sw
 
 taskset -c 0,1 python benchmarks/training.py
 python benchmarks/training.py --clip-length 5 --sample-rate 44100 --hop-length 441 \
-    --clips 3200 --batch-size 128 --compile --seconds 240
+    --clips 2560 --batch-size 128 --compile --seconds 240
 
 Synthesizes sounds, extracts them, and prints two Markdown tables. The first compares clips/s of a
 loop as in PyTorch's tutorial over tensors in memory, of `jobs/train.py` with the features in Ray's

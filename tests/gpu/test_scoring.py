@@ -37,7 +37,7 @@ def test_every_model_scores_alike_on_both_and_gives_memory_back(
     theirs = score(model.to(device), NORM, log_mel, batch_size=32)
 
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    assert kept < 64 << 20
+    assert kept < 128 << 20
     for on_cpu, on_gpu in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-3, atol=1e-3 * np.abs(on_cpu).max())
 
@@ -68,11 +68,11 @@ def test_the_predictions_of_a_corpus_are_the_same_on_both(
 
 
 def test_a_batch_that_the_gpu_cannot_hold_is_one_line(device: torch.device) -> None:
-    """The first maps of 300 clips want 7 GB, and all but 5 GB of the GPU is taken."""
-    left = 5 << 30
+    """The first maps of 300 clips want 7 GB, and all but 4 GB of the GPU is taken."""
+    left = 4 << 30
     free, _ = torch.cuda.mem_get_info(device)
     if free < left:
-        pytest.skip("less than 5 GB of the GPU is free")
+        pytest.skip("less than 4 GB of the GPU is free")
     model = build("resnetish18", 10).eval().to(device)
     log_mel, norm = np.zeros((300, 24, 4001), np.float32), Normalisation((0.0,) * 24, (1.0,) * 24)
     taken = torch.empty(free - left, dtype=torch.uint8, device=device)

@@ -141,11 +141,11 @@ def test_products_are_rounded_as_tf32_says(tf32: bool, device: torch.device) -> 
 def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
     tree: dict[str, Any], tmp_path: Path, device: torch.device
 ) -> None:
-    """All clips in one batch want some 10 GB, and all but 5 GB of the GPU is taken."""
-    left = 5 << 30
+    """All clips in one batch want some 8 GB, and all but 4 GB of the GPU is taken."""
+    left = 4 << 30
     free, _ = torch.cuda.mem_get_info(device)
     if free < left:
-        pytest.skip("less than 5 GB of the GPU is free")
+        pytest.skip("less than 4 GB of the GPU is free")
     tree = tree | {
         "output": str(tmp_path),
         "features": tree["features"] | {"hop_length": 1},
