@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(bin)/python jobs/pipeline.py configs/demo.yaml
 
 test: .venv/tools
-	$(bin)/python -m pytest tests/unit tests/browser tests/ray tests/jobs tests/cluster
+	$(bin)/python -m pytest tests/unit tests/browser tests/ray tests/gpu tests/jobs tests/cluster
 
 test-unit: .venv/tools
 	$(bin)/python -m pytest tests/unit

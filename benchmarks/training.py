@@ -1,17 +1,22 @@
-"""What raysound's training costs beside a plain PyTorch loop, and what each switch gains.
+r"""What raysound's training costs beside a plain PyTorch loop, and what each switch gains.
 
 taskset -c 0,1 python benchmarks/training.py
-python benchmarks/training.py --clip-length 5 --sample-rate 44100 --hop-length 441 --clips 4000
+python benchmarks/training.py --clip-length 5 --sample-rate 44100 --hop-length 441 \
+    --clips 2560 --batch-size 128 --compile --seconds 240
 
-Makes sounds by formula, extracts them, and prints two markdown tables. The first: clips/s of a loop
-as in PyTorch's tutorial over tensors in memory, of `jobs/train.py`'s road with the features in
-Ray's object store, and of the same with the features streamed from Parquet each epoch; the same
-model, batches, precision and threads. The second: the step alone, on data that is on the device
-already, switch by switch, with its share of `--peak-tflops`. Uses a GPU where there is one.
+Synthesizes sounds, extracts them, and prints two Markdown tables. The first compares clips/s of a
+loop as in PyTorch's tutorial over tensors in memory, of `jobs/train.py` with the features in Ray's
+object store, of the same with the features streamed from Parquet each epoch, and of raysound's step
+alone on data that is on the device already: the same model, batches, precision and threads. The
+second compares the switches of `compute`, one at a time, with all of them off and all of them on.
+Uses a GPU where there is one. Progress goes to stderr; with `--seconds`, no round starts that would
+not end in time.
 """
 
 import argparse
 import platform
+import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,24 +32,38 @@ from raysound.config import from_tree
 from raysound.distributed import training_data
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus, finished_features
-from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.judge import Material, describe, gather, job_of, split_clips, train_judge
 from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
+from raysound.distributed.train_worker import train_alone
 from raysound.models import build
 from raysound.scoring import Normalisation
 from raysound.settings import Config, FormulaSettings
 from raysound.training import Batch, Hardware, fit
 
-# Of dense bfloat16 arithmetic, by a part of the device's name; from the vendor's data sheets.
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "T4": 65.0}
+# Dense bfloat16 arithmetic, by words of the device's name; from the vendor's data sheets. The first
+# entry whose words all occur counts.
+PEAK_TFLOPS = {
+    "H100 PCIe": 756.0, "H100 NVL": 835.0, "H200 NVL": 835.0,
+    "H100": 989.0, "H200": 989.0, "GH200": 989.0, "A100": 312.0, "L4": 121.0,
+}  # fmt: skip
+OFF = {
+    "precision": "float32", "channels_last": False, "tf32": False, "pin_memory": False,
+    "prefetch_batches": 0, "compile": False,
+}  # fmt: skip
+# Settings of `compute` that a switch changes; the last is no setting, but GPU_SHARE.
 SWITCHES = {
-    "float32": Hardware(),
-    "TF32": Hardware(),
-    "bfloat16": Hardware(torch.bfloat16),
-    "bfloat16, channels_last": Hardware(torch.bfloat16, channels_last=True),
-    "bfloat16, channels_last, compile": Hardware(torch.bfloat16, channels_last=True, compile=True),
+    "bfloat16": {"precision": "bfloat16"},
+    "channels_last": {"channels_last": True},
+    "TF32": {"tf32": True},
+    "pinned memory": {"pin_memory": True},
+    "prefetch": {"prefetch_batches": 2},
+    "data kept on the GPU": {},
+    "compile": {"compile": True},
 }
+CPU_SWITCHES = ("bfloat16", "channels_last")
+GPU_SHARE = training_data.GPU_SHARE
 
 
 def arguments() -> argparse.Namespace:
@@ -57,6 +76,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hop-length", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=3, help="the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for all rounds")
     parser.add_argument("--peak-tflops", type=float, help="of the device, dense bfloat16")
     parser.add_argument("--compile", action="store_true", help="try torch.compile too")
     return parser.parse_args()
@@ -119,14 +139,18 @@ def plain_loop(
     return median(rates[1:])
 
 
+def rate_of(history: list[dict[str, float]]) -> float:
+    """Clips/s of a training, without its first epoch."""
+    return median(row["train_clips"] / row["seconds"] for row in history[1:])
+
+
 def under_raysound(config: Config, seed: int, share: float) -> float:
-    """Clips/s of train_judge, without its first epoch, with features in the store or streamed."""
+    """Clips/s of train_judge, with features in the store or streamed."""
     training_data.STORE_SHARE = share
     tree = config.model_dump()
     tree["training"]["seed"] = seed
     run = train_judge(Config.model_validate(tree))
-    history = read_history(storage.join(run, "history.jsonl"))
-    return median(row["train_clips"] / row["seconds"] for row in history[1:])
+    return rate_of(read_history(storage.join(run, "history.jsonl")))
 
 
 def step_alone(
@@ -136,7 +160,7 @@ def step_alone(
     size = config.training.batch_size
     log_mel, target = torch.from_numpy(rows.log_mel).to(device), torch.from_numpy(rows.target)
     batches = [
-        Batch(log_mel[some], target[some].to(device), [])
+        Batch(log_mel[some.to(device)], target[some].to(device), [])
         for some in torch.randperm(len(target)).split(size)
         if len(some) == size
     ]
@@ -153,7 +177,21 @@ def step_alone(
         lambda progress: history.append(progress.history[-1]),
         classes=int(rows.target.max()) + 1, hardware=hardware,
     )  # fmt: skip
-    return median(row["train_clips"] / row["seconds"] for row in history[1:])
+    return rate_of(history)
+
+
+def with_switches(
+    config: Config, material: Material, threads: int, device: torch.device, on: frozenset[str]
+) -> float:
+    """Clips/s of a training in this process, which does all but start Ray Train's workers."""
+    compute = OFF | {key: value for name in on for key, value in SWITCHES[name].items()}
+    tree = config.model_dump()
+    tree["compute"] |= compute
+    config = Config.model_validate(tree)
+    training_data.GPU_SHARE = GPU_SHARE if "data kept on the GPU" in on else 0.0
+    with tempfile.TemporaryDirectory() as run:
+        train_alone(job_of(config, material, describe(config, material), run, threads), device, {})
+        return rate_of(read_history(storage.join(run, "history.jsonl")))
 
 
 def flops_a_clip(config: Config, classes: int) -> float:
@@ -166,13 +204,31 @@ def flops_a_clip(config: Config, classes: int) -> float:
     return counter.get_total_flops() / shape[0]
 
 
-def repeated(rounds: int, ways: dict[str, Callable[[int], float]]) -> dict[str, list[float]]:
-    """Every way in each round, so that a slow minute of the machine is shared."""
+def peak_tflops(device_name: str) -> float | None:
+    """Of dense bfloat16 arithmetic; None for a card that the table lacks, or a part of one."""
+    words = {*re.split(r"[\s-]+", device_name)}
+    if "MIG" in words:
+        return None
+    return next((peak for key, peak in PEAK_TFLOPS.items() if {*key.split()} <= words), None)
+
+
+def repeated(
+    rounds: int, ways: dict[str, Callable[[int], float]], deadline: float = float("inf")
+) -> dict[str, list[float]]:
+    """Every way in each round, so that a slow minute of the machine is shared.
+
+    The first round is made in any case, another one if it would end before the deadline.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
+        started = time.monotonic()
         for name, way in ways.items():
             rates[name].append(way(number))
-            print(f"round {number + 1}: {name}: {rates[name][-1]:.1f} clips/s", flush=True)
+            line = f"round {number + 1}: {name}: {rates[name][-1]:.1f} clips/s"
+            print(line, file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if now + (now - started) > deadline:
+            break
     return rates
 
 
@@ -181,16 +237,44 @@ def span(values: list[float], form: str) -> str:
     return f"{median(values):{form}} ({min(values):{form}} – {max(values):{form}})"
 
 
-def compare(config: Config, options: argparse.Namespace, device: torch.device) -> list[str]:
-    """The first table."""
+def ratios(mine: list[float], theirs: list[float]) -> list[float]:
+    """Round by round."""
+    return [a / b for a, b in zip(mine, theirs, strict=True)]
+
+
+class Peak:
+    """Arithmetic a second, from clips a second, and its share of what the device can do."""
+
+    def __init__(self, config: Config, classes: int, device: torch.device, given: float | None):
+        self.flops = flops_a_clip(config, classes)
+        gpu = device.type == "cuda"
+        self.name = torch.cuda.get_device_name() if gpu else platform.processor() or "CPU"
+        self.tflops = given or peak_tflops(self.name)
+
+    def cells(self, rates: list[float]) -> str:
+        """TFLOP/s and share of peak, as cells of a table."""
+        tera = median(rates) * self.flops / 1e12
+        share = f"{tera / self.tflops:.1%}" if self.tflops else "unknown card"
+        return f"{tera:.3f} | {share}"
+
+    def line(self) -> str:
+        """What the shares refer to."""
+        peak = f", peak {self.tflops:g} TFLOP/s in dense bfloat16" if self.tflops else ""
+        return f"{self.name}{peak}; {self.flops / 1e9:.2f} GFLOP a clip, forward and backward"
+
+
+def compare_ways(
+    config: Config, options: argparse.Namespace, device: torch.device, peak: Peak, deadline: float
+) -> None:
+    """Prints the first table."""
     folder = finished_features("real", config)
     clips = split_clips(config, folder)
     labels = sorted(set(clips["label"].to_pylist()))
     rows = training_data.read_all(folder, clips, labels)
     norm = training_data.normalisation(folder, clips)
-    torch.set_num_threads(min(placement(config)[1], available_cpus()))
     gpu = device.type == "cuda"
     hardware = Hardware(torch.bfloat16, channels_last=True) if gpu else Hardware()
+    torch.backends.cudnn.benchmark = gpu
     rates = repeated(
         options.rounds,
         {
@@ -203,51 +287,72 @@ def compare(config: Config, options: argparse.Namespace, device: torch.device) -
             "raysound, features streamed from Parquet": lambda seed: under_raysound(
                 config, 2 * seed + 1, 0.0
             ),
+            "raysound's step alone, data on the device": lambda number: step_alone(
+                rows, config, hardware, device
+            ),
         },
+        deadline,
     )
-    plain = next(iter(rates.values()))
-    lines = ["| way | clips/s | of the plain loop |", "|---|---|---|"]
+    plain, *_, step = rates.values()
+    print("| way | clips/s | of the plain loop | of the step alone | TFLOP/s | of peak |")
+    print("|---|---|---|---|---|---|")
     for name, values in rates.items():
-        ratios = [mine / theirs for mine, theirs in zip(values, plain, strict=True)]
-        lines.append(f"| {name} | {span(values, '.1f')} | {span(ratios, '.3f')} |")
-    return [*lines, "", *switches(rows, config, options, device)]
+        of_plain, of_step = (span(ratios(values, of), ".3f") for of in (plain, step))
+        print(f"| {name} | {span(values, '.1f')} | {of_plain} | {of_step} | {peak.cells(values)} |")
+    print(f"\n{peak.line()}\n", flush=True)
 
 
-def switches(
-    rows: training_data.Rows, config: Config, options: argparse.Namespace, device: torch.device
-) -> list[str]:
-    """The second table."""
-
-    def step(name: str) -> float:
-        if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = name != "float32"
-            torch.backends.cudnn.allow_tf32 = name != "float32"
-        torch._dynamo.reset()
-        return step_alone(rows, config, SWITCHES[name], device)
-
+def compare_switches(
+    config: Config, options: argparse.Namespace, device: torch.device, peak: Peak, deadline: float
+) -> None:
+    """Prints the second table."""
+    training_data.STORE_SHARE = 1.0
+    folder = finished_features("real", config)
+    material = gather(folder, split_clips(config, folder))
+    threads = placement(config)[1]
     names = [
-        name
-        for name in SWITCHES
-        if (options.compile or "compile" not in name) and (device.type == "cuda" or name != "TF32")
-    ]
-    rates = repeated(options.rounds, {name: lambda _, name=name: step(name) for name in names})
-    flops = flops_a_clip(config, int(rows.target.max()) + 1)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "CPU"
-    known = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
-    peak = options.peak_tflops or known
-    lines = ["| step alone | clips/s | × float32 | TFLOP/s | of peak |", "|---|---|---|---|---|"]
-    for switch, values in rates.items():
-        gain = [mine / theirs for mine, theirs in zip(values, rates["float32"], strict=True)]
-        tera = median(values) * flops / 1e12
-        share = f"{tera / peak:.1%}" if peak else "–"
-        lines.append(
-            f"| {switch} | {span(values, '.1f')} | {span(gain, '.2f')} | {tera:.3f} | {share} |"
+        name for name in SWITCHES
+        if name != "compile" and (device.type == "cuda" or name in CPU_SWITCHES)
+    ]  # fmt: skip
+    every = frozenset(names)
+    # To compile takes a minute: tried once, on top of all others.
+    variants = {
+        "all off": frozenset[str](),
+        **{f"{name} alone": frozenset({name}) for name in names},
+        **{f"all but {name}": every - {name} for name in names},
+        "all on": every,
+        **({"all on, and compile": every | {"compile"}} if options.compile else {}),
+    }
+    rates = repeated(
+        options.rounds,
+        {
+            name: lambda _, on=on: with_switches(config, material, threads, device, on)
+            for name, on in variants.items()
+        },
+        deadline,
+    )
+    off, on = rates["all off"], rates["all on"]
+    print("| switch | alone, clips/s | × all off | all but it, clips/s | all on × all but it |")
+    print("|---|---|---|---|---|")
+    for name in names:
+        alone, without = rates[f"{name} alone"], rates[f"all but {name}"]
+        print(
+            f"| {name} | {span(alone, '.1f')} | {span(ratios(alone, off), '.2f')} "
+            f"| {span(without, '.1f')} | {span(ratios(on, without), '.2f')} |"
         )
-    return [*lines, "", f"{name}; {flops / 1e9:.2f} GFLOP a clip, forward and backward"]
+    print("\n| together | clips/s | × all off | × all on | TFLOP/s | of peak |")
+    print("|---|---|---|---|---|---|")
+    for name in ("all off", "all on", "all on, and compile"):
+        if name in rates:
+            values = rates[name]
+            of_off, of_on = (span(ratios(values, of), ".2f") for of in (off, on))
+            print(f"| {name} | {span(values, '.1f')} | {of_off} | {of_on} | {peak.cells(values)} |")
+    print(f"\n{peak.line()}", flush=True)
 
 
 def main() -> None:
     options = arguments()
+    began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         config = config_for(options, folder)
@@ -260,14 +365,19 @@ def main() -> None:
                 ),
             )  # fmt: skip
             extract_corpus("real", config)
-            lines = compare(config, options, device)
-    print("\n".join(lines))
-    shape = (config.features.n_mels, config.features.n_frames)
-    print(
-        f"\n{options.model}, {options.clips} clips of {shape}, batches of {options.batch_size}, "
-        f"{torch.get_num_threads()} threads; Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
-    )
+            torch.set_num_threads(min(placement(config)[1], available_cpus()))
+            peak = Peak(config, 10, device, options.peak_tflops)
+            shape = (config.features.n_mels, config.features.n_frames)
+            print(
+                f"{options.model}, {options.clips} clips of {shape}, batches of "
+                f"{options.batch_size}, {torch.get_num_threads()} threads; "
+                f"Python {platform.python_version()}, "
+                + ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
+                + "\n",
+                flush=True,
+            )
+            compare_ways(config, options, device, peak, began + 0.5 * options.seconds)
+            compare_switches(config, options, device, peak, began + options.seconds)
 
 
 if __name__ == "__main__":

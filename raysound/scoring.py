@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysound.config import UserError
 from raysound.models import Classifier
 
 # In natural log power. A band that is constant in training must not blow up when it sounds later.
@@ -53,16 +54,33 @@ def score(
 
     Returns:
         Probabilities float32 `(n, classes)` and embeddings float32 `(n, size)`.
+
+    Raises:
+        UserError: a GPU has too little memory for the batch.
     """
     device = next(model.parameters()).device
     probabilities, embeddings = [], []
-    with torch.inference_mode():
-        for start in range(0, len(log_mel), batch_size):
-            batch = torch.tensor(log_mel[start : start + batch_size], device=device)
-            logits, embedding = model.logits_and_embedding(normalisation(batch))
-            probabilities.append(logits.softmax(dim=1).cpu())
-            embeddings.append(embedding.cpu())
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(log_mel), batch_size):
+                batch = torch.tensor(log_mel[start : start + batch_size], device=device)
+                logits, embedding = model.logits_and_embedding(normalisation(batch))
+                probabilities.append(logits.softmax(dim=1).cpu())
+                embeddings.append(embedding.cpu())
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"a GPU has too little memory to score evaluation.batch_size {batch_size} windows at "
+            f"once: lower it ({out_of_memory(error)})"
+        ) from error
+    finally:
+        # The process outlives the call: memory that it keeps is missing in the next training.
+        torch.cuda.empty_cache()
     return torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy()
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> str:
+    """What torch says of the shortage, without its advice: asked for, there in all, and free."""
+    return ". ".join(str(error).partition("\n")[0].rstrip(".").split(". ")[:3])
 
 
 def mean_by_clip(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

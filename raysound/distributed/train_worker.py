@@ -22,6 +22,7 @@ from raysound.config import UserError
 from raysound.distributed import training_data
 from raysound.distributed.session import available_cpus
 from raysound.models import Classifier, build
+from raysound.scoring import out_of_memory
 from raysound.settings import ComputeSettings, TrainingSettings
 from raysound.training import Batch, Hardware, Metrics, Progress, fit, kept_epoch
 
@@ -146,7 +147,8 @@ def memory_told(settings: TrainingSettings) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"a GPU has too little memory for training.batch_size {settings.batch_size} in "
-            f"{settings.accumulate} turns: raise training.accumulate, or add workers ({error})"
+            f"{settings.accumulate} turns: raise training.accumulate, or add workers "
+            f"({out_of_memory(error)})"
         ) from error
 
 

@@ -171,7 +171,10 @@ def validation_order(rows: Rows, batch_size: int, rank: int, workers: int) -> np
 
 def on_device(rows: Rows, device: torch.device) -> torch.Tensor | None:
     """The log-mels on a GPU, where they take at most GPU_SHARE of what is free there."""
-    if device.type != "cuda" or rows.log_mel.nbytes > GPU_SHARE * torch.cuda.mem_get_info()[0]:
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if rows.log_mel.nbytes > GPU_SHARE * free:
         return None
     return torch.tensor(rows.log_mel, device=device)
 

@@ -14,7 +14,7 @@ from raysound.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = "docker|export|kubectl|make|mkdir|pip|python|ray|ssh|taskset"
+PROGRAMS = "bash|docker|export|kubectl|make|mkdir|pip|python|ray|ssh|taskset"
 PROGRAMS += r"|(?:[A-Z_]+=\S+ )*\.venv/bin/python"
 COMMAND = re.compile(rf"^(?:    |\$ )((?:{PROGRAMS}) .*?)(?:\s+#.*)?$", re.MULTILINE)
 
@@ -48,6 +48,9 @@ RUN_BY = {
     ),
     r"export RAY_AUTH_MODE=token.*": "tests/cluster/test_cluster.py::test_a_stranger_is_refused",
     r"ray start .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
+    r"bash benchmarks/gpu\.sh": (
+        "tests/jobs/test_gpu_benchmark.py::test_every_step_runs_on_a_cpu_and_leaves_its_table"
+    ),
 }
 # → why no test runs it; what of it can be checked here is checked below.
 NOT_RUN = {
@@ -60,6 +63,7 @@ NOT_RUN = {
     r"python jobs/pipeline\.py configs/esc10-ladder\.yaml": "half an hour",
     r"python jobs/train\.py runs/.*": "it wants a search that has ended",
     r"(taskset \S+ \S+ )?(\S+=\S+ )*(\.venv/bin/)?python benchmarks/.*": "minutes to hours each",
+    r"bash benchmarks/gpu_pack\.sh data/esc10": "it downloads wheels",
     r"ray job submit --address .*": "it wants a cluster in a cloud",
     r"ray (up|down|dashboard) .*": "it wants a cloud, or machines to log in on",
     r"ssh .*": "it wants another machine",

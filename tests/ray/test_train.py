@@ -244,11 +244,13 @@ def test_workers_are_counted_node_by_node(
 def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
     settings = TrainingSettings(batch_size=256, accumulate=2)
 
-    with (
-        pytest.raises(UserError, match=r"batch_size 256 in 2 turns: raise training\.accumulate"),
-        memory_told(settings),
-    ):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(UserError) as caught, memory_told(settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried\nException raised from malloc\n#0")
+
+    assert str(caught.value) == (
+        "a GPU has too little memory for training.batch_size 256 in 2 turns: raise "
+        "training.accumulate, or add workers (CUDA out of memory. Tried)"
+    )
 
 
 def test_clips_added_since_the_extraction_are_noticed(

@@ -1,0 +1,198 @@
+"""ESC-10's five folds at 44.1 kHz, in as many epochs as the time allows.
+
+python benchmarks/gpu_folds.py extract data/esc10 benchmarks/gpu
+python benchmarks/gpu_folds.py train benchmarks/gpu --seconds 240 [--output DIR] [--smoke]
+
+`extract` makes the features, which are small enough to be carried to a host that has no sounds: 64
+mel bands, a frame every 20 ms, float16. `train` follows the recipe of configs/esc10-folds.yaml: it
+measures some epochs of the first fold, fixes the number of epochs so that all folds fit, then
+trains a judge for each fold and tests it on the clips that it never saw, with the last epoch's
+weights. A line of the table is printed as each fold ends. `--smoke` takes sounds by formula, two
+folds and a small model instead.
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from raysound import features
+from raysound.config import load
+from raysound.distributed.epochs_shown import read_history
+from raysound.distributed.extract import extract_corpus
+from raysound.distributed.judge import (
+    describe,
+    finish,
+    gather,
+    job_of,
+    run_folder,
+    run_workers,
+    split_clips,
+)
+from raysound.distributed.placement import placement
+from raysound.distributed.score import score_corpora
+from raysound.distributed.session import ray_session
+from raysound.distributed.synthesize import by_formula
+from raysound.distributed.train import Variant, variants
+from raysound.distributed.train_worker import Place, train_at
+from raysound.settings import Config, FormulaSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+FEATURES = [
+    "features.sample_rate=44100", "features.hop_length=882", "features.n_fft=2048",
+    "features.f_max=22050", "features.dtype=float16",
+]  # fmt: skip
+SMALL = [
+    "features.clip_length=0.5", "features.sample_rate=8000", "features.hop_length=160",
+    "features.n_fft=512", "features.n_mels=24", "features.f_max=4000", "features.dtype=float16",
+    "model.name=cnn", "training.warmup_epochs=0",
+]  # fmt: skip
+# Epochs by which the time of one is measured; the first, which warms up, is not counted.
+MEASURED = 6
+# Left of the time for what the measured epochs don't show.
+SPARE = 0.1
+
+
+def with_epochs(config: Config, epochs: int) -> Config:
+    tree = config.model_dump()
+    tree["training"]["epochs"] = epochs
+    return Config.model_validate(tree)
+
+
+def small_corpus(folder: Path) -> str:
+    """Sounds by formula, in two folds."""
+    settings = FormulaSettings(output=str(folder), clips_per_class=4, seconds=0.5, sample_rate=8000)
+    corpus = Path(by_formula("real", settings))
+    with open(corpus / "metadata.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file_name", "label", "fold"])
+        for number, wav in enumerate(sorted(corpus.rglob("*.wav"))):
+            rows.writerow([wav.relative_to(corpus), wav.parent.name, 1 + number % 2])
+    return str(corpus)
+
+
+def job_for(config: Config, folder: str, run: str) -> tuple[dict[str, Any], Any, Any]:
+    """What a worker is told, what it learns from, and its note."""
+    material = gather(folder, split_clips(config, folder))
+    note = describe(config, material)
+    return job_of(config, material, note, run, placement(config)[1]), material, note
+
+
+def seconds_an_epoch(config: Config, folder: str) -> tuple[float, float]:
+    """Of a training in this process, with its checkpoint; and of the training alone."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as run:
+        job, material, _ = job_for(with_epochs(config, MEASURED), folder, run)
+        place = Place(
+            rank=0, workers=1, device=device, prepare=lambda model: model.to(device),
+            stream=lambda split: (material.datasets or {})[split].iterator(),
+            tell=lambda metrics: ends.append(time.monotonic()),
+        )  # fmt: skip
+        train_at(place, job)
+        history = read_history(f"{run}/history.jsonl")
+    between = median(after - before for before, after in pairwise(ends))
+    return between, median(row["seconds"] for row in history[1:])
+
+
+def train_and_test(config: Config, folder: str) -> tuple[int, int]:
+    """Clips of the fold that were recognised, and all of them.
+
+    As `jobs/train.py` does, which would first compare the features with the sounds: they are not
+    here.
+    """
+    run = run_folder(config, folder)
+    job, material, note = job_for(config, folder, run)
+    run_workers(job, placement(config)[0], material)
+    finish(run, note, config.training)
+    clips = split_clips(config, folder)
+    test = clips.filter(pc.equal(clips["split"], "test"))
+    score_corpora({"real": folder}, test, run, config, f"{run}/test.parquet")
+    rows = pq.read_table(f"{run}/test.parquet", columns=["label", "prediction"])
+    return pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py(), len(rows)
+
+
+def fitting_epochs(seconds: float, folds: int, fixed: float, epoch: float, most: int) -> int:
+    """Epochs of each fold, so that all folds fit, but no more than the recipe has.
+
+    Args:
+        seconds: for all folds.
+        folds: how many there are.
+        fixed: seconds of a fold beside its epochs.
+        epoch: seconds of one.
+        most: that the recipe has.
+    """
+    return max(1, min(most, int((seconds * (1 - SPARE) / folds - fixed) / epoch)))
+
+
+def cross_validate(judges: list[Variant], folder: str, deadline: float) -> None:
+    """Prints the table, fold by fold."""
+    first, most = judges[0].config, judges[0].config.training.epochs
+    whole, alone = seconds_an_epoch(first, folder)
+    began = time.monotonic()
+    train_and_test(with_epochs(first, 1), folder)
+    fixed = time.monotonic() - began
+    left = deadline - time.monotonic()
+    epochs = fitting_epochs(left, len(judges), fixed, whole, most)
+    print(
+        f"{first.model.name}, ({first.features.n_mels}, {first.features.n_frames}), {epochs} of "
+        f"the recipe's {most} epochs: an epoch takes {whole:.2f} s with its checkpoint, "
+        f"{alone:.2f} s without, a fold {fixed:.1f} s beside its epochs.\n\n"
+        "| fold | accuracy | clips | mean so far | seconds |\n|---|---|---|---|---|",
+        flush=True,
+    )
+    accuracies: list[float] = []
+    for judge in judges:
+        began = time.monotonic()
+        right, clips = train_and_test(with_epochs(judge.config, epochs), folder)
+        accuracies.append(right / clips)
+        print(
+            f"| {judge.fold} | {accuracies[-1]:.1%} | {clips} | {mean(accuracies):.1%} "
+            f"| {time.monotonic() - began:.1f} |",
+            flush=True,
+        )
+    print(f"\nmean {mean(accuracies):.1%}, standard deviation over folds {stdev(accuracies):.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    extract = commands.add_parser("extract")
+    extract.add_argument("corpus", help="ESC-10 as wav")
+    extract.add_argument("carried", help="the folder that gets the features")
+    train = commands.add_parser("train")
+    train.add_argument("carried", help="the folder that has the features")
+    train.add_argument("--output", default="runs/gpu-folds")
+    train.add_argument("--seconds", type=float, default=240)
+    train.add_argument("--smoke", action="store_true")
+    options = parser.parse_args()
+    deadline = time.monotonic() + getattr(options, "seconds", 0)
+    recipe = str(ROOT / "configs" / "esc10-folds.yaml")
+    if options.command == "extract":
+        given = [f"output={options.carried}", f"corpora.real.path={options.corpus}"]
+        config = load(recipe, [*FEATURES, *given])
+        with ray_session(config.compute):
+            print(extract_corpus("real", config))
+        return
+    config = load(recipe, [*(SMALL if options.smoke else FEATURES), f"output={options.output}"])
+    with ray_session(config.compute), tempfile.TemporaryDirectory() as made:
+        folder = features.folder(options.carried, "real", config.features)
+        if options.smoke:
+            config = with_epochs(config, 2)
+            tree = config.model_dump()
+            tree["corpora"]["real"]["path"] = small_corpus(Path(made))
+            config = Config.model_validate(tree)
+            folder = extract_corpus("real", config)
+        cross_validate(list(variants(config, folder)), folder, deadline)
+
+
+if __name__ == "__main__":
+    main()

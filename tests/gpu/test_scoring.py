@@ -1,0 +1,85 @@
+"""Scores on the GPU: those of the CPU, in memory that is given back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raysound.config import UserError
+from raysound.distributed.extract import finished_features
+from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.score import score_corpora
+from raysound.models import MODELS, build
+from raysound.predictions import as_array
+from raysound.scoring import Normalisation, score
+from raysound.settings import Config
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+
+NORM = Normalisation((-5.0,) * 64, (3.0,) * 64)
+
+
+@pytest.mark.usefixtures("torch_flags")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_scores_alike_on_both_and_gives_memory_back(
+    name: str, device: torch.device
+) -> None:
+    # As distributed.score.load_judge has it.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.manual_seed(0)
+    model = build(name, 10).eval()
+    log_mel = np.random.default_rng(0).normal(-5, 3, (32, 64, 201)).astype(np.float32)
+
+    ours = score(model, NORM, log_mel, batch_size=32)
+    theirs = score(model.to(device), NORM, log_mel, batch_size=32)
+
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    assert kept < 128 << 20
+    for on_cpu, on_gpu in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-3, atol=1e-3 * np.abs(on_cpu).max())
+
+
+def test_the_predictions_of_a_corpus_are_the_same_on_both(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """To 1e-3, of a judge that was trained on the GPU."""
+    config = Config.model_validate(tree | {"model": {"name": "resnetish18"}})
+    folder, run = finished_features("real", config), train_judge(config)
+    clips = split_clips(config, folder)
+    found = {}
+    for use_gpu in (False, True):
+        compute = config.compute.model_copy(update={"use_gpu": use_gpu})
+        file = str(tmp_path / f"{use_gpu}.parquet")
+        score_corpora(
+            {"real": folder}, clips, run, config.model_copy(update={"compute": compute}), file
+        )
+        found[use_gpu] = pq.read_table(file)
+
+    assert len(found[True]) == len(clips)
+    for column in ("clip_id", "label", "prediction"):
+        assert found[True][column].to_pylist() == found[False][column].to_pylist()
+    probabilities = [as_array(found[use_gpu]["probabilities"]) for use_gpu in (True, False)]
+    np.testing.assert_allclose(*probabilities, atol=1e-3)
+    embeddings = [as_array(found[use_gpu]["embedding"]) for use_gpu in (True, False)]
+    np.testing.assert_allclose(*embeddings, rtol=1e-3, atol=1e-3 * np.abs(embeddings[1]).max())
+
+
+def test_a_batch_that_the_gpu_cannot_hold_is_one_line(device: torch.device) -> None:
+    """The first maps of 300 clips want 7 GB, and all but 4 GB of the GPU is taken."""
+    left = 4 << 30
+    free, _ = torch.cuda.mem_get_info(device)
+    if free < left:
+        pytest.skip("less than 4 GB of the GPU is free")
+    model = build("resnetish18", 10).eval().to(device)
+    log_mel, norm = np.zeros((300, 24, 4001), np.float32), Normalisation((0.0,) * 24, (1.0,) * 24)
+    taken = torch.empty(free - left, dtype=torch.uint8, device=device)
+
+    with pytest.raises(UserError, match=r"evaluation\.batch_size 300 windows at once: lower it"):
+        score(model, norm, log_mel, batch_size=300)
+
+    assert len(score(model, norm, log_mel, batch_size=4)[0]) == 300
+    del taken
+    torch.cuda.empty_cache()
