@@ -8,17 +8,13 @@ import json
 import logging
 import math
 import os
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import ray
-from ray import tune as ray_tune
 from ray.exceptions import RayActorError
-from ray.tune import schedulers
-from ray.tune.search import BasicVariantGenerator
 
 from raysound import checkpoint, storage
 from raysound.config import UserError, most_epochs, sampled
@@ -33,17 +29,20 @@ from raysound.distributed.judge import (
 )
 from raysound.distributed.placement import check_labels, placement, room
 from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
-from raysound.distributed.trial import MISTAKE, SCORE, Gate, Study, Trial, decoded
-from raysound.distributed.trials_shown import TrialsShown
+from raysound.distributed.trial import MISTAKE, Gate, Study, decoded
+from raysound.distributed.tuner import (
+    MOST_FAILURES,
+    gate_name,
+    trial_count,
+    tuner_of,
+)
 from raysound.report.search_page import TrialRow, best_of, render_search, shown
-from raysound.settings import Config, Dimension, PopulationBasedTraining, digest
+from raysound.settings import Config, digest
 from raysound.training import is_finished, kept_epoch
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# A trial whose process or node dies is tried again so often.
-MOST_FAILURES = 2
 # What a disk takes that is not full.
 PROBE_BYTES = 1 << 20
 # Of Ray Tune, read from the environment: no log files beside our own; its state, for a search that
@@ -189,105 +188,6 @@ def arranged(
     threads = max(1, int(cpus // together))
     study = Study(config, folder, materials, gate, None, threads, wants_gpu)
     return study, resources, together
-
-
-def trial_count(config: Config) -> int:
-    """How many trials the search has."""
-    space = config.search.space.values()
-    if config.search.algorithm == "grid":
-        return math.prod(len(dimension.values) for dimension in space)
-    return config.search.trials
-
-
-def tuner_of(
-    study: Study, resources: dict[str, float], together: int, folder: str
-) -> ray_tune.Tuner:
-    """Ray Tune, at the beginning of a search or where it was interrupted."""
-    settings = study.config.search
-    labels = study.config.compute.labels
-    wanted = ray_tune.PlacementGroupFactory(
-        [dict(resources)],
-        # A trial that trains over workers only waits for them, wherever it stands.
-        bundle_label_selector=[labels] if labels and study.scaling is None else None,
-    )
-    trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, study=study), wanted)
-    state = storage.join(folder, "tune")
-    if ray_tune.Tuner.can_restore(state):
-        logger.info("going on with the search in %s", folder)
-        try:
-            return ray_tune.Tuner.restore(
-                state, trainable, resume_unfinished=True, resume_errored=True
-            )
-        except (EOFError, ValueError, pickle.UnpicklingError) as error:
-            logger.warning("its state was cut short (%s): the search begins anew", error)
-            storage.delete(state)
-    space = {key: domain(dimension, settings.algorithm == "grid")
-             for key, dimension in settings.space.items()}  # fmt: skip
-    return ray_tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=ray_tune.TuneConfig(
-            metric=SCORE,
-            mode="max",
-            num_samples=1 if settings.algorithm == "grid" else settings.trials,
-            search_alg=searcher(settings.algorithm, settings.seed, together),
-            max_concurrent_trials=together if settings.algorithm == "tpe" else None,
-            scheduler=scheduler(study.config, space),
-            time_budget_s=settings.hours * 3600 if settings.hours else None,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=ray_tune.RunConfig(
-            name="tune",
-            storage_path=folder,
-            failure_config=ray_tune.FailureConfig(max_failures=MOST_FAILURES),
-            # Of a trial that is over nothing is needed but its history.
-            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[TrialsShown(study.config, gate_name(folder), trial_count(study.config))],
-            verbose=0,
-        ),
-    )
-
-
-def domain(dimension: Dimension, crossed: bool) -> Any:
-    """What Ray Tune draws from; of choices, which are any values, the place."""
-    if dimension.choice is not None:
-        places = list(range(len(dimension.choice)))
-        return ray_tune.grid_search(places) if crossed else ray_tune.choice(places)
-    if dimension.integer is not None:
-        return ray_tune.randint(dimension.integer[0], dimension.integer[1] + 1)
-    draw = ray_tune.uniform if dimension.uniform is not None else ray_tune.loguniform
-    return draw(*dimension.values)
-
-
-def searcher(algorithm: str, seed: int, together: int) -> Any:
-    """Who draws the trials."""
-    if algorithm != "tpe":
-        return BasicVariantGenerator(max_concurrent=together, random_state=seed)
-    try:
-        from ray.tune.search.optuna import OptunaSearch
-
-        return OptunaSearch(metric=SCORE, mode="max", seed=seed)
-    except ImportError as error:
-        raise UserError("search.algorithm: tpe wants Optuna: pip install optuna") from error
-
-
-def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
-    """Who decides which trials go on; None lets all."""
-    settings = config.search.scheduler
-    if settings is None:
-        return None
-    options = settings.model_dump(exclude={"name"})
-    if settings.name in {"ASHAScheduler", "HyperBandScheduler"}:
-        options["max_t"] = most_epochs(config)
-    if isinstance(settings, PopulationBasedTraining):
-        options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
-    return getattr(schedulers, settings.name)(**options)
-
-
-def gate_name(folder: str) -> str:
-    """Of the actor at which this search's trainings wait."""
-    return f"gate of {folder}"
 
 
 def trial_rows(results: Any, study: Study) -> Iterator[TrialRow]:

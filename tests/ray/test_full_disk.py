@@ -62,6 +62,8 @@ def test_a_full_disk_ends_a_job_in_one_line_and_room_lets_it_continue(
         "search": SEARCH,
         "synthesis": {"formula": {"output": str(small_disk), **FORMULA}},
     }
+    if job is not evaluate:
+        tree["training"] = {"epochs": 1, "batch_size": 8}
     config = from_tree(tree, "test")
 
     with pytest.raises(UserError) as full:

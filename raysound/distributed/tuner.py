@@ -1,0 +1,145 @@
+"""Ray Tune's own objects for a search: what is drawn, by whom, and which trials continue."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune as ray_tune
+from ray.tune import schedulers
+from ray.tune.search import BasicVariantGenerator
+
+from raysound import storage
+from raysound.config import UserError, most_epochs
+from raysound.distributed.trial import SCORE, Study, Trial
+from raysound.distributed.trials_shown import TrialsShown
+from raysound.settings import Config, Dimension, PopulationBasedTraining
+
+logger = logging.getLogger(__name__)
+
+# A trial whose process or node dies is tried again so often.
+MOST_FAILURES = 2
+
+
+def trial_count(config: Config) -> int:
+    """How many trials the search has."""
+    space = config.search.space.values()
+    if config.search.algorithm == "grid":
+        return math.prod(len(dimension.values) for dimension in space)
+    return config.search.trials
+
+
+def tuner_of(
+    study: Study, resources: dict[str, float], together: int, folder: str
+) -> ray_tune.Tuner:
+    """Ray Tune, at the beginning of a search or where it was interrupted."""
+    settings = study.config.search
+    labels = study.config.compute.labels
+    wanted = ray_tune.PlacementGroupFactory(
+        [dict(resources)],
+        # A trial that trains over workers only waits for them, wherever it stands.
+        bundle_label_selector=[labels] if labels and study.scaling is None else None,
+    )
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, study=study), wanted)
+    before = restored(storage.join(folder, "tune"), trainable)
+    if before is not None:
+        return before
+    space = {key: domain(dimension, settings.algorithm == "grid")
+             for key, dimension in settings.space.items()}  # fmt: skip
+    return ray_tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=ray_tune.TuneConfig(
+            metric=SCORE,
+            mode="max",
+            num_samples=1 if settings.algorithm == "grid" else settings.trials,
+            search_alg=searcher(settings.algorithm, settings.seed, together),
+            max_concurrent_trials=together if settings.algorithm == "tpe" else None,
+            scheduler=scheduler(study.config, space),
+            time_budget_s=settings.hours * 3600 if settings.hours else None,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=ray_tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            failure_config=ray_tune.FailureConfig(max_failures=MOST_FAILURES),
+            # Of a trial that is over nothing is needed but its history.
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[TrialsShown(study.config, gate_name(folder), trial_count(study.config))],
+            verbose=0,
+        ),
+    )
+
+
+def restored(state: str, trainable: Any) -> ray_tune.Tuner | None:
+    """Ray Tune where it was interrupted; None where it was not, or where a full disk cut its files.
+
+    Args:
+        state: the folder of its files.
+        trainable: as it was given to Ray Tune.
+    """
+    if not ray_tune.Tuner.can_restore(state):
+        return None
+    try:
+        top = [name for name, _, _ in storage.list_files(state) if "/" not in name]
+        for name in top:
+            # Ray Tune itself would begin anew, without the search space.
+            if name.endswith(".json"):
+                json.loads(storage.read_bytes(storage.join(state, name)))
+        if not any(name.startswith("experiment_state") for name in top):
+            raise ValueError("it lacks an experiment_state")
+        tuner = ray_tune.Tuner.restore(
+            state, trainable, resume_unfinished=True, resume_errored=True
+        )
+    except (EOFError, ValueError, pickle.UnpicklingError) as error:
+        logger.warning("%s was cut short (%s): the search starts again", state, error)
+        storage.delete(state)
+        return None
+    logger.info("going on with the search in %s", state.rpartition("/")[0])
+    return tuner
+
+
+def domain(dimension: Dimension, crossed: bool) -> Any:
+    """What Ray Tune draws from; of choices, which are any values, the place."""
+    if dimension.choice is not None:
+        places = list(range(len(dimension.choice)))
+        return ray_tune.grid_search(places) if crossed else ray_tune.choice(places)
+    if dimension.integer is not None:
+        return ray_tune.randint(dimension.integer[0], dimension.integer[1] + 1)
+    draw = ray_tune.uniform if dimension.uniform is not None else ray_tune.loguniform
+    return draw(*dimension.values)
+
+
+def searcher(algorithm: str, seed: int, together: int) -> Any:
+    """Who draws the trials."""
+    if algorithm != "tpe":
+        return BasicVariantGenerator(max_concurrent=together, random_state=seed)
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(metric=SCORE, mode="max", seed=seed)
+    except ImportError as error:
+        raise UserError("search.algorithm: tpe wants Optuna: pip install optuna") from error
+
+
+def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
+    """Who decides which trials go on; None lets all."""
+    settings = config.search.scheduler
+    if settings is None:
+        return None
+    options = settings.model_dump(exclude={"name"})
+    if settings.name in {"ASHAScheduler", "HyperBandScheduler"}:
+        options["max_t"] = most_epochs(config)
+    if isinstance(settings, PopulationBasedTraining):
+        options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
+    return getattr(schedulers, settings.name)(**options)
+
+
+def gate_name(folder: str) -> str:
+    """Of the actor at which this search's trainings wait."""
+    return f"gate of {folder}"
