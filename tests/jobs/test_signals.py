@@ -13,7 +13,7 @@ import yaml
 from tests.processes import job, poll, processes_of_session, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-EPOCHS = 4
+EPOCHS = 12
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LINES = {
     signal.SIGINT: "interrupted; the same command continues",

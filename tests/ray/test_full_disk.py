@@ -32,7 +32,7 @@ def mount(folder: Path, *options: str) -> None:
 
 
 # A few MB hold all of Ray Tune's own files, and nothing of a training.
-@pytest.fixture(params=[*((name, "64k") for name in JOBS), ("search", "4m")])
+@pytest.fixture(params=[*((name, "64k") for name in JOBS), ("search", "4m")], ids="-".join)
 def small_disk(
     request: pytest.FixtureRequest, trained: dict[str, Any], tmp_path: Path
 ) -> Iterator[Path]:
