@@ -55,7 +55,7 @@ def write_config(folder: Path, clips: Path, shard_clips: int, **settings: Any) -
 
 
 def feature_folder(config: Path) -> Path:
-    (folder,) = (config.parent / "out" / "features").iterdir()
+    (folder,) = filter(Path.is_dir, (config.parent / "out" / "features").iterdir())
     return folder
 
 

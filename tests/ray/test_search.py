@@ -274,7 +274,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
         poll(partial(over, 3), 150, "three trials")
         process.send_signal(SIGKILL)
         process.wait(10)
-    (folder,) = (tmp_path / "out/search").iterdir()
+    (folder,) = (path for path in (tmp_path / "out/search").iterdir() if path.is_dir())
     whole = {
         path: path.stat().st_mtime_ns
         for path in folder.glob("trials/*/history.jsonl")
@@ -325,7 +325,8 @@ def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
     with job(root, "tune", config) as process:
         assert process.wait(350) == 0, said(config)
 
-    rows = rows_of(next((tmp_path / "out/search").iterdir()))
+    (table,) = (tmp_path / "out/search").glob("*/trials.csv")
+    rows = rows_of(table.parent)
     assert len(rows) == 3
     assert {row["state"] for row in rows} == {"finished", "stopped"}
     assert "Traceback" not in said(config)
