@@ -1,4 +1,4 @@
-# make demo    installs, which takes minutes, then goes the whole road on sounds made by formula: four minutes on two cores
+# make demo    installs, which takes minutes, then runs the full pipeline on synthetic sounds: three minutes on two cores
 # make test    installs what tests need, then runs them all
 # make check   style, types, and who may import whom
 PYTHON ?= python3
@@ -10,10 +10,11 @@ demo: .venv/installed
 	$(bin)/python jobs/pipeline.py configs/demo.yaml
 
 test: .venv/tools
-	$(bin)/python -m pytest tests/unit tests/browser tests/ray tests/gpu tests/jobs tests/cluster
+	$(bin)/python -m pytest -n 2 tests/unit tests/browser
+	$(bin)/python -m pytest tests/ray tests/gpu tests/jobs tests/cluster
 
 test-unit: .venv/tools
-	$(bin)/python -m pytest tests/unit
+	$(bin)/python -m pytest -n 2 tests/unit
 
 check: .venv/tools
 	$(bin)/ruff check .
