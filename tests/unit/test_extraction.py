@@ -14,11 +14,10 @@ import torch
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
-from raysound import audio, extraction, features
+from raysound import extraction, features
 from raysound.audio import Reject, Unreadable
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard
-from raysound.formats import samples as sample_reader
 from raysound.manifest import SCHEMA, read_corpus
 from raysound.settings import FeatureSettings
 
@@ -216,12 +215,6 @@ KINDS = {
 }
 
 
-def set_block(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
-    """Lets files be read in pieces of so many samples."""
-    for module in (audio, sample_reader):
-        monkeypatch.setattr(module, "BLOCK", samples)
-
-
 def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndarray]:
     """Log-mels of a whole file, resampled whole, and where there is more than rounding in them."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -237,7 +230,7 @@ def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndar
 def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tolerance):
     """From file to Parquet; the file is read in many blocks, and written in two row groups."""
     room(2)
-    set_block(monkeypatch, 700)
+    monkeypatch.setattr("raysound.formats.samples.BLOCK", 700)
     subtype, channels, rate = KINDS[kind]
     rng = np.random.default_rng(len(kind))
     samples = 0.1 * rng.standard_normal((round(0.6 * rate), channels))
@@ -283,7 +276,7 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
     tmp_path, sounds, room, monkeypatch, begun, suffix, place, together
 ):
     """Some were in the file already, unless a row group holds them all; all else is there."""
-    set_block(monkeypatch, 1000)
+    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
     room(together)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / f"broken{suffix}", 2.5)
@@ -312,7 +305,7 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
 
 def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
     """Each one costs a beginning anew; none of the others is forgotten."""
-    set_block(monkeypatch, 1000)
+    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
     room(3)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     (tmp_path / "text.wav").write_text("no sound")
@@ -336,7 +329,7 @@ def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch
 
 def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
     """The tar file is read from its beginning once more."""
-    set_block(monkeypatch, 1000)
+    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
     room(2)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / "broken.wav", 2.5)
@@ -531,7 +524,7 @@ def test_a_watcher_is_called_for_every_clip_and_every_window(tmp_path, sounds, r
 def test_of_a_long_file_no_more_than_a_row_group_is_held(tmp_path, room, monkeypatch):
     """Twenty minutes: 4800 windows, of which 64 are in memory, whoever counts."""
     room(64)
-    set_block(monkeypatch, 1 << 16)
+    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1 << 16)
     samples = np.random.default_rng(0).integers(-9999, 9999, 20 * 60 * RATE).astype(np.int16)
     path = save(tmp_path / "long.wav", samples)
     del samples
@@ -555,7 +548,7 @@ def test_of_a_long_file_no_more_than_a_row_group_is_held(tmp_path, room, monkeyp
     assert max(windows) == 64 == len(extractor.log_mels)
     assert max(arrow) - before < 8 * 64 * WINDOW_BYTES
     assert max(python) < 8 * 64 * WINDOW_BYTES
-    assert max(len(buffer) for buffer in extractor.decoder.held.values()) <= 4 * audio.BLOCK
+    assert max(len(buffer) for buffer in extractor.decoder.held.values()) <= 4 * (1 << 16)
 
 
 def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path):

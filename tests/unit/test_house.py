@@ -101,7 +101,12 @@ def test_every_package_that_is_imported_is_declared(root: Path) -> None:
     dependencies = {name.replace("_", "-") for name in names(project["project"]["dependencies"])}
     in_tests = {name.replace("_", "-") for name in names(project["dependency-groups"]["test"])}
     # Modules of the tests' own folders.
-    own = {"raysound", "tests", *(path.stem for path in (root / "tests").rglob("*.py"))}
+    own = {
+        "raysound",
+        "benchmarks",
+        "tests",
+        *(path.stem for path in (root / "tests").rglob("*.py")),
+    }
 
     assert imported("raysound", "jobs") - own - dependencies == set()
     assert imported("tests") - own - dependencies - in_tests == set()
