@@ -57,6 +57,8 @@ def start(cpus: int) -> None:
     It is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE, which it reads while it
     is imported, says otherwise.
     """
+    # Ray Train's watcher of spot nodes is a process more for each training; here there are none.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     others = {*children(os.getpid())}
     for _ in range(START_ATTEMPTS):
         try:
