@@ -206,10 +206,18 @@ def test_a_second_run_trains_nothing_anew(validated: dict[str, Any]) -> None:
     assert json.loads(uri.read_text()) == validated["sums"]
 
 
-def test_a_corpus_without_folds_is_refused(tones: dict[str, Path], tmp_path: Path) -> None:
-    config = from_tree(tree_of(tones["real"], tmp_path), "test")
-    extract(config)
+def without_folds(tree: dict[str, Any]) -> Config:
+    """The config of one classifier on the same features."""
+    return from_tree(tree | {"training": tree["training"] | {"folds": None}}, "test")
 
+
+def test_a_corpus_without_folds_is_refused(tones: dict[str, Path], tmp_path: Path) -> None:
+    tree = tree_of(tones["real"], tmp_path)
+    config = from_tree(tree, "test")
+
+    with pytest.raises(UserError, match=r"wants a real corpus with a column fold.*; it has 0$"):
+        extract(config)
+    extract(without_folds(tree))
     with pytest.raises(UserError, match=r"wants a real corpus with a column fold.*; it has 0$"):
         train(config)
     assert not (tmp_path / "training").exists()
@@ -217,11 +225,11 @@ def test_a_corpus_without_folds_is_refused(tones: dict[str, Path], tmp_path: Pat
 
 def test_a_single_fold_is_refused(tones: dict[str, Path], tmp_path: Path) -> None:
     corpus = with_folds(tones["real"], tmp_path / "corpus", {"": "1"})
-    config = from_tree(tree_of(corpus, tmp_path / "out"), "test")
-    extract(config)
+    tree = tree_of(corpus, tmp_path / "out")
+    extract(without_folds(tree))
 
     with pytest.raises(UserError, match=r"names two or more; it has 1$"):
-        train(config)
+        train(from_tree(tree, "test"))
 
 
 def test_a_fold_that_leaves_no_training_clip_of_a_class_ends_all_before_any_training(
@@ -234,10 +242,10 @@ def test_a_fold_that_leaves_no_training_clip_of_a_class_ends_all_before_any_trai
     for index, row in enumerate(rows[1:]):
         row[2] = "2" if row[1] == "mid" else "13"[index % 2]
     table.write_text("\n".join(map(",".join, rows)))
-    config = from_tree(tree_of(corpus, tmp_path / "out"), "test")
-    extract(config)
+    tree = tree_of(corpus, tmp_path / "out")
+    extract(without_folds(tree))
 
     with pytest.raises(UserError, match="no training clip is left for the classes mid"):
-        train(config)
+        train(from_tree(tree, "test"))
 
     assert not (tmp_path / "out" / "training").exists()
