@@ -83,12 +83,13 @@ def left_behind(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def dogs(tmp_path: Path) -> dict[str, Path]:
-    """Twelve clips, which make three shards."""
-    (tmp_path / "clips" / "dog").mkdir(parents=True)
+def wavs(tmp_path: Path) -> dict[str, Path]:
+    """Twelve clips of two classes, which make three shards."""
     wavs = {}
     for index in range(12):
-        wav = wavs[f"dog/{index}.wav"] = tmp_path / "clips" / "dog" / f"{index}.wav"
+        name = f"{('cat', 'dog')[index % 2]}/{index}.wav"
+        wav = wavs[name] = tmp_path / "clips" / name
+        wav.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(wav, 0.1 * np.random.default_rng(index).standard_normal(2000), 8000)
     return wavs
 
@@ -113,20 +114,20 @@ def extract_with_traps(root: Path, tmp_path: Path, *job: str) -> subprocess.Comp
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_clip_that_kills_its_process_costs_itself_alone(
-    root: Path, tmp_path: Path, dogs: dict[str, Path]
+    root: Path, tmp_path: Path, wavs: dict[str, Path]
 ) -> None:
     """Two of them in one shard."""
-    names = [*dogs]
+    names = [*wavs]
     deadly = [names[1], names[3]]
     for name in deadly:
-        dogs[name].write_bytes(trapped(dogs[name].read_bytes(), "SIGSEGV"))
+        wavs[name].write_bytes(trapped(wavs[name].read_bytes(), "SIGSEGV"))
 
     done = extract_with_traps(root, tmp_path, "jobs/extract.py")
 
     assert done.returncode == 0, done.stderr
     folder = feature_folder(tmp_path / "faults.yaml")
     assert rejects_of(folder) == dict.fromkeys(deadly, "decoding it killed the process (SIGSEGV)")
-    assert clips_written(folder) == {name: 1 for name in dogs if name not in deadly}
+    assert clips_written(folder) == {name: 1 for name in wavs if name not in deadly}
     assert left_behind(folder) == []
     assert "2 × decoding it killed the process (SIGSEGV)" in done.stderr
 
@@ -134,29 +135,29 @@ def test_a_clip_that_kills_its_process_costs_itself_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_clip_at_which_the_decoder_hangs_costs_itself_alone(
-    root: Path, tmp_path: Path, dogs: dict[str, Path]
+    root: Path, tmp_path: Path, wavs: dict[str, Path]
 ) -> None:
-    hanging = [*dogs][7]
-    dogs[hanging].write_bytes(trapped(dogs[hanging].read_bytes(), "hang"))
+    hanging = [*wavs][7]
+    wavs[hanging].write_bytes(trapped(wavs[hanging].read_bytes(), "hang"))
 
     done = extract_with_traps(root, tmp_path, "-c", IMPATIENT)
 
     assert done.returncode == 0, done.stderr
     folder = feature_folder(tmp_path / "faults.yaml")
     assert rejects_of(folder) == {hanging: "decoding it stood still for 5 s"}
-    assert clips_written(folder) == {name: 1 for name in dogs if name != hanging}
+    assert clips_written(folder) == {name: 1 for name in wavs if name != hanging}
     assert left_behind(folder) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_shard_that_dies_again_and_again_ends_the_run_in_one_line(
-    root: Path, tmp_path: Path, dogs: dict[str, Path]
+    root: Path, tmp_path: Path, wavs: dict[str, Path]
 ) -> None:
     """None of its clips is guilty: they are not to be rejected for a lack of memory."""
-    unlucky = next(iter(dogs))
-    sound = dogs[unlucky].read_bytes()
-    dogs[unlucky].write_bytes(trapped(sound, "shard"))
+    unlucky = next(iter(wavs))
+    sound = wavs[unlucky].read_bytes()
+    wavs[unlucky].write_bytes(trapped(sound, "shard"))
 
     done = extract_with_traps(root, tmp_path, "jobs/extract.py")
 
@@ -167,10 +168,10 @@ def test_a_shard_that_dies_again_and_again_ends_the_run_in_one_line(
     assert "died 4 times, though none of its clips alone kills one" in done.stderr.splitlines()[-1]
     folder = feature_folder(tmp_path / "faults.yaml")
     assert not (folder / "summary.json").exists()
-    dogs[unlucky].write_bytes(sound)
+    wavs[unlucky].write_bytes(sound)
     done = extract_with_traps(root, tmp_path, "jobs/extract.py")
     assert done.returncode == 0, done.stderr
-    assert clips_written(folder) == dict.fromkeys(dogs, 1)
+    assert clips_written(folder) == dict.fromkeys(wavs, 1)
     assert rejects_of(folder) == {}
     assert left_behind(folder) == []
 
