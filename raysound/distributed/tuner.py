@@ -86,12 +86,13 @@ def restored(state: str, trainable: Any) -> ray_tune.Tuner | None:
     if not ray_tune.Tuner.can_restore(state):
         return None
     try:
-        top = [name for name, _, _ in storage.list_files(state) if "/" not in name]
-        for name in top:
+        top = (name for name, _, _ in storage.list_files(state) if "/" not in name)
+        # Others of its files are pickles, whatever their ending.
+        states = [name for name in top if name.startswith("experiment_state")]
+        for name in states:
             # Ray Tune itself would begin anew, without the search space.
-            if name.endswith(".json"):
-                json.loads(storage.read_bytes(storage.join(state, name)))
-        if not any(name.startswith("experiment_state") for name in top):
+            json.loads(storage.read_bytes(storage.join(state, name)))
+        if not states:
             raise ValueError("it lacks an experiment_state")
         tuner = ray_tune.Tuner.restore(
             state, trainable, resume_unfinished=True, resume_errored=True
