@@ -36,13 +36,19 @@ def meeting_at(path: Path) -> type[Gate]:
             super().__init__()
             self.there: set[str] = set()
             self.met = asyncio.Event()
+            self.missed = False
 
         async def passed(self, trial: str, history: History) -> bool:
             self.there.add(trial)
-            if len(self.there) == 2 and not self.met.is_set():
+            if len(self.there) == 2 and not self.missed and not self.met.is_set():
                 path.write_text(json.dumps({"trials": [*self.there], "used": used_memory()}))
                 self.met.set()
-            await asyncio.wait_for(self.met.wait(), 90)
+            try:
+                await asyncio.wait_for(self.met.wait(), 0 if self.missed else 60)
+            except TimeoutError:
+                # For good: a trial that came later, or again, would meet one that is gone.
+                self.missed = True
+                raise
             return await super().passed(trial, history)
 
     return Meeting
