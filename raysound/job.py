@@ -89,6 +89,10 @@ def supervise(
         # Another signal, for which some library has a handler.
         pass
     if number != DONE:
+        # What Ray's daemons report of a signal that they got, too, is nobody's concern.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
         # What the job has finished is on the disk; its other files have temporary names. The end
         # of this process ends a local cluster, and all that it runs on a shared one.
         with suppress(OSError):
