@@ -31,10 +31,12 @@ EPOCHS = 6
 CLIPS_PER_CLASS = 120
 SHARD_CLIPS = 6
 STORE = "s3://submitted"
-# Prints the actors and placement groups that a cluster still has.
+# Prints the actors and placement groups that a cluster still has, but for Ray's own coordinator: a
+# detached actor without resources, one for each cluster.
 LEFT = (
     "from ray.util.state import list_actors, list_placement_groups\n"
-    "print([actor.class_name for actor in list_actors() if actor.state != 'DEAD']\n"
+    "print([actor.class_name for actor in list_actors() if actor.state != 'DEAD'\n"
+    "       and actor.class_name != '_AutoscalingCoordinatorActor']\n"
     "      + [group.name for group in list_placement_groups() if group.state != 'REMOVED'])\n"
 )
 
