@@ -109,8 +109,8 @@ def buzz(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform
 
 
 def tremolo(rng: np.random.Generator, time: Waveform, sample_rate: int) -> Waveform:
-    """A note that beats in loudness, 4 to 10 times a second."""
-    pitch, rate = _log_uniform(rng, 200, 1500), _log_uniform(rng, 4, 10)
+    """A note that beats in loudness, 4 to 7 times a second."""
+    pitch, rate = _log_uniform(rng, 200, 1500), _log_uniform(rng, 4, 7)
     beat = 0.5 + 0.5 * np.sin(2 * np.pi * (rate * time + rng.random()))
     loudness = 1 - rng.uniform(0.9, 1) * beat ** rng.uniform(0.7, 1.5)
     harmonics = _glide(np.full_like(time, pitch), _few_harmonics(rng), sample_rate)
