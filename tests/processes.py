@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -45,6 +45,14 @@ def processes_of_session(session: int) -> dict[int, str]:
             if int(of) == session and state != "Z":
                 found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
     return found
+
+
+def poll_until_empty(find: Callable[[], Collection[Any]], seconds: float = 60) -> None:
+    """Waits until nothing is found any more; fails with what is left."""
+    deadline = time.monotonic() + seconds
+    while left := find():
+        assert time.monotonic() < deadline, f"left after {seconds} s: {left}"
+        time.sleep(0.1)
 
 
 @contextmanager

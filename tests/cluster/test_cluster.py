@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.cluster.machines import US, Machine, Machines, may_make_namespaces
 from tests.conftest import RATE, write_tones
-from tests.processes import poll
+from tests.processes import poll, poll_until_empty
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 EPOCHS = 6
@@ -33,11 +33,15 @@ SHARD_CLIPS = 6
 STORE = "s3://submitted"
 # Prints the actors and placement groups that a cluster still has, but for Ray's own coordinator: a
 # detached actor without resources, one for each cluster.
-LEFT = (
+# Ray's own actors, whose names begin with an underscore, belong to the cluster.
+ALIVE = (
     "from ray.util.state import list_actors, list_placement_groups\n"
-    "print([actor.class_name for actor in list_actors() if actor.state != 'DEAD'\n"
-    "       and actor.class_name != '_AutoscalingCoordinatorActor']\n"
-    "      + [group.name for group in list_placement_groups() if group.state != 'REMOVED'])\n"
+    "for actor in list_actors(detail=True):\n"
+    "    if actor.state != 'DEAD' and not actor.class_name.startswith('_'):\n"
+    "        print('actor', actor.actor_id, actor.class_name, actor.state, actor.name)\n"
+    "for group in list_placement_groups():\n"
+    "    if group.state != 'REMOVED':\n"
+    "        print('placement group', group.placement_group_id, group.name)\n"
 )
 
 
@@ -302,12 +306,23 @@ def test_training_outlives_a_machine(machines: Machines, experiment: dict[str, A
     assert epochs() == EPOCHS
 
 
+def alive(machines: Machines) -> set[str]:
+    """The cluster's actors and placement groups, a line each."""
+    asked = subprocess.run(
+        machines.head.inside(sys.executable, "-c", ALIVE),
+        capture_output=True, text=True, timeout=60, check=True,
+        env={**machines.environment, "RAY_ADDRESS": machines.gcs},
+    )  # fmt: skip
+    return {*asked.stdout.splitlines()}
+
+
 def test_an_interrupted_job_leaves_nothing_on_the_cluster(
     machines: Machines, experiment: dict[str, Any]
 ) -> None:
     """Ctrl-C in a driver that was not submitted: its actors and placement groups are gone, too."""
     out = experiment["out"]
     before = {*out.glob("training/*/history.jsonl")}
+    others = alive(machines)
     with (machines.folder / "driver.log").open("w") as log:
         driver = subprocess.Popen(
             machines.head.inside(
@@ -328,15 +343,7 @@ def test_an_interrupted_job_leaves_nothing_on_the_cluster(
     assert said().splitlines()[-1] == "interrupted; the same command continues"
     assert "Traceback" not in said()
 
-    def nothing_is_left() -> bool:
-        asked = subprocess.run(
-            machines.head.inside(sys.executable, "-c", LEFT),
-            capture_output=True, text=True, timeout=60, check=True,
-            env={**machines.environment, "RAY_ADDRESS": machines.gcs},
-        )  # fmt: skip
-        return asked.stdout == "[]\n"
-
-    poll(nothing_is_left, 60, "the end of its actors and placement groups")
+    poll_until_empty(lambda: alive(machines) - others)
     for machine in (machines.head, *machines.workers.values()):
         titles = machine.processes().values()
         # The dashboard has a process whose name ends in TrainHead.

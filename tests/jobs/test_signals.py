@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.processes import job, poll, processes_of_session, said
+from tests.processes import job, poll, poll_until_empty, processes_of_session, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EPOCHS = 12
@@ -68,7 +68,7 @@ def interrupt(
     assert said(config).count(line) == 1
     assert "Traceback" not in said(config)
     assert said(config, "stdout") == ""
-    poll(lambda: not processes_of_session(process.pid), 30, "the end of all its processes")
+    poll_until_empty(lambda: processes_of_session(process.pid))
 
 
 def loads(process: subprocess.Popen[str], library: str) -> bool:

@@ -20,7 +20,7 @@ from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
 from raysound.training import Metrics
-from tests.processes import job, poll, processes_below, said
+from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -134,11 +134,10 @@ def test_a_worker_killed_within_an_epoch_changes_nothing(
 def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
     root: Path, config: Path, whole: dict[str, Any]
 ) -> None:
-    with job(root, "train", config) as process:
-        epochs_there(config, process, 2)
-        cluster = set(processes_below(process.pid))
-        process.kill()
-        process.wait(10)
+    with job(root, "train", config) as killed:
+        epochs_there(config, killed, 2)
+        killed.kill()
+        killed.wait(10)
         at_death = len(history_of(config))
 
     with job(root, "train", config) as process:
@@ -149,8 +148,7 @@ def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
     assert 2 <= at_death <= int(epoch) < EPOCHS
     assert f"epoch {epoch:>3} of" not in said(config)
     assert_as_if_nothing_had_happened(config, whole)
-    there = Path("/proc")
-    poll(lambda: not any((there / str(pid)).exists() for pid in cluster), 30, "the orphans' end")
+    poll_until_empty(lambda: processes_of_session(killed.pid))
 
 
 def test_a_loss_that_is_no_number_ends_the_training_at_once(config: Path) -> None:
