@@ -31,8 +31,9 @@ from raysound import storage
 from raysound.config import from_tree
 from raysound.distributed import training_data
 from raysound.distributed.epochs_shown import read_history
-from raysound.distributed.extract import extract_corpus, finished_features
+from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import Material, describe, gather, job_of, split_clips, train_judge
+from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from raysound import checkpoint, features, storage
 from raysound.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.config import UserError
+from raysound.corpus_checks import check_classes
 from raysound.distributed.evaluate import check_corpora, check_features, corpus_digests
-from raysound.distributed.extract import check_classes, finished_features
 from raysound.distributed.judge import check_clips, split_clips, train_judge
+from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
 from raysound.metrics.intervals import paired_difference, paired_p_value, share_measure
 from raysound.metrics.significance import holm, significant

@@ -18,8 +18,8 @@ from raysound.config import UserError
 from raysound.distributed import gauges
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import run_folder, split_clips, split_digest
+from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.metrics.projection import principal_plane

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,16 @@ import torch
 
 from raysound import features, storage
 from raysound.config import UserError
-from raysound.corpus_checks import check_classes as check_classes
-from raysound.corpus_checks import check_real
+from raysound.corpus_checks import check_classes
 from raysound.distributed import gauges
 from raysound.distributed.exclusive import sole_writer
+from raysound.distributed.listing import check_manifest, plan_corpus, shard_clips
 from raysound.distributed.session import in_a_task, in_tasks, log_here
 from raysound.extraction import extract_shard, shard_digest
 from raysound.features import Shard, Totals
 from raysound.logmel import empty_bands
-from raysound.manifest import read_corpus
 from raysound.probe import deadly_clips, end_on_standstill
 from raysound.settings import Config, FeatureSettings
-from raysound.shards import assign_shards, clips_per_shard
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -41,8 +38,6 @@ SECONDS_BETWEEN_LINES = 5.0
 STANDSTILL = 300.0
 # How often the process of one shard may die in a run, when none of its clips alone kills one.
 MOST_DEATHS = 4
-# Rows of the manifest that a task reads to find its own.
-MANIFEST_ROWS = 4096
 
 
 def extract(config: Config, to_train: bool = False) -> str:
@@ -81,70 +76,6 @@ def extract(config: Config, to_train: bool = False) -> str:
             if name == "real":
                 report_lengths(folder, config.features)
     return f"features: {storage.join(config.output, 'features')}"
-
-
-def plan_corpus(name: str, config: Config) -> dict[str, Any]:
-    """Lists a corpus, see `lay_out`, and prints what there is to say of it.
-
-    Raises:
-        UserError: it can't be listed.
-    """
-    plan = in_a_task(lay_out, name, config)
-    for note in plan["notes"]:
-        logger.warning("%s", note)
-    if "fault" in plan:
-        raise UserError(plan["fault"])
-    return plan
-
-
-def check_manifest(config: Config) -> str | None:
-    """Runs in a Ray task: `check_real` of the real corpus as it was listed just now."""
-    folder = features.folder(config.output, "real", config.features)
-    return check_real(read_manifest(folder), config)
-
-
-def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
-    """The manifest of a corpus as it lies on disk now."""
-    corpora = config.corpora
-    return read_corpus(corpora.real.path if name == "real" else corpora.generated[name], tell)
-
-
-def finished_features(name: str, config: Config) -> str:
-    """The folder of a corpus's log-mels.
-
-    Raises:
-        UserError: they were not extracted with these settings, or the corpus has changed since.
-    """
-    folder = features.folder(config.output, name, config.features)
-    if not storage.exists(storage.join(folder, "summary.json")):
-        raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
-    if in_a_task(has_changed, name, config):
-        raise UserError(
-            f"{name} has changed since its features were extracted (clips, labels or split): "
-            "run jobs/extract.py again"
-        )
-    return folder
-
-
-def has_changed(name: str, config: Config) -> bool:
-    """True where a corpus is no longer what its manifest says."""
-    folder = features.folder(config.output, name, config.features)
-    return not same_clips(list_corpus(name, config), read_manifest(folder))
-
-
-def read_manifest(folder: str) -> pa.Table:
-    """The manifest of a feature folder, with its column `shard`."""
-    return storage.read_table(storage.join(folder, "manifest.parquet"))
-
-
-def same_clips(clips: pa.Table, manifest: pa.Table) -> bool:
-    """True where a manifest holds these very clips, in whatever order."""
-    if len(clips) != len(manifest) or {*clips.column_names, "shard"} != {*manifest.column_names}:
-        return False
-    place = pc.index_in(clips["clip_id"], manifest["clip_id"].combine_chunks())
-    if place.null_count:
-        return False
-    return bool(manifest.take(place).select(clips.column_names).equals(clips))
 
 
 def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None) -> str:
@@ -193,53 +124,6 @@ def write_shards(folder: str, name: str, config: Config, plan: dict[str, Any]) -
     in_a_task(clear_away, folder)
     uri = storage.join(folder, "summary.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
-
-
-def lay_out(name: str, config: Config) -> dict[str, Any]:
-    """Runs in a Ray task: lists a corpus and writes which clip stands in which shard.
-
-    Here its clips may be held by the million, and not in the driver. What can't be listed is
-    returned as `fault`: the notes before it often say why.
-    """
-    notes: list[str] = []
-    try:
-        clips = list_corpus(name, config, notes.append)
-    except UserError as error:
-        return {"notes": notes, "fault": str(error)}
-    folder = features.folder(config.output, name, config.features)
-    manifest_uri = storage.join(folder, "manifest.parquet")
-    before = None
-    if storage.exists(manifest_uri):
-        before = storage.read_table(manifest_uri)
-        before = before if "shard" in before.column_names else None
-    if before is not None and same_clips(clips, before):
-        manifest = before
-    else:
-        per_shard = clips_per_shard(len(clips), config.compute.shard_clips, config.features)
-        manifest = assign_shards(clips, before, per_shard)
-    shards = sorted(pc.unique(manifest["shard"]).to_pylist())
-    finished = manifest is before and is_finished(folder, shards)
-    if not finished:
-        # Shards change from here on: until all are made, nobody may take them for a corpus.
-        storage.delete(storage.join(folder, "summary.json"))
-    if manifest is not before:
-        # Of a corpus that is laid out in whole row groups a task reads no more than its own.
-        storage.write_table(manifest_uri, manifest, row_group_size=MANIFEST_ROWS)
-    labels = pc.unique(clips["label"]).to_pylist()
-    return {
-        "notes": notes, "clips": len(clips), "labels": labels, "shards": shards,
-        "finished": finished,
-    }  # fmt: skip
-
-
-def is_finished(folder: str, shards: list[int]) -> bool:
-    """True where all of these shards are there, and no clip is left to be tried again."""
-    uri = storage.join(folder, "summary.json")
-    if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
-        return False
-    return {features.shard_name(index) for index in shards} <= {
-        name for name, _, _ in storage.list_files(folder)
-    }
 
 
 def make_shards(
@@ -321,28 +205,6 @@ def deaths_before(mark: str, run: str) -> int:
         # The machine itself went down while it was on its way to the disk.
         return 1
     return 1 + int(before["deaths"] if before["run"] == run else 0)
-
-
-def shard_clips(folder: str, run: str, index: int) -> pa.Table:
-    """The manifest rows of one shard, without their column `shard`."""
-    uri = storage.join(folder, "manifest.parquet")
-    metadata = manifest_metadata(uri, run)
-    column = metadata.schema.names.index("shard")
-    groups = []
-    for group in range(metadata.num_row_groups):
-        statistics = metadata.row_group(group).column(column).statistics
-        if statistics.min <= index <= statistics.max:
-            groups.append(group)
-    with storage.open_file(uri) as file:
-        rows = pq.ParquetFile(file, metadata=metadata).read_row_groups(groups)
-    return rows.filter(pc.equal(rows["shard"], index)).drop_columns("shard").combine_chunks()
-
-
-@lru_cache(maxsize=1)
-def manifest_metadata(uri: str, run: str) -> pq.FileMetaData:
-    """Read once a process and run: it grows with the corpus."""
-    with storage.open_file(uri) as file:
-        return pq.read_metadata(file)
 
 
 def collect_rejects(folder: str, shards: list[int]) -> None:

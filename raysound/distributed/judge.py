@@ -24,7 +24,7 @@ from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
 from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.extract import finished_features
+from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import train_worker
 from raysound.scoring import Normalisation

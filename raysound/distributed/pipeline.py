@@ -5,7 +5,8 @@ from __future__ import annotations
 from raysound.config import UserError
 from raysound.corpus_checks import check_real
 from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract, list_corpus
+from raysound.distributed.extract import extract
+from raysound.distributed.listing import list_corpus
 from raysound.distributed.session import in_a_task
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train

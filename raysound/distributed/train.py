@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from raysound import storage
 from raysound.config import UserError
 from raysound.corpus_checks import folds_of
-from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
 from raysound.metrics.intervals import wilson_interval

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from raysound.config import UserError
-from raysound.distributed.extract import finished_features
 from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
 from raysound.models import MODELS, build
 from raysound.predictions import as_array

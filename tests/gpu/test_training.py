@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from raysound.config import UserError
 from raysound.distributed import training_data
 from raysound.distributed.epochs_shown import read_history
-from raysound.distributed.extract import extract_corpus, finished_features
+from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import describe, gather, job_of, split_clips, train_judge
+from raysound.distributed.listing import finished_features
 from raysound.distributed.train_worker import hardware_for, train_alone
 from raysound.models import build
 from raysound.scoring import Normalisation

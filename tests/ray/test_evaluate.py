@@ -20,8 +20,9 @@ from raysound import checkpoint, features
 from raysound.config import UserError, from_tree
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract, extract_corpus, finished_features
+from raysound.distributed.extract import extract, extract_corpus
 from raysound.distributed.judge import split_clips
+from raysound.distributed.listing import finished_features
 from raysound.distributed.score import references_of, score_shard, set_against
 from raysound.predictions import PREDICTIONS, as_array
 from raysound.storage import read_table

@@ -12,14 +12,9 @@ import torchaudio
 
 from raysound import features
 from raysound.config import UserError, from_tree
-from raysound.distributed.extract import (
-    extract,
-    extract_corpus,
-    finished_features,
-    read_manifest,
-    shard_clips,
-)
+from raysound.distributed.extract import extract, extract_corpus
 from raysound.distributed.judge import run_folder
+from raysound.distributed.listing import finished_features, read_manifest, shard_clips
 from raysound.distributed.pipeline import run_all
 from raysound.extraction import extract_shard
 from raysound.features import MelStatistics

@@ -19,8 +19,9 @@ from raysound import checkpoint, features
 from raysound.config import UserError, from_tree
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract, finished_features
+from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement, workers_held
 from raysound.distributed.train_worker import memory_told
 from raysound.distributed.training_data import (
@@ -336,7 +337,8 @@ SMALL_STORE = """
 import json, sys
 import ray
 from raysound.config import load
-from raysound.distributed.extract import extract, finished_features
+from raysound.distributed.extract import extract
+from raysound.distributed.listing import finished_features
 from raysound.distributed.judge import train_judge
 from raysound.distributed.training_data import fits_in_store
 ray.init(
