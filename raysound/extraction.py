@@ -1,26 +1,48 @@
-"""The clips of one shard → its Parquet file: decode, compute and write, in one place."""
+"""The clips of a shard → windows → log-mels → its Parquet file, as a stream of Arrow tables.
+
+Each step takes and returns rows in any division into tables, so that the steps can run as one task
+or in different processes. A row is a window, or the reject of a clip, which has a `reason`; it also
+voids the windows of the clip before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from raysound import features
 from raysound.audio import Decoder, Reject, Unreadable
-from raysound.features import Shard, ShardWriter
+from raysound.features import Shard
+from raysound.formats.samples import FLOAT, INT, as_float
 from raysound.logmel import LogMel
 from raysound.settings import FeatureSettings, digest
 from raysound.sounds import open_sounds
 
-Watch = Callable[[], object]
+# Bytes of the waveforms of a table, but for the last window.
+BLOCK_BYTES = 16 << 20
+WINDOW_COLUMNS = pa.schema(
+    [
+        ("window", pa.int32()),
+        ("duration", pa.float64()),
+        ("sample_rate", pa.int32()),
+        ("reason", pa.string()),
+        ("unreadable", pa.bool_()),
+    ]
+)
+
+# Takes float32 waveforms `(n, samples)`, and returns as many of the same shape.
+Transform = Callable[[np.ndarray], np.ndarray]
 
 
 def shard_digest(clips: pa.Table, settings: FeatureSettings) -> str:
-    """Stands for all that a shard's content follows from."""
+    """Identifies everything that the content of a shard depends on."""
     return digest([clips.to_pydict(), settings.id])
 
 
@@ -29,118 +51,214 @@ def extract_shard(
     clips: pa.Table,
     settings: FeatureSettings,
     known: Mapping[str, Reject] | None = None,
-    watch: Watch = lambda: None,
+    timeout: float = 0,
 ) -> Shard:
     """Extracts some clips into one Parquet file, which appears whole.
-
-    What is held in memory is one row group, however long a clip is.
 
     Args:
         uri: of the Parquet file.
         clips: rows of a manifest.
         settings: of the features.
-        known: clips that are rejected unheard, by clip id.
-        watch: called before every clip and every window: whoever watches sees that work goes on.
+        known: clips that are rejected without being decoded, by clip id.
+        timeout: see `read_windows`.
 
     Returns:
-        The record that also stands in the file.
+        The record that is also stored in the file.
     """
-    rejects = dict(known or {})
-    while True:
+    windows = read_windows(clips, settings, known, timeout)
+    return write_shard(uri, clips, settings, (log_mels(rows, settings) for rows in windows))
+
+
+def read_windows(
+    clips: pa.Table,
+    settings: FeatureSettings,
+    known: Mapping[str, Reject] | None = None,
+    timeout: float = 0,
+) -> Iterator[pa.Table]:
+    """Decodes clips into windows.
+
+    Args:
+        clips: rows of a manifest.
+        settings: of the windows.
+        known: clips that are rejected without being decoded, by clip id.
+        timeout: ends this process when decoding one window takes as many seconds; 0 for none.
+            Fetching a remote file does not count.
+
+    Yields:
+        Rows of windows and rejects: the columns of the clips; `window`, its number; `duration` (s)
+        and `sample_rate` (Hz) of the source; `waveform`, the bytes of `clip_samples` float32, or
+        int16, where 32768 stands for 1; `reason`, null for a window; `unreadable`, true where the
+        storage did not give the file.
+    """
+    known = known or {}
+    limit = set_timeout if timeout else lambda seconds: None
+    decoder = _decoder(settings)
+    rows = _Rows(clips)
+    sounds = open_sounds(clips)
+    for row, clip_id in enumerate(clips["clip_id"].to_pylist()):
+        sound = known.get(clip_id, next(sounds))
+        first = len(rows.row)
         try:
-            with features.write_shard(uri, settings) as writer:
-                return _extractor(settings).run(clips, writer, rejects, watch)
-        except _TooLate as late:
-            rejects[late.clip_id] = late.reject
-
-
-class _TooLate(Exception):  # noqa: N818 - no error: the shard is begun again without the clip
-    """A clip proved broken when some of its windows were written already."""
-
-    def __init__(self, clip_id: str, reject: Reject) -> None:
-        super().__init__(clip_id)
-        self.clip_id = clip_id
-        self.reject = reject
-
-
-@lru_cache(maxsize=1)
-def _extractor(settings: FeatureSettings) -> _Extractor:
-    """Made once a process: its buffers are too large to be made anew for every shard."""
-    return _Extractor(settings)
-
-
-class _Extractor:
-    def __init__(self, settings: FeatureSettings) -> None:
-        self.settings = settings
-        self.decoder = Decoder(settings)
-        self.log_mel = LogMel(settings)
-        room = features.windows_together(settings)
-        self.log_mels = torch.empty(room, settings.n_mels, settings.n_frames)
-        # Of each window held: its clip's row, its number, the source's duration and sample rate.
-        self.held: list[tuple[int, int, float, int]] = []
-
-    def run(
-        self, clips: pa.Table, writer: ShardWriter, rejects: Mapping[str, Reject], watch: Watch
-    ) -> Shard:
-        self.held.clear()
-        rejected: dict[int, Reject] = {}
-        seconds = 0.0
-        sounds = open_sounds(clips)
-        for row, clip_id in enumerate(clips["clip_id"].to_pylist()):
-            watch()
-            sound = rejects.get(clip_id, next(sounds))
             if isinstance(sound, Reject):
-                rejected[row] = sound
-                continue
-            first, written = len(self.held), False
-            try:
-                for number, (source, window) in enumerate(self.decoder.read(sound)):
-                    if len(self.held) == len(self.log_mels):
-                        self.flush(clips, writer)
-                        first, written = 0, number > 0
-                    self.log_mel(torch.from_numpy(window), out=self.log_mels[len(self.held)])
-                    self.held.append((row, number, source.duration, source.sample_rate))
-                    watch()
-                seconds += source.duration
-            except Reject as caught:
-                # What was caught holds all that it came through: the decoder's file above all.
-                reject = type(caught)(str(caught))
-                if written:
-                    raise _TooLate(clip_id, reject) from None
-                del self.held[first:]
-                rejected[row] = reject
-        self.flush(clips, writer)
+                raise sound
+            limit(timeout)
+            for number, (source, window) in enumerate(decoder.read(sound)):
+                limit(0)
+                rows.add(row, window, number, source.duration, source.sample_rate)
+                if rows.bytes >= BLOCK_BYTES:
+                    yield rows.take()
+                    first = 0
+                limit(timeout)
+        except Reject as reject:
+            limit(0)
+            rows.drop(first)
+            # The exception holds everything that it passed through, above all the decoder's file.
+            rows.reject(row, str(reject), isinstance(reject, Unreadable))
+        finally:
+            limit(0)
+    if rows.row:
+        yield rows.take()
+
+
+class _Rows:
+    """Windows and rejects of some clips, before they become a table."""
+
+    def __init__(self, clips: pa.Table) -> None:
+        self.clips = clips
+        self.clear()
+
+    def clear(self) -> None:
+        self.row: list[int] = []
+        self.columns: list[tuple[int, float | None, int | None, str | None, bool]] = []
+        self.waveforms: list[bytes] = []
+        self.bytes = 0
+
+    def add(self, row: int, window: np.ndarray, *values: Any) -> None:
+        """Copies a window."""
+        self.row.append(row)
+        self.columns.append((*values, None, False))
+        self.waveforms.append(window.tobytes())
+        self.bytes += window.nbytes
+
+    def reject(self, row: int, reason: str, unreadable: bool) -> None:
+        """Adds a reject."""
+        self.row.append(row)
+        self.columns.append((0, None, None, reason, unreadable))
+        self.waveforms.append(b"")
+
+    def drop(self, first: int) -> None:
+        """Removes the rows from one on."""
+        self.bytes -= sum(map(len, self.waveforms[first:]))
+        del self.row[first:], self.columns[first:], self.waveforms[first:]
+
+    def take(self) -> pa.Table:
+        """The rows as a table; none is left here."""
+        table = self.clips.take(pa.array(self.row))
+        for field, values in zip(WINDOW_COLUMNS, zip(*self.columns, strict=True), strict=True):
+            table = table.append_column(field, pa.array(values, field.type))
+        table = table.append_column("waveform", pa.array(self.waveforms, pa.large_binary()))
+        self.clear()
+        return table
+
+
+def log_mels(
+    rows: pa.Table, settings: FeatureSettings, transform: Transform | None = None
+) -> pa.Table:
+    """Replaces the column `waveform` of windows by `log_mel`, which is null for a reject.
+
+    Args:
+        rows: see `read_windows`.
+        settings: of the features.
+        transform: changes the waveforms before, as float32 `(n, samples)`.
+
+    Raises:
+        ValueError: the transform returns another shape.
+    """
+    found = torch.zeros(len(rows), settings.n_mels, settings.n_frames)
+    places = np.flatnonzero(pc.is_null(rows["reason"]).to_numpy())
+    waveforms = _waveforms(rows["waveform"].take(pa.array(places)), settings)
+    if transform is not None and len(places):
+        given = np.stack([as_float(waveform) for waveform in waveforms])
+        changed = np.ascontiguousarray(transform(given), np.float32)
+        if changed.shape != given.shape:
+            raise ValueError(f"the transform turns {given.shape} into {changed.shape}")
+        waveforms = iter(changed)
+    log_mel = _log_mel(settings)
+    # One by one, so that a result does not depend on its neighbours.
+    for place, waveform in zip(places, waveforms, strict=True):
+        log_mel(torch.from_numpy(waveform), out=found[place])
+    return rows.drop_columns("waveform").append_column(
+        "log_mel", features.tensor_column(found.numpy(), pc.is_valid(rows["reason"]))
+    )
+
+
+def _waveforms(column: pa.ChunkedArray, settings: FeatureSettings) -> Iterator[np.ndarray]:
+    """Waveforms `(clip_samples,)` of int16 or float32, from their bytes."""
+    for scalar in column:
+        buffer = scalar.as_buffer()
+        dtype = INT if buffer.size == settings.clip_samples * INT.itemsize else FLOAT
+        # A copy, because torch wants to be able to write.
+        yield np.frombuffer(buffer, dtype).copy()
+
+
+def write_shard(
+    uri: str, clips: pa.Table, settings: FeatureSettings, tables: Iterable[pa.Table]
+) -> Shard:
+    """Writes the log-mels of a shard as one Parquet file, which appears whole.
+
+    Args:
+        uri: of the Parquet file.
+        clips: rows of a manifest, all of which have rows in the tables.
+        settings: of the features.
+        tables: see `log_mels`; held until the last has come, because a clip may prove broken late.
+
+    Returns:
+        The record that is also stored in the file.
+    """
+    rows = pa.concat_tables(tables) if len(clips) else None
+    with features.write_shard(uri, settings) as writer:
+        rejects, seconds, unreadable = [], 0.0, 0
+        if rows is not None:
+            rejected = rows.filter(pc.is_valid(rows["reason"]))
+            rejects = rejected.select(features.REJECT_SCHEMA.names).to_pylist()
+            unreadable = pc.sum(rejected["unreadable"]).as_py() or 0
+            # Their earlier windows, too.
+            broken = pc.is_in(rows["clip_id"], value_set=rejected["clip_id"].combine_chunks())
+            rows = rows.filter(pc.invert(broken))
+            for duration in rows.filter(pc.equal(rows["window"], 0))["duration"].to_pylist():
+                seconds += duration
+            capacity = features.windows_together(settings)
+            for start in range(0, len(rows), capacity):
+                group = rows.slice(start, capacity)
+                writer.add(group.drop_columns("log_mel"), features.tensor_array(group["log_mel"]))
         shard = Shard(
-            digest=shard_digest(clips, self.settings),
+            digest=shard_digest(clips, settings),
             found=len(clips),
-            written=len(clips) - len(rejected),
+            written=len(clips) - len(rejects),
             windows=writer.windows,
             seconds=seconds,
             statistics=writer.statistics,
-            rejects=_reject_rows(clips, rejected),
-            unreadable=sum(isinstance(reject, Unreadable) for reject in rejected.values()),
+            rejects=rejects,
+            unreadable=unreadable,
         )
         writer.finish(shard)
-        return shard
-
-    def flush(self, clips: pa.Table, writer: ShardWriter) -> None:
-        """Writes the windows held as one row group."""
-        if not self.held:
-            return
-        row, number, duration, sample_rate = zip(*self.held, strict=True)
-        rows = (
-            clips.take(pa.array(row))
-            .append_column("window", pa.array(number, pa.int32()))
-            .append_column("duration", pa.array(duration))
-            .append_column("sample_rate", pa.array(sample_rate, pa.int32()))
-        )
-        writer.add(rows, self.log_mels[: len(self.held)].numpy())
-        self.held.clear()
+    return shard
 
 
-def _reject_rows(clips: pa.Table, rejected: Mapping[int, Reject]) -> list[dict[str, str]]:
-    known = clips.select(["clip_id", "path", "label"])
-    rows = known.take(np.array([*rejected], np.int64)).to_pylist()
-    return [
-        {**row, "reason": str(reject)} for row, reject in zip(rows, rejected.values(), strict=True)
-    ]
+def set_timeout(seconds: float) -> None:
+    """Ends this process unless it is called again within some seconds; 0 ends the timeout.
+
+    Nothing less ends a decoder that hangs in its own C code.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+@lru_cache(maxsize=1)
+def _decoder(settings: FeatureSettings) -> Decoder:
+    """Made once a process: its buffers are too large to be made anew for every shard."""
+    return Decoder(settings)
+
+
+@lru_cache(maxsize=1)
+def _log_mel(settings: FeatureSettings) -> LogMel:
+    return LogMel(settings)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,9 @@ ROW_GROUP_BYTES = 32 << 20
 LOG_MEL_LEAF = "log_mel.list.element"
 # Encoders make a clip up to a frame longer than asked; that is no reason for a longer window.
 ENCODER_PADDING = 0.02
+PART = re.compile(r"part-(\d+)\.parquet")
+# Records of shards that are read at a time.
+RECORDS_TOGETHER = 1024
 NAME_COLUMNS = ["clip_id", "label", "fold", "split", "group"]
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "path", "label", "reason")])
 
@@ -132,25 +137,35 @@ def band_edges(settings: FeatureSettings) -> np.ndarray:
 
     Bands lie evenly on O'Shaughnessy's mel scale as HTK has it: 2595 log10(1 + f / 700).
     """
+    return mel_points(settings)[: settings.n_mels]
+
+
+def mel_points(settings: FeatureSettings) -> np.ndarray:
+    """Where the triangles of the mel bands begin, peak and end, Hz, `(n_mels + 2,)`."""
     low, high = (2595 * math.log10(1 + f / 700) for f in (settings.f_min, settings.f_max))
-    points = np.linspace(low, high, settings.n_mels + 2)[: settings.n_mels]
-    edges: np.ndarray = 700 * (10 ** (points / 2595) - 1)
-    return edges
+    points = np.linspace(low, high, settings.n_mels + 2)
+    hertz: np.ndarray = 700 * (10 ** (points / 2595) - 1)
+    return hertz
+
+
+def empty_bands(settings: FeatureSettings) -> list[int]:
+    """Mel bands too narrow to hold a Fourier bin: they are silent whatever the sound is."""
+    edges = mel_points(settings)
+    bins = np.linspace(0, settings.sample_rate // 2, settings.n_fft // 2 + 1)
+    inside = np.searchsorted(bins, edges[2:], "left") - np.searchsorted(bins, edges[:-2], "right")
+    return np.flatnonzero(inside <= 0).tolist()
 
 
 def shard_name(index: int) -> str:
     """The file of the `index`th shard."""
-    return f"part-{index:05d}.parquet"
+    return f"part-{index:08d}.parquet"
 
 
 def part_uris(folder: str) -> list[str]:
-    """The shards of a feature folder, in order."""
-    names = [name for name, _, _ in storage.list_files(folder)]
-    return [
-        storage.join(folder, name)
-        for name in names
-        if name.startswith("part-") and name.endswith(".parquet")
-    ]
+    """The shards of a feature folder, in order, with numbers of any length."""
+    names = (PART.fullmatch(name) for name, _, _ in storage.scan(folder))
+    found = sorted((int(name[1]), name[0]) for name in names if name)
+    return [storage.join(folder, name) for _, name in found]
 
 
 def usable_clips(folder: str) -> pa.Table:
@@ -264,8 +279,40 @@ def read_record(uri: str) -> Shard | None:
     return Shard.from_json(metadata[SHARD_KEY].decode())
 
 
-def log_mel_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A `log_mel` column as `(n, n_mels, n_frames)`, without a copy where it is one chunk."""
+def read_records(folder: str, shards: Sequence[int]) -> Iterator[Shard]:
+    """The records of some shards, in their order. Raises FileNotFoundError for one not there."""
+
+    def read(index: int) -> Shard:
+        uri = storage.join(folder, shard_name(index))
+        shard = read_record(uri)
+        if shard is None:
+            raise FileNotFoundError(f"{uri} is gone")
+        return shard
+
+    # An object store answers each question in some hundredths of a second.
+    with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in folder else 1) as pool:
+        for start in range(0, len(shards), RECORDS_TOGETHER):
+            yield from pool.map(read, shards[start : start + RECORDS_TOGETHER])
+
+
+def tensor_column(values: np.ndarray, is_null: pa.ChunkedArray) -> pa.Array:
+    """Arrays `(n, …)` as a column of tensors, without a copy.
+
+    Args:
+        values: of the tensors; any where the tensor is null.
+        is_null: booleans `(n,)`.
+    """
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+    if not pc.any(is_null).as_py():
+        return column
+    storage_array = pa.FixedSizeListArray.from_arrays(
+        column.storage.values, column.type.storage_type.list_size, mask=is_null.combine_chunks()
+    )
+    return pa.ExtensionArray.from_storage(column.type, storage_array)
+
+
+def tensor_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of tensors, as `log_mel`, as `(n, …)`, without a copy where it is one chunk."""
     combined = column.combine_chunks()
     chunk = combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
     array: np.ndarray = chunk.to_numpy_ndarray()

@@ -49,7 +49,7 @@ def run_job(function: str, usage: str) -> NoReturn:
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         from raysound.distributed.session import run_on_ray
 
-        return run_on_ray(load_function(function), config)
+        return run_on_ray(lambda: load_function(function), config)
 
     supervise(command, usage)
 

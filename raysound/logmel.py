@@ -154,8 +154,3 @@ def filterbank(settings: FeatureSettings) -> Tensor:
         norm=None,
         mel_scale="htk",
     )
-
-
-def empty_bands(settings: FeatureSettings) -> list[int]:
-    """Mel bands too narrow to hold a single Fourier bin: they are silent whatever the sound is."""
-    return torch.nonzero(filterbank(settings).sum(0) == 0).flatten().tolist()

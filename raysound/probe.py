@@ -1,4 +1,4 @@
-"""Finds the clips that kill the process which decodes them, in processes of its own."""
+"""Finds the clips that crash or hang the decoder, in child processes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ import sys
 import pyarrow as pa
 
 from raysound.audio import Decoder, Reject
+from raysound.extraction import set_timeout
 from raysound.settings import FeatureSettings
 from raysound.sounds import open_sounds
 
-# What the child says when it begins with a clip.
+# The child prints it when it begins with a clip.
 BEGIN = "clip"
 
 
-def deadly_clips(
-    clips: pa.Table, settings: FeatureSettings, standstill: float
+def find_crashing_clips(
+    clips: pa.Table, settings: FeatureSettings, timeout: float
 ) -> dict[str, Reject]:
-    """Decodes clips in a child process; one at which it dies, or stands still, twice is at fault.
+    """Decodes clips in a child process; rejects those at which it dies or hangs twice.
 
-    Once is not enough, for a process may be killed to make room for others. The second time it
-    begins with that clip.
+    Once is not enough, because a process may be killed to free memory. The second child begins
+    with the suspected clip.
 
     Args:
         clips: rows of a manifest.
         settings: of the features.
-        standstill: seconds that one window may take.
+        timeout: seconds that decoding one window may take.
 
     Returns:
         Rejects by clip id.
 
     Raises:
-        RuntimeError: the child could not begin.
+        RuntimeError: the child failed to start.
     """
-    deadly: dict[str, Reject] = {}
+    crashing: dict[str, Reject] = {}
     start, suspect = 0, -1
     while start < len(clips):
         task = {
             "clips": clips.slice(start).select(["path", "offset", "size"]).to_pylist(),
             "features": settings.model_dump(),
-            "standstill": standstill,
+            "timeout": timeout,
         }
         child = subprocess.run(
             [sys.executable, "-m", "raysound.probe"],
@@ -61,30 +62,22 @@ def deadly_clips(
             raise RuntimeError(f"clips can't be tried out in a child process: {child.stderr}")
         start += begun - 1
         if start == suspect:
-            deadly[clips["clip_id"][start].as_py()] = Reject(_cause(child.returncode, standstill))
+            crashing[clips["clip_id"][start].as_py()] = Reject(_cause(child.returncode, timeout))
             start += 1
         else:
             suspect = start
-    return deadly
+    return crashing
 
 
-def _cause(returncode: int, standstill: float) -> str:
+def _cause(returncode: int, timeout: float) -> str:
     if returncode == -signal.SIGALRM:
-        return f"decoding it stood still for {standstill:g} s"
+        return f"decoding it took longer than {timeout:g} s"
     how = signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
     return f"decoding it killed the process ({how})"
 
 
-def end_on_standstill(seconds: float) -> None:
-    """Ends this process if it is not called again within that time; 0 stops the clock.
-
-    A decoder that hangs in its own code can be ended by nothing less.
-    """
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
 def main() -> None:
-    """The child: says a word for every clip before it begins with it."""
+    """The child: prints a line before it begins with a clip."""
     task = json.load(sys.stdin)
     # Decoders print too, on what they take for a screen: the parent's pipe is not for them.
     parent = os.fdopen(os.dup(1), "w")
@@ -94,16 +87,18 @@ def main() -> None:
     sounds = open_sounds(pa.Table.from_pylist(task["clips"], schema=schema))
     for _ in task["clips"]:
         print(BEGIN, file=parent, flush=True)
-        end_on_standstill(task["standstill"])
         try:
+            # Fetching a remote file may take long, and is no fault of the clip.
             sound = next(sounds)
+            set_timeout(task["timeout"])
             if not isinstance(sound, Reject):
                 for _ in decoder.read(sound):
-                    end_on_standstill(task["standstill"])
+                    set_timeout(task["timeout"])
         except Exception:
-            # It lives: whatever this is, it is raised again where the shard is made.
+            # No crash: the error is raised again where the shard is extracted.
             continue
-    end_on_standstill(0)
+        finally:
+            set_timeout(0)
 
 
 if __name__ == "__main__":

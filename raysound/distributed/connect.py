@@ -41,7 +41,7 @@ def connect(cpus: int) -> None:
     Raises:
         UserError: the cluster does not answer, or wants another token; Ray can't start here.
     """
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.train"):
         # Before it starts: it warns that signals are not its own, as they are raysound.job's.
         logging.getLogger(name).setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "")

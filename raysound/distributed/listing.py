@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.corpus_checks import check_real
-from raysound.distributed.session import in_a_task
+from raysound.distributed.session import run_remote
 from raysound.manifest import read_corpus
 from raysound.settings import Config
 from raysound.shards import assign_shards, clips_per_shard
@@ -31,7 +31,7 @@ def plan_corpus(name: str, config: Config) -> dict[str, Any]:
     Raises:
         UserError: it can't be listed.
     """
-    plan = in_a_task(lay_out, name, config)
+    plan = run_remote(lay_out, name, config)
     for note in plan["notes"]:
         logger.warning("%s", note)
     if "fault" in plan:
@@ -60,7 +60,7 @@ def finished_features(name: str, config: Config) -> str:
     folder = features.folder(config.output, name, config.features)
     if not storage.exists(storage.join(folder, "summary.json")):
         raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
-    if in_a_task(has_changed, name, config):
+    if run_remote(has_changed, name, config):
         raise UserError(
             f"{name} has changed since its features were extracted (clips, labels or split): "
             "run jobs/extract.py again"

@@ -12,7 +12,7 @@ import ray
 from raysound import features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.distributed.score import on_gpus, score_made
-from raysound.distributed.session import in_tasks
+from raysound.distributed.session import run_remote_all
 from raysound.metrics.anchors import anchors_of_real, halves, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS_SCHEMA, SET_CLIPS
@@ -50,12 +50,17 @@ def measure(
     if len(other.truth) > 1:
         anchors["real_halves"], against["real_halves"] = half, RealClips.of(other)
     kept = ray.put(real)
-    reports = in_tasks(
-        report_of,
-        [
-            *((predictions, rows, labels, [kept], *sizes) for rows in clips.values()),
-            *((None, anchors[name], labels, [ray.put(against[name])], *sizes) for name in anchors),
-        ],
+    reports = iter(
+        run_remote_all(
+            report_of,
+            [
+                *((predictions, rows, labels, [kept], *sizes) for rows in clips.values()),
+                *(
+                    (None, anchors[name], labels, [ray.put(against[name])], *sizes)
+                    for name in anchors
+                ),
+            ],
+        )
     )
     corpora = {}
     for name, folder in folders.items():
@@ -129,7 +134,7 @@ def made_anchors(
     drawn = np.random.default_rng(0).permutation(len(asked))[:MADE_CLIPS]
     some = [asked[place] for place in np.sort(drawn)]
     calls = [(run, kind, some, config.evaluation.batch_size) for kind in kinds]
-    made = in_tasks(score_made, calls, num_gpus=1 if on_gpus(config) else 0)
+    made = run_remote_all(score_made, calls, num_gpus=1 if on_gpus(config) else 0)
     return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
 
 

@@ -7,7 +7,7 @@ from raysound.corpus_checks import check_real
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import list_corpus
-from raysound.distributed.session import in_a_task
+from raysound.distributed.session import run_remote
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
 from raysound.settings import Config, SynthesisSettings
@@ -22,7 +22,7 @@ def run_all(config: Config) -> str:
     if config.synthesis != SynthesisSettings():
         if config.synthesis.formula is None:
             # The real corpus is there: what is wrong with it is found before hours of Griffin-Lim.
-            in_a_task(check_before_synthesis, config)
+            run_remote(check_before_synthesis, config)
         synthesize(config)
     extract(config, to_train=True)
     if config.evaluation.checkpoint is None:

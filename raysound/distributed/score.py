@@ -16,7 +16,7 @@ import torch
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
-from raysound.distributed.session import await_nodes, cluster_gpus, in_tasks
+from raysound.distributed.session import await_nodes, cluster_gpus, run_remote_all
 from raysound.logmel import LogMel
 from raysound.metrics.mismatch import sound_of
 from raysound.metrics.nearest import nearest
@@ -82,7 +82,7 @@ def score_shards(
         (run, corpus, uri, chosen, references, config.evaluation.batch_size)
         for uri in features.part_uris(folder)
     )
-    return in_tasks(score_shard, calls, num_gpus=1 if on_gpus(config) else 0)
+    return iter(run_remote_all(score_shard, calls, num_gpus=1 if on_gpus(config) else 0))
 
 
 def on_gpus(config: Config) -> bool:
@@ -125,7 +125,7 @@ def score_shard(
         splits = wanted["split"].take(place)
     if len(rows) == 0:
         return PREDICTIONS.empty_table()
-    log_mel = features.log_mel_array(rows["log_mel"])
+    log_mel = features.tensor_array(rows["log_mel"])
     scored = predictions_of(
         corpus, rows.drop_columns("log_mel"), splits, log_mel, judge, model, batch_size
     )

@@ -5,30 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
-import ray.data
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysound import storage
 from raysound.config import UserError, places
 from raysound.distributed.connect import connect
+from raysound.distributed.failures import RETRIES, reported
 from raysound.settings import ComputeSettings, Config, SynthesisSettings
 from raysound.wording import counted
 
 Result = TypeVar("Result")
 
-# Calls that wait for a CPU at a time: an autoscaling cluster grows as they ask for.
-CALLS_AHEAD = 1024
-# Calls that one process on a GPU makes, before it gives the GPU's memory back.
-CALLS_ON_A_GPU = 64
 # The folder on a node that holds what was uploaded with a job, until the job ends.
 UPLOADED = "/working_dir_files/"
 # Where corpora are made.
@@ -37,8 +32,12 @@ MADE = {f"synthesis.{kind}.output" for kind in SynthesisSettings.model_fields}
 NODE_SECONDS = 60.0
 
 
-def run_on_ray(job: Callable[[Config], str], config: Config) -> str:
+def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> str:
     """Starts or joins Ray, runs a job, and returns what it returns: its last line.
+
+    Args:
+        load: imports the job, while Ray starts.
+        config: of the job.
 
     Raises:
         UserError: the config names a path that this cluster can't use.
@@ -46,9 +45,11 @@ def run_on_ray(job: Callable[[Config], str], config: Config) -> str:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # What it might synthesize to is asked for where it does.
     check_places({key: at for key, at in places(config).items() if key not in MADE})
-    with ray_session(config.compute):
-        check_shared(config.output)
-        return job(config)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(load)
+        with ray_session(config.compute):
+            check_shared(config.output)
+            return job.result()(config)
 
 
 def check_places(named: dict[str, str]) -> None:
@@ -108,7 +109,13 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
         yield
         return
     connect(compute.local_cpus or available_cpus())
-    context = ray.data.DataContext.get_current()
+    warm_up()
+    # It takes half a second to import, in which Ray starts its processes.
+    from ray.data import DataContext
+
+    # It would print the traceback of an error that it also raises.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = DataContext.get_current()
     context.enable_progress_bars = False
     # Results and training batches in the order of the shards, whoever finishes first.
     context.execution_options.preserve_order = True
@@ -122,6 +129,18 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def warm_up() -> None:
+    """Has every CPU's worker import torch, while the driver still imports and lists."""
+    task = ray.remote(num_cpus=1, max_retries=0)(import_torch)
+    for _ in range(int(cluster_cpus()) if len(ray.nodes()) == 1 else 0):
+        task.remote()
+
+
+def import_torch() -> None:
+    """Runs in a Ray task: imports what most tasks need, which takes two seconds."""
+    import raysound.extraction  # noqa: F401
 
 
 def await_nodes(
@@ -156,37 +175,39 @@ def await_nodes(
         remove_placement_group(group)
 
 
-def in_a_task(function: Callable[..., Result], *arguments: Any) -> Result:
+def run_remote(function: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a function in a process of the cluster, and raises here what it raises there."""
-    return next(in_tasks(function, [arguments]))
+    return run_remote_all(function, [arguments])[0]
 
 
-def in_tasks(
-    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], num_gpus: float = 0
-) -> Iterator[Result]:
-    """Calls a function many times, a CPU a call, and yields the results in the order of the calls.
+def run_remote_all(
+    function: Callable[..., Result], calls: Iterable[tuple[Any, ...]], num_gpus: float = 0
+) -> list[Result]:
+    """Calls a function several times in processes of the cluster, a CPU a call.
 
-    A call whose process or node dies is made again. What a call raises is raised here, and what
-    has not begun by then never does. An argument may be a reference to what `ray.put` took.
+    For some hundred calls with small results; more are a Ray Data pipeline. A call whose process or
+    node dies is made again, RETRIES times.
+
+    Args:
+        function: of a module, so that it is imported where it runs.
+        calls: the arguments of each call. One may be a reference to what `ray.put` took.
+        num_gpus: of each call.
+
+    Returns:
+        The results, in the order of the calls.
+
+    Raises:
+        UserError: one that a call raised, or a process that died each time.
     """
-    # Else a process on a GPU would end after one call, and what it has loaded with it.
-    calls = {"max_calls": CALLS_ON_A_GPU} if num_gpus else {}
-    task = ray.remote(max_retries=-1, num_gpus=num_gpus, **calls)(function)
-    rest = iter(arguments)
-    ahead = max(CALLS_AHEAD, 4 * int(cluster_cpus()))
-    waiting = deque(task.remote(*some) for some in islice(rest, ahead))
-    try:
-        while waiting:
-            yield ray.get(waiting.popleft())
-            waiting.extend(task.remote(*some) for some in islice(rest, 1))
-    except ray.exceptions.RayTaskError as error:
-        # What a user can mend is one line; of a bug, Ray's own tells where in the task it struck.
-        if isinstance(error.cause, UserError | OSError):
-            raise error.cause from None
-        raise
-    finally:
-        for call in waiting:
-            ray.cancel(call)
+    task = ray.remote(max_retries=RETRIES, num_gpus=num_gpus)(function)
+    waiting = [task.remote(*arguments) for arguments in calls]
+    with reported(f"the task {function.__name__}"):
+        try:
+            return list(ray.get(waiting))
+        except BaseException:
+            for call in waiting:
+                ray.cancel(call)
+            raise
 
 
 def log_here() -> None:

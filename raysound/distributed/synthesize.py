@@ -17,7 +17,7 @@ from raysound import storage
 from raysound.audio import Reject, encode, read_first_window
 from raysound.config import UserError, places
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.session import MADE, check_places, in_tasks
+from raysound.distributed.session import MADE, check_places, run_remote_all
 from raysound.griffin_lim import log_mel_to_waveform
 from raysound.logmel import LogMel
 from raysound.manifest import read_corpus
@@ -71,7 +71,7 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
                 (plan[start : start + CLIPS_A_TASK], folder, settings)
                 for start in range(0, len(plan), CLIPS_A_TASK)
             )
-            finish_corpus(folder, identity, sum(in_tasks(formula_clips, calls)))
+            finish_corpus(folder, identity, sum(run_remote_all(formula_clips, calls)))
     return folder
 
 
@@ -153,7 +153,7 @@ def of_test_clips(
                 (test.slice(start, CLIPS_A_TASK), folder, *arguments)
                 for start in range(0, len(test), CLIPS_A_TASK)
             )
-            done = sum(in_tasks(make, calls))
+            done = sum(run_remote_all(make, calls))
             if done < len(test):
                 logger.warning(
                     "%d of %s can't be used: jobs/extract.py tells why",

@@ -20,7 +20,7 @@ import torch
 
 from raysound import features, storage
 from raysound.config import UserError
-from raysound.distributed.session import cluster_cpus, in_tasks
+from raysound.distributed.session import cluster_cpus, run_remote_all
 from raysound.features import MelStatistics
 from raysound.scoring import Normalisation
 from raysound.training import Batch
@@ -68,7 +68,7 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
     for uri in features.part_uris(folder):
         table = read_rows(uri, wanted)
         if len(table):
-            parts.append((features.log_mel_array(table["log_mel"]), table["clip_id"]))
+            parts.append((features.tensor_array(table["log_mel"]), table["clip_id"]))
     if not parts:
         raise UserError(f"{folder} holds no clip of {len(clips)}")
     clip_id = pa.chunked_array([chunk for _, column in parts for chunk in column.chunks])
@@ -250,7 +250,7 @@ def normalisation(folder: str, clips: pa.Table) -> Normalisation:
     chosen = ray.put(clips["clip_id"].combine_chunks())
     calls = ((uri, [chosen]) for uri in features.part_uris(folder))
     total = None
-    for part in in_tasks(shard_statistics, calls):
+    for part in run_remote_all(shard_statistics, calls):
         if part is not None:
             total = part if total is None else total.merge(part)
     if total is None:
@@ -261,7 +261,7 @@ def normalisation(folder: str, clips: pa.Table) -> Normalisation:
 def shard_statistics(uri: str, chosen: list[ray.ObjectRef]) -> MelStatistics | None:
     """Runs in a Ray task: the statistics of the chosen clips' windows in one shard."""
     table = read_rows(uri, ray.get(chosen[0]))
-    return MelStatistics.of(features.log_mel_array(table["log_mel"])) if len(table) else None
+    return MelStatistics.of(features.tensor_array(table["log_mel"])) if len(table) else None
 
 
 def class_weights(rows_a_class: np.ndarray) -> torch.Tensor:

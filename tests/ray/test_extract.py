@@ -124,7 +124,7 @@ def rows_of(folder: str) -> list[dict[str, Any]]:
         for table in [pq.read_table(uri)]
         for row, log_mel in zip(
             table.drop_columns("log_mel").to_pylist(),
-            features.log_mel_array(table["log_mel"]) if len(table) else [],
+            features.tensor_array(table["log_mel"]) if len(table) else [],
             strict=True,
         )
     ]
@@ -215,7 +215,7 @@ def test_added_clips_make_shards_of_their_own(noises: Path, tmp_path: Path) -> N
     after = stamps(folder)
     assert len(before) == 3
     assert before.items() < after.items()
-    assert after.keys() - before.keys() == {"part-00003.parquet", "part-00004.parquet"}
+    assert after.keys() - before.keys() == {"part-00000003.parquet", "part-00000004.parquet"}
     assert len({row["clip_id"] for row in rows_of(folder)}) == 17
     assert summary_of(folder)["written"] == 17
 
@@ -255,7 +255,7 @@ def test_a_shard_that_lost_all_its_clips_is_removed(noises: Path, tmp_path: Path
 
     extract_corpus("made", config)
 
-    del before["part-00001.parquet"]
+    del before["part-00000001.parquet"]
     assert stamps(folder) == before
     assert summary_of(folder)["shards"] == 2
 
@@ -272,7 +272,7 @@ def test_a_corpus_that_shrank_is_laid_out_anew(noises: Path, tmp_path: Path) -> 
 
     extract_corpus("made", config)
 
-    assert stamps(folder).keys() == {"part-00000.parquet"}
+    assert stamps(folder).keys() == {"part-00000000.parquet"}
     assert len(rows_of(folder)) == 3 == summary_of(folder)["found"]
 
 
@@ -281,7 +281,7 @@ def test_a_shard_that_was_harmed_is_made_again(noises: Path, tmp_path: Path, har
     """By a person, or by a machine that went down before all was on the disk."""
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("made", config)
-    part = Path(folder) / "part-00001.parquet"
+    part = Path(folder) / "part-00000001.parquet"
     whole, before = part.read_bytes(), stamps(folder)
     if harm == "deleted":
         part.unlink()
@@ -351,7 +351,7 @@ def test_the_record_of_a_shard_tells_its_statistics(noises: Path, tmp_path: Path
 
     for uri in features.part_uris(folder):
         shard = features.read_record(uri)
-        log_mels = features.log_mel_array(pq.read_table(uri)["log_mel"])
+        log_mels = features.tensor_array(pq.read_table(uri)["log_mel"])
         assert shard is not None
         assert (shard.found, shard.written, shard.windows) == (4, 4, 4)
         np.testing.assert_array_equal(shard.statistics.mean, MelStatistics.of(log_mels).mean)
@@ -366,7 +366,7 @@ def test_the_user_is_told_how_far_it_is_and_what_was_rejected(
 
     progress, rejected = caplog.messages
     assert re.fullmatch(
-        r"real: 14 of 14 clips, \d+ clips/s, 0\.00 h of audio, 5 rejected, 0 s left", progress
+        r"real: 14 of 14 clips, \d+ clips/s, 0\.00 h of audio, 5 rejected", progress
     )
     assert re.fullmatch(
         r"real: 5 clips rejected \((1 × [^;]+; ){2}1 × [^;]+\); all of them with reasons: "

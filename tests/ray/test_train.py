@@ -98,7 +98,7 @@ def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any
         log_mel
         for table in map(read_table, features.part_uris(folder))
         for name, log_mel in zip(
-            table["clip_id"].to_pylist(), features.log_mel_array(table["log_mel"]), strict=True
+            table["clip_id"].to_pylist(), features.tensor_array(table["log_mel"]), strict=True
         )
         if name in names
     ]
@@ -131,7 +131,7 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
         name: log_mel
         for table in map(read_table, features.part_uris(folder))
         for name, log_mel in zip(
-            table["clip_id"].to_pylist(), features.log_mel_array(table["log_mel"]), strict=True
+            table["clip_id"].to_pylist(), features.tensor_array(table["log_mel"]), strict=True
         )
     }
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -16,7 +17,13 @@ from torchaudio.transforms import MelSpectrogram
 
 from raysound import extraction, features
 from raysound.audio import Reject, Unreadable
-from raysound.extraction import extract_shard, shard_digest
+from raysound.extraction import (
+    extract_shard,
+    log_mels,
+    read_windows,
+    shard_digest,
+    write_shard,
+)
 from raysound.features import Shard
 from raysound.manifest import SCHEMA, read_corpus
 from raysound.settings import FeatureSettings
@@ -30,36 +37,21 @@ WINDOW_BYTES = 20 * 26 * 4
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh() -> None:
     """No test works with buffers that another one had made."""
-    extraction._extractor.cache_clear()
-    yield
-    extraction._extractor.cache_clear()
+    extraction._decoder.cache_clear()
+    extraction._log_mel.cache_clear()
 
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many windows make a row group, from now on."""
+    """Sets how many windows make a table and a row group, from now on."""
 
     def set_room(windows: int) -> None:
         monkeypatch.setattr(features, "ROW_GROUP_BYTES", windows * WINDOW_BYTES)
-        extraction._extractor.cache_clear()
+        monkeypatch.setattr(extraction, "BLOCK_BYTES", windows * SETTINGS.clip_samples * 2)
 
     return set_room
-
-
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The shards that were begun: one that is begun anew stands here twice."""
-    uris: list[str] = []
-    write_shard = features.write_shard
-
-    def noted(uri: str, settings: FeatureSettings):
-        uris.append(uri)
-        return write_shard(uri, settings)
-
-    monkeypatch.setattr(features, "write_shard", noted)
-    return uris
 
 
 def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
@@ -108,7 +100,7 @@ def extract(
     assert [file.name for file in (folder / "out").glob(f"{name}*")] == [name]
     return SimpleNamespace(
         rows=table.drop_columns("log_mel").to_pylist(),
-        log_mels=features.log_mel_array(table["log_mel"]),
+        log_mels=features.tensor_array(table["log_mel"]),
         groups=[metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)],
         record=record,
         data=path.read_bytes(),
@@ -273,19 +265,17 @@ LATE_REASON = {".flac": "not a sound file that can be decoded: ", ".wav": "NaN o
 @pytest.mark.parametrize("place", [0, 1, 3, 5])
 @pytest.mark.parametrize("together", [1, 2, 3, 7, 1000])
 def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
-    tmp_path, sounds, room, monkeypatch, begun, suffix, place, together
+    tmp_path, sounds, room, monkeypatch, suffix, place, together
 ):
-    """Some were in the file already, unless a row group holds them all; all else is there."""
+    """Some had left the decoder already, unless a table holds them all; all else is there."""
     monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
     room(together)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / f"broken{suffix}", 2.5)
     paths = [*sounds[:place], broken, *sounds[place:]]
-    begun.clear()
 
     shard = extract(tmp_path, manifest(*paths))
 
-    assert len(begun) == (1 if together == 1000 else 2)
     assert shard.record.rejects == [
         {
             "clip_id": broken.name,
@@ -303,8 +293,8 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
     assert (shard.record.statistics.mean == good.record.statistics.mean).all()
 
 
-def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
-    """Each one costs a beginning anew; none of the others is forgotten."""
+def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch):
+    """None of the others is forgotten."""
     monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
     room(3)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
@@ -314,12 +304,10 @@ def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch
         broken_at_the_end(tmp_path / "b.flac", 2.5), tmp_path / "text.wav", *sounds[2:],
         broken_at_the_end(tmp_path / "c.wav", 2.5),
     ]  # fmt: skip
-    begun.clear()
     known = {"stranger.wav": Reject("who?")}
 
     shard = extract(tmp_path, manifest(*paths), known=known)
 
-    assert len(begun) == 4
     assert [*known] == ["stranger.wav"]
     assert [*reasons(shard.record)] == ["a.wav", "gone.wav", "b.flac", "text.wav", "c.wav"]
     assert shard.record.unreadable == 1
@@ -327,8 +315,7 @@ def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch
     assert [row["clip_id"] for row in shard.rows] == [row["clip_id"] for row in good.rows]
 
 
-def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch, begun):
-    """The tar file is read from its beginning once more."""
+def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch):
     monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
     room(2)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
@@ -337,11 +324,9 @@ def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monk
     with tarfile.open(tmp_path / "corpus" / "all.tar", "w") as tar:
         for path in [*sounds[:3], broken, *sounds[3:]]:
             tar.add(path, f"dog/{path.name}")
-    begun.clear()
 
     shard = extract(tmp_path, read_corpus(str(tmp_path / "corpus")))
 
-    assert len(begun) == 2
     assert [*reasons(shard.record)] == ["all.tar/dog/broken.wav"]
     assert (shard.log_mels == good.log_mels).all()
 
@@ -375,23 +360,21 @@ def test_rejects_tell_which_clip_and_why(tmp_path, sounds):
     assert [row["clip_id"] for row in shard.rows] == ["exact.wav"] + ["long.wav"] * 3
 
 
-def test_known_rejects_are_not_heard(tmp_path, sounds):
+def test_known_rejects_are_not_decoded(tmp_path, sounds):
     """Whatever is known of them; who is known but is no clip of the shard is no matter."""
     known = {
         "long.wav": Reject("it kills"),
         "short.flac": Unreadable("it was not given"),
         "stranger.wav": Reject("who?"),
     }
-    calls: list[None] = []
 
-    shard = extract(tmp_path, manifest(*sounds), known=known, watch=lambda: calls.append(None))
+    shard = extract(tmp_path, manifest(*sounds), known=known)
 
     assert reasons(shard.record) == {"long.wav": "it kills", "short.flac": "it was not given"}
     assert shard.record.unreadable == 1
     assert [row["clip_id"] for row in shard.rows] == ["exact.wav", "44100.wav"] + [
         "longest.wav"
     ] * 5
-    assert len(calls) == 5 + 7
     assert [*known] == ["long.wav", "short.flac", "stranger.wav"]
 
 
@@ -431,7 +414,8 @@ def test_a_shard_is_the_same_bytes_whenever_it_is_made(tmp_path, sounds, room):
     again = extract(tmp_path, clips)
     assert extract(tmp_path, manifest(*loud), "loud.parquet").data != first.data
     after_others = extract(tmp_path, clips)
-    extraction._extractor.cache_clear()
+    extraction._decoder.cache_clear()
+    extraction._log_mel.cache_clear()
     afresh = extract(tmp_path, clips)
     assert {len(shard.data) for shard in (first, again, after_others, afresh)} == {len(first.data)}
     assert first.data == again.data == after_others.data == afresh.data
@@ -441,14 +425,15 @@ def test_a_shard_is_the_same_after_one_that_failed(tmp_path, sounds):
     """Windows that were held then are not written now; of the one that failed nothing stays."""
     clips = manifest(*sounds)
     whole = extract(tmp_path, clips)
-    left = iter(range(6))
 
-    with pytest.raises(StopIteration):
-        extract_shard(
-            str(tmp_path / "out" / "failed.parquet"), clips, SETTINGS, None, lambda: next(left)
-        )
+    def failing() -> Iterator[pa.Table]:
+        for block in read_windows(clips, SETTINGS):
+            yield log_mels(block, SETTINGS)
+            raise OSError("the network is down")
 
-    assert len(extraction._extractor(SETTINGS).held) > 0
+    with pytest.raises(OSError, match="the network is down"):
+        write_shard(str(tmp_path / "out" / "failed.parquet"), clips, SETTINGS, failing())
+
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["part.parquet"]
     assert extract(tmp_path, clips).data == whole.data
 
@@ -505,53 +490,60 @@ def test_the_digest_is_about_values_alone(sounds, tmp_path):
     assert shard_digest(clips, FeatureSettings(**SETTINGS.model_dump())) == digest
 
 
-# Who watches, and memory
+# Timeouts and memory
 
 
-def test_a_watcher_is_called_for_every_clip_and_every_window(tmp_path, sounds, room):
-    """Before each clip, and after each window: never is more than one made in between."""
-    room(1000)
+def test_the_timeout_covers_decoding_and_nothing_else(tmp_path, sounds, room, monkeypatch):
+    """It is set before each window, and ended before a block leaves and after each clip."""
+    room(2)
     (tmp_path / "text.wav").write_text("no sound")
-    extractor = extraction._extractor(SETTINGS)
-    held: list[int] = []
+    calls: list[float] = []
+    monkeypatch.setattr(extraction, "set_timeout", calls.append)
     clips = manifest(sounds[0], tmp_path / "text.wav", sounds[1], sounds[3])
 
-    extract(tmp_path, clips, watch=lambda: held.append(len(extractor.held)))
+    windows = 0
+    for block in read_windows(clips, SETTINGS, timeout=9):
+        assert calls[-1] == 0
+        windows += pc.sum(pc.is_null(block["reason"])).as_py()
 
-    assert held == [0, 1, 1, 1, 2, 3, 4, 4, 5]
+    assert calls.count(9) == len(clips) + windows
+    assert calls[-1] == 0
 
 
-def test_of_a_long_file_no_more_than_a_row_group_is_held(tmp_path, room, monkeypatch):
-    """Twenty minutes: 4800 windows, of which 64 are in memory, whoever counts."""
+def test_without_a_timeout_no_timer_is_touched(tmp_path, sounds, monkeypatch):
+    calls: list[float] = []
+    monkeypatch.setattr(extraction, "set_timeout", calls.append)
+
+    extract(tmp_path, manifest(*sounds))
+
+    assert calls == []
+
+
+def test_of_a_long_file_no_more_than_a_table_is_decoded_at_a_time(tmp_path, room, monkeypatch):
+    """Twenty minutes: 4800 windows, of which 64 are in memory as waveforms."""
     room(64)
     monkeypatch.setattr("raysound.formats.samples.BLOCK", 1 << 16)
     samples = np.random.default_rng(0).integers(-9999, 9999, 20 * 60 * RATE).astype(np.int16)
     path = save(tmp_path / "long.wav", samples)
     del samples
-    extractor = extraction._extractor(SETTINGS)
     windows, arrow, python = [], [], []
-
-    def look() -> None:
-        windows.append(len(extractor.held))
-        if len(windows) % 16 == 0:
-            arrow.append(pa.total_allocated_bytes())
-            python.append(tracemalloc.get_traced_memory()[1])
-
     clips = manifest(path)
     before = pa.total_allocated_bytes()
+    waveforms = 64 * SETTINGS.clip_samples * 2
+
     tracemalloc.start()
-    record = extract_shard(str(tmp_path / "part.parquet"), clips, SETTINGS, None, look)
+    for table in read_windows(clips, SETTINGS):
+        windows.append(len(table))
+        arrow.append(pa.total_allocated_bytes())
+        python.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
 
-    assert record.windows == 4800
-    assert pq.read_metadata(tmp_path / "part.parquet").num_row_groups == 75
-    assert max(windows) == 64 == len(extractor.log_mels)
-    assert max(arrow) - before < 8 * 64 * WINDOW_BYTES
-    assert max(python) < 8 * 64 * WINDOW_BYTES
-    assert max(len(buffer) for buffer in extractor.decoder.held.values()) <= 4 * (1 << 16)
+    assert windows == [64] * 75
+    assert max(arrow) - before < 4 * waveforms
+    assert max(python) < 8 * waveforms
 
 
-def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path):
+def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path, monkeypatch):
     """Else a shard of broken files in an archive would stand in memory with all their bytes."""
     file = io.BytesIO()
     soundfile.write(file, np.full(25_000, np.nan), RATE, format="WAV", subtype="FLOAT")
@@ -562,15 +554,40 @@ def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path):
             member.size = file.getbuffer().nbytes
             tar.addfile(member, io.BytesIO(file.getvalue()))
     clips = read_corpus(str(tmp_path / "corpus"))
-    extraction._extractor(SETTINGS)
+    extraction._decoder(SETTINGS)
     held: list[int] = []
+    monkeypatch.setattr(
+        extraction, "set_timeout", lambda seconds: held.append(tracemalloc.get_traced_memory()[0])
+    )
 
     tracemalloc.start()
-    record = extract_shard(
-        str(tmp_path / "part.parquet"), clips, SETTINGS, None,
-        lambda: held.append(tracemalloc.get_traced_memory()[0]),
-    )  # fmt: skip
+    record = extract_shard(str(tmp_path / "part.parquet"), clips, SETTINGS, None, timeout=9)
     tracemalloc.stop()
 
     assert len(record.rejects) == 60
     assert max(held) - held[0] < 10 * file.getbuffer().nbytes
+
+
+# The transform
+
+
+def test_a_transform_changes_waveforms_before_their_log_mels(tmp_path, sounds):
+    """Half the amplitude is a quarter of the power in every frame that is above the floor."""
+    clips = manifest(*sounds)
+    plain = next(read_windows(clips, SETTINGS))
+    shapes = []
+
+    def halve(waveforms: np.ndarray) -> np.ndarray:
+        shapes.append((waveforms.shape, waveforms.dtype))
+        return waveforms / 2
+
+    half = log_mels(plain, SETTINGS, halve)
+
+    expected = features.tensor_array(log_mels(plain, SETTINGS)["log_mel"]) - np.log(4)
+    heard = expected > np.log(1e-9)
+    found = features.tensor_array(half["log_mel"])
+    assert heard.mean() > 0.5
+    np.testing.assert_allclose(found[heard], expected[heard], atol=2e-3)
+    assert shapes == [((len(plain), SETTINGS.clip_samples), np.float32)]
+    with pytest.raises(ValueError, match="the transform turns"):
+        log_mels(plain, SETTINGS, lambda waveforms: waveforms[:, :-1])

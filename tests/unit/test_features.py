@@ -78,7 +78,7 @@ ROWS = [
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
     """A shard of three windows."""
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     write(path, ROWS, noise(3))
     return path
 
@@ -95,7 +95,7 @@ def test_a_shard_round_trips(shard):
     ]  # fmt: skip
     columns = table.drop_columns("log_mel").to_pylist()
     assert columns == [{name: row[name] for name in columns[0]} for row in ROWS]
-    assert (features.log_mel_array(table["log_mel"]) == noise(3)).all()
+    assert (features.tensor_array(table["log_mel"]) == noise(3)).all()
 
 
 def test_a_record_round_trips(shard):
@@ -116,7 +116,7 @@ def test_a_record_round_trips(shard):
 def test_a_shard_may_be_written_row_group_by_row_group(tmp_path, group):
     """Its rows, their order and its statistics are those of one row group."""
     rows = [window_row(f"{n}.wav", n, label=f"label {n % 2}") for n in range(7)]
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     writer = write(path, rows, noise(7), group=group)
     metadata = pq.read_metadata(path)
     sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -124,7 +124,7 @@ def test_a_shard_may_be_written_row_group_by_row_group(tmp_path, group):
     table = pq.read_table(path)
     assert table["clip_id"].to_pylist() == [row["clip_id"] for row in rows]
     assert table["window"].to_pylist() == [*range(7)]
-    assert (features.log_mel_array(table["log_mel"]) == noise(7)).all()
+    assert (features.tensor_array(table["log_mel"]) == noise(7)).all()
     whole = MelStatistics.of(noise(7))
     assert (writer.windows, writer.statistics.count) == (7, whole.count)
     assert np.allclose(writer.statistics.mean, whole.mean, rtol=1e-12)
@@ -133,7 +133,7 @@ def test_a_shard_may_be_written_row_group_by_row_group(tmp_path, group):
 
 def test_what_is_added_may_be_written_over(tmp_path):
     """Extraction fills the same buffer again and again."""
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     buffer = noise(3)
     with features.write_shard(str(path), SETTINGS) as writer:
         writer.add(pa.Table.from_pylist(ROWS), buffer)
@@ -142,7 +142,7 @@ def test_what_is_added_may_be_written_over(tmp_path):
         buffer[:] = 0
         writer.finish(record())
     both = np.concatenate([noise(3), noise(3, seed=1)])
-    assert (features.log_mel_array(pq.read_table(path)["log_mel"]) == both).all()
+    assert (features.tensor_array(pq.read_table(path)["log_mel"]) == both).all()
 
 
 def test_plain_pyarrow_reads_tensors_with_their_shape(shard):
@@ -160,11 +160,11 @@ def test_plain_pyarrow_reads_tensors_with_their_shape(shard):
 def test_half_the_bits_on_request(tmp_path):
     """float16 is what is asked for, to a thousandth of the value; the statistics lose nothing."""
     halved = SETTINGS.model_copy(update={"dtype": "float16"})
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     writer = write(path, ROWS, noise(3), settings=halved)
     column = pq.read_table(path)["log_mel"]
     assert column.type.value_type == pa.float16()
-    array = features.log_mel_array(column)
+    array = features.tensor_array(column)
     assert array.dtype == np.float16
     assert np.allclose(array, noise(3), rtol=1e-3, atol=1e-3)
     assert np.allclose(writer.statistics.mean, noise(3).mean((0, 2), np.float64), rtol=1e-12)
@@ -196,14 +196,14 @@ def test_the_tensor_is_split_into_bytes_and_compressed(shard):
 def test_a_shard_of_smooth_log_mels_takes_less_room_than_the_bytes(tmp_path):
     big = FeatureSettings()
     smooth = np.linspace(-20, 5, big.n_frames, dtype=np.float32) + np.zeros((4, 64, 1), np.float32)
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     write(path, [window_row("a")] * 4, smooth, settings=big)
     assert path.stat().st_size < 0.5 * smooth.nbytes
 
 
 def test_a_shard_without_rows_is_a_shard(tmp_path):
     """All its clips were rejected; its record still counts them."""
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     empty = {
         "found": 1, "written": 0, "windows": 0, "seconds": 0.0,
         "statistics": MelStatistics.empty(5),
@@ -212,7 +212,7 @@ def test_a_shard_without_rows_is_a_shard(tmp_path):
     assert (writer.windows, writer.statistics.count) == (0, 0)
     table = pq.read_table(path)
     assert table.schema.equals(features.schema(SETTINGS))
-    assert features.log_mel_array(table["log_mel"]).shape == (0, *SHAPE)
+    assert features.tensor_array(table["log_mel"]).shape == (0, *SHAPE)
     there = features.read_record(str(path))
     assert there is not None
     assert there.to_json() == record(**empty).to_json()
@@ -221,7 +221,7 @@ def test_a_shard_without_rows_is_a_shard(tmp_path):
 @pytest.mark.parametrize("shape", [(3, 6, 5), (3, 5, 7), (3, 1, 5, 6), (3, 30), (90,)])
 def test_log_mels_of_another_shape_are_refused(tmp_path, shape):
     """Even of as many numbers; no file is left."""
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     with pytest.raises(ValueError, match=r"3 rows of \(5, 6\), but log-mels of \("):
         write(path, ROWS, np.zeros(shape, np.float32))
     assert list(tmp_path.iterdir()) == []
@@ -230,7 +230,7 @@ def test_log_mels_of_another_shape_are_refused(tmp_path, shape):
 @pytest.mark.parametrize("count", [0, 2, 4])
 def test_as_many_log_mels_as_rows(tmp_path, count):
     """One too few would leave a window of whatever the memory held."""
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     with pytest.raises(ValueError, match=rf"3 rows of .* log-mels of \({count}, 5, 6\)"):
         write(path, ROWS, noise(count))
     assert list(tmp_path.iterdir()) == []
@@ -240,7 +240,7 @@ def test_as_many_log_mels_as_rows(tmp_path, count):
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_a_log_mel_that_is_not_finite_is_refused(tmp_path, wrong):
     """One such number in a band would be its mean in every judge; the clip is named."""
-    path = tmp_path / "part-00000.parquet"
+    path = tmp_path / "part-00000000.parquet"
     log_mels = noise(3)
     log_mels[2, 4, 5] = wrong
     with pytest.raises(ValueError, match=r"^cat/b\.wav: its log-mel is not finite$"):
@@ -253,7 +253,7 @@ def test_infinities_that_cancel_each_other_are_refused(tmp_path):
     log_mels = noise(3)
     log_mels[1, 2, :2] = np.inf, -np.inf
     with pytest.raises(ValueError, match=r"^dog/雨 1\.wav"):
-        write(tmp_path / "part-00000.parquet", ROWS, log_mels)
+        write(tmp_path / "part-00000000.parquet", ROWS, log_mels)
 
 
 def test_a_shard_appears_whole_or_not_at_all(shard):
@@ -299,7 +299,7 @@ def test_log_mel_array_joins_chunks():
     tensors = [
         pa.FixedShapeTensorArray.from_numpy_ndarray(noise(count, seed=count)) for count in (2, 1, 3)
     ]
-    array = features.log_mel_array(pa.chunked_array(tensors))
+    array = features.tensor_array(pa.chunked_array(tensors))
     assert (array == np.concatenate([noise(count, seed=count) for count in (2, 1, 3)])).all()
 
 
@@ -314,15 +314,16 @@ def test_folders_of_other_settings_are_other_folders():
 
 
 def test_part_uris_are_the_shards_in_order(tmp_path):
-    """Nothing else that lies there: not what a killed writer left behind either."""
-    for index in (11, 2, 0, 100):
-        storage.write_bytes(str(tmp_path / features.shard_name(index)), b"")
+    """By number, five digits long as older versions wrote it or eight, and nothing else."""
+    names = ["part-00000000.parquet", "part-99999.parquet", "part-100000.parquet"]
+    for name in (*names, features.shard_name(100), features.shard_name(100_001)):
+        storage.write_bytes(str(tmp_path / name), b"")
     for name in ("manifest.parquet", "rejects.parquet", "summary.json"):
         storage.write_bytes(str(tmp_path / name), b"")
     storage.write_bytes(str(tmp_path / f"{features.shard_name(3)}.0123456789abcdef.tmp"), b"half")
-    assert features.part_uris(str(tmp_path)) == [
-        f"{tmp_path}/part-{index:05d}.parquet" for index in (0, 2, 11, 100)
-    ]
+    names[1:1] = ["part-00000100.parquet"]
+    names.append("part-00100001.parquet")
+    assert features.part_uris(str(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
 
 
 @pytest.mark.parametrize("rejected", [[], ["b"], ["a", "b", "c"]])

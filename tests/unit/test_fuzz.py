@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from raysound.audio import Decoder, Reject
-from raysound.probe import deadly_clips
+from raysound.probe import find_crashing_clips
 from raysound.settings import FeatureSettings
 from tests.fuzzer import KINDS, RARE_KINDS, damaged_files
 
@@ -32,7 +32,7 @@ def test_no_damage_kills_the_decoder_or_gets_through_it(
     paths = [str(tmp_path / name) for name in names]
     clips = pa.table({"clip_id": names, "path": paths, "offset": nothing, "size": nothing})
 
-    assert deadly_clips(clips, SETTINGS, standstill=20.0) == {}
+    assert find_crashing_clips(clips, SETTINGS, timeout=20.0) == {}
 
     decoder = Decoder(SETTINGS)
     reasons = []

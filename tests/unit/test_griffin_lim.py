@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from raysound.features import empty_bands
 from raysound.griffin_lim import log_mel_to_waveform
-from raysound.logmel import LogMel, empty_bands
+from raysound.logmel import LogMel
 from raysound.settings import FeatureSettings
 
 RATE = 16000

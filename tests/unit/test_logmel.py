@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torchaudio.transforms import MelSpectrogram
 
 from raysound import logmel
-from raysound.logmel import POWER_FLOOR, LogMel, empty_bands, filterbank
+from raysound.features import empty_bands
+from raysound.logmel import POWER_FLOOR, LogMel, filterbank
 from raysound.settings import FeatureSettings
 
 # torchaudio warns of mel bands that hold no Fourier bin; some settings below have them.

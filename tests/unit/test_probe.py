@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysound.probe import deadly_clips
+from raysound.probe import find_crashing_clips
 from raysound.settings import FeatureSettings
 from tests.traps.sitecustomize import trapped
 
@@ -53,11 +53,11 @@ def test_every_deadly_clip_is_found_and_no_other(wav: bytes, tmp_path: Path) -> 
         "endless.wav": trapped(wav, "hang"),
     }
 
-    found = deadly_clips(clips_of(tmp_path, files), SETTINGS, standstill=2.0)
+    found = find_crashing_clips(clips_of(tmp_path, files), SETTINGS, timeout=2.0)
 
     assert {clip_id: str(reject) for clip_id, reject in found.items()} == {
         "deadly.wav": "decoding it killed the process (SIGSEGV)",
-        "endless.wav": "decoding it stood still for 2 s",
+        "endless.wav": "decoding it took longer than 2 s",
     }
     assert (tmp_path / "died").exists()
 
@@ -68,7 +68,7 @@ def test_where_all_is_well_no_clip_is_deadly(wav: bytes, tmp_path: Path) -> None
     clips = clips_of(tmp_path, files)
     (tmp_path / "good too.wav").unlink()
 
-    assert deadly_clips(clips, SETTINGS, standstill=60) == {}
+    assert find_crashing_clips(clips, SETTINGS, timeout=60) == {}
 
 
 def test_a_child_that_cannot_begin_makes_no_clip_guilty(
@@ -79,7 +79,7 @@ def test_a_child_that_cannot_begin_makes_no_clip_guilty(
     (tmp_path / "python").chmod(0o755)
 
     with pytest.raises(RuntimeError, match="can't be tried out in a child process: no memory"):
-        deadly_clips(clips_of(tmp_path, {"good.wav": wav}), SETTINGS, standstill=60)
+        find_crashing_clips(clips_of(tmp_path, {"good.wav": wav}), SETTINGS, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_child_that_cannot_begin_makes_no_clip_guilty(
     ids=["stands still", "goes on", "is watched no more"],
 )
 def test_a_process_that_stands_still_is_ended(calls: str, status: int) -> None:
-    code = f"import time; from raysound.probe import end_on_standstill as watch; {calls}"
+    code = f"import time; from raysound.probe import set_timeout as watch; {calls}"
 
     done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)
 

@@ -1,0 +1,98 @@
+"""Ray datasets of log-mels for a user's own pipelines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from raysound import features, storage
+from raysound.distributed.extract import map_log_mels
+from raysound.distributed.failures import finite_retries
+from raysound.extraction import Transform, read_windows
+from raysound.manifest import read_corpus
+from raysound.settings import FeatureSettings
+from raysound.shards import assign_shards, clips_per_shard
+
+logger = logging.getLogger(__name__)
+
+
+def log_mels(
+    corpus: str, settings: FeatureSettings, transform: Transform | None = None
+) -> ray.data.Dataset:
+    """The log-mels of a corpus, computed while the dataset is consumed; nothing is written.
+
+    A clip that can't be used is left out, and a line in the log of its worker gives the reason. A
+    clip whose end proves damaged may have rows before. A file that crashes the decoder ends the
+    pipeline after some attempts; `jobs/extract.py` finds and rejects such files.
+
+    Args:
+        corpus: path or URI, as `corpora.real.path`.
+        settings: of the log-mels.
+        transform: takes the waveforms of some windows, float32 `(n, samples)` with full scale at 1,
+            and returns as many of the same shape, from which the log-mels are computed.
+
+    Returns:
+        A row a window: the columns of the manifest (`clip_id`, `path`, `label`, …), `window`,
+        `duration` (s) and `sample_rate` (Hz) of the source, and `log_mel`, float32
+        `(n_mels, n_frames)`, natural log of mel power.
+
+    Raises:
+        UserError: the corpus can't be listed.
+    """
+    clips = read_corpus(corpus)
+    sharded = assign_shards(clips, None, clips_per_shard(len(clips), "auto", settings))
+    options = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    with finite_retries() as retries:
+        windows = ray.data.from_arrow(by_shard(sharded)).map_batches(
+            decode, fn_kwargs={"settings": settings}, **options, **retries
+        )
+        return windows.map_batches(
+            map_log_mels, fn_kwargs={"settings": settings, "transform": transform},
+            **options, **retries,
+        )  # fmt: skip
+
+
+def by_shard(clips: pa.Table) -> list[pa.Table]:
+    """Clips, ordered by their column `shard`, as a table a shard without it."""
+    sizes = clips["shard"].combine_chunks().value_counts().field("counts").to_pylist()
+    rows, tables = clips.drop_columns("shard"), []
+    for size in sizes:
+        tables.append(rows.slice(0, size))
+        rows = rows.slice(size)
+    return tables
+
+
+def decode(clips: pa.Table, settings: FeatureSettings) -> Iterator[pa.Table]:
+    """Runs in a Ray task: the windows of some clips; rejects go to the log."""
+    import torch
+
+    torch.set_num_threads(1)
+    for rows in read_windows(clips, settings):
+        for reject in rows.filter(pc.is_valid(rows["reason"])).to_pylist():
+            logger.warning("%s rejected: %s", reject["path"], reject["reason"])
+        yield rows.filter(pc.is_null(rows["reason"]))
+
+
+def read_features(folder: str, **options: Any) -> ray.data.Dataset:
+    """The rows that `jobs/extract.py` wrote to a feature folder, in the order of the shards.
+
+    Args:
+        folder: path or URI, `OUTPUT/features/<corpus>-<feature id>`.
+        options: of `ray.data.read_parquet`.
+
+    Returns:
+        See `raysound.features.schema`.
+
+    Raises:
+        FileNotFoundError: there is no finished feature folder.
+    """
+    if not storage.exists(storage.join(folder, "summary.json")):
+        raise FileNotFoundError(f"{folder} holds no finished features: run jobs/extract.py first")
+    filesystem, _ = storage.locate(folder)
+    parts = [storage.locate(uri)[1] for uri in features.part_uris(folder)]
+    return ray.data.read_parquet(parts, filesystem=filesystem, **options)
