@@ -98,9 +98,9 @@ def supervise(
         with suppress(OSError):
             os.write(stderr, f"{SIGNALS[signal.Signals(number)]}\n".encode())
         code = 128 + number
-        # Ray's daemons end with this process, which would end with them, with another code. What is
-        # just starting below them would look for them for a minute.
-        kill_below(children(os.getpid()))
+    # Ray's daemons end with this process, which would end with them, with another code. What is
+    # just starting below them would look for them for a minute.
+    kill_below(children(os.getpid()))
     # Python would wait for threads, of which a job that failed may leave some.
     os._exit(code)
 

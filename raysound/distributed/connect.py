@@ -32,11 +32,14 @@ AUTHENTICATION = (
 )
 
 
-def connect(cpus: int) -> None:
+def connect(cpus: int) -> str | None:
     """Joins the cluster at RAY_ADDRESS, or starts a local one.
 
     Args:
         cpus: of a local one.
+
+    Returns:
+        The folder of a local one's files; None for a cluster that was joined.
 
     Raises:
         UserError: the cluster does not answer, or wants another token; Ray can't start here.
@@ -46,13 +49,13 @@ def connect(cpus: int) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
-        start(cpus)
-    else:
-        join(address)
+        return start(cpus)
+    join(address)
+    return None
 
 
-def start(cpus: int) -> None:
-    """Starts Ray on this machine.
+def start(cpus: int) -> str:
+    """Starts Ray on this machine, and returns the folder of its files.
 
     It is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE, which it reads while it
     is imported, says otherwise.
@@ -63,8 +66,8 @@ def start(cpus: int) -> None:
     for _ in range(START_ATTEMPTS):
         try:
             # Without the address Ray would join any cluster that was started on this machine.
-            init(address="local", num_cpus=cpus, include_dashboard=False)
-            return
+            context = init(address="local", num_cpus=cpus, include_dashboard=False)
+            return str(context.address_info["session_dir"])
         except Exception as error:  # Ray raises all kinds of them, bare ones too
             if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise UserError(
@@ -140,6 +143,6 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def init(**options: Any) -> None:
+def init(**options: Any) -> Any:
     """Calls `ray.init`: results say what workers do, and Ray's own log files what Ray does."""
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from glob import glob
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -47,9 +48,14 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
     check_places({key: at for key, at in places(config).items() if key not in MADE})
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(load)
-        with ray_session(config.compute):
+        folder = open_session(config.compute)
+        try:
             check_shared(config.output)
             return job.result()(config)
+        finally:
+            # The end of this process ends a local cluster faster, but leaves spilled files.
+            if folder is None or glob(f"{folder}/ray_spilled_objects*"):
+                ray.shutdown()
 
 
 def check_places(named: dict[str, str]) -> None:
@@ -108,8 +114,22 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    connect(compute.local_cpus or available_cpus())
-    warm_up()
+    open_session(compute)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def open_session(compute: ComputeSettings) -> str | None:
+    """Joins or starts a cluster; see `connect`.
+
+    Raises:
+        UserError: that failed, or the cluster has no CPU.
+    """
+    folder = connect(compute.local_cpus or available_cpus())
+    if folder is not None:
+        warm_up()
     # It takes half a second to import, in which Ray starts its processes.
     from ray.data import DataContext
 
@@ -126,15 +146,16 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
                 "the cluster has no CPU to work on: add a worker node, or, where it grows by "
                 "itself, say how many minutes it may take, as compute.wait_for_nodes=15"
             )
-        yield
-    finally:
+    except UserError:
         ray.shutdown()
+        raise
+    return folder
 
 
 def warm_up() -> None:
     """Has every CPU's worker import torch, while the driver still imports and lists."""
     task = ray.remote(num_cpus=1, max_retries=0)(import_torch)
-    for _ in range(int(cluster_cpus()) if len(ray.nodes()) == 1 else 0):
+    for _ in range(int(cluster_cpus())):
         task.remote()
 
 
