@@ -47,6 +47,8 @@ def run_job(function: str, usage: str) -> NoReturn:
         config = load(words[0], words[1:])
         # A Ray call in a thread that outlives the session raises, and starts no other cluster.
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+        # By default a task that is killed for memory is tried again for ever.
+        os.environ.setdefault("RAY_task_oom_retries", "3")
         from raysound.distributed.session import run_on_ray
 
         return run_on_ray(lambda: load_function(function), config)

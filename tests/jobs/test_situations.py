@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raysound.distributed import connect
 
@@ -117,3 +118,27 @@ def test_ray_is_started_again_where_it_did_not_start(root: Path, tmp_path: Path)
         "raysound.config.UserError: Ray did not start in 3 attempts, at last for: The current node "
         "timed out during startup.; its log files are in /tmp/ray/session_latest/logs"
     )
+
+
+@pytest.mark.slow
+def test_a_task_that_is_killed_for_memory_each_time_ends_the_job(
+    root: Path, tone_config: dict[str, object], tmp_path: Path
+) -> None:
+    """Ray's own memory monitor kills: it is told to take a hundredth of the memory for all."""
+    config = tmp_path / "memory.yaml"
+    config.write_text(yaml.safe_dump(tone_config))
+
+    done = subprocess.run(
+        [sys.executable, "jobs/extract.py", str(config)],
+        cwd=root, capture_output=True, text=True, timeout=110, check=False,
+        env={
+            **os.environ, "RAY_AUTH_MODE": "token", "RAY_memory_usage_threshold": "0.01",
+            "RAY_memory_monitor_refresh_ms": "100",
+        },
+    )  # fmt: skip
+
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "ran out of memory: lower compute.local_cpus" in line
+    assert "Traceback" not in done.stderr
