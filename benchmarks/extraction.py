@@ -30,6 +30,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["raysound", "ray", "torch", "torchaudio", "pyarrow", "soundfile", "numpy", "lhotse"]
 PROBE_CLIPS = 64
+# The last commit that extracted with plain Ray tasks.
+PLAIN_TASKS = "4a3c357"
 HEAD = (
     "| way | clips/s | ms a clip | start-up, s | raysound is × faster | kB a clip | clips |\n"
     "|---|---|---|---|---|---|---|"
@@ -46,6 +48,8 @@ class Way(NamedTuple):
 # Ways below some 250 clips/s on two cores get a quarter of the clips, so that a round stays short.
 WAYS = {
     "raysound": Way("**raysound**: `jobs/extract.py`", 1),
+    "plain_tasks": Way(f"raysound at {PLAIN_TASKS}: plain Ray tasks, own scheduler", 1),
+    "ray_kernel": Way("Ray Data, `map_batches` over raysound's kernel, a task a shard", 1),
     "process_pool": Way("process pool, torchaudio, a `.npy` a clip", 1),
     "one_process": Way("one process, torchaudio, a `.npy` a clip", 1 / 4),
     "lhotse_store": Way("lhotse, `compute_and_store_features`", 1 / 4),
@@ -93,7 +97,7 @@ def copy_clips(corpus: Path, folder: Path) -> list[Path]:
 
 def command(way: str, corpus: Path, out: Path, processes: int) -> list[str]:
     """The command line of a way; raysound's YAML is written beside its output."""
-    if way != "raysound":
+    if way not in ("raysound", "plain_tasks"):
         script = ROOT / "benchmarks" / "ways" / f"{way}.py"
         return [sys.executable, str(script), str(corpus), str(out), str(processes)]
     config = {
@@ -108,7 +112,21 @@ def command(way: str, corpus: Path, out: Path, processes: int) -> list[str]:
     }  # fmt: skip
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))
-    return [sys.executable, str(ROOT / "jobs" / "extract.py"), str(path)]
+    return [sys.executable, str(tree_of(way, corpus) / "jobs" / "extract.py"), str(path)]
+
+
+def tree_of(way: str, corpus: Path) -> Path:
+    """The project's files that a way runs; those of an older commit lie beside the corpora."""
+    if way != "plain_tasks":
+        return ROOT
+    tree = corpus.parent / PLAIN_TASKS
+    if not tree.exists():
+        tree.mkdir()
+        packed = subprocess.run(
+            ["git", "archive", PLAIN_TASKS], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", tree], input=packed, check=True)
+    return tree
 
 
 def measure(way: str, corpus: Path, count: int, processes: int) -> tuple[float, int]:
@@ -120,12 +138,16 @@ def measure(way: str, corpus: Path, count: int, processes: int) -> tuple[float, 
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:
         out, log = Path(folder) / "out", Path(folder) / "log"
         arguments = command(way, corpus, out, processes)
+        tree = tree_of(way, corpus)
         # What others left to be written would be written during this run.
         os.sync()
         # A file, not a pipe: a daemon that outlives its parent would keep a pipe open.
         with log.open("wb") as file:
             started = time.perf_counter()
-            code = subprocess.run(arguments, cwd=ROOT, stdout=file, stderr=file).returncode
+            code = subprocess.run(
+                arguments, cwd=tree, stdout=file, stderr=file,
+                env={**os.environ, "PYTHONPATH": str(tree)},
+            ).returncode  # fmt: skip
             seconds = time.perf_counter() - started
         clips, stored = look_into(out)
         if code or clips != count:
