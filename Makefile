@@ -11,7 +11,7 @@ demo: .venv/installed
 
 test: .venv/tools
 	$(bin)/python -m pytest -n 2 tests/unit tests/browser
-	$(bin)/python -m pytest tests/ray tests/gpu tests/jobs tests/cluster
+	$(bin)/python -m pytest -n 2 --dist loadfile tests/ray tests/gpu tests/jobs tests/cluster
 
 test-unit: .venv/tools
 	$(bin)/python -m pytest -n 2 tests/unit

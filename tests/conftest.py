@@ -5,6 +5,9 @@ from pathlib import Path
 
 # Ray reads it while it is imported: closed to strangers in tests as for users.
 os.environ["RAY_AUTH_MODE"] = "token"
+# Two test processes share the CPUs: at Ray's niceness of 15 the workers of one would wait for the
+# tests of the other.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name
 
 import numpy as np
 import pytest

@@ -33,11 +33,13 @@ SHARD_CLIPS = 6
 STORE = "s3://submitted"
 # Prints the actors and placement groups that a cluster still has, but for Ray's own coordinator: a
 # detached actor without resources, one for each cluster.
-# Ray's own actors, whose names begin with an underscore, belong to the cluster.
+# Ray's own actors, whose names begin with an underscore, belong to the cluster. Ray's cleaner of an
+# interrupted training removes its placement group, but calls exit_actor in a thread, and stays.
 ALIVE = (
     "from ray.util.state import list_actors, list_placement_groups\n"
     "for actor in list_actors(detail=True):\n"
-    "    if actor.state != 'DEAD' and not actor.class_name.startswith('_'):\n"
+    "    own = actor.class_name.startswith('_') or actor.class_name == 'PlacementGroupCleaner'\n"
+    "    if actor.state != 'DEAD' and not own:\n"
     "        print('actor', actor.actor_id, actor.class_name, actor.state, actor.name)\n"
     "for group in list_placement_groups():\n"
     "    if group.state != 'REMOVED':\n"
