@@ -1,15 +1,16 @@
-"""What Ray itself costs a shard as nodes are added, apart from the shard's own work.
+"""What Ray Data itself costs a shard as nodes are added, apart from the shard's own work.
 
 python benchmarks/scaling.py [--nodes 1 2 4 8] [--shards 4000]
 
-Simulated nodes (a raylet each, with a CPU each, all on this machine) and a head without a CPU do
-extraction's calls, whose task returns a record as a shard's and does nothing else. Prints a
+Simulated nodes (a raylet each, with a CPU each, all on this machine) and a head without a CPU run a
+pipeline of as many tasks as extraction has for the shards, whose steps do nothing. Prints a
 markdown table, what a line through it says of 100 nodes, and draws docs/scale.svg.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,12 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 import ray
+import ray.data
 from ray.cluster_utils import Cluster
 
-from raysound.distributed.session import in_tasks
-from raysound.features import MelStatistics, Shard
+from raysound.distributed.extract import SHARDS_A_TASK
 
 ROOT = Path(__file__).resolve().parents[1]
-BANDS = 64
 TICKS = os.sysconf("SC_CLK_TCK")
 PREDICTED = 100
 STORE = 100 << 20
@@ -43,10 +43,11 @@ class Row(NamedTuple):
     store: float
 
 
-def record(index: int) -> Shard:
-    """Runs in a task: what extraction sends back of a shard, without its work."""
-    statistics = MelStatistics(256, np.zeros(BANDS), np.ones(BANDS))
-    return Shard(f"{index:08x}", 256, 256, 256, 1280.0, statistics)
+def run_tasks(count: int) -> Iterator[None]:
+    """Runs a pipeline of tasks that do nothing; yields after each."""
+    tasks = ray.data.range(count, override_num_blocks=count)
+    for _ in tasks.map_batches(lambda rows: rows, batch_size=None).iter_batches(batch_size=None):
+        yield
 
 
 def used(pid: int) -> tuple[float, float]:
@@ -74,14 +75,15 @@ def measured(nodes: int, shards: int) -> Row:
         for _ in range(nodes):
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        ray.data.DataContext.get_current().enable_progress_bars = False
         gcs = cluster.head_node.all_processes["gcs_server"][0].process.pid
         # Every node has its process by then.
-        for _ in in_tasks(record, ((index,) for index in range(100 * nodes))):
+        for _ in run_tasks(100 * nodes):
             pass
         (driver, _), (service, _) = used(os.getpid()), used(gcs)
         began, most = time.monotonic(), 0.0
-        for index, _ in enumerate(in_tasks(record, ((index,) for index in range(shards)))):
-            if index % 500 == 0:
+        for index, _ in enumerate(run_tasks(shards // SHARDS_A_TASK)):
+            if index % 100 == 0:
                 most = max(most, stored())
         wall = time.monotonic() - began
         (driver_end, driver_memory), (service_end, gcs_memory) = used(os.getpid()), used(gcs)
