@@ -27,7 +27,12 @@ from raysound.corpus_checks import check_classes
 from raysound.distributed import gauges
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.failures import finite_retries, reported
-from raysound.distributed.listing import check_manifest, plan_corpus, shard_clips
+from raysound.distributed.listing import (
+    call_for_corpus,
+    check_manifest,
+    plan_corpus,
+    shard_clips,
+)
 from raysound.distributed.session import cluster_cpus, log_here, run_remote
 from raysound.features import Shard, Totals
 from raysound.settings import Config, FeatureSettings
@@ -71,7 +76,7 @@ def extract(config: Config, to_train: bool = False) -> str:
         # All are listed before one is decoded: an error in the last is reported at once. One after
         # the other, because listing holds the rows of a corpus in memory.
         plans = {"real": plan_corpus("real", config)}
-        too_few = run_remote(check_manifest, config)
+        too_few = call_for_corpus(check_manifest, "real", config)
         if too_few and to_train:
             raise UserError(too_few)
         if too_few:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +18,7 @@ import pyarrow.parquet as pq
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.corpus_checks import check_real
-from raysound.distributed.session import run_remote
+from raysound.distributed.session import Result, run_remote
 from raysound.manifest import read_corpus
 from raysound.settings import Config
 from raysound.shards import assign_shards, clips_per_shard
@@ -23,6 +27,22 @@ logger = logging.getLogger(__name__)
 
 # Rows of the manifest that a task reads to find its own.
 MANIFEST_ROWS = 4096
+# Files of a corpus whose rows, some hundred bytes each, the driver may hold.
+SMALL_CORPUS = 20_000
+
+# Feature folders whose corpora were listed in the present job; see `listed_once`.
+_listed: set[str] | None = None
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """In this block a corpus is listed once: later steps of a job trust the first one's listing."""
+    global _listed
+    before, _listed = _listed, set()
+    try:
+        yield
+    finally:
+        _listed = before
 
 
 def plan_corpus(name: str, config: Config) -> dict[str, Any]:
@@ -31,24 +51,48 @@ def plan_corpus(name: str, config: Config) -> dict[str, Any]:
     Raises:
         UserError: it can't be listed.
     """
-    plan = run_remote(lay_out, name, config)
+    plan = call_for_corpus(lay_out, name, config)
     for note in plan["notes"]:
         logger.warning("%s", note)
     if "fault" in plan:
         raise UserError(plan["fault"])
+    if _listed is not None:
+        _listed.add(features.folder(config.output, name, config.features))
     return plan
 
 
-def check_manifest(config: Config) -> str | None:
-    """Runs in a Ray task: `check_real` of the real corpus as it was listed just now."""
-    folder = features.folder(config.output, "real", config.features)
+def call_for_corpus(function: Callable[..., Result], name: str, config: Config) -> Result:
+    """Calls a function that holds the rows of a corpus: in this process if they are few.
+
+    A worker of the cluster would first have to start.
+    """
+    if is_small(corpus_path(name, config)):
+        return function(name, config)
+    return run_remote(function, name, config)
+
+
+def is_small(path: str) -> bool:
+    """True for a local folder of a few files, whose rows the driver may hold."""
+    if "://" in path or not os.path.isdir(path):
+        return False
+    count = sum(1 for _ in islice(storage.scan(path), SMALL_CORPUS + 1))
+    return count <= SMALL_CORPUS
+
+
+def check_manifest(name: str, config: Config) -> str | None:
+    """`check_real` of the real corpus as it was listed just now."""
+    folder = features.folder(config.output, name, config.features)
     return check_real(read_manifest(folder), config)
 
 
+def corpus_path(name: str, config: Config) -> str:
+    """Where the clips of a corpus are."""
+    return config.corpora.real.path if name == "real" else config.corpora.generated[name]
+
+
 def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
-    """The manifest of a corpus as it lies on disk now."""
-    corpora = config.corpora
-    return read_corpus(corpora.real.path if name == "real" else corpora.generated[name], tell)
+    """The manifest of a corpus as it is on disk now."""
+    return read_corpus(corpus_path(name, config), tell)
 
 
 def finished_features(name: str, config: Config) -> str:
@@ -60,11 +104,15 @@ def finished_features(name: str, config: Config) -> str:
     folder = features.folder(config.output, name, config.features)
     if not storage.exists(storage.join(folder, "summary.json")):
         raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
-    if run_remote(has_changed, name, config):
+    if _listed is not None and folder in _listed:
+        return folder
+    if call_for_corpus(has_changed, name, config):
         raise UserError(
             f"{name} has changed since its features were extracted (clips, labels or split): "
             "run jobs/extract.py again"
         )
+    if _listed is not None:
+        _listed.add(folder)
     return folder
 
 
@@ -90,10 +138,9 @@ def same_clips(clips: pa.Table, manifest: pa.Table) -> bool:
 
 
 def lay_out(name: str, config: Config) -> dict[str, Any]:
-    """Runs in a Ray task: lists a corpus and writes which clip stands in which shard.
+    """Lists a corpus and writes which clip is in which shard.
 
-    Here its clips may be held by the million, and not in the driver. What can't be listed is
-    returned as `fault`: the notes before it often say why.
+    What can't be listed is returned as `fault`: the notes before it often say why.
     """
     notes: list[str] = []
     try:

@@ -6,8 +6,7 @@ from raysound.config import UserError
 from raysound.corpus_checks import check_real
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
-from raysound.distributed.listing import list_corpus
-from raysound.distributed.session import run_remote
+from raysound.distributed.listing import call_for_corpus, list_corpus
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
 from raysound.settings import Config, SynthesisSettings
@@ -22,7 +21,7 @@ def run_all(config: Config) -> str:
     if config.synthesis != SynthesisSettings():
         if config.synthesis.formula is None:
             # The real corpus is there: what is wrong with it is found before hours of Griffin-Lim.
-            run_remote(check_before_synthesis, config)
+            call_for_corpus(check_before_synthesis, "real", config)
         synthesize(config)
     extract(config, to_train=True)
     if config.evaluation.checkpoint is None:
@@ -32,8 +31,8 @@ def run_all(config: Config) -> str:
     return evaluate(config)
 
 
-def check_before_synthesis(config: Config) -> None:
-    """Runs in a Ray task: raises UserError for a real corpus that can't be trained or tested on."""
-    too_few = check_real(list_corpus("real", config, lambda note: None), config)
+def check_before_synthesis(name: str, config: Config) -> None:
+    """Raises UserError for a real corpus that can't be trained or tested on."""
+    too_few = check_real(list_corpus(name, config, lambda note: None), config)
     if too_few:
         raise UserError(too_few)

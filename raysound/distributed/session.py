@@ -51,7 +51,11 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
         folder = open_session(config.compute)
         try:
             check_shared(config.output)
-            return job.result()(config)
+            # Listing imports this module.
+            from raysound.distributed.listing import listed_once
+
+            with listed_once():
+                return job.result()(config)
         finally:
             # The end of this process ends a local cluster faster, but leaves spilled files.
             if folder is None or glob(f"{folder}/ray_spilled_objects*"):
