@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 from raysound.features import windows_together
 from raysound.settings import FeatureSettings
 
-# Source bytes of a shard at the most, so that long files don't make a task of hours.
-LARGEST_SHARD = 1 << 30
+# Source bytes of a shard at the most: a task holds the log-mels of its shards, which for long files
+# compressed to 128 kbit/s are about twice as large.
+LARGEST_SHARD = 128 << 20
 # With `shard_clips: auto`: no fewer clips than make the writing cheap, no more than this, and in
 # a small corpus so few that there are shards enough to share out.
 FEWEST_CLIPS, MOST_CLIPS, SHARDS_ENOUGH = 64, 16384, 64
