@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from raysound import features, storage
-from raysound.distributed.extract import map_log_mels
+from raysound.distributed.extraction_pipeline import map_log_mels
 from raysound.distributed.failures import finite_retries
 from raysound.extraction import Transform, read_windows
 from raysound.manifest import read_corpus

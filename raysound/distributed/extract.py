@@ -1,15 +1,14 @@
-"""Wavs → log-mel shards by Ray Data: a datasource of windows, a map to log-mels, a datasink."""
+"""Corpora → log-mel shards: what is missing is extracted, and summed up."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from itertools import groupby
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
 
@@ -17,39 +16,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
-import ray.data
-from ray.data import Datasink, Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.corpus_checks import check_classes
 from raysound.distributed import gauges
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.failures import finite_retries, reported
+from raysound.distributed.extraction_pipeline import write_shards
+from raysound.distributed.failures import reported
 from raysound.distributed.listing import (
     call_for_corpus,
     check_manifest,
     plan_corpus,
-    shard_clips,
 )
-from raysound.distributed.session import cluster_cpus, log_here, run_remote
-from raysound.features import Shard, Totals
+from raysound.distributed.session import run_remote
+from raysound.features import Totals
 from raysound.settings import Config, FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
-# Seconds that decoding a window may take before its clip is examined.
-TIMEOUT = 300.0
-# How often the process of one shard may die in a run, when none of its clips alone crashes it.
-MOST_DEATHS = 4
-# Shards of a task: Ray Data looks for finished tasks ten times a second. Its write operator holds
-# the log-mels of a task until the task ends, so that more would cost memory.
-SHARDS_A_TASK = 4
-# Tasks of one pipeline: the driver holds each of them.
-MOST_TASKS = 10_000
 
 
 def extract(config: Config, to_train: bool = False) -> str:
@@ -118,9 +105,8 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
 def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any]) -> None:
     """Extracts the shards of a plan that are missing, and writes `summary.json`."""
     started = time.monotonic()
-    tags = {"experiment": config.name, "corpus": name}
-    with reported(f"the extraction of {name}"), progress(folder, name, plan):
-        write_shards(folder, plan["shards"], config.features, tags)
+    with reported(f"the extraction of {name}"), progress(folder, name, plan, config.name):
+        write_shards(folder, plan["shards"], config.features)
         summary, reasons = run_remote(finish, folder, name, plan, config.features)
     rate = summary["found"] / (time.monotonic() - started)
     logger.info(
@@ -135,195 +121,6 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
         raise UserError(f"{name}: {which} be used")
     uri = storage.join(folder, "summary.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
-
-
-def write_shards(
-    folder: str, shards: list[int], settings: FeatureSettings, tags: dict[str, str]
-) -> None:
-    """Extracts shards of a manifest in parallel; those that exist already stay.
-
-    Args:
-        folder: of the features, with the manifest.
-        shards: their numbers.
-        settings: of the features.
-        tags: of the metrics that the tasks count.
-    """
-    run = f"{time.time_ns():x}"
-    # A death counts against the shard that was being extracted: `guarded` ends the job before.
-    remote = {"num_cpus": 1, "max_retries": SHARDS_A_TASK * (MOST_DEATHS + 1)}
-    most = MOST_TASKS * SHARDS_A_TASK
-    sink = ShardDatasink(folder, settings, run, tags)
-    for some in (shards[start : start + most] for start in range(0, len(shards), most)):
-        source = WindowDatasource(some, folder, settings, run, TIMEOUT)
-        with finite_retries():
-            windows = ray.data.read_datasource(
-                source, override_num_blocks=len(source.tasks), ray_remote_args=remote
-            )
-            log_mels = windows.map_batches(
-                map_log_mels, fn_kwargs={"settings": settings},
-                batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **remote,
-            )  # fmt: skip
-        log_mels.write_datasink(sink, ray_remote_args=remote)
-
-
-class WindowDatasource(Datasource):
-    """Windows of the clips of some shards, see `read_shards`; a few shards make a task."""
-
-    def __init__(
-        self, shards: list[int], folder: str, settings: FeatureSettings, run: str, timeout: float
-    ) -> None:
-        # At least four tasks for each CPU, so that none waits long for the others at the end.
-        together = len(shards) // int(4 * max(1, cluster_cpus()))
-        size = max(1, min(SHARDS_A_TASK, together))
-        self.tasks = [shards[start : start + size] for start in range(0, len(shards), size)]
-        self.arguments = (folder, settings, run, timeout)
-
-    def estimate_inmemory_data_size(self) -> None:
-        """Unknown before the clips are decoded."""
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One read task for every few shards, whatever parallelism Ray Data wishes for."""
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [
-            ReadTask(partial(read_shards, shards, *self.arguments), unknown)
-            for shards in self.tasks
-        ]
-
-
-def read_shards(
-    shards: list[int], folder: str, settings: FeatureSettings, run: str, timeout: float
-) -> Iterator[pa.Table]:
-    """Runs in a Ray task: decodes the clips of shards that do not exist yet.
-
-    Yields:
-        The rows of `raysound.extraction.read_windows`, with a column `shard`.
-    """
-    # Torch takes seconds to import: the workers need it, the driver does not.
-    import torch
-
-    from raysound.extraction import read_windows, shard_digest
-
-    torch.set_num_threads(1)
-    for index in shards:
-        clips = shard_clips(folder, run, index)
-        record = record_there(storage.join(folder, features.shard_name(index)))
-        if record and not record.unreadable and record.digest == shard_digest(clips, settings):
-            continue
-        with guarded(folder, index, clips, settings, run, timeout) as known:
-            for rows in read_windows(clips, settings, known, timeout):
-                yield rows.append_column("shard", pa.array([index] * len(rows), pa.int64()))
-
-
-@contextmanager
-def guarded(
-    folder: str, index: int, clips: pa.Table, settings: FeatureSettings, run: str, timeout: float
-) -> Iterator[dict[str, Any]]:
-    """Marks a shard as begun, and yields the clips that crashed or hung earlier attempts.
-
-    `ShardDatasink` removes the mark. A process that died leaves it to the next attempt.
-
-    Raises:
-        UserError: the process died again and again, though none of the clips alone crashes it.
-    """
-    from raysound.probe import find_crashing_clips
-
-    name = features.shard_name(index)
-    mark = attempt_mark(folder, index)
-    deaths = deaths_before(mark, run)
-    if deaths >= MOST_DEATHS:
-        storage.delete(mark)
-        raise UserError(
-            f"the process that extracted {name} of {folder} died {deaths} times, though none of "
-            "its clips alone crashes it: is there memory enough for as many processes as CPUs? "
-            "compute.local_cpus lowers their number"
-        )
-    storage.write_bytes(mark, json.dumps({"run": run, "deaths": deaths}).encode())
-    try:
-        yield find_crashing_clips(clips, settings, timeout) if deaths else {}
-    except BaseException:
-        # The process lives: an error, or the datasink can't write.
-        storage.delete(mark)
-        raise
-
-
-def attempt_mark(folder: str, index: int) -> str:
-    """The file that exists while a shard is being extracted."""
-    return storage.join(folder, "attempts", features.shard_name(index))
-
-
-def deaths_before(mark: str, run: str) -> int:
-    """How many attempts at a shard died: in this run, or just once in those before it."""
-    try:
-        before = json.loads(storage.read_bytes(mark))
-    except FileNotFoundError:
-        return 0
-    except ValueError:
-        # The machine itself went down while the mark was being written.
-        return 1
-    return 1 + int(before["deaths"] if before["run"] == run else 0)
-
-
-def record_there(uri: str) -> Shard | None:
-    """The record of a shard; None if there is no such file, or one that can't be read."""
-    try:
-        return features.read_record(uri)
-    except (OSError, ValueError, LookupError, TypeError):
-        # The machine went down while the file was being written, or an older version wrote it.
-        return None
-
-
-def map_log_mels(block: pa.Table, settings: FeatureSettings, **options: Any) -> pa.Table:
-    """Runs in a Ray task: `raysound.extraction.log_mels`."""
-    from raysound.extraction import log_mels
-
-    # Of shards that all exist already there is a block without columns.
-    return log_mels(block, settings, **options) if len(block) else block
-
-
-class ShardDatasink(Datasink[int]):
-    """Writes log-mels and rejects as one Parquet file a shard."""
-
-    def __init__(
-        self, folder: str, settings: FeatureSettings, run: str, tags: dict[str, str]
-    ) -> None:
-        self.folder, self.settings, self.run, self.tags = folder, settings, run, tags
-
-    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> int:
-        """Runs in a Ray task: the rows of a shard follow each other. Returns how many shards."""
-        from raysound.extraction import write_shard
-
-        written = 0
-        for index, pairs in groupby(by_shard(blocks), lambda pair: pair[0]):
-            clips = shard_clips(self.folder, self.run, index)
-            uri = storage.join(self.folder, features.shard_name(index))
-            shard = write_shard(uri, clips, self.settings, (rows for _, rows in pairs))
-            storage.delete(attempt_mark(self.folder, index))
-            self.report(uri, shard)
-            written += 1
-        return written
-
-    def report(self, uri: str, shard: Shard) -> None:
-        """Counts a shard's clips for Prometheus, and logs them where Ray's dashboard shows it."""
-        gauges.count("clips", shard.found, **self.tags)
-        gauges.count("rejects", len(shard.rejects), **self.tags)
-        gauges.count("audio_hours", shard.seconds / 3600, **self.tags)
-        log_here()
-        logger.info("%s: %s, %d rejected", uri, counted(shard.found, "clip"), len(shard.rejects))
-        for reject in shard.rejects:
-            logger.warning("%s: %s rejected: %s", uri, reject["clip_id"], reject["reason"])
-
-
-def by_shard(blocks: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """Cuts blocks where one shard ends and the next begins; yields a shard's number and rows."""
-    for block in blocks:
-        if not len(block):
-            continue
-        shards = block["shard"].to_numpy()
-        starts = np.flatnonzero(np.diff(shards, prepend=-1))
-        for start, end in zip(starts, [*starts[1:], len(shards)], strict=True):
-            yield int(shards[start]), block.slice(start, end - start)
 
 
 def finish(
@@ -358,34 +155,53 @@ def finish(
 
 
 @contextmanager
-def progress(folder: str, name: str, plan: dict[str, Any]) -> Iterator[None]:
-    """Prints every few seconds how many shards of a folder exist."""
-    ended = Event()
-    shards = {features.shard_name(index) for index in plan["shards"]}
+def progress(folder: str, name: str, plan: dict[str, Any], experiment: str) -> Iterator[None]:
+    """Prints every few seconds how far an extraction is, and counts its clips for Prometheus."""
+    tags = {"experiment": experiment, "corpus": name}
+    waiting = {features.shard_name(index): index for index in plan["shards"]}
+    totals = {"found": 0, "rejected": 0, "seconds": 0.0}
+    started, ended = time.monotonic(), Event()
 
-    def there() -> int:
-        return sum(file_name in shards for file_name, _, _ in storage.scan(folder))
+    def look() -> None:
+        """Adds the records of the shards that are new."""
+        names = [file_name for file_name, _, _ in storage.scan(folder) if file_name in waiting]
+        shards = [waiting.pop(file_name) for file_name in sorted(names)]
+        for shard in features.read_records(folder, shards):
+            totals["found"] += shard.found
+            totals["rejected"] += len(shard.rejects)
+            totals["seconds"] += shard.seconds
+            gauges.count("clips", shard.found, **tags)
+            gauges.count("rejects", len(shard.rejects), **tags)
+            gauges.count("audio_hours", shard.seconds / 3600, **tags)
 
     def show() -> None:
-        before, started = there(), time.monotonic()
+        before = totals["found"]
         while not ended.wait(SECONDS_BETWEEN_LINES):
-            done = there()
-            made = (done - before) / len(shards) * plan["clips"]
-            rate = made / (time.monotonic() - started)
-            left = (1 - done / len(shards)) * plan["clips"]
+            look()
+            rate = (totals["found"] - before) / (time.monotonic() - started)
+            left = (plan["clips"] - totals["found"]) / rate if rate else math.inf
             logger.info(
-                "%s: %.0f %% of %s, %.0f clips/s%s",
-                name, 100 * done / len(shards), counted(plan["clips"], "clip"), rate,
-                f", {left / rate:.0f} s left" if rate else "",
+                "%s: %d of %s, %.0f clips/s, %.2f h of audio, %d rejected%s",
+                name, totals["found"], counted(plan["clips"], "clip"), rate,
+                totals["seconds"] / 3600, totals["rejected"],
+                f", {left:.0f} s left" if rate else "",
             )  # fmt: skip
 
-    thread = Thread(target=show, daemon=True)
+    def watch() -> None:
+        # What is shown is worth no failure: a shard may be half removed, or a store may not answer.
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            look()
+            show()
+
+    thread = Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-    finally:
         ended.set()
         thread.join()
+        look()
+    finally:
+        ended.set()
 
 
 def report_rejects(name: str, reasons: Counter[str], summary: dict[str, Any], folder: str) -> None:

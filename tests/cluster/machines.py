@@ -139,8 +139,6 @@ class Machines:
         for name in ("PYTHONPATH", "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
             self.environment.pop(name, None)
         self.workers: dict[str, Machine] = {}
-        # Where the workers' metrics are.
-        self.pages: list[str] = []
         self.started = 0
         self.dashboard, self.metrics, port = free_port(), free_port(), free_port()
         if self.apart:
@@ -232,11 +230,9 @@ class Machines:
         self.started += 1
         name = f"raysound-worker{self.started}"
         address = f"{NETWORK}.{1 + self.started}" if self.apart else self.head.address
-        metrics = free_port()
-        self.pages.append(f"http://{address}:{metrics}/metrics")
         options = [
             f"--address={self.gcs}", "--num-cpus=1", f"--object-store-memory={STORE}",
-            f"--temp-dir={self.folder}/{self.started}", f"--metrics-export-port={metrics}",
+            f"--temp-dir={self.folder}/{self.started}",
         ]  # fmt: skip
         if labels:
             options.append("--labels=" + ",".join(f"{key}={labels[key]}" for key in labels))

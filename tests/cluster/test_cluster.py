@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -254,19 +253,16 @@ def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str,
 
 
 def test_it_can_be_watched(machines: Machines, experiment: dict[str, Any]) -> None:
-    """The metrics pages of the machines that extract, and the logs of its tasks."""
+    """The head's page of metrics, read while a job shows them, and the logs of its tasks."""
+    page = f"http://{machines.head.address}:{machines.metrics}/metrics"
     out = experiment["folder"] / "seen"
     command = ["python", "jobs/extract.py", experiment["config"], f"output={out}"]
 
-    def read() -> Counter[str]:
-        counted: Counter[str] = Counter()
-        for page in machines.pages:
-            # One of them may be gone.
-            with suppress(OSError), urllib.request.urlopen(page, timeout=10) as answer:
-                for line in answer.read().decode().splitlines():
-                    if found := re.match(r'ray_raysound_(\w+)\{.*corpus="real".*\} (\S+)', line):
-                        counted[found[1]] += float(found[2])
-        return counted
+    def read() -> dict[str, float]:
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = (re.match(r'ray_raysound_(\w+)\{.*corpus="real".*\} (\S+)', line) for line in lines)
+        return {match[1]: float(match[2]) for match in found if match}
 
     job = machines.submit("seen", *command)
     seen = poll(lambda: (now := read()).get("clips_total", 0) > 0 and now, 100, "clips counted")

@@ -29,9 +29,9 @@ TARGETS = ("driver", "worker", "node")
 # The job with less patience: a decoder that hangs is ended after so many seconds.
 IMPATIENT = (
     "import sys\n"
-    "from raysound.distributed import extract\n"
+    "from raysound.distributed import extraction_pipeline\n"
     "from raysound.job import run_job\n"
-    "extract.TIMEOUT = 5.0\n"
+    "extraction_pipeline.TIMEOUT = 5.0\n"
     "run_job('raysound.distributed.extract:extract', '')\n"
 )
 

@@ -12,7 +12,7 @@ import pytest
 
 from raysound import features
 from raysound.config import from_tree
-from raysound.distributed import extract
+from raysound.distributed import extract, extraction_pipeline
 from tests.fuzzer import damaged_files, good_files
 
 DAMAGED = 300
@@ -70,7 +70,7 @@ def test_every_damaged_file_ends_as_finite_rows_or_as_a_reject_with_its_reason(
     damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of them stops the run, and none is lost."""
-    monkeypatch.setattr(extract, "TIMEOUT", 10.0)
+    monkeypatch.setattr(extraction_pipeline, "TIMEOUT", 10.0)
     tree: dict[str, Any] = {
         "name": "test",
         "output": str(tmp_path),

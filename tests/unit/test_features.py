@@ -294,7 +294,7 @@ def test_a_row_group_holds_32_mib_of_float32_and_at_least_a_window(changes, wind
     assert features.windows_together(FeatureSettings(**changes)) == windows
 
 
-def test_log_mel_array_joins_chunks():
+def test_tensor_array_joins_chunks():
     """A column read from several row groups or files comes in several chunks."""
     tensors = [
         pa.FixedShapeTensorArray.from_numpy_ndarray(noise(count, seed=count)) for count in (2, 1, 3)
