@@ -1,17 +1,19 @@
 """How the Fréchet distance of two halves of one corpus hangs on how many clips they have.
 
-python benchmarks/frechet_halves.py PREDICTIONS.parquet CORPUS [--repeats 10]
+python benchmarks/frechet_halves.py PREDICTIONS CORPUS [--repeats 10]
 
-Both halves are drawn from one corpus of an evaluation, so the true distance is 0. Prints a markdown
-table: clips a half, the plain distance, the extrapolated one and its spread, or why there is none.
+PREDICTIONS is the folder evaluation/predictions of an output. Both halves are drawn from one
+corpus, so the true distance is 0. Prints a markdown table: clips a half, the plain distance, the
+extrapolated one and its spread, or why there is none.
 """
 
 import argparse
 
 import numpy as np
+import pyarrow as pa
 
 from raysound.metrics.frechet import frechet_distance_infinite, frechet_distance_of
-from raysound.predictions import of_corpus, read_index, read_lists
+from raysound.predictions import as_array, read_predictions
 
 SIZES = (50, 100, 200, 500, 1000, 2000)
 
@@ -22,8 +24,8 @@ def main() -> None:
     parser.add_argument("corpus")
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
-    rows = of_corpus(read_index(given.predictions), given.corpus)["row"].to_numpy()
-    embedding = read_lists(given.predictions, "embedding", rows)
+    parts = read_predictions(given.predictions, given.corpus, ["embedding"])
+    embedding = as_array(pa.concat_tables(parts)["embedding"])
     size = embedding.shape[1]
     print(f"{len(embedding)} clips of {given.corpus}, {size} numbers an embedding\n")
     print("| clips a half | plain | extrapolated | its spread |")

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from raysound import features
@@ -43,6 +43,7 @@ from raysound.distributed.session import ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train import Variant, variants
 from raysound.distributed.train_worker import Place, train_at
+from raysound.predictions import read_predictions
 from raysound.settings import Config, FormulaSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,8 +116,9 @@ def train_and_test(config: Config, folder: str) -> tuple[int, int]:
     finish(run, note, config.training)
     clips = split_clips(config, folder)
     test = clips.filter(pc.equal(clips["split"], "test"))
-    score_corpora({"real": folder}, test, run, config, f"{run}/test.parquet")
-    rows = pq.read_table(f"{run}/test.parquet", columns=["label", "prediction"])
+    score_corpora({"real": folder}, test, run, config, f"{run}/predictions")
+    parts = read_predictions(f"{run}/predictions", "real", ["label", "prediction"])
+    rows = pa.concat_tables(parts)
     return pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py(), len(rows)
 
 

@@ -1,6 +1,12 @@
-"""The Parquet of what a judge heard: its schema, and reading parts of it."""
+"""The Parquet of a classifier's predictions: its schema, its folder, one part written and read."""
 
 from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -8,14 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
-from raysound.metrics.corpus import Scored
-from raysound.metrics.declarations import EMBEDDING_NUMBERS
-from raysound.metrics.mismatch import Sound
 
+# Raised when the same features and classifier give other predictions.
+PREDICTIONS_VERSION = 1
 # Probabilities and embedding are those of the clip, the mean over its windows. `sample_rate` (Hz)
 # and `duration` (s) are the file's; `level` (dB) and `spectrum` (natural log power, a number a mel
-# band) are of the frames that hold sound, `sounding` is their share. `realism` and
-# `nearest` set a clip against the real ones.
+# band) are of the frames that hold sound, `sounding` is their share. `realism`, `nearest`, `balls`
+# and `authentic` set a clip against the real training clips; they are null for these.
 PREDICTIONS = pa.schema(
     [
         ("corpus", pa.string()),
@@ -32,42 +37,122 @@ PREDICTIONS = pa.schema(
         ("sounding", pa.float32()),
         ("realism", pa.float32()),
         ("nearest", pa.string()),
+        ("balls", pa.int32()),
+        ("authentic", pa.bool_()),
         ("probabilities", pa.list_(pa.float32())),
         ("embedding", pa.list_(pa.float32())),
         ("spectrum", pa.list_(pa.float32())),
     ]
 )
-LISTS = ("probabilities", "embedding", "spectrum")
+# What a clip is set against the training clips by.
+COMPARED = ("realism", "nearest", "balls", "authentic")
+PART = re.compile(r"part-(\d+)\.parquet")
+PART_KEY = b"raysound.predictions"
 
 
-def read_index(uri: str) -> pa.Table:
-    """Every column but the lists, and `row`, where in the file it stands."""
-    with storage.open_file(uri) as file:
-        table = pq.read_table(
-            file, columns=[name for name in PREDICTIONS.names if name not in LISTS]
-        )
-    return table.append_column("row", pa.array(np.arange(len(table))))
+class PartNote(NamedTuple):
+    """What a part says of itself, kept in its Parquet metadata.
+
+    Attributes:
+        scored: stands for what its clips were scored from: shard, classifier and settings.
+        compared: stands for the training clips that they were set against; "" for none.
+        clips: rows of the part.
+        train: those of them that trained the classifier.
+        embedding_size: numbers of an embedding; 0 where there is no clip.
+    """
+
+    scored: str
+    compared: str
+    clips: int
+    train: int
+    embedding_size: int
 
 
-def of_corpus(index: pa.Table, corpus: str, split: str | None = None) -> pa.Table:
-    """The rows of one corpus, or of one of its splits."""
-    found = index.filter(pc.equal(index["corpus"], corpus))
-    return found if split is None else found.filter(pc.equal(found["split"], split))
+def part_uri(predictions: str, corpus: str, index: int) -> str:
+    """The file of the predictions of the `index`th shard of a corpus."""
+    return storage.join(predictions, corpus, f"part-{index:08d}.parquet")
 
 
-def read_lists(uri: str, column: str, rows: np.ndarray) -> np.ndarray:
-    """One of the list columns at some rows of the file, ascending, as `(n, size)`."""
-    parts = []
-    with storage.open_file(uri) as opened:
-        file, start = pq.ParquetFile(opened), 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            wanted = rows[(rows >= start) & (rows < end)] - start
-            if len(wanted):
-                table = file.read_row_group(group, columns=[column])
-                parts.append(as_array(table[column].take(pa.array(wanted))))
-            start = end
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+def part_index(uri: str) -> int:
+    """The number of a shard or of a part, from its file's name."""
+    return int(PART.fullmatch(uri.rpartition("/")[2])[1])  # type: ignore[index]
+
+
+def part_uris(predictions: str, corpus: str) -> list[str]:
+    """The parts of a corpus, in order."""
+    folder = storage.join(predictions, corpus)
+    names = sorted(name for name, _, _ in storage.scan(folder) if PART.fullmatch(name))
+    return [storage.join(folder, name) for name in names]
+
+
+def read_predictions(
+    predictions: str, corpus: str, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The predictions of a corpus, part by part.
+
+    Args:
+        predictions: the folder of all corpora, as OUTPUT/evaluation/predictions.
+        corpus: its name.
+        columns: of PREDICTIONS; None for all.
+    """
+    for uri in part_uris(predictions, corpus):
+        yield storage.read_table(uri, None if columns is None else [*columns])
+
+
+def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartNote:
+    """Writes one part whole."""
+    train = pc.sum(pc.equal(table["split"], "train")).as_py() or 0
+    size = len(table["embedding"][0]) if len(table) else 0
+    note = PartNote(scored, compared, len(table), train, size)
+    metadata = {**(table.schema.metadata or {}), PART_KEY: json.dumps(note._asdict())}
+    storage.write_table(uri, table.replace_schema_metadata(metadata))
+    return note
+
+
+def read_note(uri: str) -> PartNote | None:
+    """What a part says of itself; None where there is no such file, or one of another version."""
+    try:
+        with storage.open_file(uri) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+        return PartNote(**json.loads(metadata[PART_KEY]))
+    except (FileNotFoundError, KeyError, TypeError, pa.ArrowInvalid):
+        return None
+
+
+def read_rows(
+    predictions: str, corpus: str, part: np.ndarray, row: np.ndarray, columns: Sequence[str]
+) -> pa.Table:
+    """Some rows of some parts of a corpus, in any order.
+
+    Args:
+        predictions: the folder of all corpora.
+        corpus: its name.
+        part: number of the part that each row is in, `(n,)`.
+        row: its place in the part, `(n,)`.
+        columns: of PREDICTIONS.
+    """
+    order = np.lexsort((row, part))
+    parts, starts = np.unique(part[order], return_index=True)
+    groups = np.split(row[order], starts[1:]) if len(parts) else []
+
+    def read(index: int, rows: np.ndarray) -> pa.Table:
+        table = storage.read_table(part_uri(predictions, corpus, index), [*columns])
+        return table.take(pa.array(rows))
+
+    # An object store answers each question in some hundredths of a second.
+    with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in predictions else 1) as pool:
+        found = list(pool.map(read, parts.tolist(), groups))
+    if not found:
+        return pa.schema([PREDICTIONS.field(name) for name in columns]).empty_table()
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return pa.concat_tables(found).take(pa.array(back)).combine_chunks()
+
+
+def embedding_size(predictions: str, corpus: str) -> int:
+    """Numbers of an embedding; 0 where the corpus has no clip."""
+    notes = (read_note(uri) for uri in part_uris(predictions, corpus))
+    return next((note.embedding_size for note in notes if note and note.clips), 0)
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
@@ -76,57 +161,3 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
         return np.zeros((0, 0), np.float32)
     array: np.ndarray = pc.list_flatten(column).to_numpy().reshape(len(column), -1)
     return array
-
-
-def read_scored(uri: str, rows: pa.Table, labels: list[str], seed: int = 0) -> Scored:
-    """What the metrics need of some clips.
-
-    Args:
-        uri: the predictions.
-        rows: of `read_index`.
-        labels: class names in the order of the probabilities.
-        seed: of the draw of clips whose embeddings are read, where there are too many.
-    """
-    places = rows["row"].to_numpy()
-    size = list_size(uri, "embedding")
-    most = max(1, EMBEDDING_NUMBERS // max(1, size))
-    drawn = np.arange(len(rows))
-    if len(rows) > most:
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
-    return Scored(
-        truth=np.searchsorted(labels, rows["label"].to_pylist()).astype(np.int64),
-        probabilities=read_lists(uri, "probabilities", places).reshape(-1, len(labels)),
-        embedding=read_lists(uri, "embedding", places[drawn]).reshape(-1, size),
-        drawn=drawn,
-    )
-
-
-def scored_of(table: pa.Table, labels: list[str]) -> Scored:
-    """The same of predictions that are in memory."""
-    return Scored(
-        truth=np.searchsorted(labels, table["label"].to_pylist()).astype(np.int64),
-        probabilities=as_array(table["probabilities"]),
-        embedding=as_array(table["embedding"]),
-        drawn=np.arange(len(table)),
-    )
-
-
-def read_sound(uri: str, rows: pa.Table) -> Sound:
-    """How some clips sound."""
-    return Sound(
-        sample_rate=rows["sample_rate"].to_numpy(),
-        duration=rows["duration"].to_numpy(),
-        level=rows["level"].to_numpy(),
-        sounding=rows["sounding"].to_numpy(),
-        spectrum=read_lists(uri, "spectrum", rows["row"].to_numpy()),
-    )
-
-
-def list_size(uri: str, column: str) -> int:
-    """Numbers in a list of some column; 0 where there is no row."""
-    with storage.open_file(uri) as opened:
-        file = pq.ParquetFile(opened)
-        for group in range(file.num_row_groups):
-            if file.metadata.row_group(group).num_rows:
-                return len(file.read_row_group(group, columns=[column])[column][0])
-    return 0

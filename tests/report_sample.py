@@ -1,6 +1,7 @@
 """A small full report, parts of which tests change."""
 
 import io
+from collections import Counter
 
 import numpy as np
 import soundfile
@@ -11,7 +12,7 @@ from raysound.metrics.declarations import METRICS_SCHEMA
 from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
 from raysound.metrics.ranking import ranking
 from raysound.report.maps import MapPoint
-from raysound.report.page import Example, render
+from raysound.report.page import REJECTS_SHOWN, Example, Rejects, kind_of, render
 
 LABELS = ["dog", "rain", "siren", "rooster"]
 SIZE = 6
@@ -165,6 +166,12 @@ def points_of(corpora, labels=LABELS, each=12):
     ]
 
 
+def rejects_of(*rows):
+    """The first of some rejects, and all of them counted, as an evaluation does."""
+    counts = Counter((row["corpus"], kind_of(row["reason"])) for row in rows)
+    return Rejects(rows[:REJECTS_SHOWN], counts)
+
+
 def page(**changes):
     """The page of a small full report, parts of it changed."""
     metrics_now = changes.get("metrics") or metrics()
@@ -178,7 +185,9 @@ def page(**changes):
         ],
         "cells": cells_of(corpora),
         "points": points_of(corpora, labels),
-        "rejects": [{"corpus": "faithful", "clip_id": "a.wav", "label": "dog", "reason": "silent"}],
+        "rejects": rejects_of(
+            {"corpus": "faithful", "clip_id": "a.wav", "label": "dog", "reason": "silent"}
+        ),
         "settings_yaml": "name: demo\n",
     }
     return render(**parts | changes)

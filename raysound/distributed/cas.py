@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,17 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound import checkpoint, features, storage
+from raysound import checkpoint, storage
 from raysound.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.config import UserError
 from raysound.corpus_checks import check_classes
-from raysound.distributed.evaluate import check_corpora, check_features, corpus_digests
+from raysound.distributed.evaluate import (
+    check_corpora,
+    check_features,
+    corpus_digests,
+    usable_labels,
+)
 from raysound.distributed.judge import check_clips, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
+from raysound.distributed.session import run_remote_all
 from raysound.metrics.intervals import paired_difference, paired_p_value, share_measure
 from raysound.metrics.significance import holm, significant
-from raysound.predictions import of_corpus, read_index
+from raysound.predictions import read_predictions
 from raysound.settings import Config
 
 logger = logging.getLogger(__name__)
@@ -45,8 +52,8 @@ def cas(config: Config) -> str:
     if not len(test):
         raise UserError("no real test clip: name corpora.real.split.test_folds")
     # What is wrong is reported before the first training, not after hours of others.
-    usable = {name: features.usable_clips(folders[name])["label"] for name in folders}
-    check_classes({name: pc.unique(labels).to_pylist() for name, labels in usable.items()})
+    usable = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
+    check_classes(dict(zip(folders, usable, strict=True)))
     sides = {}
     for name in names:
         generated = split_clips(of_generated(config), folders[name])
@@ -58,9 +65,13 @@ def cas(config: Config) -> str:
     note = checkpoint.read_note(judge)
     check_features(config, note, judge)
     check_corpora(folders, real, note, judge)
-    by_judge = scored(folders, test, judge, config)
+    by_judge = score(folders, test, judge, config)
+    calls = [(by_judge, name) for name in folders]
+    of_judge = dict(zip(folders, run_remote_all(tested, calls), strict=True))
     rows = {
-        name: row_of(name, sides[name], config, folders["real"], test, by_judge) for name in names
+        name: row_of(name, sides[name], config, folders["real"], test)
+        | {"real_to_generated": of_judge[name]}
+        for name in names
     }
     for row in rows.values():
         row["missing_classes"] = sorted({*note.labels} - {*row["clips_by_class"]})
@@ -75,7 +86,7 @@ def cas(config: Config) -> str:
             "feature_id": note.features.id,
             "split_digest": note.data["split_digest"],
             "train_clips": note.data["train"],
-            **tested(of_corpus(by_judge, "real")),
+            **of_judge["real"],
         },
         "corpora": corpus_digests(folders),
         "test_clips": len(test),
@@ -96,7 +107,6 @@ def row_of(
     config: Config,
     folder: str,
     test: pa.Table,
-    by_judge: pa.Table,
 ) -> dict[str, Any]:
     """Trains and tests both classifiers of one generator.
 
@@ -106,7 +116,6 @@ def row_of(
         config: the experiment.
         folder: of the real features.
         test: the real test clips.
-        by_judge: predictions of the judge.
     """
     real, generated = sides
     tests = test.filter(pc.is_in(test["label"], pc.unique(real["label"].combine_chunks())))
@@ -114,17 +123,19 @@ def row_of(
         "real": train_judge(single(config), f"real clips, as many as {name}", clips=real),
         "generated": train_judge(single(config), name, corpus=name, clips=generated),
     }
-    by = {side: scored({"real": folder}, tests, run, config) for side, run in runs.items()}
-    right = right_of_each(by["real"], by["generated"])
+    by = {side: score({"real": folder}, tests, run, config) for side, run in runs.items()}
+    right = right_of_each(*(read_tested(by[side]) for side in ("real", "generated")))
+    real_to_real, generated_to_real = run_remote_all(
+        tested, [(by[side], "real") for side in ("real", "generated")]
+    )
     return {
         "runs": {side: run_name(run) for side, run in runs.items()},
         "train_clips": pc.sum(pc.equal(real["split"], "train")).as_py(),
         "validation_clips": pc.sum(pc.equal(real["split"], "validation")).as_py(),
         "test_clips": len(tests),
         "clips_by_class": clips_by_class(real),
-        "real_to_real": tested(by["real"]),
-        "generated_to_real": tested(by["generated"]),
-        "real_to_generated": tested(of_corpus(by_judge, name)),
+        "real_to_real": real_to_real,
+        "generated_to_real": generated_to_real,
         "lost": lost(*right),
         "p_value": paired_p_value(*right),
     }
@@ -155,11 +166,17 @@ def of_generated(config: Config) -> Config:
     return Config.model_validate(tree)
 
 
-def scored(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> pa.Table:
-    """Predictions of some corpora, of `real` the test clips alone."""
-    uri = storage.join(config.output, "cas", f"{run_name(run)}.parquet")
-    score_corpora(folders, test, run, config, uri)
-    return read_index(uri)
+def score(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> str:
+    """Scores some corpora, of `real` the test clips alone, and returns the predictions' folder."""
+    predictions = storage.join(config.output, "cas", "predictions", run_name(run))
+    score_corpora(folders, test, run, config, predictions)
+    return predictions
+
+
+def read_tested(predictions: str) -> pa.Table:
+    """What right_of_each needs of the real test clips."""
+    columns = ["clip_id", "label", "prediction"]
+    return pa.concat_tables(read_predictions(predictions, "real", columns))
 
 
 def right_of_each(one: pa.Table, other: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -178,19 +195,16 @@ def lost(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def tested(rows: pa.Table) -> dict[str, Any]:
-    """Accuracy on some clips, in all and of each label."""
-
-    def accuracy(some: pa.Table) -> dict[str, Any]:
-        right = pc.sum(pc.equal(some["label"], some["prediction"])).as_py() or 0
-        return share_measure(right, len(some))
-
-    labels = sorted(set(rows["label"].to_pylist()))
+def tested(predictions: str, corpus: str) -> dict[str, Any]:
+    """Runs in a Ray task: accuracy on the clips of a corpus, in all and of each label."""
+    clips, right = Counter[str](), Counter[str]()
+    for rows in read_predictions(predictions, corpus, ["label", "prediction"]):
+        clips.update(rows["label"].to_pylist())
+        is_right = pc.equal(rows["label"], rows["prediction"])
+        right.update(rows["label"].filter(is_right).to_pylist())
     return {
-        "accuracy": accuracy(rows),
-        "per_class": {
-            label: accuracy(rows.filter(pc.equal(rows["label"], label))) for label in labels
-        },
+        "accuracy": share_measure(right.total(), clips.total()),
+        "per_class": {label: share_measure(right[label], clips[label]) for label in sorted(clips)},
     }
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from raysound import checkpoint, examples, features, storage
+from raysound import checkpoint, examples, storage
 from raysound.cas import read_scores
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
@@ -22,12 +23,12 @@ from raysound.distributed.judge import run_folder, split_clips, split_digest
 from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
-from raysound.metrics.projection import principal_plane
-from raysound.predictions import of_corpus, read_index, read_lists
+from raysound.distributed.session import run_remote_all
+from raysound.metrics.selection import keys, smallest
 from raysound.report.events import write_events
-from raysound.report.maps import MapPoint
 from raysound.report.measures import unmade, warnings
-from raysound.report.page import Example, render
+from raysound.report.page import REJECTS_SHOWN, Example, Rejects, kind_of, render
+from raysound.selected import Selected
 from raysound.settings import Config
 from raysound.sounds import open_sounds
 
@@ -35,10 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Training clips that every distance is measured to. More change it little, and cost their square.
 REFERENCE_CLIPS = 5000
-MAP_POINTS = 500
-CLIPS_BEHIND_A_CELL = 20
-# Of all cells of a corpus, but one each: names are most of a page of many classes.
-NAMES_BEHIND_CELLS = 40_000
+# Rows of a table of rejects that are read at a time.
+REJECTS_TOGETHER = 8192
 
 
 def evaluate(config: Config) -> str:
@@ -73,25 +72,23 @@ def write_report(
         real: the usable real clips with their split.
         out: the folder to write to.
     """
-    predictions = storage.join(out, "predictions.parquet")
+    predictions = storage.join(out, "predictions")
     storage.delete(storage.join(out, "metrics.json"))
-    score_corpora(folders, judged_and_compared(real), run, config, predictions)
-    index = read_index(predictions)
+    # Of a version that wrote one file.
+    storage.delete(storage.join(out, "predictions.parquet"))
     # A class has a first test clip or none at all: what was not scored can't be judged.
-    test = of_corpus(index, "real", "test")
-    if not len(test):
+    if not pc.any(pc.equal(real["split"], "test")).as_py():
         raise UserError("the real corpus has no usable test clip: the judge can't be judged")
-    metrics = measure(config, run, judge, folders, predictions, index)
+    score_corpora(folders, judged_and_compared(real), run, config, predictions)
+    metrics, selected = measure(config, run, judge, folders, predictions)
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
-    # From here on `real` means what the judge is judged by: its training clips are no example.
-    shown = {name: test if name == "real" else of_corpus(index, name) for name in folders}
     page = render(
         metrics,
         read_history(storage.join(run, "history.jsonl")),
-        list(chosen_examples(folders, shown, config)),
-        {name: confusion_clips(rows, judge.labels) for name, rows in shown.items()},
-        list(map_points(predictions, index, shown)),
-        list(rejects(folders)),
+        list(chosen_examples(folders, selected, config)),
+        {name: clips.cells for name, clips in selected.items()},
+        [point for clips in selected.values() for point in clips.points],
+        read_rejects(folders),
         config.to_yaml(),
     )
     storage.write_bytes(storage.join(out, "report.html"), page.encode())
@@ -130,10 +127,11 @@ def accuracy_scores(
 
 def judged_and_compared(real: pa.Table) -> pa.Table:
     """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained."""
+    is_train = pc.equal(real["split"], "train")
+    train = real.filter(is_train)
+    drawn = smallest(keys(train["clip_id"].to_pylist()), REFERENCE_CLIPS)
     test = real.filter(pc.equal(real["split"], "test"))
-    train = real.filter(pc.equal(real["split"], "train"))
-    drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:REFERENCE_CLIPS])
-    return pa.concat_tables([test, train.take(pa.array(drawn))])
+    return pa.concat_tables([test, train.filter(pa.array(drawn))])
 
 
 def check_features(config: Config, judge: Checkpoint, run: str) -> None:
@@ -156,75 +154,75 @@ def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, ru
             f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
             "have learned clips that would now test it; train it again with jobs/train.py"
         )
-    for name, folder in folders.items():
-        unknown = set(features.usable_clips(folder)["label"].to_pylist()) - set(judge.labels)
+    labels = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
+    for name, found in zip(folders, labels, strict=True):
+        unknown = sorted({*found} - {*judge.labels})
         if unknown:
             raise UserError(
-                f"{name} has classes that the judge never learned: {', '.join(sorted(unknown))}; "
+                f"{name} has classes that the judge never learned: {', '.join(unknown)}; "
                 f"it knows {', '.join(judge.labels)}"
             )
 
 
+def usable_labels(folder: str) -> list[str]:
+    """Runs in a Ray task: the labels of a corpus's usable clips, sorted."""
+    rejects = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
+    rejected = rejects["clip_id"].combine_chunks()
+    found: set[str] = set()
+    for rows in manifest_rows(folder, ["clip_id", "label"]):
+        usable = rows.filter(pc.invert(pc.is_in(rows["clip_id"], rejected)))
+        found |= set(pc.unique(usable["label"]).to_pylist())
+    return sorted(found)
+
+
+def manifest_rows(folder: str, columns: list[str]) -> Iterator[pa.Table]:
+    """Some columns of a manifest, a row group at a time."""
+    with storage.open_file(storage.join(folder, "manifest.parquet")) as opened:
+        file = pq.ParquetFile(opened)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
+
+
+def places_of(folder: str, clip_ids: list[str]) -> pa.Table:
+    """Runs in a Ray task: where the sounds of some clips lie, in the order given."""
+    wanted = pa.array(clip_ids, pa.string())
+    rows = [
+        batch.filter(pc.is_in(batch["clip_id"], wanted))
+        for batch in manifest_rows(folder, ["clip_id", "path", "offset", "size"])
+    ]
+    found = pa.concat_tables(rows)
+    return found.take(pc.index_in(wanted, found["clip_id"].combine_chunks()))
+
+
 def chosen_examples(
-    folders: dict[str, str], shown: dict[str, pa.Table], config: Config
+    folders: dict[str, str], selected: dict[str, Selected], config: Config
 ) -> Iterator[Example]:
     """The clips that the report shows, as far as they fit in it."""
     # A FLAC is at the most as large as its samples, and a third larger as text in the page.
     largest = config.features.clip_samples * 2 * 4 / 3
     most = int(config.evaluation.examples_megabytes * 1e6 / largest / len(folders))
-    for name, folder in folders.items():
-        chosen = examples.choose(shown[name], config.evaluation.examples)[:most]
-        rows = shown[name].take(pa.array([row for row, _ in chosen], pa.int64()))
-        manifest = storage.read_table(
-            storage.join(folder, "manifest.parquet"), ["clip_id", "path", "offset", "size"]
-        )
-        clips = manifest.take(pc.index_in(rows["clip_id"], manifest["clip_id"].combine_chunks()))
-        kinds = [kind for _, kind in chosen]
-        for row, kind, sound in zip(rows.to_pylist(), kinds, open_sounds(clips), strict=True):
+    chosen = {name: selected[name].examples[:most] for name in folders}
+    calls = [
+        (folder, [row["clip_id"] for row, _ in chosen[name]]) for name, folder in folders.items()
+    ]
+    for name, clips in zip(folders, run_remote_all(places_of, calls), strict=True):
+        for (row, kind), sound in zip(chosen[name], open_sounds(clips), strict=True):
             example = examples.load(name, row, kind, sound, config.features)
             if example is not None:
                 yield example
 
 
-def confusion_clips(
-    rows: pa.Table, labels: list[str]
-) -> dict[tuple[int, int], tuple[int, list[tuple[str, float]]]]:
-    """Behind each cell of the confusion matrix: how many clips, and the surest of them."""
-    cell = np.searchsorted(labels, rows["label"].to_pylist()) * len(labels)
-    cell += np.searchsorted(labels, rows["prediction"].to_pylist())
-    probability = rows["probability"].to_numpy()
-    order = np.lexsort((-probability, cell))
-    found, starts, counts = np.unique(cell[order], return_index=True, return_counts=True)
-    most = max(1, min(CLIPS_BEHIND_A_CELL, NAMES_BEHIND_CELLS // max(1, len(found))))
-    behind = {}
-    for key, start, count in zip(found.tolist(), starts, counts.tolist(), strict=True):
-        first = order[start : start + min(count, most)]
-        names = rows["clip_id"].take(pa.array(first)).to_pylist()
-        sure = [round(value, 4) for value in probability[first].tolist()]
-        behind[divmod(key, len(labels))] = (count, list(zip(names, sure, strict=True)))
-    return behind
-
-
-def map_points(predictions: str, index: pa.Table, shown: dict[str, pa.Table]) -> Iterator[MapPoint]:
-    """Some clips of each corpus in the plane along which the training clips differ most."""
-    train = of_corpus(index, "real", "train")["row"].to_numpy()
-    plane = principal_plane(read_lists(predictions, "embedding", train))
-    for name, rows in shown.items():
-        drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:MAP_POINTS])
-        some = rows.take(pa.array(drawn))
-        if not len(some):
-            continue
-        places = plane(read_lists(predictions, "embedding", some["row"].to_numpy()))
-        names = zip(some["label"].to_pylist(), some["clip_id"].to_pylist(), strict=True)
-        for (label, clip_id), (x, y) in zip(names, places.tolist(), strict=True):
-            yield MapPoint(name, label, x, y, clip_id)
-
-
-def rejects(folders: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Every rejected clip of every corpus."""
+def read_rejects(folders: dict[str, str]) -> Rejects:
+    """The rejected clips of every corpus: some of them, and how many of each kind."""
+    shown: list[dict[str, str]] = []
+    counts = Counter[tuple[str, str]]()
     for name, folder in folders.items():
-        for row in storage.read_table(storage.join(folder, "rejects.parquet")).to_pylist():
-            yield {"corpus": name, **row}
+        with storage.open_file(storage.join(folder, "rejects.parquet")) as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(REJECTS_TOGETHER):
+                counts.update((name, kind_of(reason)) for reason in batch["reason"].to_pylist())
+                left = batch.slice(0, max(0, REJECTS_SHOWN - len(shown)))
+                shown += [{"corpus": name, **row} for row in left.to_pylist()]
+    return Rejects(shown, counts)
 
 
 def table(metrics: dict[str, Any]) -> Iterator[str]:

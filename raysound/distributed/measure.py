@@ -1,9 +1,10 @@
-"""Every number of metrics.json, a corpus or anchor a task."""
+"""Every number of metrics.json: sums over the parts of all corpora, then a task a corpus."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import pickle
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,57 +12,99 @@ import ray
 
 from raysound import features, storage
 from raysound.checkpoint import Checkpoint
-from raysound.distributed.score import on_gpus, score_made
+from raysound.distributed.failures import RETRIES, finite_retries, reported
+from raysound.distributed.score import blocks, on_gpus, score_made
 from raysound.distributed.session import run_remote_all
 from raysound.metrics.anchors import anchors_of_real, halves, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
-from raysound.metrics.declarations import METRICS_SCHEMA, SET_CLIPS
-from raysound.metrics.mismatch import mismatches
+from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
+from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
 from raysound.metrics.ranking import ranking
-from raysound.predictions import of_corpus, read_scored, read_sound, scored_of
+from raysound.metrics.selection import limits
+from raysound.partial_sums import (
+    OTHERS,
+    TRAIN,
+    PartialSums,
+    Plan,
+    add,
+    nothing,
+    of_parts,
+    read_scored,
+    sample,
+    scored_of,
+)
+from raysound.predictions import embedding_size, part_index, part_uris, read_rows
+from raysound.selected import Selected, selected_clips
 from raysound.settings import Config
 
-# Clips of noise and of silence: one is much like the other, and a large judge takes its time.
+# Clips of noise and of silence: one is much like the other, and a large classifier takes its time.
 MADE_CLIPS = 100
+# Parts that a task sums up; how many does not change a bit of the sums.
+PARTS_OF_A_TASK = 32
+
+
+class Measured(NamedTuple):
+    """What a task says of one corpus.
+
+    Attributes:
+        report: see `corpus_report`.
+        sound: how its clips sound.
+        selected: clips to show in the report.
+    """
+
+    report: dict[str, Any]
+    sound: Sound
+    selected: Selected
 
 
 def measure(
-    config: Config,
-    run: str,
-    judge: Checkpoint,
-    folders: dict[str, str],
-    predictions: str,
-    index: pa.Table,
-) -> dict[str, Any]:
-    """The content of metrics.json."""
-    labels = judge.labels
-    clips = {name: of_corpus(index, name) for name in folders}
-    clips["real"] = of_corpus(index, "real", "test")
-    train = read_scored(predictions, of_corpus(index, "real", "train"), labels)
-    test = read_scored(predictions, clips["real"], labels)
-    real = RealClips.of(train)
-    set_size = min(len(test.drawn), SET_CLIPS)
-    sizes = set_size, np.bincount(test.truth, minlength=len(labels)).tolist()
+    config: Config, run: str, judge: Checkpoint, folders: dict[str, str], predictions: str
+) -> tuple[dict[str, Any], dict[str, Selected]]:
+    """The content of metrics.json, and by corpus the clips to show in the report."""
+    labels, n_mels = judge.labels, judge.features.n_mels
+    size = embedding_size(predictions, "real")
+    plan = Plan(
+        labels, judge.features.clip_length, size,
+        limits(len(labels), size, config.evaluation.examples),
+    )  # fmt: skip
+    sums = sum_corpora([*folders], predictions, plan)
+    empty = nothing(n_mels)
+    of_train, of_test = (sums.get(("real", name), empty) for name in (TRAIN, OTHERS))
+    train, test = (
+        read_scored(predictions, "real", sample(one.entries, plan)[:PAIR_CLIPS], plan)
+        for one in (of_train, of_test)
+    )
+    prepare = ray.remote(max_retries=RETRIES)(real_clips)
+    real = prepare.remote(train)
+    set_size = min(of_test.classification.clips, SET_CLIPS)
+    of_class = of_test.classification.confusion(len(labels)).sum(axis=1)
+    sizes = set_size, np.minimum(of_class, plan.limit.of_class).tolist()
 
-    anchors = made_anchors(run, clips["real"]["label"].to_pylist(), labels, config)
+    anchors = made_anchors(run, test, labels, config)
     anchors |= anchors_of_real(test, train, set_size)
     against = dict.fromkeys(anchors, real)
     half, other = halves(train)
     if len(other.truth) > 1:
-        anchors["real_halves"], against["real_halves"] = half, RealClips.of(other)
-    kept = ray.put(real)
-    reports = iter(
-        run_remote_all(
-            report_of,
-            [
-                *((predictions, rows, labels, [kept], *sizes) for rows in clips.values()),
-                *(
-                    (None, anchors[name], labels, [ray.put(against[name])], *sizes)
-                    for name in anchors
-                ),
-            ],
+        anchors["real_halves"] = half
+        against["real_halves"] = prepare.remote(other)
+    measured = dict(
+        zip(
+            folders,
+            run_remote_all(
+                measure_corpus,
+                [
+                    (predictions, name, sums.get((name, OTHERS), empty), plan, [real], *sizes)
+                    for name in folders
+                ],
+            ),
+            strict=True,
         )
     )
+    calls = [([ray.put(anchors[name])], [against[name]], labels, *sizes) for name in anchors]
+    reports = run_remote_all(measure_anchor, calls)
+    anchor_rows = {
+        name: {"role": "anchor", **report} for name, report in zip(anchors, reports, strict=True)
+    }
     corpora = {}
     for name, folder in folders.items():
         summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
@@ -69,10 +112,9 @@ def measure(
             "role": "real" if name == "real" else "generated",
             "found": summary["found"],
             "rejected": summary["rejected"],
-            **next(reports),
+            **measured[name].report,
         }
-    anchor_rows = {name: {"role": "anchor", **next(reports)} for name in anchors}
-    return {
+    metrics = {
         "schema": METRICS_SCHEMA,
         "name": config.name,
         "judge": {
@@ -85,7 +127,7 @@ def measure(
             "split_digest": judge.data["split_digest"],
             "train_clips": judge.data["train"],
             "validation_clips": judge.data["validation"],
-            "embedding_size": int(train.embedding.shape[1]),
+            "embedding_size": size,
         },
         "reference": {
             "split": "train",
@@ -99,60 +141,131 @@ def measure(
         "ranking": ranking(
             {name: row for name, row in corpora.items() if row["role"] == "generated"}
         ),
-        "mismatch": all_mismatches(judge, predictions, of_corpus(index, "real"), clips),
-    }
+        "mismatch": all_mismatches(
+            judge, {name: one.sound for name, one in measured.items()},
+            sound_of_corpus(predictions, "real", of_train, plan),
+        ),
+    }  # fmt: skip
+    return metrics, {name: one.selected for name, one in measured.items()}
 
 
-def report_of(
-    predictions: str | None,
-    clips: pa.Table | Scored,
-    labels: list[str],
+def sum_corpora(
+    corpora: list[str], predictions: str, plan: Plan, parts_of_a_task: int = PARTS_OF_A_TASK
+) -> dict[tuple[str, str], PartialSums]:
+    """Sums over all parts, by corpus and by TRAIN or OTHERS.
+
+    They are added in the order of the parts: bit by bit the same, however many parts a task takes,
+    and however many tasks run at once.
+    """
+    rows = [(name, uri) for name in corpora for uri in part_uris(predictions, name)]
+    parts = pa.table([[row[place] for row in rows] for place in (0, 1)], names=["corpus", "part"])
+    found: dict[tuple[str, str], PartialSums] = {}
+    if not rows:
+        return found
+    with finite_retries() as retries:
+        work = blocks(parts, parts_of_a_task).map_batches(
+            sum_step, batch_size=None, batch_format="pyarrow", fn_kwargs={"plan": plan},
+            num_cpus=1, **retries,
+        )  # fmt: skip
+    with reported("summing up the predictions"):
+        for row in work.iter_rows():
+            key = row["corpus"], row["clips"]
+            found[key] = add(found.get(key), pickle.loads(row["sums"]), plan)
+    return found
+
+
+def sum_step(batch: pa.Table, plan: Plan) -> pa.Table:
+    """Runs in a Ray Data task: sums over some parts, a row a corpus and kind of clips."""
+    by_corpus: dict[str, dict[int, str]] = {}
+    for row in batch.to_pylist():
+        by_corpus.setdefault(row["corpus"], {})[part_index(row["part"])] = row["part"]
+    rows = [
+        {"corpus": name, "clips": clips, "sums": pickle.dumps(one)}
+        for name, uris in by_corpus.items()
+        for clips, one in of_parts(uris, plan).items()
+    ]
+    columns = {"corpus": pa.string(), "clips": pa.string(), "sums": pa.large_binary()}
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+
+
+def real_clips(clips: Scored) -> RealClips:
+    """Runs in a Ray task: some clips as a reference."""
+    return RealClips.of(clips)
+
+
+def measure_corpus(
+    predictions: str,
+    corpus: str,
+    sums: PartialSums,
+    plan: Plan,
     against: list[ray.ObjectRef],
     set_size: int,
     class_sizes: list[int],
-) -> dict[str, Any]:
+) -> Measured:
     """Runs in a Ray task, which gives numpy one thread: all numbers about one corpus.
 
     Args:
-        predictions: where the clips' probabilities and embeddings lie; None where they are given.
-        clips: rows of the index, or what the judge made of them.
-        labels: class names in the order of the probabilities.
+        predictions: the folder of all corpora.
+        corpus: its name.
+        sums: over its clips; of `real` over those of the test split.
+        plan: that they were made by.
         against: the real clips that they are compared with.
         set_size: see `corpus_report`.
         class_sizes: the same of each class.
     """
-    scored = clips if predictions is None else read_scored(predictions, clips, labels)
-    return corpus_report(scored, ray.get(against[0]), labels, set_size, class_sizes)
+    real: RealClips = ray.get(against[0])
+    drawn = sample(sums.entries, plan)
+    scored = read_scored(predictions, corpus, drawn, plan)
+    report = corpus_report(
+        scored, real, plan.labels, set_size, class_sizes, totals=sums.totals
+    )  # fmt: skip
+    selected = selected_clips(predictions, corpus, sums, plan, drawn, scored, real)
+    return Measured(report, sound_of_corpus(predictions, corpus, sums, plan), selected)
 
 
-def made_anchors(
-    run: str, asked: list[str], labels: list[str], config: Config
-) -> dict[str, Scored]:
+def measure_anchor(
+    clips: list[ray.ObjectRef],
+    against: list[ray.ObjectRef],
+    labels: list[str],
+    set_size: int,
+    class_sizes: list[int],
+) -> dict[str, Any]:
+    """Runs in a Ray task: all numbers about one anchor."""
+    return corpus_report(
+        ray.get(clips[0]), ray.get(against[0]), labels, set_size, class_sizes
+    )  # fmt: skip
+
+
+def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Sound:
+    """How the clips of some sums sound; medians are those of a sample."""
+    drawn = sample(sums.entries, plan)[:PAIR_CLIPS]
+    columns = ["level", "duration"]
+    table = read_rows(predictions, corpus, drawn["part"], drawn["row"], columns)
+    return Sound(sums.sounds, table["level"].to_numpy(), table["duration"].to_numpy())
+
+
+def made_anchors(run: str, test: Scored, labels: list[str], config: Config) -> dict[str, Scored]:
     """Noise and silence, each clip asked to be what a real test clip is."""
     kinds = ("noise", "silence")
-    # Drawn: packed corpora lie class by class.
-    drawn = np.random.default_rng(0).permutation(len(asked))[:MADE_CLIPS]
-    some = [asked[place] for place in np.sort(drawn)]
-    calls = [(run, kind, some, config.evaluation.batch_size) for kind in kinds]
+    asked = [labels[truth] for truth in test.truth[:MADE_CLIPS].tolist()]
+    calls = [(run, kind, asked, config.evaluation.batch_size) for kind in kinds]
     made = run_remote_all(score_made, calls, num_gpus=1 if on_gpus(config) else 0)
     return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
 
 
 def all_mismatches(
-    judge: Checkpoint, predictions: str, real: pa.Table, clips: dict[str, pa.Table]
+    judge: Checkpoint, sounds: dict[str, Sound], train: Sound
 ) -> list[dict[str, Any]]:
-    """What sets each generated corpus apart from the real one."""
-    ours, edges = read_sound(predictions, real), features.band_edges(judge.features)
+    """What sets each generated corpus apart from the real one, training clips included."""
+    test, edges = sounds["real"], features.band_edges(judge.features)
+    real = Sound(
+        merge_sounds([train.sums, test.sums]),
+        np.concatenate([train.level, test.level]),
+        np.concatenate([train.duration, test.duration]),
+    )
     return [
         row
-        for name, rows in clips.items()
+        for name, sound in sounds.items()
         if name != "real"
-        for row in mismatches(
-            name,
-            read_sound(predictions, rows),
-            ours,
-            judge.features.sample_rate,
-            judge.features.clip_length,
-            edges,
-        )
+        for row in mismatches(name, sound, real, judge.features.sample_rate, edges)
     ]

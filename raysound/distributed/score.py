@@ -1,40 +1,56 @@
-"""What a judge hears in whole corpora, a shard a task."""
+"""Predictions of whole corpora as a Ray Data pipeline: one Parquet file a shard of log-mels."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
+import ray.data
 import torch
 
-from raysound import checkpoint, features, storage
-from raysound.checkpoint import Checkpoint
+from raysound import features, storage
 from raysound.config import UserError
-from raysound.distributed.session import await_nodes, cluster_gpus, run_remote_all
+from raysound.distributed.failures import RETRIES, finite_retries, reported
+from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
 from raysound.logmel import LogMel
-from raysound.metrics.mismatch import sound_of
-from raysound.metrics.nearest import nearest
 from raysound.metrics.neighbours import K
-from raysound.models import Classifier
-from raysound.predictions import PREDICTIONS, as_array
-from raysound.scoring import mean_by_clip, score
+from raysound.part_scoring import (
+    COMPARE,
+    DONE,
+    RESULT,
+    SCORE,
+    WORK,
+    Identity,
+    classifier_digest,
+    classify,
+    digest,
+    load_classifier,
+    predictions_of,
+    read_shard,
+    references_of,
+    write_predictions,
+)
+from raysound.predictions import part_index, part_uri
 from raysound.settings import Config
+from raysound.wording import counted
+
+logger = logging.getLogger(__name__)
 
 # White noise of this root mean square: -20 dB of full scale.
 NOISE_RMS = 0.1
-
-
-class References(NamedTuple):
-    """Real clips that others are set against: names `(n,)`, embeddings float32 `(n, size)`."""
-
-    clip_id: pa.Array
-    embedding: np.ndarray
+# Ray Data looks for finished tasks ten times a second: each task takes several parts where there
+# are enough, and a pipeline has few enough tasks for the driver to hold what it knows of each.
+PARTS_OF_A_TASK = 8
+MOST_TASKS = 2000
+# Parts that wait for each GPU, so that it never waits for a part.
+PARTS_AHEAD = 2
 
 
 def score_corpora(
@@ -43,46 +59,195 @@ def score_corpora(
     run: str,
     config: Config,
     predictions: str,
-) -> None:
-    """Scores all shards and writes them, in order, as one Parquet file of PREDICTIONS.
+) -> Counter[str]:
+    """Scores all shards and writes the predictions of each as a file of its own.
 
-    The real corpus comes first; every other clip is set against its training clips.
+    A part that is there and whose footer names the same shard, classifier, settings and training
+    clips is left as it is. The real corpus is scored before the others, which are set against its
+    training clips; so are its other clips, in the pass in which the others are scored.
 
     Args:
         folders: of the features, by the corpus's name, `real` among them.
         chosen: which clips of `real` are scored, with their `split`.
-        run: the judge's folder.
+        run: the classifier's folder.
         config: the experiment.
-        predictions: the file to write.
+        predictions: the folder to write to: `<corpus>/part-NNNNNNNN.parquet`.
+
+    Returns:
+        How many parts were scored, compared anew, or left as they were.
+
+    Raises:
+        UserError: a process died each time, or a GPU is asked for and there is none.
     """
-    wanted = ray.put(chosen.select(["clip_id", "split"]))
-    with storage.whole_file(predictions) as file, pq.ParquetWriter(file, PREDICTIONS) as writer:
-        real = pa.concat_tables(
-            score_shards("real", folders["real"], run, config, [wanted], []),
-        )
-        references = references_of(real)
-        writer.write_table(set_against(real, references))
-        kept = [ray.put(references)]
-        for name in folders:
-            if name != "real":
-                for scored in score_shards(name, folders[name], run, config, [], kept):
-                    writer.write_table(scored)
-
-
-def score_shards(
-    corpus: str,
-    folder: str,
-    run: str,
-    config: Config,
-    chosen: list[ray.ObjectRef],
-    references: list[ray.ObjectRef],
-) -> Iterator[pa.Table]:
-    """The predictions of one corpus, a table a shard, in order."""
-    calls = (
-        (run, corpus, uri, chosen, references, config.evaluation.batch_size)
-        for uri in features.part_uris(folder)
+    parts = parts_of(folders, predictions)
+    delete_others(parts, predictions)
+    chosen = chosen.select(["clip_id", "split"]).combine_chunks()
+    kept = ray.put(chosen)
+    classifier, batch_size = classifier_digest(run), config.evaluation.batch_size
+    train = chosen.filter(pc.equal(chosen["split"], "train"))["clip_id"].to_pylist()
+    gpus = int(cluster_gpus()) if on_gpus(config) else 0
+    made, references, compared = Counter[str](), None, ""
+    if len(train) > K:
+        waiting = Identity(classifier, batch_size, None)
+        real = parts.filter(pc.equal(parts["corpus"], "real"))
+        found = list(score_parts(real, run, waiting, kept, None, gpus))
+        made.update(row["todo"] for row in found)
+        task = ray.remote(max_retries=RETRIES)(references_of)
+        references = task.remote([row["part"] for row in found if row["train"]])
+        compared = digest(classifier, batch_size, features_digest(folders["real"]), train)
+    identity = Identity(classifier, batch_size, compared)
+    made.update(
+        row["todo"]
+        for row in score_parts(parts, run, identity, kept, references, gpus)
+        if not (row["corpus"] == "real" and references)
     )
-    return iter(run_remote_all(score_shard, calls, num_gpus=1 if on_gpus(config) else 0))
+    logger.info(
+        "predictions: %s scored, %d set against other training clips, %d there already",
+        counted(made[SCORE], "part"), made[COMPARE], made[DONE],
+    )  # fmt: skip
+    return made
+
+
+def parts_of(folders: Mapping[str, str], predictions: str) -> pa.Table:
+    """The shards of some corpora and the parts to write: rows of `corpus`, `shard` and `part`."""
+    rows = [
+        (name, uri, part_uri(predictions, name, part_index(uri)))
+        for name, folder in folders.items()
+        for uri in features.part_uris(folder)
+    ]
+    columns = [[row[place] for row in rows] for place in range(3)]
+    return pa.table(columns, schema=pa.schema([WORK.field(place) for place in range(3)]))
+
+
+def delete_others(parts: pa.Table, predictions: str) -> None:
+    """Deletes what lies in the folder of the predictions and is none of some parts."""
+    wanted, corpora = set(parts["part"].to_pylist()), set(parts["corpus"].to_pylist())
+    # A list: what is deleted is not to be scanned.
+    for name, _, _ in list(storage.scan(predictions)):
+        folder, uri = name.split("/")[0], storage.join(predictions, *name.split("/"))
+        if folder not in corpora:
+            storage.delete(storage.join(predictions, folder))
+        elif uri not in wanted:
+            storage.delete(uri)
+
+
+def features_digest(folder: str) -> str:
+    """What stands for the clips of a corpus and their features."""
+    return json.loads(storage.read_bytes(storage.join(folder, "summary.json")))["digest"]
+
+
+def score_parts(
+    parts: pa.Table,
+    run: str,
+    identity: Identity,
+    chosen: ray.ObjectRef,
+    references: ray.ObjectRef | None,
+    gpus: int,
+) -> Iterator[dict[str, Any]]:
+    """Scores some parts, and yields the row of RESULT of each.
+
+    On CPUs the three steps are fused by Ray Data into one task. With GPUs, actors hold the
+    classifier, and other tasks read, compare and write, so that no GPU waits for these.
+    """
+    with finite_retries() as retries:
+        on_cpu: dict[str, Any] = {
+            "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1,
+            **retries,
+        }  # fmt: skip
+        work = blocks(parts, PARTS_OF_A_TASK).map_batches(
+            read_step, fn_kwargs={"identity": identity, "chosen": [chosen]}, **on_cpu
+        )
+        if gpus:
+            work = work.map_batches(
+                Classify,
+                fn_constructor_kwargs={"run": run, "identity": identity},
+                batch_size=1,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_gpus=1,
+                num_cpus=0,
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1, max_size=gpus, max_tasks_in_flight_per_actor=PARTS_AHEAD
+                ),
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
+            )
+        else:
+            work = work.map_batches(
+                classify_step,
+                fn_kwargs={"run": run, "identity": identity, "device": "cpu"},
+                **on_cpu,
+            )
+        work = work.map_batches(
+            write_step, fn_kwargs={"identity": identity, "references": [references]}, **on_cpu
+        )
+    with reported("scoring"):
+        yield from work.iter_rows()
+
+
+def blocks(parts: pa.Table, most: int) -> ray.data.Dataset:
+    """Parts as a dataset of blocks, each of which a task takes.
+
+    Args:
+        parts: one or more.
+        most: parts of a block, unless there are so many that a block must hold more.
+    """
+    cpus = max(1, int(cluster_cpus()))
+    size = max(1, min(most, len(parts) // (4 * cpus)), -(-len(parts) // MOST_TASKS))
+    return ray.data.from_arrow([parts.slice(start, size) for start in range(0, len(parts), size)])
+
+
+def read_step(batch: pa.Table, identity: Identity, chosen: list[ray.ObjectRef]) -> pa.Table:
+    """Runs in a Ray Data task: see `read_shard`."""
+    (row,) = batch.to_pylist()
+    clips = ray.get(chosen[0]) if row["corpus"] == "real" else None
+    return as_batch(read_shard(row, identity, clips), WORK)
+
+
+def classify_step(batch: pa.Table, run: str, identity: Identity, device: str) -> pa.Table:
+    """Runs in a Ray Data task: see `classify`."""
+    return as_batch(classify(row_of(batch), run, identity, device), WORK)
+
+
+class Classify:
+    """An actor that holds the classifier on a GPU: see `classify`."""
+
+    def __init__(self, run: str, identity: Identity) -> None:
+        self.run = run
+        self.identity = identity
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Takes a part and returns it with its predictions."""
+        return classify_step(batch, self.run, self.identity, "cuda")
+
+
+def write_step(
+    batch: pa.Table, identity: Identity, references: list[ray.ObjectRef | None]
+) -> pa.Table:
+    """Runs in a Ray Data task: see `write_predictions`."""
+    real = None if references[0] is None else ray.get(references[0])
+    return as_batch(write_predictions(row_of(batch), identity, real), RESULT)
+
+
+def row_of(batch: pa.Table) -> dict[str, Any]:
+    """The only row of a batch of WORK; its table is not copied."""
+    names = [name for name in batch.column_names if name != "table"]
+    (row,) = batch.select(names).to_pylist()
+    return row | {"table": batch["table"][0].as_buffer()}
+
+
+def as_batch(row: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    """A batch of one row; its table, a buffer, is not copied."""
+    columns = {
+        name: pa.array([row[name]], schema.field(name).type)
+        for name in schema.names
+        if name != "table"
+    }
+    if "table" in schema.names:
+        ends = pa.py_buffer(np.array([0, len(row["table"])], np.int64))
+        data = [None, ends, pa.py_buffer(row["table"])]
+        columns["table"] = pa.Array.from_buffers(pa.large_binary(), 1, data)
+    return pa.table(columns)
 
 
 def on_gpus(config: Config) -> bool:
@@ -100,122 +265,19 @@ def on_gpus(config: Config) -> bool:
     return True
 
 
-def score_shard(
-    run: str,
-    corpus: str,
-    uri: str,
-    chosen: list[ray.ObjectRef],
-    references: list[ray.ObjectRef],
-    batch_size: int,
-) -> pa.Table:
-    """Runs in a Ray task: the predictions of one shard, or of some of its clips.
-
-    A shard is scored whole, so that no score depends on how many tasks run at once.
-    """
-    torch.set_num_threads(1)
-    judge, model = load_judge(run)
-    columns = ["clip_id", "label", "duration", "sample_rate", "log_mel"]
-    with storage.open_file(uri) as file:
-        rows = pq.read_table(file, columns=columns)
-    splits = None
-    if chosen:
-        wanted = ray.get(chosen[0])
-        place = pc.index_in(rows["clip_id"], wanted["clip_id"].combine_chunks())
-        rows, place = rows.filter(pc.is_valid(place)), place.drop_null()
-        splits = wanted["split"].take(place)
-    if len(rows) == 0:
-        return PREDICTIONS.empty_table()
-    log_mel = features.tensor_array(rows["log_mel"])
-    scored = predictions_of(
-        corpus, rows.drop_columns("log_mel"), splits, log_mel, judge, model, batch_size
-    )
-    return set_against(scored, ray.get(references[0])) if references else scored
-
-
-def predictions_of(
-    corpus: str,
-    rows: pa.Table,
-    splits: pa.ChunkedArray | None,
-    log_mel: np.ndarray,
-    judge: Checkpoint,
-    model: Classifier,
-    batch_size: int,
-) -> pa.Table:
-    """PREDICTIONS of some windows, those of a clip next to each other.
-
-    Args:
-        corpus: its name.
-        rows: a row a window: clip_id, label, duration, sample_rate.
-        splits: train, validation or test, one a window; None of a generated corpus.
-        log_mel: `(n, n_mels, n_frames)`.
-        judge: whose labels count.
-        model: in eval mode.
-        batch_size: log-mels a forward pass.
-    """
-    probabilities, embeddings = score(model, judge.normalisation, log_mel, batch_size)
-    spectra, levels, shares = sound_of(log_mel)
-    names = rows["clip_id"].to_numpy()
-    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
-    labels = rows["label"].take(starts)
-    probabilities = mean_by_clip(probabilities, starts)
-    # Asked for a class that the judge never learned, a clip has no probability of it.
-    asked = np.append(probabilities, np.zeros((len(starts), 1), np.float32), axis=1)
-    column = [judge.labels.index(x) if x in judge.labels else -1 for x in labels.to_pylist()]
-    count, nothing = len(starts), pa.nulls(len(starts))
-    return pa.table(
-        {
-            "corpus": [corpus] * count,
-            "clip_id": names[starts],
-            "split": nothing if splits is None else splits.take(starts),
-            "label": labels,
-            "prediction": [judge.labels[index] for index in probabilities.argmax(axis=1)],
-            "probability": probabilities.max(axis=1),
-            "asked_probability": asked[np.arange(count), column],
-            "windows": np.diff(np.append(starts, len(names))),
-            "sample_rate": rows["sample_rate"].take(starts),
-            "duration": rows["duration"].take(starts),
-            "level": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
-            "sounding": mean_by_clip(shares[:, np.newaxis], starts)[:, 0],
-            "realism": nothing,
-            "nearest": nothing,
-            "probabilities": list(probabilities),
-            "embedding": list(mean_by_clip(embeddings, starts)),
-            "spectrum": list(mean_by_clip(spectra, starts)),
-        }
-    ).cast(PREDICTIONS)
-
-
-def references_of(real: pa.Table) -> References:
-    """The training clips among some predictions."""
-    train = real.filter(pc.equal(real["split"], "train"))
-    return References(train["clip_id"].combine_chunks(), as_array(train["embedding"]))
-
-
-def set_against(scored: pa.Table, references: References) -> pa.Table:
-    """Predictions with `realism` and `nearest` filled in, but for those of the references."""
-    if len(scored) == 0 or len(references.embedding) <= K:
-        return scored
-    found = nearest(as_array(scored["embedding"]), references.embedding)
-    own = pc.fill_null(pc.equal(scored["split"], "train"), False).to_numpy()
-    names = references.clip_id.take(pa.array(found.index))
-    for name, values in (("realism", pa.array(found.realism, pa.float32())), ("nearest", names)):
-        values = pc.if_else(pa.array(own), pa.scalar(None, values.type), values)
-        scored = scored.set_column(scored.schema.get_field_index(name), name, values)
-    return scored.cast(PREDICTIONS)
-
-
 def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Table:
     """Runs in a Ray task: predictions of clips that no generator should make.
 
     Args:
-        run: the judge's folder.
+        run: the classifier's folder.
         kind: `noise`, white and of an rms of 0.1, or `silence`.
         labels: what each is asked to be.
         batch_size: log-mels a forward pass.
     """
-    torch.set_num_threads(1)
-    judge, model = load_judge(run)
-    log_mel, length = LogMel(judge.features), judge.features.clip_samples
+    # A task that was given no GPU may see one nevertheless: it is another's.
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    classifier, model = load_classifier(run, device, classifier_digest(run))
+    log_mel, length = LogMel(classifier.features), classifier.features.clip_samples
     waveforms = (
         np.random.default_rng(number).normal(0, NOISE_RMS, length) * (kind == "noise")
         for number in range(len(labels))
@@ -225,19 +287,8 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
         {
             "clip_id": [f"{kind}-{number}" for number in range(len(labels))],
             "label": labels,
-            "duration": [judge.features.clip_length] * len(labels),
-            "sample_rate": pa.array([judge.features.sample_rate] * len(labels), pa.int32()),
+            "duration": [classifier.features.clip_length] * len(labels),
+            "sample_rate": pa.array([classifier.features.sample_rate] * len(labels), pa.int32()),
         }
     )
-    return predictions_of(kind, rows, None, np.stack(made), judge, model, batch_size)
-
-
-@lru_cache(maxsize=1)
-def load_judge(run: str) -> tuple[Checkpoint, Classifier]:
-    """The judge on this process's device, loaded once a process."""
-    judge = checkpoint.read_note(run)
-    # A task that was given no GPU may see one nevertheless: it is another's.
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
-    # TensorFloat-32 saves little here, and a score is to be the same wherever it is made.
-    torch.backends.cudnn.allow_tf32 = False
-    return judge, checkpoint.load_model(run, judge).to(device)
+    return predictions_of(kind, rows, None, np.stack(made), classifier, model, batch_size)

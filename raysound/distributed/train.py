@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.config import UserError
@@ -21,6 +20,7 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
 from raysound.metrics.intervals import wilson_interval
+from raysound.predictions import read_predictions
 from raysound.settings import Config, digest
 from raysound.wording import counted
 
@@ -112,24 +112,23 @@ def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]
 def train_and_test(judge: Variant, folder: str, together: int = 1) -> dict[str, Any]:
     """One judge's row of the sums."""
     run = train_judge(judge.config, judge.name, together)
-    clips = split_clips(judge.config, folder)
-    test = clips.filter(pc.equal(clips["split"], "test"))
+    split = split_clips(judge.config, folder)
+    test = split.filter(pc.equal(split["split"], "test"))
     if not len(test):
         raise UserError("no test clip: name corpora.real.split.test_folds, or raise test_fraction")
-    predictions = storage.join(run, "test.parquet")
+    predictions = storage.join(run, "predictions")
     score_corpora({"real": folder}, test, run, judge.config, predictions)
-    with storage.open_file(predictions) as file:
-        rows = pq.read_table(file, columns=["label", "prediction"])
-    right = pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py()
-    logger.info(
-        "%s: %.1f %% of %s", judge.name, 100 * right / len(rows), counted(len(rows), "test clip")
-    )
+    clips = right = 0
+    for rows in read_predictions(predictions, "real", ["label", "prediction"]):
+        clips += len(rows)
+        right += pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py() or 0
+    logger.info("%s: %.1f %% of %s", judge.name, 100 * right / clips, counted(clips, "test clip"))
     return {
         "fold": judge.fold,
         "seed": judge.seed,
-        "clips": len(rows),
+        "clips": clips,
         "right": right,
-        "accuracy": right / len(rows),
+        "accuracy": right / clips,
         "run": run,
     }
 

@@ -67,13 +67,12 @@ def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -
     made = {}
     labels = rng.permutation(test.truth)
     if (labels != test.truth).any():
-        made["shuffled_labels"] = Scored(labels, test.probabilities, test.embedding, test.drawn)
+        made["shuffled_labels"] = Scored(labels, test.probabilities, test.embedding)
     # A ball that reaches the K-th copy has no width, one that reaches past all of them is huge.
-    some = test.with_embedding()
-    surest = clearest(some)
+    surest = clearest(test)
     copies = min(len(test.truth), set_size) // max(1, len(surest))
     if copies > K:
-        made["one_clip_per_class"] = some.take(np.repeat(surest, copies))
+        made["one_clip_per_class"] = test.take(np.repeat(surest, copies))
     copied = rng.permutation(len(train.truth))[:set_size]
     made["training_copy"] = train.take(np.sort(copied))
     return made

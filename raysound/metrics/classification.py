@@ -17,6 +17,7 @@ from raysound.metrics.intervals import (
     Measure,
     bootstrap_interval,
     half_sample_interval,
+    mean_measure,
     measure,
     share_measure,
     spread_measure,
@@ -28,13 +29,10 @@ from raysound.metrics.probabilities import (
     entropies,
     predicted_classes,
     score_of,
-    surprises,
     true_ranks,
 )
 from raysound.metrics.sampling import drawn, fewer
-
-# Of this many most probable classes.
-TOP = 3
+from raysound.metrics.sums import TOP, ClassificationSums, fold
 
 
 def accuracy(truth: ArrayLike, prediction: ArrayLike) -> float:
@@ -200,6 +198,7 @@ def classification_report(
     *,
     set_size: int | None = None,
     seed: int = 0,
+    sums: ClassificationSums | None = None,
 ) -> dict[str, Any]:
     """All numbers about one corpus that come from its class probabilities, ready for JSON.
 
@@ -212,15 +211,17 @@ def classification_report(
             (`needs_equal_n` of their declarations): give all corpora of a report the same. A corpus
             of fewer is used whole, and these metrics carry a `note`. None: all clips.
         seed: Makes what is drawn repeatable.
+        sums: Over all clips of the corpus, where those given are a sample; None: they are all.
 
     Returns:
         `clips`, `per_class` (by label: `clips`, `accuracy`), `confusion` (rows are the truth), and
         measures: `accuracy` and `top_3` with Wilson's interval, `balanced_accuracy` with that of
-        its classes' Wilson intervals added by squares, `macro_f1`, `map_3` and
-        `negative_log_likelihood` by bootstrap, `calibration_error`, `inception_score` and
-        `predicted_classes` by half samples, for resampling with repetition would add their bias a
-        second time. A value is None where there are no clips; those of `top_3` and `map_3` also
-        with three classes or fewer, where any answer is among the three most probable.
+        its classes' Wilson intervals added by squares, `map_3` and `negative_log_likelihood`
+        with ± 1.96 standard errors, `macro_f1` by bootstrap, `calibration_error`,
+        `inception_score` and `predicted_classes` by half samples, for resampling with repetition
+        would add their bias a second time. A value is None where there are no clips; those of
+        `top_3` and `map_3` also with three classes or fewer, where any answer is among the three
+        most probable.
 
     Raises:
         ValueError: The lengths differ, a class is out of range, a row is no distribution, or the
@@ -241,14 +242,15 @@ def classification_report(
     if len(set(labels)) != classes:
         twice = next(label for label in labels if list(labels).count(label) > 1)
         raise ValueError(f"{classes} classes have only {len(set(labels))} names: {twice!r} twice")
-    confusion = confusion_matrix(truth, np.argmax(probabilities, axis=1), classes)
+    of_all = ClassificationSums.of(truth, probabilities) if sums is None else sums
+    confusion = of_all.confusion(classes)
     clips, correct = confusion.sum(axis=1), np.diagonal(confusion)
     some = drawn(np.arange(n), n if set_size is None else set_size, seed)
     report = {
-        "clips": n,
-        "accuracy": share_measure(correct.sum(), n),
+        "clips": of_all.clips,
+        "accuracy": share_measure(correct.sum(), of_all.clips),
         "balanced_accuracy": _balanced(confusion),
-        **_means(truth, probabilities),
+        **_means(of_all, classes),
         **_equal_n(truth[some], probabilities[some]),
         "per_class": {
             label: {"clips": int(of), "accuracy": share_measure(right, of)}
@@ -279,18 +281,18 @@ def _balanced(confusion: NDArray[np.int64]) -> Measure:
     return measure(shares.mean(), shares.mean() - below, shares.mean() + above)
 
 
-def _means(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Measure]:
+def _means(sums: ClassificationSums, classes: int) -> dict[str, Measure]:
     """Means over the clips, whose value does not depend on their number."""
-    names = ("top_3", "map_3", "negative_log_likelihood")
-    n, classes = probabilities.shape
+    n = sums.clips
     if not n:
+        names = ("top_3", "map_3", "negative_log_likelihood")
         return {name: measure(None, why="no clips") for name in names}
-    ranks = true_ranks(truth, probabilities)
-    per_clip = np.stack([np.where(ranks <= TOP, 1 / ranks, 0), surprises(truth, probabilities)])
-    values = per_clip.mean(axis=1)
-    low, high = bootstrap_interval(lambda chosen: per_clip[:, chosen].mean(axis=1), n)
-    means = [spread_measure(*row, n, "clips") for row in zip(values, low, high, strict=True)]
-    found = dict(zip(names, [share_measure((ranks <= TOP).sum(), n), *means], strict=True))
+    ranks, rank_squares, surprise, surprise_squares = fold(sums.rows)[0].tolist()
+    found = {
+        "top_3": share_measure(sums.in_top, n),
+        "map_3": mean_measure(ranks, rank_squares, n),
+        "negative_log_likelihood": mean_measure(surprise, surprise_squares, n),
+    }
     if classes <= TOP:
         why = f"{classes} classes: each is among the {TOP} most probable"
         found |= {name: measure(None, why=why) for name in ("top_3", "map_3")}

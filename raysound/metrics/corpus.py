@@ -4,49 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysound.metrics.classification import classification_report
+from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, per_class_fidelity, prepare
+from raysound.metrics.neighbours import BallCounts
+from raysound.metrics.sums import ClassificationSums
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a judge made of some clips.
+    """What the classifier made of some clips.
 
     Attributes:
         truth: class that each was asked to be, `(n,)`.
         probabilities: `(n, classes)`.
-        embedding: of all of them, or of those drawn to stand for them, float32 `(m, size)`.
-        drawn: which these are, ascending, `(m,)`.
+        embedding: float32 `(n, size)`.
     """
 
     truth: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     embedding: NDArray[np.float32]
-    drawn: NDArray[np.int64]
-
-    def with_embedding(self) -> Scored:
-        """The clips that have an embedding."""
-        places = np.arange(len(self.drawn))
-        return Scored(
-            self.truth[self.drawn], self.probabilities[self.drawn], self.embedding, places
-        )
 
     def take(self, rows: NDArray[np.int64]) -> Scored:
-        """Some of the clips, in any order and number; only where all have their embedding.
+        """Some of the clips, in any order and number."""
+        return Scored(self.truth[rows], self.probabilities[rows], self.embedding[rows])
 
-        Raises:
-            ValueError: not all have.
-        """
-        if len(self.drawn) != len(self.truth):
-            raise ValueError(f"{len(self.truth)} clips with {len(self.drawn)} embeddings")
-        return Scored(
-            self.truth[rows], self.probabilities[rows], self.embedding[rows], np.arange(len(rows))
-        )
+    def first(self, count: int) -> Scored:
+        """At most so many of the clips, from the first."""
+        return self.take(np.arange(min(count, len(self.truth))))
+
+
+class Totals(NamedTuple):
+    """Sums over all clips of a corpus.
+
+    Attributes:
+        classification: of their probabilities.
+        balls: of where they lie among the reference clips; no clips where these are too few.
+    """
+
+    classification: ClassificationSums
+    balls: BallCounts
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class RealClips:
         Raises:
             ValueError: fewer than two.
         """
-        return cls(clips.embedding, clips.truth[clips.drawn], prepare(clips.embedding))
+        return cls(clips.embedding, clips.truth, prepare(clips.embedding))
 
 
 def corpus_report(
@@ -80,27 +82,35 @@ def corpus_report(
     set_size: int,
     class_sizes: Sequence[int],
     seed: int = 0,
+    totals: Totals | None = None,
 ) -> dict[str, Any]:
     """Classification, fidelity and diversity of one corpus, ready for JSON.
 
     Args:
-        scored: its clips.
+        scored: its clips; with `totals` a sample of them: the first PAIR_CLIPS stand for all, those
+            of a class for the class.
         reference: the real clips that it is set against.
         labels: class names in the order of the probabilities.
         set_size: clips that the metrics which depend on their number are computed on.
         class_sizes: the same of each class.
         seed: of all draws.
+        totals: sums over all clips; None: `scored` are all.
 
     Returns:
         What `classification_report` and `fidelity_report` return, `per_class` with both's.
     """
+    some = scored if totals is None else scored.first(PAIR_CLIPS)
     report = classification_report(
-        scored.truth, scored.probabilities, labels, set_size=set_size, seed=seed
-    )
-    fidelity = fidelity_report(scored.embedding, reference.prepared, seed=seed, set_size=set_size)
+        some.truth, some.probabilities, labels, set_size=set_size, seed=seed,
+        sums=totals and totals.classification,
+    )  # fmt: skip
+    fidelity = fidelity_report(
+        some.embedding, reference.prepared, seed=seed, set_size=set_size,
+        counts=totals and totals.balls,
+    )  # fmt: skip
     of_class = per_class_fidelity(
-        scored.embedding, scored.truth[scored.drawn],
-        reference.embedding, reference.truth, labels, set_sizes=class_sizes, seed=seed,
+        scored.embedding, scored.truth, reference.embedding, reference.truth, labels,
+        set_sizes=class_sizes, seed=seed,
     )  # fmt: skip
     for label, row in of_class.items():
         report["per_class"][label] |= row

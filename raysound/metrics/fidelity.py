@@ -26,6 +26,7 @@ from raysound.metrics.intervals import FEWEST, Measure, measure
 from raysound.metrics.mmd import bandwidth, kernel_matrices, kernel_mean, mmd_measure
 from raysound.metrics.moments import Moments, moments
 from raysound.metrics.neighbours import (
+    BallCounts,
     K,
     clip_measures,
     nearest_others,
@@ -101,14 +102,20 @@ def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
 
 
 def fidelity_report(
-    generated: ArrayLike, reference: ArrayLike | Reference, *, seed: int, set_size: int
+    generated: ArrayLike,
+    reference: ArrayLike | Reference,
+    *,
+    seed: int,
+    set_size: int,
+    counts: BallCounts | None = None,
 ) -> dict[str, Any]:
     """All numbers about one corpus that come from its embeddings, ready for JSON.
 
     Fréchet distance, recall and coverage depend on the number of clips (`needs_equal_n` of their
     declarations), so they are computed on `set_size` clips drawn from the corpus: give all corpora
-    of a report the same. MMD is unbiased at any number and takes up to 5,000 clips. Precision,
-    density, authenticity and the extrapolated Fréchet distance take all.
+    of a report the same. MMD is unbiased at any number and takes up to 5,000 clips, the
+    extrapolated Fréchet distance all that are given. Precision, density and authenticity are
+    computed from `counts`.
 
     Args:
         generated: Embeddings, `(n, d)`, any number of clips.
@@ -116,6 +123,7 @@ def fidelity_report(
         seed: Makes what is drawn repeatable.
         set_size: Clips to draw, 1 or more; above 5,000 it is 5,000. A corpus of fewer is used whole
             and the three carry a `note`.
+        counts: Of all clips of the corpus, where those given are a sample; None: they are all.
 
     Returns:
         `compared`, the clips drawn, and measures: `frechet_distance`, `frechet_distance_infinite`,
@@ -144,7 +152,7 @@ def fidelity_report(
             array, real.parts, real.moments, real.factor, seed
         )
     report["mmd"] = _mmd(drawn(array, PAIR_CLIPS, seed), real, seed)
-    report |= _sets(some, real, seed) | _clips(array, real)
+    report |= _sets(some, real, seed) | _clips(array, real, counts)
     for metric in METRICS:
         if metric.needs_equal_n and metric.key in report:
             report[metric.key] |= fewer(len(some), set_size)
@@ -249,10 +257,14 @@ def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Measu
     return set_measures(neighbours(x, real.sample, K, real.near), seed)
 
 
-def _clips(x: NDArray[Any], real: Reference) -> dict[str, Measure]:
-    why = "" if len(x) else "no clips"
+def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[str, Measure]:
+    clips = len(x) if counts is None else counts.clips
+    why = "" if clips else "no clips"
     if len(real.sample) <= K:
         why = f"{len(real.sample)} reference clips: {K} neighbours need more"
     if why:
         return {name: measure(None, why=why) for name in ("precision", "density", "authenticity")}
-    return clip_measures(per_clip(x, real.sample, K, real.near))
+    if counts is None:
+        found = per_clip(x, real.sample, K, real.near)
+        counts = BallCounts.of(found.balls, found.authentic)
+    return clip_measures(counts)

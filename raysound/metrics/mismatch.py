@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raysound.metrics.sums import fold
 
 # What is worth telling; level and length only where chance can't explain it.
 LEVEL_DB = 3.0
@@ -21,22 +25,75 @@ DB = 10 / np.log(10)
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
-    """How the clips of one corpus sound, a row a clip.
+class SoundSums:
+    """Sums over the clips of some parts of a corpus.
 
     Attributes:
-        sample_rate: of the files, Hz, `(n,)`.
-        duration: of the files, s, `(n,)`.
-        level: mean mel power where there is sound, dB, `(n,)`; see `spectrum_and_level`.
-        sounding: share of the frames that are not digital silence, `(n,)`.
-        spectrum: mean log-mel where there is sound, natural log power, `(n, n_mels)`.
+        rates: clips by the sample rate of their file, Hz.
+        rows: float64 `(parts, 1 + n_mels)`: the sum of the clips' shares of digital silence,
+            padding left out, and the sum of their spectra, natural log power; see `sums.fold`.
     """
 
-    sample_rate: NDArray[np.int32]
-    duration: NDArray[np.float64]
+    rates: Mapping[int, int]
+    rows: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        sample_rate: NDArray[np.integer[Any]],
+        duration: NDArray[np.float64],
+        sounding: NDArray[np.floating[Any]],
+        spectrum: NDArray[np.floating[Any]],
+        clip_length: float,
+    ) -> SoundSums:
+        """Sums over the clips of one part.
+
+        Args:
+            sample_rate: of the files, Hz, `(n,)`.
+            duration: of the files, s, `(n,)`.
+            sounding: share of the frames that are not digital silence, `(n,)`.
+            spectrum: mean log-mel where there is sound, natural log power, `(n, n_mels)`.
+            clip_length: s, what shorter clips are padded to.
+        """
+        # What a short clip is padded with is ours, and of its length another row tells.
+        own = np.minimum(1, duration / clip_length)
+        silent = 1 - np.minimum(1, sounding / own)
+        rates, counts = np.unique(sample_rate, return_counts=True)
+        rows = np.append(silent.sum(dtype=np.float64), spectrum.sum(axis=0, dtype=np.float64))
+        return cls(dict(zip(rates.tolist(), counts.tolist(), strict=True)), rows[np.newaxis])
+
+    @property
+    def clips(self) -> int:
+        """How many clips there are."""
+        return sum(self.rates.values())
+
+
+def merge_sounds(parts: Sequence[SoundSums]) -> SoundSums:
+    """Sums over one part or more, in their order; the rows stay apart."""
+    rates = Counter[int]()
+    for one in parts:
+        rates.update(one.rates)
+    return SoundSums(dict(rates), np.concatenate([one.rows for one in parts]))
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """How the clips of one corpus sound.
+
+    Attributes:
+        sums: over all clips.
+        level: mean mel power where there is sound, dB, of a sample of them; see `sound_of`.
+        duration: of the files of the same sample, s.
+    """
+
+    sums: SoundSums
     level: NDArray[np.float32]
-    sounding: NDArray[np.float32]
-    spectrum: NDArray[np.float32]
+    duration: NDArray[np.float64]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean share of digital silence, and mean spectrum, `(1 + n_mels,)`."""
+        return fold(self.sums.rows)[0] / self.sums.clips
 
 
 def sound_of(
@@ -71,7 +128,6 @@ def mismatches(
     generated: Sound,
     real: Sound,
     judged_rate: int,
-    clip_length: float,
     band_edges: NDArray[np.float64],
 ) -> list[dict[str, Any]]:
     """What a reader must know before comparing a generated corpus with the real one.
@@ -81,7 +137,6 @@ def mismatches(
         generated: its clips.
         real: the real clips.
         judged_rate: Hz, what every clip is resampled to.
-        clip_length: s, what shorter clips are padded to.
         band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
 
     Returns:
@@ -89,7 +144,7 @@ def mismatches(
         `real`, `generated` (Hz, Hz, dB, s, a share of the frames) and `text`, a sentence. None
         where a corpus has no clip.
     """
-    if not len(generated.level) or not len(real.level):
+    if not generated.sums.clips or not real.sums.clips:
         return []
     return [
         {
@@ -104,7 +159,7 @@ def mismatches(
             *_band_limit(name, generated, real, band_edges),
             *_levels(name, generated, real),
             *_lengths(name, generated, real),
-            *_silence(name, generated, real, clip_length),
+            *_silence(name, generated, real),
         )
     ]
 
@@ -113,7 +168,7 @@ _Found = list[tuple[str, float, float, str]]
 
 
 def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
-    ours, theirs = _commonest(real.sample_rate), _commonest(generated.sample_rate)
+    ours, theirs = _commonest(real.sums.rates), _commonest(generated.sums.rates)
     # What both hold more of than the judge hears is cut off from both.
     if ours == theirs or min(ours, theirs) >= judged_rate:
         return _some_rates(name, generated, real, judged_rate)
@@ -128,7 +183,11 @@ def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found
 
 def _some_rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
     """Of corpora of the same commonest rate: clips of lower ones among them."""
-    ours, theirs = (float(np.mean(sound.sample_rate < judged_rate)) for sound in (real, generated))
+    ours, theirs = (
+        sum(count for rate, count in sound.sums.rates.items() if rate < judged_rate)
+        / sound.sums.clips
+        for sound in (real, generated)
+    )
     if abs(theirs - ours) < RATE_SHARE:
         return []
     text = (
@@ -136,13 +195,13 @@ def _some_rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _
         f"{judged_rate} Hz: they lack the treble that the judge hears; compare at the same rate"
     )
     # The lowest of each side.
-    return [("sample_rate", real.sample_rate.min(), generated.sample_rate.min(), text)]
+    return [("sample_rate", min(real.sums.rates), min(generated.sums.rates), text)]
 
 
 def _band_limit(
     name: str, generated: Sound, real: Sound, band_edges: NDArray[np.float64]
 ) -> _Found:
-    above = DB * (real.spectrum.mean(axis=0) - generated.spectrum.mean(axis=0))
+    above = DB * (real.means[1:] - generated.means[1:])
     whole = float(band_edges[-1])
     for missing, of_real in ((above > BAND_DB, False), (-above > BAND_DB, True)):
         # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
@@ -188,13 +247,8 @@ def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
     return [("length", ours, theirs, text)]
 
 
-def _silence(name: str, generated: Sound, real: Sound, clip_length: float) -> _Found:
-    def share(sound: Sound) -> float:
-        # What a short clip is padded with is ours, and of its length another row tells.
-        own = np.minimum(1, sound.duration / clip_length)
-        return float(1 - np.mean(np.minimum(1, sound.sounding / own)))
-
-    ours, theirs = share(real), share(generated)
+def _silence(name: str, generated: Sound, real: Sound) -> _Found:
+    ours, theirs = float(real.means[0]), float(generated.means[0])
     if abs(ours - theirs) < SILENCE_SHARE:
         return []
     text = (
@@ -210,6 +264,6 @@ def _chance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) ->
     return float(3 * np.sqrt(np.pi / 2 * variance))
 
 
-def _commonest(values: NDArray[np.int32]) -> int:
-    found, counts = np.unique(values, return_counts=True)
-    return int(found[counts.argmax()])
+def _commonest(rates: Mapping[int, int]) -> int:
+    """The lowest of equally common ones."""
+    return min(rates, key=lambda rate: (-rates[rate], rate))

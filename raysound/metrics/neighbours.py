@@ -10,7 +10,7 @@ faithful is your synthetic data?", ICML 2022 (authenticity).
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +19,8 @@ from raysound.metrics.checks import embeddings, rows, same_dimensions
 from raysound.metrics.distances import centre, squared_distances
 from raysound.metrics.intervals import (
     Measure,
-    Z,
     halves,
+    mean_measure,
     measure,
     share_measure,
     spread_interval,
@@ -69,6 +69,34 @@ class PerClip:
     balls: NDArray[np.int64]
     authentic: NDArray[np.bool_]
     k: int
+
+
+class BallCounts(NamedTuple):
+    """Sums over clips of `PerClip`: integers, which add up to the same in any order.
+
+    Attributes:
+        clips: How many there are.
+        inside: Those that lie in a ball.
+        balls: Balls that they lie in, in all.
+        squares: Sum of the squares of each clip's balls.
+        authentic: Those that are authentic.
+    """
+
+    clips: int = 0
+    inside: int = 0
+    balls: int = 0
+    squares: int = 0
+    authentic: int = 0
+
+    @classmethod
+    def of(cls, balls: NDArray[np.int64], authentic: NDArray[np.bool_]) -> "BallCounts":
+        """Of some clips, `(n,)` each."""
+        numbers = (balls > 0, balls, balls * balls, authentic)
+        return cls(len(balls), *(int(values.sum()) for values in numbers))
+
+    def merge(self, other: "BallCounts") -> "BallCounts":
+        """Of both."""
+        return BallCounts(*(one + two for one, two in zip(self, other, strict=True)))
 
 
 def nearest_others(
@@ -187,19 +215,17 @@ def coverage(of: Neighbours) -> float:
     return float((of.squared.min(axis=1) < STRICT * of.reference_radii).mean())
 
 
-def clip_measures(of: PerClip) -> dict[str, Measure]:
+def clip_measures(of: BallCounts, k: int = K) -> dict[str, Measure]:
     """Precision, density and authenticity of one clip or more, each with an interval.
 
     Means over the clips: none depends on their number. The intervals cover other clips of the same
     generator against the same reference: Wilson's for the shares, ±1.96 standard errors for the
     density.
     """
-    n, value = len(of.balls), density(of)
-    reach = Z * float(of.balls.std(ddof=1)) / of.k / sqrt(n) if n > 1 else 0.0
     return {
-        "precision": share_measure((of.balls > 0).sum(), n),
-        "density": spread_measure(value, max(0.0, value - reach), value + reach, n, "clips"),
-        "authenticity": share_measure(of.authentic.sum(), n),
+        "precision": share_measure(of.inside, of.clips),
+        "density": mean_measure(of.balls / k, of.squares / k**2, of.clips),
+        "authenticity": share_measure(of.authentic, of.clips),
     }
 
 

@@ -3,11 +3,11 @@
 import base64
 import hashlib
 import json
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -36,6 +36,9 @@ from raysound.report.measures import (
 from raysound.wording import counted
 
 REJECTS_SHOWN = 100
+REJECT_KINDS_SHOWN = 100
+# What differs from clip to clip in a reason: what is quoted, paths, numbers.
+_OF_ONE_CLIP = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*[^\s:,;]|\d+(?:[.,]\d+)*")
 CONFUSIONS_NAMED = 4
 ROOMY_CLASSES = 12  # matrices of more classes are drawn small, and folded up but for the first
 MATRIX_CLASSES = 150  # of more classes there is no matrix, but a list of the largest confusions
@@ -72,13 +75,35 @@ class Example:
     """Of the clip: `log_mel` and `audio` are its first, the probabilities are means over all."""
 
 
+class Rejects(NamedTuple):
+    """Rejected clips.
+
+    Attributes:
+        shown: Rows of `corpus`, `clip_id`, `label` and `reason`, at most REJECTS_SHOWN.
+        counts: All of them, by corpus and kind of reason: see `kind_of`.
+    """
+
+    shown: Sequence[Mapping[str, Any]]
+    counts: Mapping[tuple[str, str], int]
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what differs from clip to clip: paths, what is quoted, numbers.
+
+    Examples:
+        >>> kind_of("decodes to 3 samples, its header says 44100")
+        'decodes to … samples, its header says …'
+    """
+    return _OF_ONE_CLIP.sub("…", reason)
+
+
 def render(
     metrics: dict[str, Any],
     history: Sequence[dict[str, Any]],
     examples: Sequence[Example],
     cells: Mapping[str, Cells],
     points: Sequence[MapPoint],
-    rejects: Sequence[dict[str, Any]],
+    rejects: Rejects,
     settings_yaml: str,
 ) -> str:
     """Write the report.
@@ -91,7 +116,7 @@ def render(
         cells: By corpus, the clips behind each cell (class asked for, class heard) of its
             confusion matrix; what is left out opens nothing.
         points: Clips on the map of embeddings; may be empty.
-        rejects: Rows of `corpus`, `clip_id`, `label` and `reason`; the first 100 are listed.
+        rejects: Some rejected clips, and how many there are of each kind.
         settings_yaml: The settings as they were read.
 
     Returns:
@@ -140,17 +165,25 @@ def render(
             mapped=[name for name in order if any(point.corpus == name for point in points)],
             examples=_by_corpus(examples, order, low, high),
             scale={"picture": pictures.colour_scale(), "low": low, "high": high},
-            reject_counts=sorted(
-                Counter((row["corpus"], row["reason"]) for row in rejects).items()
-            ),
-            rejects=rejects[:REJECTS_SHOWN],
-            rejects_hidden=max(0, len(rejects) - REJECTS_SHOWN),
+            reject_counts=_kinds(rejects.counts),
+            rejects=rejects.shown,
+            rejects_hidden=sum(rejects.counts.values()) - len(rejects.shown),
             settings_yaml=settings_yaml,
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             data=_data({"labels": labels, "cells": _cells(cells, corpora)}),
         )
     )
+
+
+def _kinds(counts: Mapping[tuple[str, str], int]) -> list[tuple[tuple[str, str], int]]:
+    """The commonest kinds of rejects by corpus, and of each corpus the others in one row."""
+    common = sorted(counts, key=lambda key: (-counts[key], key))
+    found = {key: counts[key] for key in common[:REJECT_KINDS_SHOWN]}
+    for corpus, kind in common[REJECT_KINDS_SHOWN:]:
+        other = (corpus, "other reasons")
+        found[other] = found.get(other, 0) + counts[corpus, kind]
+    return sorted(found.items())
 
 
 def environment() -> Environment:

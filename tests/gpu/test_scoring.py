@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,7 +13,7 @@ from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
 from raysound.models import MODELS, build
-from raysound.predictions import as_array
+from raysound.predictions import as_array, read_predictions
 from raysound.scoring import Normalisation, score
 from raysound.settings import Config
 
@@ -52,11 +52,11 @@ def test_the_predictions_of_a_corpus_are_the_same_on_both(
     found = {}
     for use_gpu in (False, True):
         compute = config.compute.model_copy(update={"use_gpu": use_gpu})
-        file = str(tmp_path / f"{use_gpu}.parquet")
+        out = str(tmp_path / str(use_gpu))
         score_corpora(
-            {"real": folder}, clips, run, config.model_copy(update={"compute": compute}), file
+            {"real": folder}, clips, run, config.model_copy(update={"compute": compute}), out
         )
-        found[use_gpu] = pq.read_table(file)
+        found[use_gpu] = pa.concat_tables(read_predictions(out, "real"))
 
     assert len(found[True]) == len(clips)
     for column in ("clip_id", "label", "prediction"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import soundfile
 
@@ -20,6 +20,7 @@ from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, split_digest
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train import train
+from raysound.predictions import read_predictions
 from raysound.settings import Config
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -83,7 +84,7 @@ def validated(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 def predictions(judge: dict[str, Any]) -> list[dict[str, Any]]:
     """What a judge said of its test clips."""
-    return pq.read_table(Path(judge["run"]) / "test.parquet").to_pylist()
+    return pa.concat_tables(read_predictions(f"{judge['run']}/predictions", "real")).to_pylist()
 
 
 def test_each_clip_is_tested_once_a_seed_by_the_judge_of_its_fold(

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import ray
 from jsonschema import Draft202012Validator
 from tensorboardX.proto.event_pb2 import Event
 
@@ -23,8 +22,24 @@ from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, extract_corpus
 from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
-from raysound.distributed.score import references_of, score_shard, set_against
-from raysound.predictions import PREDICTIONS, as_array
+from raysound.part_scoring import (
+    Identity,
+    References,
+    classifier_digest,
+    classify,
+    read_shard,
+    references_of,
+    set_against,
+    write_predictions,
+)
+from raysound.predictions import (
+    COMPARED,
+    PREDICTIONS,
+    as_array,
+    part_index,
+    part_uri,
+    read_predictions,
+)
 from raysound.storage import read_table
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -81,37 +96,46 @@ def test_the_anchors_stand_beside_the_corpora(metrics: dict[str, Any]) -> None:
     assert {row["why"] for row in unmade} == {"needs more than 5 real test clips a class"}
 
 
-def test_scores_do_not_depend_on_how_many_tasks_share_the_work(trained: dict[str, Any]) -> None:
-    """Shards are scored whole: alone, one after the other, they give the same bytes."""
-    config = trained["config"]
-    predictions = read_table(f"{config.output}/evaluation/predictions.parquet")
+def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
+    trained: dict[str, Any], tmp_path: Path
+) -> None:
+    """Shards are scored whole: alone, one after the other, they give the same predictions."""
+    config, run = trained["config"], trained["run"]
+    predictions = f"{config.output}/evaluation/predictions"
     clips = split_clips(config, finished_features("real", config))
     chosen = clips.filter(pc.is_in(clips["split"], pa.array(["train", "test"])))
-    batch = config.evaluation.batch_size
-    wanted = [ray.put(chosen.select(["clip_id", "split"]))]
+    identity = Identity(classifier_digest(run), config.evaluation.batch_size, "")
 
-    def shards(name: str) -> list[str]:
-        return features.part_uris(finished_features(name, config))
+    def alone(name: str, uri: str, references: References | None) -> str:
+        part = part_uri(str(tmp_path), name, part_index(uri))
+        row = {"corpus": name, "shard": uri, "part": part}
+        row = read_shard(row, identity, chosen if name == "real" else None)
+        write_predictions(classify(row, run, identity, "cpu"), identity, references)
+        return part
 
-    real = pa.concat_tables(
-        [score_shard(trained["run"], "real", uri, wanted, [], batch) for uri in shards("real")]
-    )
-    references = references_of(real)
-    kept = [ray.put(references)]
-    alone = [set_against(real, references)] + [
-        score_shard(trained["run"], name, uri, [], kept, batch)
-        for name in ("good", "bad")
-        for uri in shards(name)
-    ]
+    shards = {
+        name: features.part_uris(finished_features(name, config))
+        for name in ("real", "good", "bad")
+    }
+    references = references_of([alone("real", uri, None) for uri in shards["real"]])
+    for name, uris in shards.items():
+        for uri in uris:
+            part = alone(name, uri, None)
+            table = set_against(read_table(part), references)
+            there = read_table(part_uri(predictions, name, part_index(uri)))
+            assert there.schema.equals(PREDICTIONS)
+            assert there.to_pylist() == table.to_pylist()
 
-    assert predictions.schema.equals(PREDICTIONS)
-    assert predictions.to_pylist() == [row for table in alone for row in table.to_pylist()]
+    real = pa.concat_tables(read_predictions(predictions, "real", ["clip_id"]))
     assert set(real["clip_id"].to_pylist()) == set(chosen["clip_id"].to_pylist())
 
 
 def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
     """Its probability of what it was asked to be, how real it looks, and the clip it is nearest."""
-    table = read_table(f"{trained['config'].output}/evaluation/predictions.parquet")
+    predictions = f"{trained['config'].output}/evaluation/predictions"
+    table = pa.concat_tables(
+        part for name in ("real", "good", "bad") for part in read_predictions(predictions, name)
+    )
     labels = checkpoint.read_note(trained["run"]).labels
     probabilities = as_array(table["probabilities"])
     asked = [labels.index(label) for label in table["label"].to_pylist()]
@@ -126,7 +150,7 @@ def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
     realism: dict[str, list[float]] = {"real": [], "good": [], "bad": []}
     for row in table.to_pylist():
         if row["split"] == "train":
-            assert (row["realism"], row["nearest"]) == (None, None)
+            assert [row[name] for name in COMPARED] == [None] * 4
             continue
         distance = {
             name: np.linalg.norm(place - np.array(row["embedding"]))

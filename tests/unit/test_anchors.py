@@ -21,7 +21,6 @@ def judged(clips: int, seed: int, spread: float = 1.0) -> Scored:
         truth,
         (exp / exp.sum(axis=1, keepdims=True)).astype(np.float32),
         embedding.astype(np.float32),
-        np.arange(clips),
     )
 
 
@@ -35,7 +34,6 @@ def rows() -> dict[str, dict]:
         TEST.truth,
         np.tile(np.float32([0.7, 0.1, 0.1, 0.1]), (80, 1)),
         rng.normal(30, 0.1, (80, SIZE)).astype(np.float32),
-        np.arange(80),
     )
     scored = {"real": TEST, "noise": noise, "silence": noise}
     scored |= anchors_of_real(TEST, TRAIN, 80)
@@ -172,10 +170,3 @@ def test_halves_share_no_clip_and_lose_none() -> None:
     together = {row.tobytes() for part in (half, other) for row in part.embedding}
     assert (len(half.truth), len(other.truth)) == (120, 120)
     assert len(together) == 240
-
-
-def test_clips_without_embedding_can_not_be_taken() -> None:
-    part = Scored(TEST.truth, TEST.probabilities, TEST.embedding[:9], np.arange(9))
-
-    with pytest.raises(ValueError, match="80 clips with 9 embeddings"):
-        part.take(np.arange(3))

@@ -17,6 +17,7 @@ from raysound.metrics.mmd import (
 )
 from raysound.metrics.nearest import nearest
 from raysound.metrics.neighbours import (
+    BallCounts,
     _coverages,
     _recalls,
     authenticity,
@@ -46,7 +47,9 @@ def four(x, y, k=5):
 
 
 def measures_of(x, y, seed=0):
-    return set_measures(neighbours(x, y), seed) | clip_measures(per_clip(x, y))
+    alone = per_clip(x, y)
+    counts = BallCounts.of(alone.balls, alone.authentic)
+    return set_measures(neighbours(x, y), seed) | clip_measures(counts)
 
 
 CASES = {

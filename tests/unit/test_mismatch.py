@@ -1,9 +1,11 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from raysound.features import band_edges
 from raysound.logmel import filterbank
-from raysound.metrics.mismatch import Sound, mismatches, sound_of
+from raysound.metrics.mismatch import Sound, SoundSums, merge_sounds, mismatches, sound_of
 from raysound.settings import FeatureSettings
 
 BANDS = 32
@@ -12,12 +14,38 @@ SETTINGS = FeatureSettings(
 )
 
 
-def corpus(clips: int = 40, seed: int = 0, **change: float) -> Sound:
+LENGTH = 0.7
+
+
+@dataclass
+class Clips:
+    """How some clips sound, a row a clip."""
+
+    sample_rate: np.ndarray
+    duration: np.ndarray
+    level: np.ndarray
+    sounding: np.ndarray
+    spectrum: np.ndarray
+
+    def sound(self, parts: int = 1) -> Sound:
+        """The same as sums over some parts."""
+        rows = np.array_split(np.arange(len(self.level)), parts)
+        sums = [
+            SoundSums.of(
+                self.sample_rate[part], self.duration[part], self.sounding[part],
+                self.spectrum[part], LENGTH,
+            )
+            for part in rows
+        ]  # fmt: skip
+        return Sound(merge_sounds(sums), self.level, self.duration)
+
+
+def corpus(clips: int = 40, seed: int = 0, **change: float) -> Clips:
     """Clips of about -40 dB, 1 s, 16 kHz, with a flat spectrum, and what is changed in them."""
     rng = np.random.default_rng(seed)
     spectrum = rng.normal(-8, 2, (clips, BANDS)).astype(np.float32)
     spectrum[:, BANDS - int(change.get("missing", 0)) :] -= 12
-    return Sound(
+    return Clips(
         sample_rate=np.full(clips, change.get("rate", 16000), np.int32),
         duration=rng.normal(1, 0.1, clips) * change.get("longer", 1.0),
         sounding=np.full(clips, 1 - change.get("silent", 0), np.float32),
@@ -26,8 +54,9 @@ def corpus(clips: int = 40, seed: int = 0, **change: float) -> Sound:
     )
 
 
-def told(generated: Sound) -> dict[str, dict]:
-    rows = mismatches("theirs", generated, corpus(), 16000, 0.7, band_edges(SETTINGS))
+def told(generated: Clips, parts: int = 1) -> dict[str, dict]:
+    ours = corpus().sound()
+    rows = mismatches("theirs", generated.sound(parts), ours, 16000, band_edges(SETTINGS))
     return {row["kind"]: row for row in rows}
 
 
@@ -86,7 +115,7 @@ def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None
 def test_real_sounds_without_high_bands_are_told_too() -> None:
     real, whole = corpus(missing=8), corpus(seed=1)
 
-    (row,) = mismatches("theirs", whole, real, 16000, 0.7, band_edges(SETTINGS))
+    (row,) = mismatches("theirs", whole.sound(), real.sound(), 16000, band_edges(SETTINGS))
 
     assert row["kind"] == "band_limit"
     assert row["real"] == pytest.approx(band_edges(SETTINGS)[BANDS - 8])
@@ -118,6 +147,16 @@ def test_other_lengths_are_told_in_seconds(longer: float, word: str) -> None:
 
 def test_nothing_is_told_of_an_empty_corpus() -> None:
     assert told(corpus(clips=0)) == {}
+
+
+def test_parts_of_a_corpus_tell_what_the_whole_tells() -> None:
+    for change in ({"missing": 8}, {"silent": 0.2}, {"rate": 8000}):
+        generated = corpus(seed=2, **change)
+        whole, parts = told(generated), told(generated, parts=7)
+        assert whole
+        assert list(parts) == list(whole)
+        for kind, row in parts.items():
+            assert row["generated"] == pytest.approx(whole[kind]["generated"])
 
 
 def test_padding_counts_neither_for_spectrum_nor_level() -> None:

@@ -86,7 +86,7 @@ def test_a_generator_does_not_get_better_by_more_clips(seed: int) -> None:
         heard = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
         probabilities = 0.05 * rng.dirichlet(np.ones(50), clips) + 0.95 * np.eye(50)[heard]
         embedding = rng.normal(0, 1, (clips, 3)).astype(np.float32)
-        return Scored(truth, probabilities.astype(np.float32), embedding, np.arange(clips))
+        return Scored(truth, probabilities.astype(np.float32), embedding)
 
     real = RealClips.of(scored(300))
     old, new = (

@@ -15,7 +15,7 @@ from raysound.metrics.intervals import difference, share_measure
 from raysound.report import maps, pictures
 from raysound.report.maps import MapPoint
 from raysound.report.measures import number
-from raysound.report.page import render
+from raysound.report.page import Rejects, kind_of, render
 from tests.html_tree import Tree, assert_harmless
 from tests.report_sample import (
     FLAC,
@@ -28,6 +28,7 @@ from tests.report_sample import (
     metrics_of,
     numbers,
     points_of,
+    rejects_of,
 )
 from tests.report_sample import page as html
 
@@ -86,7 +87,7 @@ def test_text_from_outside_does_nothing(evil):
         )
         | {"name": evil},
         examples=[example(corpus=evil, clip_id=evil, label=evil, prediction=evil, nearest=evil)],
-        rejects=[{"corpus": evil, "clip_id": evil, "label": evil, "reason": evil}],
+        rejects=rejects_of({"corpus": evil, "clip_id": evil, "label": evil, "reason": evil}),
         settings_yaml=evil,
     )
 
@@ -571,7 +572,7 @@ def test_rejects_are_counted_and_the_first_hundred_listed():
         }
         for index in range(1234)
     ]
-    section = page(rejects=rows).one("section", id="rejects")
+    section = page(rejects=rejects_of(*rows)).one("section", id="rejects")
 
     counted = [
         [cell.text for cell in [row.one("th"), *row.all("td")]]
@@ -582,6 +583,32 @@ def test_rejects_are_counted_and_the_first_hundred_listed():
     listed = list(section.one("table", class_="clips").one("tbody").all("tr"))
     assert [row.one("td").text for row in listed] == [f"{index}.wav" for index in range(100)]
     assert "1134 more are not shown; rejects.parquet holds all 1234." in section.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("cut short: the header says 9 samples, 3 are there",
+         "cut short: the header says … samples, … are there"),
+        ("s3://x/b.tar ends before this clip does", "… ends before this clip does"),
+        ("can't be read: [Errno 5] 'it is.wav'", "can't be read: [Errno …] …"),
+        ("no such file", "no such file"),
+    ],
+)  # fmt: skip
+def test_reasons_that_differ_in_numbers_and_paths_are_of_one_kind(reason, kind):
+    assert kind_of(reason) == kind
+
+
+def test_rare_kinds_of_rejects_share_a_row():
+    """Reasons that all differ neither fill the page nor change the count."""
+    counts = {("poor", f"reason {'x' * n}"): 1 + (n < 50) for n in range(400)}
+    section = page(rejects=Rejects([], counts)).one("section", id="rejects")
+
+    rows = list(section.one("table", class_="reasons").one("tbody").all("tr"))
+    numbers = [int(row.one("td", class_="count").text) for row in rows]
+    assert len(rows) == 101
+    assert sum(numbers) == 450
+    assert "450 more are not shown" in section.text
 
 
 def test_page_without_generated_corpora():
@@ -601,7 +628,7 @@ def test_page_of_nothing():
         history=[],
         examples=[],
         points=[],
-        rejects=[],
+        rejects=rejects_of(),
         settings_yaml="",
     )
 
