@@ -1,150 +1,222 @@
-"""How long the numbers of many predictions take, and how large their page is.
+"""What an evaluation of many clips takes: seconds of each step, memory of each process.
 
-python benchmarks/evaluation.py [--clips 100000] [--classes 50]
+python benchmarks/evaluation.py --clips 10000 100000 1000000 [--classes 50]
 
-Made-up predictions of three corpora with embeddings of 512 numbers, 5,000 training and 2,000 test
-clips; an untrained resnetish18 hears noise and silence. `taskset -c 0,1` leaves it two cores.
+Makes log-mels up: 5,000 training and 2,000 test clips of `real`, the rest in three generated
+corpora of growing noise. They are small, (16, 16), so that a cnn scores a million in minutes; its
+last layer is set to the nearest class centre. Then a process of its own scores, measures and
+writes the page as jobs/evaluate.py does. Prints a markdown table: the peak of the driver's own
+memory (RssAnon, without what it shares) and of the largest worker. `taskset -c 0,1` leaves it two
+cores.
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 
-from raysound import checkpoint, storage
-from raysound.audio import encode
+from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.config import from_tree
-from raysound.distributed.evaluate import confusion_clips, map_points
-from raysound.distributed.measure import measure
-from raysound.distributed.session import ray_session
 from raysound.models import build
-from raysound.predictions import PREDICTIONS, of_corpus, read_index
-from raysound.report.page import Example, render
-from raysound.scoring import Normalisation
+from raysound.scoring import Normalisation, score
+from raysound.settings import Config, FeatureSettings
 
-SIZE, BLOCK = 512, 5000
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = FeatureSettings(
+    clip_length=0.15, sample_rate=8000, hop_length=80, n_fft=256, n_mels=16, f_max=4000
+)
+SHAPE = (SETTINGS.n_mels, SETTINGS.n_frames)
+SHARD_CLIPS = 256
+SECONDS_BETWEEN_LOOKS = 0.05
+NOISE = {"real": 0.5, "first": 0.55, "second": 0.8, "third": 1.5}
 
 
-def predictions(
-    corpus: str, split: str | None, clips: int, labels: list[str], spread: float, n_mels: int
-) -> Iterator[pa.Table]:
-    """Blocks of made-up predictions: classes apart, clips around them, a judge mostly right."""
-    rng = np.random.default_rng(len(corpus) + clips)
-    centres = np.random.default_rng(0).normal(0, 1, (len(labels), SIZE)).astype(np.float32)
-    for start in range(0, clips, BLOCK):
-        count = min(BLOCK, clips - start)
-        truth = rng.integers(len(labels), size=count)
-        logits = rng.normal(0, 1, (count, len(labels)))
-        logits[np.arange(count), truth] += 6 / spread
-        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        heard = probabilities.argmax(axis=1)
-        embedding = centres[truth] + spread * rng.normal(0, 1, (count, SIZE)).astype(np.float32)
-        yield pa.table(
-            {
-                "corpus": [corpus] * count,
-                "clip_id": [f"{corpus}/{split}/{start + n:06d}.wav" for n in range(count)],
-                "split": pa.array([split] * count, pa.string()),
-                "label": [labels[index] for index in truth],
-                "prediction": [labels[index] for index in heard],
-                "probability": probabilities.max(axis=1),
-                "asked_probability": probabilities[np.arange(count), truth],
-                "windows": [1] * count,
-                "sample_rate": [44100] * count,
-                "duration": [5.0] * count,
-                "level": rng.normal(-30, 3, count),
-                "sounding": [1.0] * count,
-                "realism": rng.uniform(0, 2, count),
-                "nearest": ["real/train/000000.wav"] * count,
-                "probabilities": list(probabilities),
-                "embedding": list(embedding),
-                "spectrum": list(rng.normal(-8, 1, (count, n_mels))),
-            }
-        ).cast(PREDICTIONS)
+def patterns(classes: int) -> np.ndarray:
+    """A log-mel for each class, `(classes, *SHAPE)`."""
+    return np.random.default_rng(0).normal(-5, 1, (classes, *SHAPE)).astype(np.float32)
+
+
+def write_shard(folder: str, corpus: str, index: int, clips: int, classes: int) -> None:
+    """One shard of made-up log-mels."""
+    rng = np.random.default_rng([index, *corpus.encode()])
+    truth = rng.integers(classes, size=clips)
+    noise = NOISE[corpus] * rng.standard_normal((clips, *SHAPE), np.float32)
+    rows = pa.table(
+        {
+            "clip_id": [f"{corpus}/{index:06d}/{n:03d}.wav" for n in range(clips)],
+            "window": pa.array([0] * clips, pa.int32()),
+            "label": [f"class {label:03d}" for label in truth],
+            **dict.fromkeys(("fold", "split", "group"), pa.nulls(clips, pa.string())),
+            "duration": [SETTINGS.clip_length] * clips,
+            "sample_rate": pa.array([SETTINGS.sample_rate] * clips, pa.int32()),
+        }
+    )
+    with features.write_shard(storage.join(folder, features.shard_name(index)), SETTINGS) as shard:
+        shard.add(rows, patterns(classes)[truth] + noise)
+        digest = f"{corpus}-{index}"
+        shard.finish(
+            features.Shard(
+                digest, clips, clips, clips, SETTINGS.clip_length * clips, shard.statistics
+            )
+        )
+
+
+def write_corpus(folder: str, corpus: str, clips: int, classes: int) -> None:
+    """A finished feature folder, but for its manifest's paths."""
+    counts = [min(SHARD_CLIPS, clips - start) for start in range(0, clips, SHARD_CLIPS)]
+    # Processes that have loaded no thread of ours.
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        calls = [
+            pool.submit(write_shard, folder, corpus, index, count, classes)
+            for index, count in enumerate(counts)
+        ]
+        for call in calls:
+            call.result()
+    storage.write_table(f"{folder}/rejects.parquet", features.REJECT_SCHEMA.empty_table())
+    summary = {"found": clips, "rejected": 0, "digest": f"{corpus}-{clips}"}
+    storage.write_bytes(f"{folder}/summary.json", json.dumps(summary).encode())
+
+
+def write_classifier(run: str, classes: int) -> None:
+    """A cnn that was not trained, but tells the classes by their centres in its embedding."""
+    torch.manual_seed(0)
+    model, norm = build("cnn", classes).eval(), Normalisation((-5.0,) * 16, (1.0,) * 16)
+    rng = np.random.default_rng(1)
+    noisy = patterns(classes).repeat(20, axis=0)
+    noisy = noisy + NOISE["real"] * rng.standard_normal(noisy.shape, np.float32)
+    centres = score(model, norm, noisy, 64)[1].reshape(classes, 20, -1).mean(axis=1)
+    spread = centres.std()
+    with torch.no_grad():
+        weights = torch.from_numpy(centres / spread**2)
+        model.fc2.weight.copy_(weights)
+        model.fc2.bias.copy_(-(torch.from_numpy(centres) * weights).sum(1) / 2)
+    labels = [f"class {label:03d}" for label in range(classes)]
+    note = Checkpoint(
+        model="cnn", labels=labels, features=SETTINGS, normalisation=norm, training={},
+        metrics={"epoch": 1, "validation_accuracy": None},
+        data={"train": 5000, "validation": 0, "test": 2000, "split_digest": ""}, versions={},
+    )  # fmt: skip
+    checkpoint.save(run, model.state_dict(), note)
+
+
+def names_of_real() -> pa.Table:
+    """The real clips: 5,000 that train and 2,000 that test."""
+    names = [f"real/{n // SHARD_CLIPS:06d}/{n % SHARD_CLIPS:03d}.wav" for n in range(7000)]
+    return pa.table({"clip_id": names, "split": ["train"] * 5000 + ["test"] * 2000})
+
+
+def config_of(folder: str) -> Config:
+    """An evaluation without sounds to hear."""
+    tree = {
+        "name": "benchmark", "output": folder, "features": SETTINGS.model_dump(),
+        "corpora": {"real": {"path": folder}, "generated": dict.fromkeys([*NOISE][1:], folder)},
+        "evaluation": {"checkpoint": f"{folder}/run", "examples": 0},
+        "model": {"name": "cnn"},
+    }  # fmt: skip
+    return from_tree(tree, "benchmark")
+
+
+def evaluate(folder: str) -> None:
+    """Runs in a process of its own: prints the seconds of each step as JSON."""
+    from raysound.distributed.evaluate import read_rejects
+    from raysound.distributed.measure import measure
+    from raysound.distributed.score import score_corpora
+    from raysound.distributed.session import ray_session
+    from raysound.report.page import render
+
+    config, run = config_of(folder), f"{folder}/run"
+    folders = {name: f"{folder}/features/{name}" for name in NOISE}
+    predictions = f"{folder}/evaluation/predictions"
+    with ray_session(config.compute):
+        times = [time.perf_counter()]
+        for _ in range(2):
+            score_corpora(folders, names_of_real(), run, config, predictions)
+            times.append(time.perf_counter())
+        metrics, selected = measure(config, run, checkpoint.read_note(run), folders, predictions)
+        times.append(time.perf_counter())
+        points = [point for clips in selected.values() for point in clips.points]
+        cells = {name: clips.cells for name, clips in selected.items()}
+        page = render(
+            metrics | {"cas": None}, [], [], cells, points, read_rejects(folders), config.to_yaml()
+        )
+        times.append(time.perf_counter())
+    seconds = np.diff(times).round(1).tolist()
+    accuracy = {name: row["accuracy"]["value"] for name, row in metrics["corpora"].items()}
+    print(json.dumps({"seconds": seconds, "page": len(page.encode()), "accuracy": accuracy}))
+
+
+def memory_of_session(driver: int) -> list[tuple[str, int]]:
+    """The driver's own memory as `driver`, that of each of its Ray workers as `worker`, bytes."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if os.getsid(int(status.parent.name)) != driver:
+                continue
+            lines = [line for line in status.read_text().splitlines() if "RssAnon" in line]
+            title = (status.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        used = int(lines[0].split()[1]) * 1024 if lines else 0
+        if status.parent.name == str(driver):
+            found.append(("driver", used))
+        elif title.startswith(b"ray::"):
+            found.append(("worker", used))
+    return found
+
+
+def watched(folder: str) -> tuple[dict, dict[str, int]]:
+    """What `evaluate` printed, and the peak of every process's own memory in bytes."""
+    command = [sys.executable, "-m", "benchmarks.evaluation", "--evaluate", folder]
+    peaks: dict[str, int] = defaultdict(int)
+    with open(f"{folder}/out", "w") as out, open(f"{folder}/log", "w") as log:
+        driver = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=log, start_new_session=True)
+        while driver.poll() is None:
+            for name, used in memory_of_session(driver.pid):
+                peaks[name] = max(peaks[name], used)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    if driver.returncode:
+        sys.exit(Path(folder, "log").read_text())
+    return json.loads(Path(folder, "out").read_text().splitlines()[-1]), peaks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=100_000)
+    parser.add_argument("--clips", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--classes", type=int, default=50)
+    parser.add_argument("--evaluate", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    labels = [f"class {index:02d}" for index in range(given.classes)]
-    with tempfile.TemporaryDirectory() as folder:
-        names = ["first", "second", "third"]
-        generated = dict.fromkeys(names, folder)
-        config = from_tree(
-            {
-                "name": "benchmark",
-                "output": folder,
-                "corpora": {"real": {"path": folder}, "generated": generated},
-            },
-            "benchmark",
-        )
-        run, uri = f"{folder}/run", f"{folder}/predictions.parquet"
-        n_mels = config.features.n_mels
-        judge = Checkpoint(
-            model="resnetish18", labels=labels, features=config.features,
-            normalisation=Normalisation((-8.0,) * n_mels, (2.0,) * n_mels), training={},
-            metrics={"epoch": 1, "validation_accuracy": None},
-            data={"train": 5000, "validation": 0, "test": 2000, "split_digest": ""}, versions={},
-        )  # fmt: skip
-        checkpoint.save(run, build(judge.model, len(labels)).state_dict(), judge)
-        each = (given.clips - 2000) // 3
-        with pq.ParquetWriter(uri, PREDICTIONS) as writer:
-            for corpus, split, clips, spread in (
-                ("real", "train", 5000, 1.0), ("real", "test", 2000, 1.1),
-                ("first", None, each, 1.2), ("second", None, each, 2.0), ("third", None, each, 3.0),
-            ):  # fmt: skip
-                for block in predictions(corpus, split, clips, labels, spread, n_mels):
-                    writer.write_table(block)
-        folders = {}
-        for name in ("real", *names):
-            folders[name] = f"{folder}/{name}"
-            summary = json.dumps({"found": each, "rejected": 0})
-            storage.write_bytes(f"{folders[name]}/summary.json", summary.encode())
-        with ray_session(config.compute):
-            start = time.perf_counter()
-            index = read_index(uri)
-            metrics = measure(config, run, judge, folders, uri, index)
-            measured = time.perf_counter() - start
-        shown = {
-            name: of_corpus(index, name, "test" if name == "real" else None) for name in folders
-        }
-        noise = np.random.default_rng(0).normal(0, 0.2, config.features.clip_samples)
-        flac = encode(noise.astype(np.float32), 44100, "FLAC")
-        log_mel = np.random.default_rng(0).normal(-8, 2, (n_mels, config.features.n_frames))
-        # As many as the report takes in, and of the sound that compresses least.
-        most = int(config.evaluation.examples_megabytes * 1e6 / (noise.size * 8 / 3) / len(folders))
-        examples = [
-            Example(
-                name, f"{name}/{n}.wav", "hardest", labels[0], labels[1], 0.9, 0.1, None,
-                log_mel.astype(np.float32), flac, 0.01,
+    if given.evaluate:
+        evaluate(given.evaluate)
+        return
+    print("| clips | scoring, s | again, s | metrics, s | page, s | page, MB | driver, MB |"
+          " largest worker, MB |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
+    for clips in given.clips:
+        with tempfile.TemporaryDirectory() as folder:
+            write_classifier(f"{folder}/run", given.classes)
+            for corpus in NOISE:
+                count = 7000 if corpus == "real" else (clips - 7000) // 3
+                write_corpus(f"{folder}/features/{corpus}", corpus, count, given.classes)
+            found, peaks = watched(folder)
+            steps = " | ".join(f"{seconds:.1f}" for seconds in found["seconds"])
+            print(
+                f"| {clips:,} | {steps} | {found['page'] / 1e6:.1f} | "
+                f"{peaks['driver'] / 1e6:.0f} | {peaks['worker'] / 1e6:.0f} |",
+                flush=True,
             )
-            for name in folders for n in range(most)
-        ]  # fmt: skip
-        start = time.perf_counter()
-        page = render(
-            metrics,
-            [],
-            examples,
-            {name: confusion_clips(rows, labels) for name, rows in shown.items()},
-            list(map_points(uri, index, shown)),
-            [],
-            config.to_yaml(),
-        )
-        drawn = time.perf_counter() - start
-    anchors = len(metrics["anchors"])
-    print(f"{given.clips:,} predictions, {given.classes} classes, {SIZE} numbers an embedding")
-    print(f"metrics of {len(folders)} corpora and {anchors} anchors  {measured:6.1f} s")
-    print(f"page                                {drawn:6.1f} s")
-    print(f"page                                {len(page.encode()) / 1e6:6.1f} MB")
-    without = len(page.encode()) - sum(len(example.audio) * 4 / 3 for example in examples)
-    print(f"page without sounds                 {without / 1e6:6.1f} MB")
+            print(found["accuracy"], file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -653,7 +653,7 @@ def test_same_input_gives_the_same_page():
     """Nothing in the page depends on the clock or on chance."""
     given_metrics = metrics()
     cells, points = cells_of(given_metrics["corpora"]), points_of(given_metrics["corpora"])
-    arguments = (given_metrics, history(), [example()], cells, points, [], "name: demo\n")
+    arguments = (given_metrics, history(), [example()], cells, points, rejects_of(), "")
 
     assert render(*arguments) == render(*arguments)
 
