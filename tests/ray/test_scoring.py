@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysound import features, storage
+from raysound.distributed.evaluate import read_rejects
 from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import sum_corpora
@@ -177,3 +178,25 @@ def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
     assert good.classification.clips == 24
     assert good.balls == alone[OTHERS].balls
     assert good.balls.clips == 24
+
+
+def test_rejects_are_counted_by_kind_and_a_hundred_shown(tmp_path: Path) -> None:
+    """Of any number; what only the first clips tell of is not the whole."""
+    rows = [
+        {"clip_id": f"{n}.wav", "path": "", "label": "a", "reason": f"cut short: {n} of 9 {end}"}
+        for n in range(20_000)
+        for end in [("frames", "samples")[n % 2]]
+    ]
+    for name, some in (("real", rows), ("good", rows[:3])):
+        table = pa.Table.from_pylist(some, schema=features.REJECT_SCHEMA)
+        storage.write_table(f"{tmp_path}/{name}/rejects.parquet", table)
+
+    found = read_rejects({name: f"{tmp_path}/{name}" for name in ("real", "good")})
+
+    assert found.counts == {
+        ("real", "cut short: … of … frames"): 10_000,
+        ("real", "cut short: … of … samples"): 10_000,
+        ("good", "cut short: … of … frames"): 2,
+        ("good", "cut short: … of … samples"): 1,
+    }
+    assert [row["clip_id"] for row in found.shown] == [f"{n}.wav" for n in range(100)]

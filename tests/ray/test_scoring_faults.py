@@ -1,15 +1,23 @@
 """Evaluations as jobs: killed in mid-scoring, and on clusters of several sizes."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
 from raysound.config import from_tree
 from raysound.distributed.extract import extract
+from raysound.distributed.failures import RETRIES
+from raysound.distributed.listing import finished_features
+from raysound.predictions import COMPARED, PREDICTIONS, read_predictions
 from tests.processes import job, poll, poll_until_empty, processes_of_session, said
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -41,6 +49,45 @@ def config(
     path = folder / "many.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+WITH_ACTORS = """
+import sys
+import ray
+from ray.data import DataContext
+from raysound.distributed.score import score_parts, parts_of
+from raysound.part_scoring import Identity, classifier_digest
+run, predictions, name, folder = sys.argv[1:]
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False)
+DataContext.get_current().enable_progress_bars = False
+identity = Identity(classifier_digest(run), 64, "")
+parts = parts_of({name: folder}, predictions)
+rows = list(score_parts(parts, run, identity, ray.put(None), None, gpus=1, device="cpu"))
+assert {row["todo"] for row in rows} == {"score"}, rows
+print(sum(row["clips"] for row in rows))
+"""
+
+
+def test_actors_that_hold_the_classifier_write_what_fused_tasks_write(
+    root: Path, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    """On a GPU of Ray's that this machine need not have; the classifier stays on the CPU."""
+    run, folder = trained["run"], finished_features("good", trained["config"])
+    command = [sys.executable, "-c", WITH_ACTORS, run, str(tmp_path), "good", folder]
+    environment = {**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"}
+    environment.pop("RAY_ADDRESS", None)
+
+    done = subprocess.run(
+        command, cwd=root, env=environment, timeout=150, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.splitlines()[-1:] == ["24"], done.stderr
+    fused = f"{trained['config'].output}/evaluation/predictions"
+    columns = [name for name in PREDICTIONS.names if name not in COMPARED]
+    theirs, ours = (
+        pa.concat_tables(read_predictions(out, "good", columns)) for out in (str(tmp_path), fused)
+    )
+    assert theirs.equals(ours)
 
 
 def evaluated(root: Path, config: Path, *overrides: str) -> bytes:
@@ -86,7 +133,11 @@ def test_a_job_killed_in_mid_scoring_goes_on_with_the_parts_that_lack(
         killed.wait(10)
     # Its workers end the part they are at, at most; Ray's agents may stay a while longer.
     poll_until_empty(
-        lambda: {title for title in processes_of_session(killed.pid).values() if title.startswith("ray::Map")}
+        lambda: [
+            title
+            for title in processes_of_session(killed.pid).values()
+            if title.startswith("ray::Map")
+        ]
     )
     left = times(config, "many")
     assert 3 <= len(left) < parts, "killed too late to test anything"
@@ -99,3 +150,49 @@ def test_a_job_killed_in_mid_scoring_goes_on_with_the_parts_that_lack(
     assert again == whole
     assert f"{parts - len(left)} parts scored" in said(config)
     assert not list((config.parent / "out").rglob("*.tmp"))
+
+
+# In every process that finds it in PYTHONPATH: what writes some part is killed, so many times.
+DEADLY_PART = """
+import os, signal
+replace = os.replace
+def deadly(source, target, *more, **named):
+    marks = {folder!r}
+    if str(target).endswith("many/part-00000003.parquet") and len(os.listdir(marks)) < {times}:
+        os.mkdir(os.path.join(marks, str(os.getpid())))
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target, *more, **named)
+os.replace = deadly
+"""
+
+
+@pytest.mark.parametrize(("deaths", "code"), [(1, 0), (99, 2)])
+def test_a_process_that_dies_while_it_scores_is_replaced_a_finite_number_of_times(
+    root: Path, config: Path, tmp_path: Path, deaths: int, code: int
+) -> None:
+    """Once is forgotten; each time ends the job with a line that says what and why."""
+    shutil.rmtree(config.parent / "out/evaluation", ignore_errors=True)
+    (tmp_path / "marks").mkdir()
+    trap = DEADLY_PART.format(folder=str(tmp_path / "marks"), times=deaths)
+    (tmp_path / "sitecustomize.py").write_text(trap)
+    environment = {
+        **os.environ, "RAY_AUTH_MODE": "token", "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}",
+    }  # fmt: skip
+    environment.pop("RAY_ADDRESS", None)
+
+    done = subprocess.run(
+        [sys.executable, "jobs/evaluate.py", str(config)],
+        cwd=root, env=environment, timeout=200, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == code, done.stderr
+    died = len(list((tmp_path / "marks").iterdir()))
+    if code:
+        assert died == 1 + RETRIES
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert re.match("error: scoring failed: its process died each time: ", line)
+        assert line.endswith("; the same command continues")
+        assert "Traceback" not in done.stderr
+    else:
+        assert died == 1
+        assert len(times(config, "many")) == CLIPS_OF_A_CLASS

@@ -1,0 +1,81 @@
+"""The clips that the report shows, chosen from the parts of the predictions."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raysound import examples, partial_sums
+from raysound.metrics.corpus import RealClips
+from raysound.metrics.selection import Limits
+from raysound.partial_sums import OTHERS, Plan
+from raysound.predictions import part_uri, write_part
+from raysound.selected import MAP_POINTS, selected_clips
+from tests.made_predictions import CLASSES, LABELS, SIZE, predictions_of
+
+PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> dict[str, Any]:
+    """What is shown of 700 clips in seven parts, and all of these."""
+    tables = [predictions_of(100, seed) for seed in range(7)]
+    out = str(tmp_path)
+    uris = {index: part_uri(out, "real", index) for index in range(7)}
+    for index, table in enumerate(tables):
+        write_part(uris[index], table, "", "")
+    sums = partial_sums.of_parts(uris, PLAN)[OTHERS]
+    drawn = partial_sums.sample(sums.entries, PLAN)
+    scored = partial_sums.read_scored(out, "real", drawn, PLAN)
+    found = selected_clips(out, "real", sums, PLAN, drawn, scored, RealClips.of(scored))
+    return {"found": found, "all": pa.concat_tables(tables)}
+
+
+def test_behind_each_cell_stand_its_most_probable_clips(shown: dict[str, Any]) -> None:
+    rows = shown["all"].to_pylist()
+    cells = Counter((LABELS.index(row["label"]), LABELS.index(row["prediction"])) for row in rows)
+    probability = {row["clip_id"]: row["probability"] for row in rows}
+
+    found = shown["found"].cells
+
+    assert {cell: count for cell, (count, _) in found.items()} == cells
+    for cell, (count, clips) in found.items():
+        assert len(clips) == min(count, 20)
+        sure = [value for _, value in clips]
+        assert sure == sorted(sure, reverse=True)
+        assert sure == [round(probability[name], 4) for name, _ in clips]
+        own = [
+            row["probability"]
+            for row in rows
+            if (row["label"], row["prediction"]) == tuple(LABELS[index] for index in cell)
+        ]
+        assert sure[0] == round(max(own), 4)
+
+
+def test_examples_are_those_of_the_whole_table(shown: dict[str, Any]) -> None:
+    table = shown["all"]
+    chosen = examples.choose(table, 2)
+
+    found = shown["found"].examples
+
+    assert len(found) == 4 * CLASSES
+    assert [(row["clip_id"], kind) for row, kind in found] == [
+        (table["clip_id"][place].as_py(), kind) for place, kind in chosen
+    ]
+    assert set(found[0][0]) == {
+        "clip_id", "label", "prediction", "probability", "asked_probability", "nearest", "windows",
+    }  # fmt: skip
+
+
+def test_the_map_holds_a_sample_of_clips_by_their_names(shown: dict[str, Any]) -> None:
+    points = shown["found"].points
+
+    names = shown["all"]["clip_id"].to_pylist()
+    keys = dict(zip(names, partial_sums.keys(names).tolist(), strict=True))
+    assert [point.clip_id for point in points] == sorted(names, key=keys.__getitem__)[:MAP_POINTS]
+    labels = dict(zip(names, shown["all"]["label"].to_pylist(), strict=True))
+    assert all(point.label == labels[point.clip_id] for point in points)
+    assert np.isfinite([[point.x, point.y] for point in points]).all()
