@@ -6,7 +6,7 @@ Taken part by part and put together, so that no process holds more than a few pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,8 @@ COLUMNS = (
     "clip_id", "split", "label", "probability", "asked_probability", "sample_rate", "duration",
     "sounding", "balls", "authentic", "probabilities", "spectrum",
 )  # fmt: skip
+# Entries above those that can be selected that are held, at most.
+ENTRIES_AHEAD = 1 << 17
 # The clips of a corpus that trained the classifier, and the others.
 TRAIN, OTHERS = "train", "others"
 
@@ -138,8 +140,8 @@ def merge(parts: Sequence[PartialSums], plan: Plan) -> PartialSums:
     for one in parts:
         balls = balls.merge(one.balls)
     entries = np.concatenate([one.entries for one in parts])
-    # Selecting costs a sort, so it is done when it halves what is held.
-    if len(entries) > 2 * plan.most_entries:
+    # Selecting costs some sorts, so it waits for many clips.
+    if len(entries) > plan.most_entries + ENTRIES_AHEAD:
         entries = select(entries, plan.limit)
     return PartialSums(
         sums.merge([one.classification for one in parts]), balls,
@@ -155,6 +157,11 @@ def add(total: PartialSums | None, other: PartialSums, plan: Plan) -> PartialSum
         ClassificationSums(of.cells, of.counts, of.in_top, sums.fold(of.rows)), both.balls,
         SoundSums(sounds.rates, sums.fold(sounds.rows)), both.entries,
     )  # fmt: skip
+
+
+def selected(total: PartialSums, plan: Plan) -> PartialSums:
+    """A total whose entries are those that are selected, and no others."""
+    return replace(total, entries=select(total.entries, plan.limit))
 
 
 def of_parts(uris: Mapping[int, str], plan: Plan) -> dict[str, PartialSums]:

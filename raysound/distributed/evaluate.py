@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 REFERENCE_CLIPS = 5000
 # Rows of a table of rejects that are read at a time.
 REJECTS_TOGETHER = 8192
+# Of reasons that differ in more than numbers and paths.
+MOST_KINDS = 1000
 
 
 def evaluate(config: Config) -> str:
@@ -219,7 +221,10 @@ def read_rejects(folders: dict[str, str]) -> Rejects:
     for name, folder in folders.items():
         with storage.open_file(storage.join(folder, "rejects.parquet")) as opened:
             for batch in pq.ParquetFile(opened).iter_batches(REJECTS_TOGETHER):
-                counts.update((name, kind_of(reason)) for reason in batch["reason"].to_pylist())
+                for reason in batch["reason"].to_pylist():
+                    kind = name, kind_of(reason)
+                    known = kind in counts or len(counts) < MOST_KINDS
+                    counts[kind if known else (name, "other reasons")] += 1
                 left = batch.slice(0, max(0, REJECTS_SHOWN - len(shown)))
                 shown += [{"corpus": name, **row} for row in left.to_pylist()]
     return Rejects(shown, counts)

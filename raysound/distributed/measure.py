@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from raysound.partial_sums import (
     read_scored,
     sample,
     scored_of,
+    selected,
 )
 from raysound.predictions import embedding_size, part_index, part_uris, read_rows
 from raysound.selected import Selected, selected_clips
@@ -168,9 +170,13 @@ def sum_corpora(
             num_cpus=1, **retries,
         )  # fmt: skip
     with reported("summing up the predictions"):
-        for row in work.iter_rows():
-            key = row["corpus"], row["clips"]
-            found[key] = add(found.get(key), pickle.loads(row["sums"]), plan)
+        # In the order of the parts, as `ray_session` tells Ray Data to keep it.
+        for corpus, of_corpus in groupby(work.iter_rows(), lambda row: row["corpus"]):
+            totals: dict[str, PartialSums] = {}
+            for row in of_corpus:
+                clips = row["clips"]
+                totals[clips] = add(totals.get(clips), pickle.loads(row["sums"]), plan)
+            found |= {(corpus, clips): selected(one, plan) for clips, one in totals.items()}
     return found
 
 
@@ -219,8 +225,8 @@ def measure_corpus(
     report = corpus_report(
         scored, real, plan.labels, set_size, class_sizes, totals=sums.totals
     )  # fmt: skip
-    selected = selected_clips(predictions, corpus, sums, plan, drawn, scored, real)
-    return Measured(report, sound_of_corpus(predictions, corpus, sums, plan), selected)
+    shown = selected_clips(predictions, corpus, sums, plan, drawn, scored, real)
+    return Measured(report, sound_of_corpus(predictions, corpus, sums, plan), shown)
 
 
 def measure_anchor(

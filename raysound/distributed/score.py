@@ -86,11 +86,12 @@ def score_corpora(
     classifier, batch_size = classifier_digest(run), config.evaluation.batch_size
     train = chosen.filter(pc.equal(chosen["split"], "train"))["clip_id"].to_pylist()
     gpus = int(cluster_gpus()) if on_gpus(config) else 0
+    on = gpus, "cuda" if gpus else "cpu"
     made, references, compared = Counter[str](), None, ""
     if len(train) > K:
         waiting = Identity(classifier, batch_size, None)
         real = parts.filter(pc.equal(parts["corpus"], "real"))
-        found = list(score_parts(real, run, waiting, kept, None, gpus))
+        found = list(score_parts(real, run, waiting, kept, None, *on))
         made.update(row["todo"] for row in found)
         task = ray.remote(max_retries=RETRIES)(references_of)
         references = task.remote([row["part"] for row in found if row["train"]])
@@ -98,7 +99,7 @@ def score_corpora(
     identity = Identity(classifier, batch_size, compared)
     made.update(
         row["todo"]
-        for row in score_parts(parts, run, identity, kept, references, gpus)
+        for row in score_parts(parts, run, identity, kept, references, *on)
         if not (row["corpus"] == "real" and references)
     )
     logger.info(
@@ -143,12 +144,23 @@ def score_parts(
     chosen: ray.ObjectRef,
     references: ray.ObjectRef | None,
     gpus: int,
+    device: str,
 ) -> Iterator[dict[str, Any]]:
     """Scores some parts, and yields the row of RESULT of each.
 
     On CPUs the three steps are fused by Ray Data into one task. With GPUs, actors hold the
     classifier, and other tasks read, compare and write, so that no GPU waits for these.
+
+    Args:
+        parts: see `parts_of`.
+        run: the classifier's folder.
+        identity: what the predictions depend on.
+        chosen: the real clips to score.
+        references: the training clips to set others against; None for none.
+        gpus: of the cluster; 0 to score on CPUs.
+        device: torch's name of what the classifier runs on.
     """
+    steps = {"run": run, "identity": identity, "device": device}
     with finite_retries() as retries:
         on_cpu: dict[str, Any] = {
             "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1,
@@ -160,7 +172,7 @@ def score_parts(
         if gpus:
             work = work.map_batches(
                 Classify,
-                fn_constructor_kwargs={"run": run, "identity": identity},
+                fn_constructor_kwargs=steps,
                 batch_size=1,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
@@ -173,11 +185,7 @@ def score_parts(
                 max_task_retries=RETRIES,
             )
         else:
-            work = work.map_batches(
-                classify_step,
-                fn_kwargs={"run": run, "identity": identity, "device": "cpu"},
-                **on_cpu,
-            )
+            work = work.map_batches(classify_step, fn_kwargs=steps, **on_cpu)
         work = work.map_batches(
             write_step, fn_kwargs={"identity": identity, "references": [references]}, **on_cpu
         )
@@ -210,15 +218,14 @@ def classify_step(batch: pa.Table, run: str, identity: Identity, device: str) ->
 
 
 class Classify:
-    """An actor that holds the classifier on a GPU: see `classify`."""
+    """An actor that holds the classifier: see `classify`."""
 
-    def __init__(self, run: str, identity: Identity) -> None:
-        self.run = run
-        self.identity = identity
+    def __init__(self, run: str, identity: Identity, device: str) -> None:
+        self.steps = run, identity, device
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Takes a part and returns it with its predictions."""
-        return classify_step(batch, self.run, self.identity, "cuda")
+        return classify_step(batch, *self.steps)
 
 
 def write_step(

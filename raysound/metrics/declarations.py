@@ -12,9 +12,10 @@ METRICS_SCHEMA = 4
 # Most clips of a corpus for the metrics whose value depends on the number of clips: 4 for each of
 # 512 dimensions, so that the Fréchet distance in the embedding of a resnetish18 has an interval.
 SET_CLIPS = 2048
-# Most clips for what is computed from all pairs of clips, as MMD: they take 200 MB.
+# Most clips of a corpus for what is computed from pairs of clips, as MMD: they take 200 MB. Of a
+# larger corpus a sample stands for all.
 PAIR_CLIPS = 5000
-# Most numbers of embedding of one corpus; beyond, a seeded sample of its clips stands for all.
+# Most numbers of embedding in the samples of one corpus's classes: they take 100 MB.
 EMBEDDING_NUMBERS = 25_600_000
 
 

@@ -18,14 +18,14 @@ from raysound.metrics.declarations import EMBEDDING_NUMBERS, PAIR_CLIPS
 CLIPS_OF_A_CELL = 20
 # Of all cells of a corpus, but one each: names are most of a page of many classes.
 CLIPS_OF_CELLS = 40_000
-# A clip's place among all, and what decides whether it is selected. 36 bytes.
+# A clip's place among all, and what decides whether it is selected. 28 bytes.
 ENTRY = np.dtype(
     [
-        ("part", np.int64),
+        ("part", np.int32),
         ("row", np.int32),
         ("key", np.uint64),
-        ("truth", np.int32),
-        ("prediction", np.int32),
+        ("truth", np.int16),
+        ("prediction", np.int16),
         ("probability", np.float32),
         ("asked", np.float32),
     ]

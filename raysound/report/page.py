@@ -15,7 +15,6 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from raysound.metrics.declarations import (
-    EMBEDDING_NUMBERS,
     HEADLINE,
     METRICS,
     PAIR_CLIPS,
@@ -154,7 +153,6 @@ def render(
             most={
                 "compared": SET_CLIPS,
                 "pairs": PAIR_CLIPS,
-                "embedded": EMBEDDING_NUMBERS // metrics["judge"]["embedding_size"],
             },
             ranking=_ranking(metrics["ranking"], corpora),
             roomy=len(labels) <= ROOMY_CLASSES,

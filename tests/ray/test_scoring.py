@@ -174,7 +174,7 @@ def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
         assert len({bits(one[key]) for one in found}) == 1
     alone = of_parts({part_index(uri): uri for uri in part_uris(scorer.out, "good")}, plan)
     good = found[0]["good", OTHERS]
-    assert good.entries.tobytes() == alone[OTHERS].entries.tobytes()
+    assert good.entries.tolist() == alone[OTHERS].entries.tolist()
     assert good.classification.clips == 24
     assert good.balls == alone[OTHERS].balls
     assert good.balls.clips == 24
