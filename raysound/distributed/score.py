@@ -189,8 +189,16 @@ def score_parts(
         work = work.map_batches(
             write_step, fn_kwargs={"identity": identity, "references": [references]}, **on_cpu
         )
-    with reported("scoring"):
-        yield from work.iter_rows()
+    rows: Iterator[dict[str, Any]] = iter(work.iter_rows())
+    # They come in the order of the parts, so what fails is the part that is waited for, or a later
+    # one. Read by number: the parts of a large corpus are not to be Python objects at once.
+    for place in range(len(parts)):
+        corpus, part = parts["corpus"][place].as_py(), part_index(parts["part"][place].as_py())
+        with reported(f"scoring {corpus}, part {part} or a later one,"):
+            row = next(rows)
+        yield row
+    # Lets the pipeline end.
+    next(rows, None)
 
 
 def blocks(parts: pa.Table, most: int) -> ray.data.Dataset:
