@@ -8,6 +8,7 @@ voids the windows of the clip before it.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -93,7 +94,7 @@ def read_windows(
     known = known or {}
     limit = set_timeout if timeout else lambda seconds: None
     decoder = _decoder(settings)
-    rows = _Rows(clips)
+    rows = _Rows(clips, settings.clip_samples * FLOAT.itemsize)
     sounds = open_sounds(clips)
     for row, clip_id in enumerate(clips["clip_id"].to_pylist()):
         sound = known.get(clip_id, next(sounds))
@@ -123,42 +124,53 @@ def read_windows(
 class _Rows:
     """Windows and rejects of some clips, before they become a table."""
 
-    def __init__(self, clips: pa.Table) -> None:
+    def __init__(self, clips: pa.Table, window_bytes: int) -> None:
         self.clips = clips
+        self.size = BLOCK_BYTES + window_bytes
         self.clear()
 
     def clear(self) -> None:
         self.row: list[int] = []
         self.columns: list[tuple[int, float | None, int | None, str | None, bool]] = []
-        self.waveforms: list[bytes] = []
-        self.bytes = 0
+        # Waveforms one after the other, and where each ends.
+        self.data = np.empty(0, np.uint8)
+        self.ends = [0]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the waveforms."""
+        return self.ends[-1]
 
     def add(self, row: int, window: np.ndarray, *values: Any) -> None:
         """Copies a window."""
-        self.row.append(row)
-        self.columns.append((*values, None, False))
-        self.waveforms.append(window.tobytes())
-        self.bytes += window.nbytes
+        if not len(self.data):
+            self.data = np.empty(self.size, np.uint8)
+        end = self.bytes + window.nbytes
+        self.data[self.bytes : end] = window.view(np.uint8)
+        self._append(row, (*values, None, False), end)
 
     def reject(self, row: int, reason: str, unreadable: bool) -> None:
         """Adds a reject."""
+        self._append(row, (0, None, None, reason, unreadable), self.bytes)
+
+    def _append(self, row: int, values: tuple[Any, ...], end: int) -> None:
         self.row.append(row)
-        self.columns.append((0, None, None, reason, unreadable))
-        self.waveforms.append(b"")
+        self.columns.append(values)
+        self.ends.append(end)
 
     def drop(self, first: int) -> None:
         """Removes the rows from one on."""
-        self.bytes -= sum(map(len, self.waveforms[first:]))
-        del self.row[first:], self.columns[first:], self.waveforms[first:]
+        del self.row[first:], self.columns[first:], self.ends[first + 1 :]
 
     def take(self) -> pa.Table:
         """The rows as a table; none is left here."""
         table = self.clips.take(pa.array(self.row))
         for field, values in zip(WINDOW_COLUMNS, zip(*self.columns, strict=True), strict=True):
             table = table.append_column(field, pa.array(values, field.type))
-        table = table.append_column("waveform", pa.array(self.waveforms, pa.large_binary()))
+        buffers = [None, pa.py_buffer(np.array(self.ends, np.int64)), pa.py_buffer(self.data)]
+        waveforms = pa.Array.from_buffers(pa.large_binary(), len(self.row), buffers)
         self.clear()
-        return table
+        return table.append_column("waveform", waveforms)
 
 
 def log_mels(
@@ -174,7 +186,7 @@ def log_mels(
     Raises:
         ValueError: the transform returns another shape.
     """
-    found = torch.zeros(len(rows), settings.n_mels, settings.n_frames)
+    found = torch.empty(len(rows), settings.n_mels, settings.n_frames)
     places = np.flatnonzero(pc.is_null(rows["reason"]).to_numpy())
     waveforms = _waveforms(rows["waveform"].take(pa.array(places)), settings)
     if transform is not None and len(places):
@@ -184,9 +196,12 @@ def log_mels(
             raise ValueError(f"the transform turns {given.shape} into {changed.shape}")
         waveforms = iter(changed)
     log_mel = _log_mel(settings)
-    # One by one, so that a result does not depend on its neighbours.
-    for place, waveform in zip(places, waveforms, strict=True):
-        log_mel(torch.from_numpy(waveform), out=found[place])
+    with warnings.catch_warnings():
+        # Arrow's buffers are not to be written to, and LogMel does not.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        # One by one, so that a result does not depend on its neighbours.
+        for place, waveform in zip(places, waveforms, strict=True):
+            log_mel(torch.from_numpy(waveform), out=found[place])
     return rows.drop_columns("waveform").append_column(
         "log_mel", features.tensor_column(found.numpy(), pc.is_valid(rows["reason"]))
     )
@@ -197,8 +212,7 @@ def _waveforms(column: pa.ChunkedArray, settings: FeatureSettings) -> Iterator[n
     for scalar in column:
         buffer = scalar.as_buffer()
         dtype = INT if buffer.size == settings.clip_samples * INT.itemsize else FLOAT
-        # A copy, because torch wants to be able to write.
-        yield np.frombuffer(buffer, dtype).copy()
+        yield np.frombuffer(buffer, dtype)
 
 
 def write_shard(

@@ -168,11 +168,6 @@ def part_uris(folder: str) -> list[str]:
     return [storage.join(folder, name) for _, name in found]
 
 
-def usable_clips(folder: str) -> pa.Table:
-    """The manifest rows of a finished feature folder that were not rejected."""
-    return without_rejects(storage.read_table(storage.join(folder, "manifest.parquet")), folder)
-
-
 def without_rejects(manifest: pa.Table, folder: str) -> pa.Table:
     """Those of some manifest rows that were not rejected."""
     rejected = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])

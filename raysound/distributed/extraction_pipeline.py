@@ -37,6 +37,8 @@ MOST_DEATHS = 4
 SHARDS_A_TASK = 4
 # Tasks of one pipeline: the driver holds each of them.
 MOST_TASKS = 10_000
+# Below those that `read_windows` yields, which pass as they are.
+BLOCK_BYTES = 15 << 20
 
 
 def write_shards(folder: str, shards: list[int], settings: FeatureSettings) -> None:
@@ -58,6 +60,8 @@ def write_shards(folder: str, shards: list[int], settings: FeatureSettings) -> N
             windows = ray.data.read_datasource(
                 source, override_num_blocks=len(source.tasks), ray_remote_args=remote
             )
+            # By default Ray Data joins blocks to up to 128 MB, which takes memory.
+            windows.context.target_max_block_size = BLOCK_BYTES
             log_mels = windows.map_batches(
                 map_log_mels, fn_kwargs={"settings": settings},
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **remote,

@@ -332,12 +332,11 @@ def test_usable_clips_are_those_not_rejected(tmp_path, rejected):
     rejects = [
         {"clip_id": clip_id, "path": "p", "label": "x", "reason": "r"} for clip_id in rejected
     ]
-    storage.write_table(str(tmp_path / "manifest.parquet"), manifest)
     storage.write_table(
         str(tmp_path / "rejects.parquet"),
         pa.Table.from_pylist(rejects, schema=features.REJECT_SCHEMA),
     )
-    usable = features.usable_clips(str(tmp_path)).to_pylist()
+    usable = features.without_rejects(manifest, str(tmp_path)).to_pylist()
     assert usable == [row for row in manifest.to_pylist() if row["clip_id"] not in rejected]
 
 
