@@ -201,7 +201,7 @@ def test_a_fault_of_a_setting_that_a_default_follows_from_is_told_once(least: Pa
 
 def test_the_names_of_the_rows_that_every_evaluation_adds_are_reserved(least: Path) -> None:
     rows = np.arange(24)
-    some = Scored(rows % 2, np.full((24, 2), 0.5), np.ones((24, 3)), rows)
+    some = Scored(rows % 2, np.full((24, 2), 0.5), np.ones((24, 3)))
     added = {"real", "noise", "silence", "real_halves", *anchors_of_real(some, some, 24)}
     assert {*settings.RESERVED_NAMES} == added
     for name in added:
