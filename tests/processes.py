@@ -23,7 +23,7 @@ def poll(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 def processes_below(pid: int) -> dict[int, str]:
     """Process ids and titles of all that a process started, and of what those started."""
     table = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = {int(row[0]): row for row in (line.split(None, 2) for line in table.splitlines())}
     found: dict[int, str] = {}

@@ -141,6 +141,8 @@ def open_session(compute: ComputeSettings) -> str | None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    # Wrapped in another, an error loses its type on its way to the driver.
+    context.raise_original_map_exception = True
     # Results and training batches in the order of the shards, whoever finishes first.
     context.execution_options.preserve_order = True
     try:

@@ -217,7 +217,7 @@ class ThreeNodes:
     def task_processes(self) -> dict[int, int]:
         """Process ids of the workers that are making a shard now, each with its raylet's."""
         table = subprocess.run(
-            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         ).stdout
         rows = [line.split(None, 2) for line in table.splitlines()]
         return {
