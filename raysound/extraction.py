@@ -188,7 +188,7 @@ def log_mels(
     """
     found = torch.empty(len(rows), settings.n_mels, settings.n_frames)
     places = np.flatnonzero(pc.is_null(rows["reason"]).to_numpy())
-    waveforms = _waveforms(rows["waveform"].take(pa.array(places)), settings)
+    waveforms = _waveforms(rows["waveform"], places, settings)
     if transform is not None and len(places):
         given = np.stack([as_float(waveform) for waveform in waveforms])
         changed = np.ascontiguousarray(transform(given), np.float32)
@@ -207,10 +207,12 @@ def log_mels(
     )
 
 
-def _waveforms(column: pa.ChunkedArray, settings: FeatureSettings) -> Iterator[np.ndarray]:
-    """Waveforms `(clip_samples,)` of int16 or float32, from their bytes."""
-    for scalar in column:
-        buffer = scalar.as_buffer()
+def _waveforms(
+    column: pa.ChunkedArray, places: np.ndarray, settings: FeatureSettings
+) -> Iterator[np.ndarray]:
+    """Waveforms `(clip_samples,)` of int16 or float32 at some places, from their bytes."""
+    for place in places.tolist():
+        buffer = column[place].as_buffer()
         dtype = INT if buffer.size == settings.clip_samples * INT.itemsize else FLOAT
         yield np.frombuffer(buffer, dtype)
 
@@ -233,13 +235,17 @@ def write_shard(
     with features.write_shard(uri, settings) as writer:
         rejects, seconds, unreadable = [], 0.0, 0
         if rows is not None:
-            rejected = rows.filter(pc.is_valid(rows["reason"]))
+            # Without the tensors, which a filter would copy.
+            known = rows.drop_columns("log_mel")
+            rejected = known.filter(pc.is_valid(known["reason"]))
             rejects = rejected.select(features.REJECT_SCHEMA.names).to_pylist()
-            unreadable = pc.sum(rejected["unreadable"]).as_py() or 0
-            # Their earlier windows, too.
-            broken = pc.is_in(rows["clip_id"], value_set=rejected["clip_id"].combine_chunks())
-            rows = rows.filter(pc.invert(broken))
-            for duration in rows.filter(pc.equal(rows["window"], 0))["duration"].to_pylist():
+            if rejects:
+                unreadable = pc.sum(rejected["unreadable"]).as_py()
+                # Their earlier windows, too.
+                broken = pc.is_in(rows["clip_id"], value_set=rejected["clip_id"].combine_chunks())
+                rows = rows.filter(pc.invert(broken))
+                known = rows.drop_columns("log_mel")
+            for duration in known.filter(pc.equal(known["window"], 0))["duration"].to_pylist():
                 seconds += duration
             capacity = features.windows_together(settings)
             for start in range(0, len(rows), capacity):

@@ -163,9 +163,13 @@ def shard_name(index: int) -> str:
 
 def part_uris(folder: str) -> list[str]:
     """The shards of a feature folder, in order, with numbers of any length."""
+    return [storage.join(folder, name) for _, name in sorted(parts(folder))]
+
+
+def parts(folder: str) -> list[tuple[int, str]]:
+    """Number and file name of each shard of a folder, in any order."""
     names = (PART.fullmatch(name) for name, _, _ in storage.scan(folder))
-    found = sorted((int(name[1]), name[0]) for name in names if name)
-    return [storage.join(folder, name) for _, name in found]
+    return [(int(name[1]), name[0]) for name in names if name]
 
 
 def without_rejects(manifest: pa.Table, folder: str) -> pa.Table:

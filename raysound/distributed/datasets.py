@@ -73,9 +73,11 @@ def decode(clips: pa.Table, settings: FeatureSettings) -> Iterator[pa.Table]:
 
     torch.set_num_threads(1)
     for rows in read_windows(clips, settings):
-        for reject in rows.filter(pc.is_valid(rows["reason"])).to_pylist():
+        known = rows.select(["path", "reason"])
+        rejects = known.filter(pc.is_valid(known["reason"])).to_pylist()
+        for reject in rejects:
             logger.warning("%s rejected: %s", reject["path"], reject["reason"])
-        yield rows.filter(pc.is_null(rows["reason"]))
+        yield rows.filter(pc.is_null(rows["reason"])) if rejects else rows
 
 
 def read_features(folder: str, **options: Any) -> ray.data.Dataset:

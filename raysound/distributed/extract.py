@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from threading import Event, Thread
 from typing import Any
 
@@ -22,13 +21,9 @@ from raysound.config import UserError
 from raysound.corpus_checks import check_classes
 from raysound.distributed import gauges
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.extraction_pipeline import write_shards
+from raysound.distributed.extraction_pipeline import record_there, write_shards
 from raysound.distributed.failures import reported
-from raysound.distributed.listing import (
-    call_for_corpus,
-    check_manifest,
-    plan_corpus,
-)
+from raysound.distributed.listing import call_for_corpus, check_manifest, plan_corpus
 from raysound.distributed.session import run_remote
 from raysound.features import Totals
 from raysound.settings import Config, FeatureSettings
@@ -105,15 +100,17 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
 def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any]) -> None:
     """Extracts the shards of a plan that are missing, and writes `summary.json`."""
     started = time.monotonic()
-    with reported(f"the extraction of {name}"), progress(folder, name, plan, config.name):
-        write_shards(folder, plan["shards"], config.features)
+    progress = Progress(folder, name, plan, config.name)
+    with reported(f"the extraction of {name}"):
+        with shown(progress):
+            write_shards(folder, plan["shards"], config.features)
         summary, reasons = run_remote(finish, folder, name, plan, config.features)
-    rate = summary["found"] / (time.monotonic() - started)
-    logger.info(
-        "%s: %d of %s, %.0f clips/s, %.2f h of audio, %d rejected",
-        name, summary["found"], counted(plan["clips"], "clip"), rate, summary["hours"],
-        summary["rejected"],
-    )  # fmt: skip
+    progress.add(
+        summary["found"] - progress.found,
+        summary["rejected"] - progress.rejected,
+        summary["hours"] - progress.hours,
+    )
+    progress.show(summary["found"] / (time.monotonic() - started))
     report_rejects(name, reasons, summary, folder)
     if summary["written"] == 0:
         found = summary["found"]
@@ -154,54 +151,70 @@ def finish(
     return totals.summary(plan["clips"]), reasons
 
 
+class Progress:
+    """How far an extraction is, by the records of its shards; counts clips for Prometheus."""
+
+    def __init__(self, folder: str, name: str, plan: dict[str, Any], experiment: str) -> None:
+        self.folder, self.name, self.clips = folder, name, plan["clips"]
+        self.tags = {"experiment": experiment, "corpus": name}
+        self.waiting = {features.shard_name(index): index for index in plan["shards"]}
+        self.found = self.rejected = 0
+        self.hours = 0.0
+
+    def look(self) -> None:
+        """Adds the shards that are new; one that can't be read is looked at again."""
+        for file_name, _, _ in storage.scan(self.folder):
+            if file_name in self.waiting:
+                shard = record_there(storage.join(self.folder, file_name))
+                if shard is not None:
+                    del self.waiting[file_name]
+                    self.add(shard.found, len(shard.rejects), shard.seconds / 3600)
+
+    def add(self, found: int, rejected: int, hours: float) -> None:
+        """Counts some clips."""
+        self.found += found
+        self.rejected += rejected
+        self.hours += hours
+        for kind, amount in (("clips", found), ("rejects", rejected), ("audio_hours", hours)):
+            gauges.count(kind, amount, **self.tags)
+
+    def show(self, rate: float) -> None:
+        """Prints a line; `rate` is in clips a second."""
+        left = f", {(self.clips - self.found) / rate:.0f} s left" if self.found < self.clips else ""
+        logger.info(
+            "%s: %d of %s, %.0f clips/s, %.2f h of audio, %d rejected%s",
+            self.name, self.found, counted(self.clips, "clip"), rate, self.hours, self.rejected,
+            left if rate else "",
+        )  # fmt: skip
+
+
 @contextmanager
-def progress(folder: str, name: str, plan: dict[str, Any], experiment: str) -> Iterator[None]:
-    """Prints every few seconds how far an extraction is, and counts its clips for Prometheus."""
-    tags = {"experiment": experiment, "corpus": name}
-    waiting = {features.shard_name(index): index for index in plan["shards"]}
-    totals = {"found": 0, "rejected": 0, "seconds": 0.0}
-    started, ended = time.monotonic(), Event()
-
-    def look() -> None:
-        """Adds the records of the shards that are new."""
-        names = [file_name for file_name, _, _ in storage.scan(folder) if file_name in waiting]
-        shards = [waiting.pop(file_name) for file_name in sorted(names)]
-        for shard in features.read_records(folder, shards):
-            totals["found"] += shard.found
-            totals["rejected"] += len(shard.rejects)
-            totals["seconds"] += shard.seconds
-            gauges.count("clips", shard.found, **tags)
-            gauges.count("rejects", len(shard.rejects), **tags)
-            gauges.count("audio_hours", shard.seconds / 3600, **tags)
-
-    def show() -> None:
-        before = totals["found"]
-        while not ended.wait(SECONDS_BETWEEN_LINES):
-            look()
-            rate = (totals["found"] - before) / (time.monotonic() - started)
-            left = (plan["clips"] - totals["found"]) / rate if rate else math.inf
-            logger.info(
-                "%s: %d of %s, %.0f clips/s, %.2f h of audio, %d rejected%s",
-                name, totals["found"], counted(plan["clips"], "clip"), rate,
-                totals["seconds"] / 3600, totals["rejected"],
-                f", {left:.0f} s left" if rate else "",
-            )  # fmt: skip
+def shown(progress: Progress) -> Iterator[None]:
+    """Prints a line every few seconds, as long as the block runs."""
+    ended = Event()
 
     def watch() -> None:
-        # What is shown is worth no failure: a shard may be half removed, or a store may not answer.
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            look()
-            show()
+        started, before = time.monotonic(), None
+        while True:
+            try:
+                progress.look()
+            except OSError as error:
+                logger.warning("%s: its progress can't be seen: %s", progress.name, error)
+            if before is None:
+                # The shards of an earlier run say nothing about the pace.
+                before = progress.found
+            else:
+                progress.show((progress.found - before) / (time.monotonic() - started))
+            if ended.wait(SECONDS_BETWEEN_LINES):
+                return
 
     thread = Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-        ended.set()
-        thread.join()
-        look()
     finally:
         ended.set()
+        thread.join()
 
 
 def report_rejects(name: str, reasons: Counter[str], summary: dict[str, Any], folder: str) -> None:

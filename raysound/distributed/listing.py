@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -75,8 +74,14 @@ def is_small(path: str) -> bool:
     """True for a local folder of a few files, whose rows the driver may hold."""
     if "://" in path or not os.path.isdir(path):
         return False
-    count = sum(1 for _ in islice(storage.scan(path), SMALL_CORPUS + 1))
-    return count <= SMALL_CORPUS
+    count = 0
+    for folder, folders, files in os.walk(path):
+        count += len(files)
+        # What a link leads to is not counted.
+        linked = any(os.path.islink(os.path.join(folder, name)) for name in folders)
+        if linked or count > SMALL_CORPUS:
+            return False
+    return True
 
 
 def check_manifest(name: str, config: Config) -> str | None:
@@ -178,9 +183,8 @@ def is_finished(folder: str, shards: list[int]) -> bool:
     uri = storage.join(folder, "summary.json")
     if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
         return False
-    return {features.shard_name(index) for index in shards} <= {
-        name for name, _, _ in storage.list_files(folder)
-    }
+    # By number: older versions gave their files shorter names.
+    return {*shards} <= {index for index, _ in features.parts(folder)}
 
 
 def shard_clips(folder: str, run: str, index: int) -> pa.Table:

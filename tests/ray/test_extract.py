@@ -203,6 +203,24 @@ def test_a_finished_corpus_is_left_as_it_is(
     assert caplog.messages[-1] == "real: 12 clips are extracted already"
 
 
+def test_a_finished_folder_of_an_older_version_is_left_as_it_is(
+    noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its shards have names of five digits."""
+    caplog.set_level("INFO")
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = Path(extract_corpus("real", config))
+    for part in folder.glob("part-*.parquet"):
+        part.rename(folder / f"part-{int(part.stem[5:]):05d}.parquet")
+    before = stamps(folder, "**/*")
+
+    extract_corpus("real", config)
+
+    assert stamps(folder, "**/*") == before
+    assert caplog.messages[-1] == "real: 12 clips are extracted already"
+    assert finished_features("real", config) == str(folder)
+
+
 def test_added_clips_make_shards_of_their_own(noises: Path, tmp_path: Path) -> None:
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("made", config)
