@@ -179,12 +179,13 @@ class Progress:
             gauges.count(kind, amount, **self.tags)
 
     def show(self, rate: float) -> None:
-        """Prints a line; `rate` is in clips a second."""
-        left = f", {(self.clips - self.found) / rate:.0f} s left" if self.found < self.clips else ""
+        """Prints a line; `rate` is in clips a second, 0 before the first shard is written."""
+        missing = self.clips - self.found
+        left = f", {missing / rate:.0f} s left" if missing > 0 and rate > 0 else ""
         logger.info(
             "%s: %d of %s, %.0f clips/s, %.2f h of audio, %d rejected%s",
             self.name, self.found, counted(self.clips, "clip"), rate, self.hours, self.rejected,
-            left if rate else "",
+            left,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torchaudio
 
 from raysound import features
 from raysound.config import UserError, from_tree
-from raysound.distributed.extract import extract, extract_corpus
+from raysound.distributed.extract import Progress, extract, extract_corpus
 from raysound.distributed.judge import run_folder
 from raysound.distributed.listing import finished_features, read_manifest, shard_clips
 from raysound.distributed.pipeline import run_all
@@ -390,6 +390,21 @@ def test_the_user_is_told_how_far_it_is_and_what_was_rejected(
         r"real: 5 clips rejected \((1 × [^;]+; ){2}1 × [^;]+\); all of them with reasons: "
         r"/.+/real-\w+/rejects\.parquet", rejected
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "rate", "left"), [(0, 0.0, ""), (0, 2.0, ", 6 s left"), (12, 2.0, "")]
+)
+def test_the_time_left_is_told_as_soon_as_there_is_a_pace(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, found: int, rate: float, left: str
+) -> None:
+    progress = Progress(str(tmp_path), "real", {"clips": 12, "shards": {}}, "test")
+    progress.add(found, 0, 0.0)
+    with caplog.at_level("INFO"):
+        progress.show(rate)
+    (line,) = caplog.messages
+    assert line.startswith(f"real: {found} of 12 clips, {rate:.0f} clips/s, ")
+    assert line.endswith(f"0 rejected{left}")
 
 
 def test_a_recording_replaced_under_its_old_name_wants_another_judge(
