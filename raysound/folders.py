@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +15,10 @@ from raysound.layouts import (
     FOUND,
     SPLIT_WORDS,
     UNCERTAIN_WORDS,
+    Names,
     Tell,
     listed,
+    meaning_of_splits,
     shown,
     split_word,
     word_in,
@@ -28,59 +33,186 @@ _PIECE = re.compile(
 )
 # Recordings that come with Speech Commands to be mixed with its words.
 NO_CLASSES = ("_background_noise_",)
+# Folders of the second level that are remembered: one more than are shown.
+SOME = 4
 
 
-def read_folders(names: pa.ChunkedArray, path: str, tell: Tell) -> pa.Table:
-    """The clips of a corpus that has a folder a class, as a table of FOUND.
+@dataclass(frozen=True)
+class Folders:
+    """What the names of sound files say of the folders that they stand in; merges in any order.
+
+    Attributes:
+        left: files in folders that are no classes, by the folder.
+        first: folders of the first level, as far as they are no such ones.
+        bare: how many files stand in no folder, and the least name.
+        flat: how many stand in a folder of the first level itself, and the least name.
+        second: the first few folders of the second level by name.
+        words: those of all folders of the second level that mean splits.
+        only_words: True where all of these mean splits.
+    """
+
+    left: dict[str, int]
+    first: frozenset[str]
+    bare: Names
+    flat: Names
+    second: tuple[str, ...]
+    words: frozenset[str]
+    only_words: bool
+
+    @classmethod
+    def of(cls, names: pa.ChunkedArray) -> Folders:
+        """What some names say, which are relative to the corpus."""
+        nested = pc.match_substring(names, "/")
+        bare = Names.of(names.filter(pc.invert(nested)))
+        names = names.filter(nested)
+        counts = pc.value_counts(_first(names))
+        found = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
+        left = {name: found.pop(name) for name in NO_CLASSES if name in found}
+        names = _in_classes(names)
+        deep = pc.match_substring_regex(names, "^[^/]*/[^/]*/")
+        flat = Names.of(names.filter(pc.invert(deep)))
+        folders = pc.replace_substring_regex(names.filter(deep), r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
+        second = pc.unique(folders).to_pylist()
+        words = frozenset(name for name in second if split_word(name))
+        return cls(
+            left=left,
+            first=frozenset(found),
+            bare=bare,
+            flat=flat,
+            second=tuple(sorted(second)[:SOME]),
+            words=words,
+            only_words=len(words) == len(second),
+        )
+
+    def merge(self, other: Folders) -> Folders:
+        """What both say."""
+        return Folders(
+            left=dict(Counter(self.left) + Counter(other.left)),
+            first=self.first | other.first,
+            bare=self.bare.merge(other.bare),
+            flat=self.flat.merge(other.flat),
+            second=tuple(sorted({*self.second, *other.second})[:SOME]),
+            words=self.words | other.words,
+            only_words=self.only_words and other.only_words,
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which folders of a corpus are its classes.
+
+    Attributes:
+        above: folders above the classes: what each means; None where the classes are the first.
+        are: what they mean, `split` or `fold`.
+        below: words for splits of the folders below the classes: what each means; empty where
+            these folders belong to the classes.
+    """
+
+    above: dict[str, str] | None
+    are: str
+    below: dict[str, str]
+
+
+def layout_of(folders: Folders, path: str, tell: Tell) -> Layout:
+    """Finds out which folders of a corpus are its classes.
 
     Above or below the classes the folders may be splits; above them also folds.
 
     Args:
-        names: of the sound files, relative to the corpus.
+        folders: of all its sound files.
         path: of the corpus.
-        tell: takes a line about what was left out, or is doubtful.
+        tell: takes a line about what is left out, or is doubtful.
 
     Raises:
         UserError: a sound in no class folder, or folders that are no classes.
     """
-    first = pc.replace_substring_regex(names, r"(?s)/.*", "")
-    folders = [name for name in pc.unique(first).to_pylist() if name]
-    for name in {*NO_CLASSES} & {*folders}:
-        is_left = pc.equal(first, name)
-        tell(f"{path}: {pc.sum(is_left).as_py()} sound files in '{name}' are left out: no class")
-        names, first = names.filter(pc.invert(is_left)), first.filter(pc.invert(is_left))
-        folders.remove(name)
-    nested = pc.match_substring(names, "/")
-    is_nested = pc.all(nested).as_py()
-    words = {folder: split_word(name) for folder, name in _without_common_start(folders).items()}
-    fold = split = pa.nulls(len(names), pa.string())
-    below, above = names, None
-    if is_nested and folders and all(words.values()):
-        split, above = _mapped(first, words), "splits"
-    elif is_nested and folders and (folds := _folds_above(folders, names)):
-        fold, above = _mapped(first, folds), "folds"
+    for name, count in folders.left.items():
+        tell(f"{path}: {count} sound files in '{name}' are left out: no class")
+    if not folders.first and not folders.bare.total:
+        raise UserError(f"{path} lists no clips")
+    first = sorted(filter(None, folders.first))
+    words = {folder: split_word(name) for folder, name in _without_common_start(first).items()}
+    splits = {folder: word for folder, word in words.items() if word}
+    above: dict[str, str] | None = None
+    are, unclassed = "split", folders.bare
+    if not folders.bare.total and first and len(splits) == len(first):
+        above = splits
+    elif not folders.bare.total and not folders.flat.total and (folds := _folds_above(first)):
+        above, are = folds, "fold"
     if above:
-        below = pc.replace_substring_regex(names, "^[^/]*/", "")
-    in_class = pc.match_substring(below, "/")
-    if not pc.all(in_class).as_py():
-        bare = names.filter(pc.invert(in_class))
+        unclassed = folders.flat
+    if unclassed.total:
         raise UserError(
-            f"{path}: {len(bare)} sound files stand in no class folder, {shown(bare[0].as_py())} "
-            "among them; put each into a folder named after its class, or list them in a "
-            "metadata.csv with the columns file_name and label"
+            f"{path}: {unclassed.total} sound files stand in no class folder, "
+            f"{shown(unclassed.least)} among them; put each into a folder named after its class, "
+            "or list them in a metadata.csv with the columns file_name and label"
         )
-    label = pc.replace_substring_regex(below, r"(?s)/.*", "")
-    if not above:
-        refuse_pieces(folders, path, tell)
-        split = _splits_below(names)
-        if len(folders) == 1:
-            _tell_wrapper(names, folders[0], path, tell)
-    return pa.table([names, label, fold, split, pa.nulls(len(names), pa.string())], schema=FOUND)
+    if above:
+        return Layout(_splits(above, path) if are == "split" else above, are, {})
+    refuse_pieces(first, path, tell)
+    below: dict[str, str] = {}
+    if not folders.flat.total and folders.only_words:
+        found = {name: word for name in folders.words if (word := split_word(name))}
+        if len({*found.values()}) > 1:
+            below = _splits(found, path)
+    if len(first) == 1 and len(folders.second) > 1:
+        inner = ", ".join(folders.second[: SOME - 1]) + (", …" * (len(folders.second) == SOME))
+        tell(
+            f"{path}: all sound files stand below {shown(first[0])}, which is taken for their "
+            f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
+        )
+    return Layout(None, are, below)
 
 
-def _mapped(column: pa.ChunkedArray, values: dict[str, str | None]) -> pa.ChunkedArray:
+def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
+    """The clips of a corpus that has a folder a class, as a table of FOUND.
+
+    Args:
+        names: of some of its sound files, relative to it.
+        layout: of the corpus.
+    """
+    names = _in_classes(names)
+    nothing = pa.nulls(len(names), pa.string())
+    columns = {"name": names, "fold": nothing, "split": nothing, "group": nothing}
+    below = names
+    if layout.above:
+        columns[layout.are] = _mapped(_first(names), layout.above)
+        below = pc.replace_substring_regex(names, "^[^/]*/", "")
+    elif layout.below:
+        second = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
+        columns["split"] = _mapped(second, layout.below)
+    columns["label"] = _first(below)
+    return pa.table([columns[name] for name in FOUND.names], schema=FOUND)
+
+
+def _in_classes(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Names without those in folders that are no classes."""
+    no_classes = pa.array(NO_CLASSES)
+    return names.filter(pc.invert(pc.is_in(_first(names), value_set=no_classes)))
+
+
+def _first(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The first folder of each name."""
+    return pc.replace_substring_regex(names, r"(?s)/.*", "")
+
+
+def _mapped(column: pa.ChunkedArray, values: dict[str, str]) -> pa.ChunkedArray:
     keys = pa.array(list(values), pa.string())
     return pa.array(list(values.values()), pa.string()).take(pc.index_in(column, keys))
+
+
+def meanings(words: Iterable[str], path: str) -> dict[str, str]:
+    """What words for splits mean. Raises UserError for one that means none in this corpus."""
+    try:
+        return meaning_of_splits(words)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _splits(words: dict[str, str], path: str) -> dict[str, str]:
+    """Folder → the split that its word means."""
+    meaning = meanings(words.values(), path)
+    return {folder: meaning[word] for folder, word in words.items()}
 
 
 def _without_common_start(folders: list[str]) -> dict[str, str]:
@@ -96,26 +228,12 @@ def _without_common_start(folders: list[str]) -> dict[str, str]:
     return {name: name[cut:] for name in folders}
 
 
-def _folds_above(folders: list[str], names: pa.ChunkedArray) -> dict[str, str | None] | None:
-    """Folder → number of its fold, where all folders are folds that hold class folders."""
+def _folds_above(folders: list[str]) -> dict[str, str] | None:
+    """Folder → number of its fold, where all folders are folds."""
     found = {name: _PIECE.fullmatch(name) for name in folders}
     if len(folders) > 1 and all(match and match[1] for match in found.values()):
-        is_deep = pc.match_substring_regex(names, "^[^/]*/[^/]*/")
-        if pc.all(is_deep).as_py():
-            return {name: str(int(match[4])) for name, match in found.items() if match}
+        return {name: str(int(match[4])) for name, match in found.items() if match}
     return None
-
-
-def _splits_below(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The splits of `dog/train/x.wav`, where every class folder holds such folders alone."""
-    second = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
-    # A name without a second folder stays whole, and is no word.
-    found = {name: split_word(name) for name in pc.unique(second.slice(0, 1000)).to_pylist()}
-    if all(found.values()):
-        found = {name: split_word(name) for name in pc.unique(second).to_pylist()}
-        if all(found.values()) and len({*found.values()}) > 1:
-            return _mapped(second, found)
-    return pa.nulls(len(names), pa.string())
 
 
 def refuse_pieces(folders: list[str], path: str, tell: Tell) -> None:
@@ -147,14 +265,4 @@ def refuse_pieces(folders: list[str], path: str, tell: Tell) -> None:
         raise UserError(
             f"{path}: the folders {listed(sorted(folders), 4)} look like splits, no classes: "
             f"{remedy}, or put the classes below train, validation and test"
-        )
-
-
-def _tell_wrapper(names: pa.ChunkedArray, folder: str, path: str, tell: Tell) -> None:
-    inner = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
-    below = sorted(name for name in pc.unique(inner).to_pylist() if "/" not in name)
-    if len(below) > 1:
-        tell(
-            f"{path}: all sound files stand below {shown(folder)}, which is taken for their class; "
-            f"if the classes are {listed(below, 3)}, give {path.rstrip('/')}/{folder} as the path"
         )

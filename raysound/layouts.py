@@ -6,6 +6,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,6 +76,23 @@ Tell = Callable[[str], object]
 Tally = dict[str, tuple[int, str]]
 
 
+class Names(NamedTuple):
+    """How many names there are, and the least of them; "" where there is none."""
+
+    total: int
+    least: str
+
+    @classmethod
+    def of(cls, names: pa.ChunkedArray) -> Names:
+        """Of some names."""
+        return cls(len(names), pc.min(names).as_py() or "")
+
+    def merge(self, other: Names) -> Names:
+        """Of both."""
+        least = min(filter(None, (self.least, other.least)), default="")
+        return Names(self.total + other.total, least)
+
+
 def shown(name: str) -> str:
     """A name in quotes, on one line whatever characters it holds."""
     return f"'{name}'" if name.isprintable() else repr(name)
@@ -106,6 +124,16 @@ def tally(names: Iterable[str]) -> Tally:
         count, first = counted.get(suffix, (0, name))
         counted[suffix] = count + 1, min(first, name)
     return counted
+
+
+def merge_tallies(tallies: Iterable[Tally]) -> Tally:
+    """One tally of all."""
+    merged: Tally = {}
+    for counted in tallies:
+        for suffix, (count, first) in counted.items():
+            before, name = merged.get(suffix, (0, first))
+            merged[suffix] = before + count, min(name, first)
+    return merged
 
 
 def unread_sounds(counted: Tally) -> str:

@@ -14,40 +14,25 @@ import pyarrow.compute as pc
 from raysound import storage
 from raysound.cells import ROWS_AT_ONCE, as_text, each, to_columns
 from raysound.config import UserError
-from raysound.folders import read_folders
+from raysound.folders import Layout, folder_rows, layout_of, meanings
+from raysound.inventory import Inventory, files_of, list_blocks
 from raysound.layouts import (
     AUDIO_SUFFIXES,
-    HIDDEN,
-    OTHER_SUFFIXES,
     SCHEMA,
     Tally,
     Tell,
-    has_ending,
     is_sound,
-    meaning_of_splits,
     plain_name,
     shown,
-    tally,
     tell_unread,
     unread_sounds,
 )
-from raysound.packed import CONTAINERS, holds_sounds, read_containers
-from raysound.tables import labelled_rows, read_tables, with_split_lists
+from raysound.packed import CONTAINERS, Container, holds_sounds, read_containers
+from raysound.tables import labelled_rows, read_tables, tables_to_open, with_split_lists
 
 logger = logging.getLogger(__name__)
 
-LISTING = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
-# What is said of names that are no plain files.
-ODD_NAMES = {
-    "broken": "{count} links lead nowhere, {name} for one",
-    "above": "{count} links lead to a folder above them and are not followed, {name} for one",
-    "inside": "{count} links lead to folders that are listed and are not followed, {name} for one",
-    "outside": "{count} links lead out of the corpus and are followed, {name} for one",
-    "special": "{count} pipes, sockets or devices are left out, {name} for one",
-}
-
-# Name, path or URI, size in bytes, modification time in ns.
-Container = tuple[str, str, int, int]
+STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
 
 
 def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
@@ -69,19 +54,24 @@ def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
         UserError: no such folder, no sound in it, no label, folders that are no classes, an unknown
             split, or a file listed twice.
     """
+    table = (_file if is_file(path) else _folder)(path, tell)
+    tell_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
+    return in_order(table)
+
+
+def is_file(path: str) -> bool:
+    """True for a corpus that is a file, False for a folder. Raises UserError for neither."""
     kind = {".parquet": "manifest", ".tar": "tar file"}.get(posixpath.splitext(path)[1], "folder")
     try:
-        is_file = storage.stat_files([path])[0][0] >= 0
-        is_folder = not is_file and storage.is_folder(path)
+        found = storage.stat_files([path])[0][0] >= 0
+        is_folder = not found and storage.is_folder(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be reached: {error}") from error
-    if is_file and kind == "folder":
+    if found and kind == "folder":
         raise UserError(f"{path} is a file, and no such folder: give the folder that it stands in")
-    if not is_file and not is_folder:
+    if not found and not is_folder:
         raise UserError(f"{path}: no such {kind}")
-    table = (_file if is_file else _folder)(path, tell)
-    _tell_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
-    return table
+    return found
 
 
 def _file(path: str, tell: Tell) -> pa.Table:
@@ -89,34 +79,41 @@ def _file(path: str, tell: Tell) -> pa.Table:
     if path.endswith(".parquet") and not holds_sounds(path):
         return _own_manifest(storage.read_table(path), path)
     name = storage.locate(path)[1].rpartition("/")[2]
-    return _checked(
+    return checked(
         read_containers(path, [(name, path, *storage.stat_files([path])[0])], tell), path
     )
 
 
 def _folder(path: str, tell: Tell) -> pa.Table:
-    listing = _listing(path, tell)
-    audible = is_sound(listing["name"])
-    sounds, others = listing.filter(audible), listing.filter(pc.invert(audible))
-    others = others.filter(pc.invert(pc.match_substring_regex(others["name"], HIDDEN)))
-    packs = others.filter(has_ending(others["name"], CONTAINERS))
-    packs = [
-        (name, storage.join(path, name), size, modified)
-        for name, size, modified in sorted(zip(*packs.to_pydict().values(), strict=True))
-    ]
-    counted = _other_endings(others["name"])
-    tell_unread(counted, path, tell)
-    if packs and not len(sounds):
-        used = _containers(packs, path, counted, tell)
-        return _checked(read_containers(path, used, tell), path)
-    tables = read_tables(listing, path, tell)
-    rows = labelled_rows(tables, len(sounds), path, tell)
-    if rows is None and not len(sounds):
-        raise UserError(_no_sounds(path, counted))
-    if rows is None:
-        rows = read_folders(sounds["name"], path, tell)
-    else:
-        _tell_unlisted(sounds["name"], rows["name"], path, tell)
+    listing = pa.concat_tables(list_blocks(path))
+    found = Inventory.of(listing)
+    packed = look_over(found, path, tell)
+    if packed:
+        return checked(read_containers(path, packed, tell), path)
+    tables = tables_to_open(found.tables, path, tell)
+    return loose_clips(listing, found, tables, path, tell)
+
+
+def look_over(found: Inventory, path: str, tell: Tell) -> list[Container]:
+    """Decides what the clips of a corpus are.
+
+    Args:
+        found: what its files are.
+        path: of the corpus.
+        tell: takes a line about what is left out.
+
+    Returns:
+        The tar or Parquet files that hold them; empty where they are files of their own.
+
+    Raises:
+        UserError: no sound in any file.
+    """
+    found.tell_odd(path, tell)
+    tell_unread(found.endings, path, tell)
+    packs = found.containers_of(path)
+    if not found.sounds:
+        # Without containers a table may name clips of other endings.
+        return _containers(packs, path, found.endings, tell) if packs else []
     for kind in CONTAINERS:
         beside = [name for name, uri, *_ in packs if name.endswith(kind) and holds_sounds(uri)]
         if beside:
@@ -124,7 +121,56 @@ def _folder(path: str, tell: Tell) -> pa.Table:
                 f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
                 f"are left out, {shown(beside[0])} among them"
             )
-    return _finish(with_split_lists(rows, tables, path, tell), listing, path)
+    return []
+
+
+def loose_clips(
+    listing: pa.Table, found: Inventory, tables: list[str], path: str, tell: Tell
+) -> pa.Table:
+    """The clips of a corpus of files, labelled by a table or by their folders.
+
+    Args:
+        listing: all files of the corpus.
+        found: what they are.
+        tables: see `tables_to_open`.
+        path: of the corpus.
+        tell: takes a line about what is left out, or is doubtful.
+
+    Returns:
+        A table of SCHEMA, in any order.
+
+    Raises:
+        UserError: see `read_corpus`.
+    """
+    files = files_of(listing)
+    opened = read_tables(tables, files["name"], path, tell)
+    rows = labelled_rows(opened, found.sounds, path, tell)
+    if rows is None and not found.sounds:
+        raise UserError(no_sounds(path, found.endings))
+    sounds = files["name"].filter(is_sound(files["name"]))
+    if rows is None:
+        rows = folder_rows(sounds, layout_of(found.folders, path, tell))
+    else:
+        _tell_unlisted(sounds, rows["name"], path, tell)
+    if not len(rows):
+        raise UserError(f"{path} lists no clips")
+    return _finish(with_split_lists(rows, opened, path, tell), files, path)
+
+
+def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
+    """The clips among some files of a corpus that has a folder a class.
+
+    Args:
+        block: see `list_blocks`.
+        layout: of the corpus.
+        path: of the corpus.
+
+    Returns:
+        A table of SCHEMA, in any order.
+    """
+    files = files_of(block)
+    sounds = files["name"].filter(is_sound(files["name"]))
+    return _finish(folder_rows(sounds, layout), files, path)
 
 
 def _tell_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, tell: Tell) -> None:
@@ -134,14 +180,6 @@ def _tell_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, t
             f"{path}: {len(left)} sound files are in no table row and are left out, "
             f"{shown(pc.min(left).as_py())} among them"
         )
-
-
-def _other_endings(names: pa.ChunkedArray) -> Tally:
-    """The endings of files that are no sounds, without the common ones of other files."""
-    names = names.filter(pc.invert(has_ending(names, {*OTHER_SUFFIXES, *CONTAINERS})))
-    # Such as LICENSE; below a class, a file without ending may well be a sound.
-    at_top = pc.match_substring_regex(names, "^[^./]*$")
-    return tally(names.filter(pc.invert(at_top)).to_pylist())
 
 
 def _containers(packs: list[Container], path: str, counted: Tally, tell: Tell) -> list[Container]:
@@ -155,33 +193,12 @@ def _containers(packs: list[Container], path: str, counted: Tally, tell: Tell) -
             f"{shown(parquets[0][0])} among them"
         )
     if not tars and not audible:
-        raise UserError(_no_sounds(path, counted))
+        raise UserError(no_sounds(path, counted))
     return tars or parquets
 
 
-def _listing(path: str, tell: Tell) -> pa.Table:
-    """Every file below a folder; a broken link that is called like a sound has the size -1."""
-    odd: dict[str, list[str]] = {}
-    broken: list[str] = []
-
-    def note(kind: str, name: str) -> None:
-        counted = odd.setdefault(kind, [])
-        counted.append("" if counted else _utf8(name))
-        if kind == "broken":
-            broken.append(_utf8(name))
-
-    try:
-        files = storage.scan(path, note)
-        rows = ((_utf8(name), size, modified) for name, size, modified in files)
-        listing = to_columns(rows, LISTING)
-    except OSError as error:
-        raise UserError(f"{path} can't be listed: {error}") from error
-    for kind, names in odd.items():
-        tell(f"{path}: {ODD_NAMES[kind].format(count=len(names), name=shown(names[0]))}")
-    return pa.concat_tables([listing, to_columns(((name, -1, 0) for name in broken), LISTING)])
-
-
-def _no_sounds(path: str, counted: Tally) -> str:
+def no_sounds(path: str, counted: Tally) -> str:
+    """Says that a folder holds no sounds, given the endings of its files."""
     unread = unread_sounds(counted)
     return (
         f"{path} holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))}), no tar files with "
@@ -189,7 +206,7 @@ def _no_sounds(path: str, counted: Tally) -> str:
     )
 
 
-def _tell_same_names(labels: list[str], path: str, tell: Tell) -> None:
+def tell_same_names(labels: list[str], path: str, tell: Tell) -> None:
     """Says which classes are called alike but for capitals, blanks or the form of Unicode."""
     forms: dict[str, str] = {}
     for label in sorted(filter(None, labels)):
@@ -233,7 +250,7 @@ def _own_manifest(table: pa.Table, path: str) -> pa.Table:
             for some in [files.slice(start, ROWS_AT_ONCE).to_pylist()]
             for uri, stat in zip(some, storage.stat_files(some), strict=True)
         ),
-        LISTING,
+        STATS,
     )
     place = pc.index_in(paths, stats["name"].combine_chunks())
     size, offset = stats["size"].take(place), nothing.cast(pa.int64())
@@ -252,13 +269,11 @@ def _own_manifest(table: pa.Table, path: str) -> pa.Table:
         "modified": stats["modified"].take(place),
         "offset": offset,
     }
-    return _checked(pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA), path)
+    return checked(pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA), path)
 
 
 def _finish(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
-    """What a reader found, with paths, sizes and times, checked and in order."""
-    if not len(rows):
-        raise UserError(f"{root} lists no clips")
+    """What a reader found, with paths, sizes and times, checked."""
     place = pc.index_in(rows["name"], listing["name"].combine_chunks())
     found = {
         **dict(zip(rows.column_names, rows.columns, strict=True)),
@@ -269,11 +284,26 @@ def _finish(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
         "modified": pc.fill_null(listing["modified"].take(place), 0),
         "offset": pa.nulls(len(rows), pa.int64()),
     }
-    return _checked(pa.table([found[name] for name in SCHEMA.names], schema=SCHEMA), root)
+    return checked(pa.table([found[name] for name in SCHEMA.names], schema=SCHEMA), root)
 
 
-def _checked(table: pa.Table, source: str) -> pa.Table:
-    """Refuses what can't be judged, and brings the clips into their order."""
+def checked(table: pa.Table, source: str) -> pa.Table:
+    """Clips with what their words for splits mean.
+
+    Args:
+        table: of SCHEMA.
+        source: where the clips come from.
+
+    Raises:
+        UserError: a clip that is listed twice or has no label, or words that mean no split.
+    """
+    refuse_clips(table, source)
+    words = pc.unique(table["split"].drop_null()).to_pylist()
+    return with_meaning(table, meanings(words, source)) if words else table
+
+
+def refuse_clips(table: pa.Table, source: str) -> None:
+    """Raises UserError for a clip that is listed twice or has no label."""
     if pc.count_distinct(table["clip_id"]).as_py() < len(table):
         counts = pc.value_counts(table["clip_id"])
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
@@ -281,30 +311,32 @@ def _checked(table: pa.Table, source: str) -> pa.Table:
     unlabelled = table.filter(pc.fill_null(pc.equal(table["label"], ""), True))
     if len(unlabelled):
         raise UserError(f"{source}: {shown(unlabelled['clip_id'][0].as_py())} has no label")
-    if table["split"].null_count < len(table):
-        words = pc.unique(table["split"].drop_null()).to_pylist()
-        try:
-            meaning = meaning_of_splits(words)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from error
-        split = pa.array([meaning[word] for word in words], pa.string()).take(
-            pc.index_in(table["split"], pa.array(words, pa.string()))
-        )
-        place = table.schema.get_field_index("split")
-        table = table.set_column(place, SCHEMA.field("split"), split)
+
+
+def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:
+    """Clips whose words for splits are replaced by what they mean."""
+    words = pa.array(list(meaning), pa.string())
+    split = pa.array(list(meaning.values()), pa.string()).take(pc.index_in(table["split"], words))
+    place = table.schema.get_field_index("split")
+    return table.set_column(place, SCHEMA.field("split"), split)
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The clips in an order that does not depend on how they were listed."""
     packed = table.filter(pc.is_valid(table["offset"]))
     loose = table.filter(pc.is_null(table["offset"]))
     # By a hash of the name: every shard is then a fair sample of all classes. What is packed is
     # read in the order in which it lies.
-    order = np.argsort(each(loose["clip_id"], _hash, pa.uint64()).to_numpy(), kind="stable")
+    order = np.argsort(hashes(loose["clip_id"]), kind="stable")
     packed = packed.sort_by([("path", "ascending"), ("offset", "ascending")])
     return pa.concat_tables([loose.take(order), packed]).combine_chunks()
 
 
+def hashes(clip_ids: pa.ChunkedArray) -> np.ndarray:
+    """The first 64 bits of SHA-256 of each clip id, uint64 `(n,)`."""
+    found: np.ndarray = each(clip_ids, _hash, pa.uint64()).to_numpy()
+    return found
+
+
 def _hash(clip_id: str) -> int:
     return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")
-
-
-def _utf8(text: str) -> str:
-    """Spells out the bytes of a file name that are no UTF-8; such a file ends as a reject."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

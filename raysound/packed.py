@@ -20,6 +20,7 @@ from raysound.layouts import (
     SCHEMA,
     Tally,
     Tell,
+    merge_tallies,
     split_of_file,
     tally,
     unread_sounds,
@@ -63,26 +64,45 @@ def read_containers(path: str, containers: list[Container], tell: Tell) -> pa.Ta
         UserError: a file that can't be read, no sound in any, or folders that are no classes.
     """
     with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
-        tables, others = zip(*pool.map(_read_container, containers), strict=True)
-    left: Tally = {}
-    for counted in others:
-        for suffix, (count, first) in counted.items():
-            before, name = left.get(suffix, (0, first))
-            left[suffix] = before + count, min(name, first)
-    unread = unread_sounds(left)
+        tables, others = zip(*pool.map(read_container, containers), strict=True)
     rows = pa.concat_tables(tables)
-    if not len(rows):
+    labels = pc.unique(rows["label"].drop_null()).to_pylist()
+    check_containers(containers, len(rows), labels, merge_tallies(others), path, tell)
+    return rows
+
+
+def check_containers(
+    containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, tell: Tell
+) -> None:
+    """Looks at what is known of all containers of a corpus together.
+
+    Args:
+        containers: its files.
+        clips: how many sounds they hold.
+        labels: of these.
+        left: the endings of what else they hold.
+        path: of the corpus.
+        tell: takes a line about what was left out.
+
+    Raises:
+        UserError: no sound in any, or folders that are no classes.
+    """
+    unread = unread_sounds(left)
+    if not clips:
         files = f"{path} holds no sounds in its {len(containers)} tar or Parquet files"
         raise UserError(f"{files}; {unread}" if unread else files)
     if unread:
         tell(f"{path}: {unread}")
     if containers[0][0].endswith(".tar"):
-        refuse_pieces(pc.unique(rows["label"].drop_null()).to_pylist(), path, tell)
-    return rows
+        refuse_pieces(sorted(labels), path, tell)
 
 
-def _read_container(container: Container) -> tuple[pa.Table, Tally]:
-    """The clips of one file, and what else it holds."""
+def read_container(container: Container) -> tuple[pa.Table, Tally]:
+    """The clips of one file as a table of SCHEMA, and what else it holds.
+
+    Raises:
+        UserError: it can't be read.
+    """
     name, uri, size, modified = container
     others: list[str] = []
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,19 +45,85 @@ def assign_shards(clips: pa.Table, before: pa.Table | None, per_shard: int) -> p
     Returns:
         The clips with a column `shard`, int32, ordered by it; in a shard they keep their order.
     """
-    if before is None or not len(before):
-        return clips.append_column("shard", pa.array(_cut(clips, per_shard), pa.int32()))
+    known = with_known_shards(clips, before)
+    cuts = count_cuts(known, per_shard)
+    last = -1 if before is None or not len(before) else pc.max(before["shard"]).as_py()
+    (first,), anew = first_shards([cuts], last)
+    return number_shards(known, first, anew, per_shard)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How many shards some clips make.
+
+    Attributes:
+        kept: numbers of those that they had before.
+        new: of the clips that had none.
+        anew: of all, laid out anew.
+    """
+
+    kept: frozenset[int]
+    new: int
+    anew: int
+
+
+def with_known_shards(clips: pa.Table, before: pa.Table | None) -> pa.Table:
+    """Clips with the column `shard` that they have in another table; null where they have none."""
+    if before is None:
+        return clips.append_column("shard", pa.nulls(len(clips), pa.int32()))
     place = pc.index_in(clips["clip_id"], before["clip_id"].combine_chunks())
-    is_new = pc.is_null(place)
-    old = clips.append_column("shard", before["shard"].take(place))
-    old = old.filter(pc.invert(is_new)).sort_by("shard")
-    new = clips.filter(is_new)
-    first = pc.max(before["shard"]).as_py() + 1
-    new = new.append_column("shard", pa.array(first + _cut(new, per_shard), pa.int32()))
-    both = pa.concat_tables([old, new])
-    if pc.count_distinct(both["shard"]).as_py() > 2 * (1 + _cut(clips, per_shard)[-1]):
-        return assign_shards(clips, None, per_shard)
-    return both
+    return clips.append_column("shard", before["shard"].take(place))
+
+
+def count_cuts(known: pa.Table, per_shard: int) -> Cuts:
+    """How many shards the clips of `with_known_shards` make."""
+    kept = pc.unique(known["shard"].drop_null()).to_pylist()
+    new = known.filter(pc.is_null(known["shard"]))
+    return Cuts(frozenset(kept), _number(new, per_shard), _number(known, per_shard))
+
+
+def first_shards(cuts: Sequence[Cuts], last: int) -> tuple[list[int], bool]:
+    """How the shards of the ranges of a corpus are numbered.
+
+    Args:
+        cuts: of each range.
+        last: number of the last shard before, -1 if there was none.
+
+    Returns:
+        The number of the first new shard of each range, and True where all shards are made anew.
+    """
+    kept = {shard for one in cuts for shard in one.kept}
+    new, needed = (sum(sizes) for sizes in zip(*((one.new, one.anew) for one in cuts), strict=True))
+    anew = len(kept) + new > 2 * needed
+    sizes = [one.anew if anew else one.new for one in cuts]
+    start = 0 if anew else last + 1
+    return [start + before for before in accumulate(sizes[:-1], initial=0)], anew
+
+
+def number_shards(known: pa.Table, first: int, anew: bool, per_shard: int) -> pa.Table:
+    """Gives every clip of `with_known_shards` the number of its shard.
+
+    Args:
+        known: the clips.
+        first: number of the first new shard.
+        anew: True where those that the clips had before are not kept.
+        per_shard: see `assign_shards`.
+
+    Returns:
+        See `assign_shards`.
+    """
+    is_new = pc.is_null(known["shard"])
+    old, new = known.filter(pc.invert(is_new)).sort_by("shard"), known.filter(is_new)
+    if anew:
+        old, new = known.slice(0, 0), known
+    numbers = pa.array(first + _cut(new, per_shard), pa.int32())
+    place = known.schema.get_field_index("shard")
+    return pa.concat_tables([old, new.set_column(place, known.schema.field(place), numbers)])
+
+
+def _number(clips: pa.Table, per_shard: int) -> int:
+    """How many shards clips make."""
+    return int(_cut(clips, per_shard)[-1]) + 1 if len(clips) else 0
 
 
 def _cut(clips: pa.Table, per_shard: int) -> np.ndarray:

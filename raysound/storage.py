@@ -6,9 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
@@ -79,7 +79,9 @@ def list_files(uri: str) -> list[tuple[str, int, int]]:
     return sorted(scan(uri))
 
 
-def scan(uri: str, odd: Odd | None = None) -> Iterator[tuple[str, int, int]]:
+def scan(
+    uri: str, odd: Odd | None = None, below: str = "", deep: bool = True
+) -> Iterator[tuple[str, int, int]]:
     """Every file below a folder: path relative to it, size in bytes, modification time in ns.
 
     In any order, and folder by folder: what is held of a folder of a million files is a name.
@@ -90,24 +92,57 @@ def scan(uri: str, odd: Odd | None = None) -> Iterator[tuple[str, int, int]]:
             link to a folder `above` or to one `inside` that is listed itself (none of these is
             yielded), a link that leads `outside` (which is followed), or a `special` file: a pipe,
             socket or device.
+        below: the folder inside it from which on files are listed, relative to it.
+        deep: False for the files of that folder alone, without those of folders in it.
     """
     filesystem, root = locate(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
-        real = os.path.realpath(root)
-        yield from _walk(root, "", (real,), odd or (lambda kind, name: None))
+        yield from _walk(root, below, _above(root, below), odd or (lambda kind, name: None), deep)
         return
-    folders = [root]
+    folders = [f"{root}/{below}" if below else root]
     while folders:
         selector = fs.FileSelector(folders.pop(), allow_not_found=True)
         for info in filesystem.get_file_info(selector):
-            if info.type == fs.FileType.Directory:
+            if info.type == fs.FileType.Directory and deep:
                 folders.append(info.path)
             elif info.type == fs.FileType.File:
                 yield info.path[len(root) + 1 :], info.size, info.mtime_ns or 0
 
 
+def subfolders(uri: str, below: str = "", odd: Odd | None = None) -> list[str]:
+    """The folders in a folder inside another one, relative to that; those which `scan` enters.
+
+    Args:
+        uri: of the outer folder.
+        below: the folder inside it, relative to it.
+        odd: takes the links to folders, see `scan`.
+    """
+    filesystem, root = locate(uri)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        selector = fs.FileSelector(f"{root}/{below}" if below else root, allow_not_found=True)
+        found = filesystem.get_file_info(selector)
+        return [one.path[len(root) + 1 :] for one in found if one.type == fs.FileType.Directory]
+    folders = []
+    with suppress(FileNotFoundError), os.scandir(os.path.join(root, below)) as entries:
+        for entry in entries:
+            # A link to itself is no folder.
+            with suppress(OSError):
+                if entry.is_dir():
+                    folders.append((os.path.join(below, entry.name), entry.is_symlink()))
+    entered = _entered(root, folders, _above(root, below), odd or (lambda kind, name: None))
+    return [name for name, _ in entered]
+
+
+def _above(root: str, below: str) -> tuple[str, ...]:
+    """The real paths of a folder, and of all on the way to one inside it."""
+    parts = below.split("/") if below else []
+    return tuple(
+        os.path.realpath(os.path.join(root, *parts[:count])) for count in range(len(parts) + 1)
+    )
+
+
 def _walk(
-    root: str, below: str, above: tuple[str, ...], odd: Odd
+    root: str, below: str, above: tuple[str, ...], odd: Odd, deep: bool
 ) -> Iterator[tuple[str, int, int]]:
     """Lists as `scan`; pyarrow's own listing fails at a name that is no UTF-8."""
     try:
@@ -132,6 +167,15 @@ def _walk(
             except OSError:
                 # A link to itself, or into a folder that may not be read.
                 odd("broken", name)
+    if deep:
+        for name, path in _entered(root, folders, above, odd):
+            yield from _walk(root, name, (*above, path), odd, deep)
+
+
+def _entered(
+    root: str, folders: Iterable[tuple[str, bool]], above: tuple[str, ...], odd: Odd
+) -> Iterator[tuple[str, str]]:
+    """Those folders, given with whether they are links, that a walk enters: name and real path."""
     for name, is_link in folders:
         path = os.path.realpath(os.path.join(root, name))
         if is_link:
@@ -141,7 +185,7 @@ def _walk(
                 odd(kind, name)
             if kind in ("above", "inside"):
                 continue
-        yield from _walk(root, name, (*above, path), odd)
+        yield name, path
 
 
 def _place(path: str, root: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import storage
-from raysound.cells import TABLE_SUFFIXES, each, read_cells
+from raysound.cells import TABLE_SUFFIXES, Read, each, read_cells
 from raysound.config import UserError
 from raysound.file_names import match_files, plain_path, stem
 from raysound.layouts import (
@@ -88,11 +88,12 @@ class Table(NamedTuple):
         return len(self.header) == 1 and self.split is not None
 
 
-def read_tables(listing: pa.Table, path: str, tell: Tell) -> list[Table]:
+def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Tell) -> list[Table]:
     """Every table beside the sounds of a corpus that names some of its files.
 
     Args:
-        listing: name and size of every file of the corpus.
+        files: see `tables_to_open`.
+        names: of every file of the corpus.
         path: of the corpus.
         tell: takes a line about what can't be read.
 
@@ -100,9 +101,9 @@ def read_tables(listing: pa.Table, path: str, tell: Tell) -> list[Table]:
         UserError: `metadata.csv` can't be used.
     """
     tables = []
-    for file in _candidates(listing, path, tell):
+    for file in files:
         try:
-            table = _read(file, listing["name"], path, tell)
+            table = _read(file, names, path, tell)
         except UserError as error:
             if file in OWN:
                 raise
@@ -226,21 +227,31 @@ def _disjoint(tables: list[Table]) -> list[Table]:
     return used
 
 
-def _candidates(listing: pa.Table, path: str, tell: Tell) -> list[str]:
-    """Files that may be tables of the corpus: not deep, and not beside a sound of that name."""
-    names = listing["name"]
-    is_table = pc.and_not(
-        has_ending(names, TABLE_SUFFIXES), pc.match_substring_regex(names, HIDDEN)
+def is_candidate(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """True for files of a corpus that may be its tables: not deep, and no sound has their name.
+
+    Args:
+        names: of the corpus's files, with all files of a folder that differ only in the ending.
+    """
+    found = pc.and_not(has_ending(names, TABLE_SUFFIXES), pc.match_substring_regex(names, HIDDEN))
+    found = pc.and_(
+        found, pc.match_substring_regex(names, rf"^([^/]*/){{0,{DEEPEST_TABLE}}}[^/]*$")
     )
-    found = listing.filter(is_table)
-    found = found.filter(
-        pc.match_substring_regex(found["name"], rf"^([^/]*/){{0,{DEEPEST_TABLE}}}[^/]*$")
-    )
-    if len(found):
+    if pc.any(found).as_py():
         stems = stem(names.filter(has_ending(names, ANY_SOUND)))
-        found = found.filter(pc.invert(pc.is_in(stem(found["name"]), stems.combine_chunks())))
-    files = zip(found["name"].to_pylist(), found["size"].to_pylist(), strict=True)
-    ordered = sorted(files, key=lambda file: (file[0] not in OWN, file[0].count("/"), file[0]))
+        found = pc.and_not(found, pc.is_in(stem(names), stems.combine_chunks()))
+    return found
+
+
+def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, tell: Tell) -> list[str]:
+    """The tables of a corpus that are opened, the most likely first.
+
+    Args:
+        candidates: names and sizes of files, see `is_candidate`.
+        path: of the corpus.
+        tell: takes a line about those that are not opened.
+    """
+    ordered = sorted(candidates, key=lambda file: (file[0] not in OWN, file[0].count("/"), file[0]))
     if more := ordered[MOST_TABLES:]:
         tell(f"{path}: {len(more)} tables are not opened, {shown(more[0][0])} among them")
     for file, size in ordered[:MOST_TABLES]:
@@ -249,20 +260,45 @@ def _candidates(listing: pa.Table, path: str, tell: Tell) -> list[str]:
     return [file for file, size in ordered[:MOST_TABLES] if size <= LARGEST_TABLE]
 
 
-def _read(file: str, names: pa.ChunkedArray, path: str, tell: Tell) -> Table | None:
-    """A table, or None if it names no file of the corpus."""
+def name_clips(files: list[str], path: str, tell: Tell) -> bool:
+    """True if one of some tables may name clips of a corpus.
+
+    Args:
+        files: see `tables_to_open`.
+        path: of the corpus.
+        tell: takes a line about what can't be read.
+
+    Raises:
+        UserError: `metadata.csv` can't be used.
+    """
+    return any(_cells(file, path, tell) is not None for file in files)
+
+
+def _cells(file: str, path: str, tell: Tell) -> Read | None:
+    """The header of a table and those columns that count; None if it has no names of files."""
     uri = storage.join(path, file)
     wanted = {column for columns in ROLES.values() for column in columns}
-    read = read_cells(uri, wanted, ROLES["name"], ANY_SOUND, tell)
+    try:
+        read = read_cells(uri, wanted, ROLES["name"], ANY_SOUND, tell)
+    except UserError as error:
+        if file in OWN:
+            raise
+        tell(f"{error}: not used")
+        return None
+    if file in OWN and read is None:
+        raise UserError(f"{uri} lists no clips: it has no column file_name")
+    if file in OWN and read is not None and not len(read[1]):
+        raise UserError(f"{uri} lists no clips")
+    return read if read is not None and len(read[1]) else None
+
+
+def _read(file: str, names: pa.ChunkedArray, path: str, tell: Tell) -> Table | None:
+    """A table, or None if it names no file of the corpus."""
+    read = _cells(file, path, tell)
     if read is None:
-        if file in OWN:
-            raise UserError(f"{uri} lists no clips: it has no column file_name")
         return None
+    uri = storage.join(path, file)
     header, cells = read
-    if not len(cells):
-        if file in OWN:
-            raise UserError(f"{uri} lists no clips")
-        return None
     filled = [name for name in cells.column_names if cells[name].null_count < len(cells)]
     column = next((name for name in ROLES["name"] if name in filled), None)
     if column is None:

@@ -24,6 +24,7 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
+from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
 from raysound.report.events import write_events
 from raysound.report.measures import unmade, warnings
@@ -175,14 +176,6 @@ def usable_labels(folder: str) -> list[str]:
         usable = rows.filter(pc.invert(pc.is_in(rows["clip_id"], rejected)))
         found |= set(pc.unique(usable["label"]).to_pylist())
     return sorted(found)
-
-
-def manifest_rows(folder: str, columns: list[str]) -> Iterator[pa.Table]:
-    """Some columns of a manifest, a row group at a time."""
-    with storage.open_file(storage.join(folder, "manifest.parquet")) as opened:
-        file = pq.ParquetFile(opened)
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=columns)
 
 
 def places_of(folder: str, clip_ids: list[str]) -> pa.Table:

@@ -20,9 +20,9 @@ from ray.data.block import BlockMetadata
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.distributed.failures import finite_retries
-from raysound.distributed.listing import shard_clips
 from raysound.distributed.session import cluster_cpus, log_here
 from raysound.features import Shard
+from raysound.manifest_parts import shard_clips
 from raysound.settings import FeatureSettings
 from raysound.wording import counted
 

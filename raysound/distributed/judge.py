@@ -27,6 +27,7 @@ from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import train_worker
+from raysound.manifest_parts import read_manifest
 from raysound.scoring import Normalisation
 from raysound.settings import Config, TrainingSettings, digest
 from raysound.split import assign_split
@@ -49,7 +50,7 @@ def split_clips(config: Config, folder: str) -> pa.Table:
     Raises:
         UserError: they can't be split as the config says.
     """
-    manifest = storage.read_table(storage.join(folder, "manifest.parquet"))
+    manifest = read_manifest(folder)
     return features.without_rejects(assign_split(manifest, config.corpora.real.split), folder)
 
 

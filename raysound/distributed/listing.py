@@ -1,33 +1,38 @@
-"""The manifests of feature folders: listed on the cluster, and read a shard at a time."""
+"""Corpora are listed, and the manifests of their feature folders written."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.corpus_checks import check_real
+from raysound.distributed.failures import reported
+from raysound.distributed.listing_pipeline import clips_of, map_blocks
 from raysound.distributed.session import Result, run_remote
-from raysound.manifest import read_corpus
+from raysound.distributed.shard_plan import plan_shards
+from raysound.manifest import read_corpus, tell_same_names
+from raysound.manifest_parts import (
+    digest_of,
+    digest_text,
+    read_index,
+    read_manifest,
+)
+from raysound.packed import CONTAINERS
 from raysound.settings import Config
-from raysound.shards import assign_shards, clips_per_shard
 
 logger = logging.getLogger(__name__)
 
-# Rows of the manifest that a task reads to find its own.
-MANIFEST_ROWS = 4096
-# Files of a corpus whose rows, some hundred bytes each, the driver may hold.
-SMALL_CORPUS = 20_000
+# Files of a corpus whose rows, some hundred bytes each, one process may hold.
+SMALL_CORPUS = 100_000
+# Bytes of tar and Parquet files that it may list, and of a manifest that it may read.
+SMALL_CONTAINERS = 32 << 20
 
 # Feature folders whose corpora were listed in the present job; see `listed_once`.
 _listed: set[str] | None = None
@@ -45,12 +50,12 @@ def listed_once() -> Iterator[None]:
 
 
 def plan_corpus(name: str, config: Config) -> dict[str, Any]:
-    """Lists a corpus, see `lay_out`, and prints what there is to say of it.
+    """Lists a corpus, see `plan_shards`, and prints what there is to say of it.
 
     Raises:
         UserError: it can't be listed.
     """
-    plan = call_for_corpus(lay_out, name, config)
+    plan = for_corpus(plan_here, plan_on_cluster, name, config)
     for note in plan["notes"]:
         logger.warning("%s", note)
     if "fault" in plan:
@@ -60,27 +65,51 @@ def plan_corpus(name: str, config: Config) -> dict[str, Any]:
     return plan
 
 
+def for_corpus(
+    here: Callable[[str, Config], Result],
+    on_cluster: Callable[[str, Config], Result],
+    name: str,
+    config: Config,
+) -> Result:
+    """Calls a function that holds the rows of a corpus if they are few, else another one."""
+    path = corpus_path(name, config)
+    if "://" not in path:
+        return (here if is_small(path) else on_cluster)(name, config)
+    # An object store is asked by one process of the cluster, which is near it.
+    found = run_remote(call_if_small, here, path, name, config)
+    return on_cluster(name, config) if found is None else found
+
+
+def call_if_small(function: Callable[..., Result], path: str, *arguments: Any) -> Result | None:
+    """Runs in a Ray task: calls a function, or returns None for a large corpus."""
+    return function(*arguments) if is_small(path) else None
+
+
 def call_for_corpus(function: Callable[..., Result], name: str, config: Config) -> Result:
     """Calls a function that holds the rows of a corpus: in this process if they are few.
 
     A worker of the cluster would first have to start.
     """
-    if is_small(corpus_path(name, config)):
+    path = corpus_path(name, config)
+    if "://" not in path and is_small(path):
         return function(name, config)
     return run_remote(function, name, config)
 
 
 def is_small(path: str) -> bool:
-    """True for a local folder of a few files, whose rows the driver may hold."""
-    if "://" in path or not os.path.isdir(path):
-        return False
-    count = 0
-    for folder, folders, files in os.walk(path):
-        count += len(files)
-        # What a link leads to is not counted.
-        linked = any(os.path.islink(os.path.join(folder, name)) for name in folders)
-        if linked or count > SMALL_CORPUS:
-            return False
+    """True for a corpus of few files, whose rows one process may hold."""
+    packed = 0
+    try:
+        size = storage.stat_files([path])[0][0]
+        if size >= 0:
+            return size <= SMALL_CONTAINERS
+        for count, (file, size, _) in enumerate(storage.scan(path)):
+            packed += size if file.endswith((*CONTAINERS,)) else 0
+            if count == SMALL_CORPUS or packed > SMALL_CONTAINERS:
+                return False
+    except (OSError, ValueError):
+        # Whoever lists it says why it can't be.
+        pass
     return True
 
 
@@ -111,7 +140,9 @@ def finished_features(name: str, config: Config) -> str:
         raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
     if _listed is not None and folder in _listed:
         return folder
-    if call_for_corpus(has_changed, name, config):
+    digest = for_corpus(digest_here, digest_on_cluster, name, config)
+    index = read_index(folder)
+    if index is None or index.digest != digest:
         raise UserError(
             f"{name} has changed since its features were extracted (clips, labels or split): "
             "run jobs/extract.py again"
@@ -121,89 +152,52 @@ def finished_features(name: str, config: Config) -> str:
     return folder
 
 
-def has_changed(name: str, config: Config) -> bool:
-    """True where a corpus is no longer what its manifest says."""
+def digest_here(name: str, config: Config) -> str:
+    """The digest of a corpus's clips as they are now, by one process."""
+    return digest_text(digest_of(list_corpus(name, config)))
+
+
+def digest_on_cluster(name: str, config: Config) -> str:
+    """The same by the whole cluster."""
+    with reported(f"the listing of {name}"), temporary_folder(name, config) as temporary:
+        clips = clips_of(corpus_path(name, config), temporary, logger.warning)
+        return digest_text(sum(map_blocks(clips, digest_of)))
+
+
+@contextmanager
+def temporary_folder(name: str, config: Config) -> Iterator[str]:
+    """A folder for a corpus's rows while it is listed, which is removed in the end."""
     folder = features.folder(config.output, name, config.features)
-    return not same_clips(list_corpus(name, config), read_manifest(folder))
+    temporary = storage.join(folder, "listing", uuid4().hex)
+    try:
+        yield temporary
+    finally:
+        storage.delete(temporary)
 
 
-def read_manifest(folder: str) -> pa.Table:
-    """The manifest of a feature folder, with its column `shard`."""
-    return storage.read_table(storage.join(folder, "manifest.parquet"))
+def plan_here(name: str, config: Config) -> dict[str, Any]:
+    """Lists a corpus in one process, and plans its shards.
 
-
-def same_clips(clips: pa.Table, manifest: pa.Table) -> bool:
-    """True where a manifest holds these very clips, in whatever order."""
-    if len(clips) != len(manifest) or {*clips.column_names, "shard"} != {*manifest.column_names}:
-        return False
-    place = pc.index_in(clips["clip_id"], manifest["clip_id"].combine_chunks())
-    if place.null_count:
-        return False
-    return bool(manifest.take(place).select(clips.column_names).equals(clips))
-
-
-def lay_out(name: str, config: Config) -> dict[str, Any]:
-    """Lists a corpus and writes which clip is in which shard.
-
-    What can't be listed is returned as `fault`: the notes before it often say why.
+    Returns:
+        See `plan_shards`; of a corpus that can't be listed `notes` and `fault`, because the notes
+        before it often say why.
     """
     notes: list[str] = []
     try:
-        clips = list_corpus(name, config, notes.append)
+        clips = [list_corpus(name, config, notes.append)]
     except UserError as error:
         return {"notes": notes, "fault": str(error)}
-    folder = features.folder(config.output, name, config.features)
-    manifest_uri = storage.join(folder, "manifest.parquet")
-    before = None
-    if storage.exists(manifest_uri):
-        before = storage.read_table(manifest_uri)
-        before = before if "shard" in before.column_names else None
-    if before is not None and same_clips(clips, before):
-        manifest = before
-    else:
-        per_shard = clips_per_shard(len(clips), config.compute.shard_clips, config.features)
-        manifest = assign_shards(clips, before, per_shard)
-    shards = sorted(pc.unique(manifest["shard"]).to_pylist())
-    finished = manifest is before and is_finished(folder, shards)
-    if not finished:
-        # Shards change from here on: until all are made, nobody may take them for a corpus.
-        storage.delete(storage.join(folder, "summary.json"))
-    if manifest is not before:
-        # Of a corpus that is laid out in whole row groups a task reads no more than its own.
-        storage.write_table(manifest_uri, manifest, row_group_size=MANIFEST_ROWS)
-    labels = pc.unique(clips["label"]).to_pylist()
-    return {
-        "notes": notes, "clips": len(clips), "labels": labels, "shards": shards,
-        "finished": finished,
-    }  # fmt: skip
+    return {"notes": notes, **plan_shards(clips, name, config)}
 
 
-def is_finished(folder: str, shards: list[int]) -> bool:
-    """True where all of these shards are there, and no clip is left to be tried again."""
-    uri = storage.join(folder, "summary.json")
-    if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
-        return False
-    # By number: older versions gave their files shorter names.
-    return {*shards} <= {index for index, _ in features.parts(folder)}
-
-
-def shard_clips(folder: str, run: str, index: int) -> pa.Table:
-    """The manifest rows of one shard, without their column `shard`."""
-    uri = storage.join(folder, "manifest.parquet")
-    metadata = manifest_metadata(uri, run)
-    column = metadata.schema.names.index("shard")
-    groups = []
-    for group in range(metadata.num_row_groups):
-        statistics = metadata.row_group(group).column(column).statistics
-        if statistics.min <= index <= statistics.max:
-            groups.append(group)
-    with storage.open_file(uri) as file:
-        rows = pq.ParquetFile(file, metadata=metadata).read_row_groups(groups)
-    return rows.filter(pc.equal(rows["shard"], index)).drop_columns("shard").combine_chunks()
-
-
-@lru_cache(maxsize=1)
-def manifest_metadata(uri: str, run: str) -> pq.FileMetaData:
-    """Read once a process and run: it grows with the corpus."""
-    with storage.open_file(uri) as file:
-        return pq.read_metadata(file)
+def plan_on_cluster(name: str, config: Config) -> dict[str, Any]:
+    """The same by the whole cluster."""
+    notes: list[str] = []
+    try:
+        with reported(f"the listing of {name}"), temporary_folder(name, config) as temporary:
+            path = corpus_path(name, config)
+            plan = plan_shards(clips_of(path, temporary, notes.append), name, config)
+            tell_same_names(plan["labels"], path, notes.append)
+            return {"notes": notes, **plan}
+    except UserError as error:
+        return {"notes": notes, "fault": str(error)}

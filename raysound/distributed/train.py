@@ -19,6 +19,7 @@ from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
+from raysound.manifest_parts import read_manifest
 from raysound.metrics.intervals import wilson_interval
 from raysound.predictions import read_predictions
 from raysound.settings import Config, digest
@@ -80,7 +81,7 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
     """
     folds: list[str | None] = [None]
     if config.training.folds == "all":
-        manifest = storage.read_table(storage.join(folder, "manifest.parquet"), ["fold"])
+        manifest = read_manifest(folder, ["fold"])
         folds = [*sorted(folds_of(manifest), key=by_number)]
     for fold in folds:
         for seed in range(config.training.seed, config.training.seed + config.training.seeds):

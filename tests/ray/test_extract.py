@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from raysound import features
 from raysound.config import UserError, from_tree
 from raysound.distributed.extract import Progress, extract, extract_corpus
 from raysound.distributed.judge import run_folder
-from raysound.distributed.listing import finished_features, read_manifest, shard_clips
+from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.extraction import extract_shard
 from raysound.features import MelStatistics
+from raysound.manifest_parts import read_manifest, shard_clips
 from raysound.settings import Config
 
 RATE = 44100
@@ -195,7 +197,7 @@ def test_a_finished_corpus_is_left_as_it_is(
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("real", config)
     before = stamps(folder, "**/*")
-    assert {"manifest.parquet", "summary.json", "rejects.parquet"} < before.keys()
+    assert {"_index.json", "summary.json", "rejects.parquet"} < before.keys()
 
     assert extract_corpus("real", config) == folder
 
@@ -206,10 +208,13 @@ def test_a_finished_corpus_is_left_as_it_is(
 def test_a_finished_folder_of_an_older_version_is_left_as_it_is(
     noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its shards have names of five digits."""
+    """Its manifest is one file, and its shards have names of five digits."""
     caplog.set_level("INFO")
     config = config_for(noises, tmp_path, **SMALL)
     folder = Path(extract_corpus("real", config))
+    manifest = read_manifest(str(folder))
+    shutil.rmtree(folder / "manifest")
+    pq.write_table(manifest, folder / "manifest.parquet")
     for part in folder.glob("part-*.parquet"):
         part.rename(folder / f"part-{int(part.stem[5:]):05d}.parquet")
     before = stamps(folder, "**/*")
@@ -219,6 +224,25 @@ def test_a_finished_folder_of_an_older_version_is_left_as_it_is(
     assert stamps(folder, "**/*") == before
     assert caplog.messages[-1] == "real: 12 clips are extracted already"
     assert finished_features("real", config) == str(folder)
+
+
+def test_clips_added_to_a_folder_of_an_older_version_leave_its_shards(
+    noises: Path, tmp_path: Path
+) -> None:
+    config = config_for(noises, tmp_path, **SMALL)
+    folder = Path(extract_corpus("made", config))
+    manifest = read_manifest(str(folder))
+    shutil.rmtree(folder / "manifest")
+    pq.write_table(manifest, folder / "manifest.parquet")
+    before = stamps(str(folder))
+    write_noise(noises / "cat" / "new.wav", 100)
+
+    extract_corpus("made", config)
+
+    assert stamps(str(folder)).keys() - before.keys() == {"part-00000003.parquet"}
+    assert before.items() < stamps(str(folder)).items()
+    assert not (folder / "manifest.parquet").exists()
+    assert len(read_manifest(str(folder))) == 13
 
 
 def test_added_clips_make_shards_of_their_own(noises: Path, tmp_path: Path) -> None:
@@ -463,7 +487,7 @@ def test_what_is_wrong_with_a_corpus_is_told_before_a_sound_is_decoded(
         run_all(config)
 
     assert any("(1 .m4a; 'dog/x.m4a' among them)" in note for note in caplog.messages)
-    assert not [*tmp_path.rglob("part-*"), *tmp_path.rglob("summary.json")]
+    assert not [*tmp_path.glob("out/features/*/part-*"), *tmp_path.rglob("summary.json")]
 
     folder = extract(config).removeprefix("features: ")
     assert any(note.startswith("no validation clip among") for note in caplog.messages)

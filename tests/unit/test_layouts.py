@@ -425,6 +425,19 @@ def test_what_is_left_out_or_doubtful_is_told(tmp_path: Path, what: str) -> None
     assert notes == [note]
 
 
+@pytest.mark.parametrize(
+    "names", [["wav/test.wav", "wav/train.wav"], ["audio/test/1.wav", "clips/train.wav"]]
+)
+def test_a_sound_that_is_called_like_a_split_is_none(tmp_path: Path, names: list[str]) -> None:
+    rows = read_corpus(str(lay(tmp_path, names)), lambda note: None).to_pylist()
+    assert [row["split"] for row in rows] == [None, None]
+
+
+def test_a_corpus_of_background_noise_alone_lists_no_clips(tmp_path: Path) -> None:
+    folder = lay(tmp_path, ["_background_noise_/hiss.wav"])
+    assert refusal(folder) == "ROOT lists no clips"
+
+
 def test_every_ending_that_is_read_is_listed(tmp_path: Path) -> None:
     """Those of libsndfile's formats that people use."""
     names = [f"a/{number}{ending}" for number, ending in enumerate((

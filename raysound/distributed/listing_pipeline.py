@@ -1,0 +1,326 @@
+"""The clips of a large corpus as a Ray dataset: no process holds all of them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.data
+
+from raysound import storage
+from raysound.config import UserError
+from raysound.distributed.failures import finite_retries
+from raysound.distributed.session import run_remote
+from raysound.folders import layout_of, meanings
+from raysound.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks, utf8
+from raysound.layouts import SCHEMA, Tally, Tell, merge_tallies
+from raysound.manifest import (
+    clips_in_folders,
+    is_file,
+    look_over,
+    loose_clips,
+    no_sounds,
+    read_corpus,
+    refuse_clips,
+    with_meaning,
+)
+from raysound.packed import Container, check_containers, read_container
+from raysound.tables import name_clips, tables_to_open
+
+Result = TypeVar("Result")
+
+# Folders that are listed apart from each other, if there are as many.
+FOLDERS_ENOUGH = 32
+# Tasks of one step: the driver holds each of them.
+MOST_TASKS = 1000
+# Of listed files and of clips, which then pass as `list_blocks` yields them.
+BLOCK_BYTES = 16 << 20
+# A row is a clip, or the ending of files in a container that are none: an entry of its tally.
+PACKED = SCHEMA.append(pa.field("is_clip", pa.bool_()))
+
+
+def map_blocks(
+    blocks: list[pa.Table] | ray.data.Dataset, function: Callable[..., Result], *arguments: Any
+) -> list[Result]:
+    """What a function returns for each block, which is its first argument.
+
+    Args:
+        blocks: tables of this process, or a dataset whose tasks call the function.
+        function: of a module.
+        arguments: its others.
+    """
+    if isinstance(blocks, list):
+        return [function(block, *arguments) for block in blocks]
+    results = _map(blocks, _pickled, function=function, arguments=arguments)
+    return [pickle.loads(row["result"]) for row in results.iter_rows()]
+
+
+def map_calls(
+    on_cluster: bool, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
+) -> list[Result]:
+    """What a function returns for each call, in the order of the calls.
+
+    Args:
+        on_cluster: True for tasks of Ray Data, else the calls are made in this process.
+        function: of a module.
+        calls: its arguments.
+    """
+    if not on_cluster:
+        return [function(*arguments) for arguments in calls]
+    pickled = [{"call": pickle.dumps(arguments)} for arguments in calls]
+    if not pickled:
+        return []
+    results = _map(_dataset(pickled), _called, function=function)
+    return [pickle.loads(row["result"]) for row in results.iter_rows()]
+
+
+def _dataset(rows: list[dict[str, Any]]) -> ray.data.Dataset:
+    """Rows as a dataset of many blocks."""
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_TASKS))
+    # By default Ray Data joins blocks to up to 128 MB, which takes memory.
+    dataset.context.target_max_block_size = BLOCK_BYTES
+    return dataset
+
+
+def _map(dataset: ray.data.Dataset, step: Any, /, **arguments: Any) -> ray.data.Dataset:
+    """A dataset with a function applied to each of its blocks."""
+    with finite_retries() as retries:
+        return dataset.map_batches(
+            step, fn_kwargs=arguments,
+            batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **retries,
+        )  # fmt: skip
+
+
+def _pickled(block: pa.Table, function: Any, arguments: tuple[Any, ...]) -> pa.Table:
+    """Runs in a Ray task: a function's result for a block, as a table of one row."""
+    result = pickle.dumps(function(block, *arguments))
+    return pa.table({"result": pa.array([result], pa.large_binary())})
+
+
+def _called(block: pa.Table, function: Any) -> Iterator[pa.Table]:
+    """Runs in a Ray task: a function's result for each call, as a table of one row."""
+    for call in block["call"].to_pylist():
+        result = pickle.dumps(function(*pickle.loads(call)))
+        yield pa.table({"result": pa.array([result], pa.large_binary())})
+
+
+def clips_of(path: str, temporary: str, tell: Tell) -> ray.data.Dataset:
+    """Lists the clips of a corpus in parallel, as tables of SCHEMA in any order.
+
+    A corpus that is labelled by a table, and a manifest, is read by one process.
+
+    Args:
+        path: see `raysound.manifest.read_corpus`.
+        temporary: a folder for temporary files, which all nodes see.
+        tell: takes a line about what is left out, or is doubtful.
+
+    Raises:
+        UserError: see `raysound.manifest.read_corpus`.
+    """
+    sources = run_remote(sources_of, path)
+    if sources is None:
+        return _in_one_process(_write_corpus, temporary, tell, path)
+    folders, odd = sources
+    # A name on a local disk may be no UTF-8.
+    rows = [{"below": os.fsencode(below), "deep": deep} for below, deep in folders]
+    listing = _map(_dataset(rows), _listed, path=path).materialize()
+    found = Inventory.all([Inventory.of(odd), *map_blocks(listing, Inventory.of)])
+    seen = run_remote(_look_over, found, path)
+    for note in seen.notes:
+        tell(note)
+    if seen.fault:
+        raise UserError(seen.fault)
+    if seen.containers:
+        return _packed_clips(path, seen.containers, tell)
+    if seen.tables:
+        blocks = listing.to_arrow_refs()
+        return _in_one_process(_write_loose, temporary, tell, path, found, seen.tables, *blocks)
+    if not found.sounds:
+        raise UserError(no_sounds(path, found.endings))
+    layout = layout_of(found.folders, path, tell)
+    return _map(listing, clips_in_folders, layout=layout, path=path)
+
+
+def sources_of(path: str) -> tuple[list[tuple[str, bool]], pa.Table] | None:
+    """Runs in a Ray task: the folders of a corpus that are listed apart from each other.
+
+    Returns:
+        Each folder, with False for its own files alone, and rows of a listing for the odd names
+        met on the way; None for a file.
+
+    Raises:
+        UserError: see `raysound.manifest.read_corpus`.
+    """
+    if is_file(path):
+        return None
+    odd: list[dict[str, Any]] = []
+
+    def note(kind: str, name: str) -> None:
+        odd.append({"name": utf8(name), "size": None, "modified": None, "odd": kind})
+
+    try:
+        own, whole = [""], storage.subfolders(path, "", note)
+        # An object store lists the files of a folder, too, when it is asked for its folders.
+        if len(whole) < (2 if "://" in path else FOLDERS_ENOUGH):
+            own += whole
+            whole = [name for one in whole for name in storage.subfolders(path, one, note)]
+    except OSError as error:
+        raise UserError(f"{path} can't be listed: {error}") from error
+    folders = [*((name, False) for name in own), *((name, True) for name in whole)]
+    return folders, pa.Table.from_pylist(odd, schema=LISTING)
+
+
+def _listed(sources: pa.Table, path: str) -> Iterator[pa.Table]:
+    """Runs in a Ray task: the files of some folders of a corpus."""
+    for source in sources.to_pylist():
+        yield from list_blocks(path, os.fsdecode(source["below"]), source["deep"])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `_look_over` found.
+
+    Attributes:
+        notes: lines for the user.
+        fault: why the corpus can't be used, or "".
+        containers: see `look_over`.
+        tables: files that may label the clips.
+    """
+
+    notes: list[str]
+    fault: str = ""
+    containers: list[Container] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+
+
+def _look_over(found: Inventory, path: str) -> Seen:
+    """Runs in a Ray task: decides where the clips of a corpus and their labels stand."""
+    notes: list[str] = []
+    try:
+        containers = look_over(found, path, notes.append)
+        if containers:
+            return Seen(notes, containers=containers)
+        tables = tables_to_open(found.tables, path, notes.append)
+        passed: list[str] = []
+        if name_clips(tables, path, passed.append):
+            # They are opened once more, and what is said of them is said then.
+            return Seen(notes, tables=tables)
+        return Seen(notes + passed)
+    except UserError as error:
+        return Seen(notes, str(error))
+
+
+def _in_one_process(
+    function: Callable[..., tuple[list[str], str]], temporary: str, tell: Tell, *arguments: Any
+) -> ray.data.Dataset:
+    """The clips that a function writes to a temporary file."""
+    uri = storage.join(temporary, "clips.parquet")
+    notes, fault = run_remote(function, uri, *arguments)
+    for note in notes:
+        tell(note)
+    if fault:
+        raise UserError(fault)
+    with storage.open_file(uri) as file:
+        groups = pq.ParquetFile(file).num_row_groups
+    rows = [{"uri": uri, "row_group": number} for number in range(groups)]
+    return _map(_dataset(rows), _row_groups)
+
+
+def _write_corpus(uri: str, path: str) -> tuple[list[str], str]:
+    """Runs in a Ray task: writes the clips of a corpus to a file. Returns notes and a fault."""
+    notes: list[str] = []
+    return notes, _written(uri, lambda: read_corpus(path, notes.append))
+
+
+def _write_loose(
+    uri: str, path: str, found: Inventory, tables: list[str], *blocks: pa.Table
+) -> tuple[list[str], str]:
+    """Runs in a Ray task: the same for one whose files are listed."""
+    notes: list[str] = []
+    listing = pa.concat_tables(blocks)
+    return notes, _written(uri, lambda: loose_clips(listing, found, tables, path, notes.append))
+
+
+def _written(uri: str, read: Callable[[], pa.Table]) -> str:
+    try:
+        storage.write_table(uri, read(), row_group_size=BLOCK_ROWS)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _row_groups(rows: pa.Table) -> Iterator[pa.Table]:
+    """Runs in a Ray task: reads row groups of temporary files."""
+    for row in rows.to_pylist():
+        with storage.open_file(row["uri"]) as file:
+            yield pq.ParquetFile(file).read_row_group(row["row_group"])
+
+
+def _packed_clips(path: str, containers: list[Container], tell: Tell) -> ray.data.Dataset:
+    """The clips of a corpus that is packed into tar or Parquet files."""
+    rows = [
+        {"name": name, "uri": uri, "size": size, "modified": modified}
+        for name, uri, size, modified in containers
+    ]
+    packed = _map(_dataset(rows), _read_containers, path=path).materialize()
+    facts = map_blocks(packed, _packed_facts)
+    labels = {label for one in facts for label in one.labels}
+    left = merge_tallies(one.left for one in facts)
+    check_containers(containers, sum(one.clips for one in facts), [*labels], left, path, tell)
+    meaning = meanings({word for one in facts for word in one.words}, path)
+    return _map(packed, _clips, meaning=meaning)
+
+
+def _read_containers(rows: pa.Table, path: str) -> Iterator[pa.Table]:
+    """Runs in a Ray task: tables of PACKED of some containers."""
+    for row in rows.to_pylist():
+        clips, left = read_container((row["name"], row["uri"], row["size"], row["modified"]))
+        refuse_clips(clips, path)
+        for start in range(0, len(clips), BLOCK_ROWS):
+            some = clips.slice(start, BLOCK_ROWS)
+            yield some.append_column("is_clip", pa.array([True] * len(some)))
+        others = [
+            {"path": suffix, "size": count, "clip_id": first, "is_clip": False}
+            for suffix, (count, first) in left.items()
+        ]
+        yield pa.Table.from_pylist(others, schema=PACKED)
+
+
+@dataclass(frozen=True)
+class PackedFacts:
+    """What is known of some rows of PACKED.
+
+    Attributes:
+        clips: how many there are.
+        labels: of these.
+        words: for their splits.
+        left: the endings of what else the containers hold.
+    """
+
+    clips: int
+    labels: set[str]
+    words: set[str]
+    left: Tally
+
+
+def _packed_facts(rows: pa.Table) -> PackedFacts:
+    clips, others = rows.filter(rows["is_clip"]), rows.filter(pc.invert(rows["is_clip"]))
+    return PackedFacts(
+        clips=len(clips),
+        labels=set(pc.unique(clips["label"].drop_null()).to_pylist()),
+        words=set(pc.unique(clips["split"].drop_null()).to_pylist()),
+        left=merge_tallies(
+            {row["path"]: (row["size"], row["clip_id"])} for row in others.to_pylist()
+        ),
+    )
+
+
+def _clips(rows: pa.Table, meaning: dict[str, str]) -> pa.Table:
+    """Runs in a Ray task: the clips of tables of PACKED."""
+    return with_meaning(rows.filter(rows["is_clip"]).drop_columns("is_clip"), meaning)
