@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 
 from raysound import features, storage
 from raysound.checkpoint import Checkpoint
 from raysound.distributed.failures import RETRIES, finite_retries, reported
-from raysound.distributed.score import blocks, on_gpus, score_made
+from raysound.distributed.score import on_gpus, score_made, tables_of_parts
 from raysound.distributed.session import run_remote_all
 from raysound.metrics.anchors import anchors_of_real, halves, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
@@ -70,8 +70,10 @@ def measure(
         limits(len(labels), size, config.evaluation.examples),
     )  # fmt: skip
     sums = sum_corpora([*folders], predictions, plan)
+    with reported("summing up the predictions"):
+        of_real = ray.get(sums["real"])
     empty = nothing(n_mels)
-    of_train, of_test = (sums.get(("real", name), empty) for name in (TRAIN, OTHERS))
+    of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
     train, test = (
         read_scored(predictions, "real", sample(one.entries, plan)[:PAIR_CLIPS], plan)
         for one in (of_train, of_test)
@@ -94,10 +96,7 @@ def measure(
             folders,
             run_remote_all(
                 measure_corpus,
-                [
-                    (predictions, name, sums.get((name, OTHERS), empty), plan, [real], *sizes)
-                    for name in folders
-                ],
+                [(predictions, name, sums[name], empty, plan, [real], *sizes) for name in folders],
             ),
             strict=True,
         )
@@ -153,44 +152,54 @@ def measure(
 
 def sum_corpora(
     corpora: list[str], predictions: str, plan: Plan, parts_of_a_task: int = PARTS_OF_A_TASK
-) -> dict[tuple[str, str], PartialSums]:
-    """Sums over all parts, by corpus and by TRAIN or OTHERS.
+) -> dict[str, ray.ObjectRef]:
+    """Sums over all parts of each corpus, by TRAIN or OTHERS; the driver holds references to them.
 
     They are added in the order of the parts: bit by bit the same, however many parts a task takes,
     and however many tasks run at once.
     """
-    rows = [(name, uri) for name in corpora for uri in part_uris(predictions, name)]
-    parts = pa.table([[row[place] for row in rows] for place in (0, 1)], names=["corpus", "part"])
-    found: dict[tuple[str, str], PartialSums] = {}
-    if not rows:
+    tables = {
+        name: tables_of_parts(
+            pa.table([[name] * len(uris), uris], names=["corpus", "part"]), parts_of_a_task
+        )
+        for name in corpora
+        if (uris := part_uris(predictions, name))
+    }
+    found = {name: ray.put({}) for name in corpora}
+    if not tables:
         return found
     with finite_retries() as retries:
-        work = blocks(parts, parts_of_a_task).map_batches(
+        work = ray.data.from_arrow([one for some in tables.values() for one in some]).map_batches(
             sum_step, batch_size=None, batch_format="pyarrow", fn_kwargs={"plan": plan},
             num_cpus=1, **retries,
         )  # fmt: skip
     with reported("summing up the predictions"):
-        # In the order of the parts, as `ray_session` tells Ray Data to keep it.
-        for corpus, of_corpus in groupby(work.iter_rows(), lambda row: row["corpus"]):
-            totals: dict[str, PartialSums] = {}
-            for row in of_corpus:
-                clips = row["clips"]
-                totals[clips] = add(totals.get(clips), pickle.loads(row["sums"]), plan)
-            found |= {(corpus, clips): selected(one, plan) for clips, one in totals.items()}
+        # In the order of the tables, as `ray_session` tells Ray Data to keep it.
+        sums = work.to_arrow_refs()
+    task = ray.remote(max_retries=RETRIES)(merge_sums)
+    for name, some in tables.items():
+        found[name] = task.remote(sums[: len(some)], plan)
+        sums = sums[len(some) :]
     return found
 
 
+def merge_sums(blocks: list[ray.ObjectRef], plan: Plan) -> dict[str, PartialSums]:
+    """Runs in a Ray task: adds what `sum_step` returned for a corpus, in the order of the parts."""
+    totals: dict[str, PartialSums] = {}
+    for block in blocks:
+        for row in ray.get(block).to_pylist():
+            clips = row["clips"]
+            totals[clips] = add(totals.get(clips), pickle.loads(row["sums"]), plan)
+    return {clips: selected(one, plan) for clips, one in totals.items()}
+
+
 def sum_step(batch: pa.Table, plan: Plan) -> pa.Table:
-    """Runs in a Ray Data task: sums over some parts, a row a corpus and kind of clips."""
-    by_corpus: dict[str, dict[int, str]] = {}
-    for row in batch.to_pylist():
-        by_corpus.setdefault(row["corpus"], {})[part_index(row["part"])] = row["part"]
+    """Runs in a Ray Data task: sums over some parts of a corpus, a row a kind of clips."""
+    uris = {part_index(uri): uri for uri in batch["part"].to_pylist()}
     rows = [
-        {"corpus": name, "clips": clips, "sums": pickle.dumps(one)}
-        for name, uris in by_corpus.items()
-        for clips, one in of_parts(uris, plan).items()
+        {"clips": clips, "sums": pickle.dumps(one)} for clips, one in of_parts(uris, plan).items()
     ]
-    columns = {"corpus": pa.string(), "clips": pa.string(), "sums": pa.large_binary()}
+    columns = {"clips": pa.string(), "sums": pa.large_binary()}
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
@@ -202,7 +211,8 @@ def real_clips(clips: Scored) -> RealClips:
 def measure_corpus(
     predictions: str,
     corpus: str,
-    sums: PartialSums,
+    sums: dict[str, PartialSums],
+    empty: PartialSums,
     plan: Plan,
     against: list[ray.ObjectRef],
     set_size: int,
@@ -213,20 +223,22 @@ def measure_corpus(
     Args:
         predictions: the folder of all corpora.
         corpus: its name.
-        sums: over its clips; of `real` over those of the test split.
+        sums: over its clips, by TRAIN and OTHERS; those of OTHERS count.
+        empty: sums over no clips.
         plan: that they were made by.
         against: the real clips that they are compared with.
         set_size: see `corpus_report`.
         class_sizes: the same of each class.
     """
     real: RealClips = ray.get(against[0])
-    drawn = sample(sums.entries, plan)
+    own = sums.get(OTHERS, empty)
+    drawn = sample(own.entries, plan)
     scored = read_scored(predictions, corpus, drawn, plan)
     report = corpus_report(
-        scored, real, plan.labels, set_size, class_sizes, totals=sums.totals
+        scored, real, plan.labels, set_size, class_sizes, totals=own.totals
     )  # fmt: skip
-    shown = selected_clips(predictions, corpus, sums, plan, drawn, scored, real)
-    return Measured(report, sound_of_corpus(predictions, corpus, sums, plan), shown)
+    shown = selected_clips(predictions, corpus, own, plan, drawn, scored, real)
+    return Measured(report, sound_of_corpus(predictions, corpus, own, plan), shown)
 
 
 def measure_anchor(

@@ -166,7 +166,7 @@ def score_parts(
             "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1,
             **retries,
         }  # fmt: skip
-        work = blocks(parts, PARTS_OF_A_TASK).map_batches(
+        work = ray.data.from_arrow(tables_of_parts(parts, PARTS_OF_A_TASK)).map_batches(
             read_step, fn_kwargs={"identity": identity, "chosen": [chosen]}, **on_cpu
         )
         if gpus:
@@ -201,8 +201,8 @@ def score_parts(
     next(rows, None)
 
 
-def blocks(parts: pa.Table, most: int) -> ray.data.Dataset:
-    """Parts as a dataset of blocks, each of which a task takes.
+def tables_of_parts(parts: pa.Table, most: int) -> list[pa.Table]:
+    """Parts divided into the blocks of a dataset, each of which a task takes.
 
     Args:
         parts: one or more.
@@ -210,7 +210,7 @@ def blocks(parts: pa.Table, most: int) -> ray.data.Dataset:
     """
     cpus = max(1, int(cluster_cpus()))
     size = max(1, min(most, len(parts) // (4 * cpus)), -(-len(parts) // MOST_TASKS))
-    return ray.data.from_arrow([parts.slice(start, size) for start in range(0, len(parts), size)])
+    return [parts.slice(start, size) for start in range(0, len(parts), size)]
 
 
 def read_step(batch: pa.Table, identity: Identity, chosen: list[ray.ObjectRef]) -> pa.Table:

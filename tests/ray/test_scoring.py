@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from raysound import features, storage
 from raysound.distributed.evaluate import read_rejects
@@ -166,7 +167,14 @@ def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
     size = embedding_size(scorer.out, "real")
     plan = Plan(["high", "low", "mid"], 0.5, size, limits(3, size, 2))
 
-    found = [sum_corpora(NAMES, scorer.out, plan, parts) for parts in (1, 2, 7)]
+    found = [
+        {
+            (name, clips): sums
+            for name, one in sum_corpora(NAMES, scorer.out, plan, parts).items()
+            for clips, sums in ray.get(one).items()
+        }
+        for parts in (1, 2, 7)
+    ]
 
     keys = [("real", TRAIN), ("real", OTHERS), ("good", OTHERS), ("bad", OTHERS)]
     assert [sorted(one) for one in found] == [sorted(keys)] * 3
