@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -129,62 +130,54 @@ class Ranges:
         return places
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Clips of one range in a temporary file.
-
-    Attributes:
-        range: its number.
-        uri: of the file.
-        row_group: that holds them.
-        has_shards: True for those of the manifest before, which have a column `shard`.
-    """
-
-    range: int
-    uri: str
-    row_group: int
-    has_shards: bool
+BLOCKS = pa.schema(
+    [("uri", pa.string()), ("has_shards", pa.bool_()), ("ranges", pa.list_(pa.int32()))]
+)
 
 
-def group(clips: pa.Table, ranges: Ranges, uri: str) -> list[Piece]:
+def group(clips: pa.Table, ranges: Ranges, uri: str) -> dict[str, Any]:
     """Writes some clips to a temporary file, a row group a range.
 
     Args:
-        clips: of SCHEMA, with a column `shard` or without.
+        clips: of SCHEMA; those of the manifest before with its column `shard`.
         ranges: of the corpus.
         uri: of the file.
+
+    Returns:
+        A row of BLOCKS: the file, and the range of each of its row groups.
     """
     places = ranges.places(clips)
     order = np.argsort(places, kind="stable")
     order = order[np.searchsorted(places[order], 0) :]
-    if not len(order):
-        return []
     clips, places = clips.take(order), places[order]
     numbers, starts = np.unique(places, return_index=True)
-    ends = [*starts[1:], len(places)]
-    has_shards = "shard" in clips.column_names
+    sizes = np.diff(starts, append=len(places))
     with storage.whole_file(uri) as file, pq.ParquetWriter(file, clips.schema) as writer:
-        for start, end in zip(starts, ends, strict=True):
-            writer.write_table(clips.slice(start, end - start), row_group_size=end - start)
-    return [
-        Piece(int(number), uri, row_group, has_shards) for row_group, number in enumerate(numbers)
-    ]
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            writer.write_table(clips.slice(start, size), row_group_size=size)
+    return {"uri": uri, "has_shards": "shard" in clips.column_names, "ranges": numbers.tolist()}
 
 
-def sort_range(pieces: Sequence[Piece], per_shard: int, uri: str) -> Cuts:
+def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> Cuts:
     """Brings the clips of a range into their order, and counts the shards that they make.
 
     Args:
-        pieces: of the range.
+        number: of the range.
+        blocks: a file of all rows of BLOCKS.
         per_shard: clips of a shard at the most.
-        uri: of the temporary file that then holds them, with the shards that they had before.
+        uri: of the temporary file that then holds the clips, with the shards that they had before.
     """
+    pieces = [
+        (row["uri"], row["ranges"].index(number), row["has_shards"])
+        for row in storage.read_table(blocks).to_pylist()
+        if number in row["ranges"]
+    ]
     # An object store answers each question in some hundredths of a second.
     with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in uri else 1) as pool:
         tables = list(pool.map(_read, pieces))
-    pairs = list(zip(pieces, tables, strict=True))
-    clips = in_order(pa.concat_tables(rows for piece, rows in pairs if not piece.has_shards))
-    before = [rows for piece, rows in pairs if piece.has_shards]
+    pairs = [(rows, has_shards) for rows, (*_, has_shards) in zip(tables, pieces, strict=True)]
+    clips = in_order(pa.concat_tables(rows for rows, has_shards in pairs if not has_shards))
+    before = [rows for rows, has_shards in pairs if has_shards]
     known = with_known_shards(clips, pa.concat_tables(before) if before else None)
     storage.write_table(uri, known)
     return count_cuts(known, per_shard)
@@ -209,6 +202,7 @@ def write_part(uri: str, laid_out: str, first: int, anew: bool, per_shard: int) 
     return shards
 
 
-def _read(piece: Piece) -> pa.Table:
-    with storage.open_file(piece.uri) as file:
-        return pq.ParquetFile(file).read_row_group(piece.row_group)
+def _read(piece: tuple[str, int, bool]) -> pa.Table:
+    uri, row_group, _ = piece
+    with storage.open_file(uri) as file:
+        return pq.ParquetFile(file).read_row_group(row_group)

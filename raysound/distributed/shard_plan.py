@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +12,7 @@ import ray.data
 from raysound import features, storage
 from raysound.distributed.listing_pipeline import map_blocks, map_calls
 from raysound.manifest_parts import OLD, Index, digest_text, read_index, runs_of, write_index
-from raysound.ranges import Facts, Piece, Ranges, group, sort_range, write_part
+from raysound.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
 from raysound.settings import Config
 from raysound.shards import clips_per_shard, first_shards
 
@@ -71,7 +70,7 @@ def write_manifest(
     temporary = storage.join(folder, "listing", run)
     old = [name for name, _ in before.parts] if before else []
     try:
-        pieces = [
+        blocks = [
             *map_blocks(clips, group_new, ranges, temporary),
             *map_calls(
                 on_cluster,
@@ -79,23 +78,23 @@ def write_manifest(
                 [(storage.join(folder, *name.split("/")), ranges, temporary) for name in old],
             ),
         ]
-        of_range: list[list[Piece]] = [[] for _ in range(ranges.count)]
-        for piece in chain(*pieces):
-            of_range[piece.range].append(piece)
+        # Too many pairs of block and range for the driver to hand out.
+        uri = storage.join(temporary, "blocks")
+        storage.write_table(uri, pa.Table.from_pylist(blocks, schema=BLOCKS))
         # A range that no clip falls into makes no part.
-        filled = [some for some in of_range if not all(piece.has_shards for piece in some)]
-        rows = [storage.join(temporary, f"range-{number}") for number in range(len(filled))]
+        filled = sorted({one for row in blocks if not row["has_shards"] for one in row["ranges"]})
+        rows = [storage.join(temporary, f"range-{number}") for number in filled]
         cuts = map_calls(
             on_cluster, sort_range,
-            [(some, per_shard, uri) for some, uri in zip(filled, rows, strict=True)],
+            [(number, uri, per_shard, to) for number, to in zip(filled, rows, strict=True)],
         )  # fmt: skip
         firsts, anew = first_shards(cuts, before.shards[-1] if before else -1)
         names = [f"manifest/{run}/part-{number:08d}.parquet" for number in range(len(filled))]
         shards = map_calls(
             on_cluster, write_part,
             [
-                (storage.join(folder, *name.split("/")), uri, first, anew, per_shard)
-                for name, uri, first in zip(names, rows, firsts, strict=True)
+                (storage.join(folder, *name.split("/")), laid_out, first, anew, per_shard)
+                for name, laid_out, first in zip(names, rows, firsts, strict=True)
             ],
         )  # fmt: skip
     finally:
@@ -114,12 +113,12 @@ def stale_files(folder: str, run: str) -> list[str]:
     return [*(name for name in names if name != f"manifest/{run}"), OLD, "listing"]
 
 
-def group_new(clips: pa.Table, ranges: Ranges, temporary: str) -> list[Piece]:
+def group_new(clips: pa.Table, ranges: Ranges, temporary: str) -> dict[str, Any]:
     """`group` for a block of clips."""
     return group(clips, ranges, storage.join(temporary, uuid4().hex))
 
 
-def group_part(uri: str, ranges: Ranges, temporary: str) -> list[Piece]:
+def group_part(uri: str, ranges: Ranges, temporary: str) -> dict[str, Any]:
     """`group` for a part of a manifest."""
     return group_new(storage.read_table(uri), ranges, temporary)
 

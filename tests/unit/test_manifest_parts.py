@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raysound import ranges
+from raysound import ranges, storage
 from raysound.layouts import SCHEMA
 from raysound.manifest_parts import (
     OLD,
@@ -23,7 +23,7 @@ from raysound.manifest_parts import (
     shard_clips,
     write_index,
 )
-from raysound.ranges import Facts, Ranges, group, sort_range, write_part
+from raysound.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
 from raysound.shards import first_shards
 
 LOOSE, PACKED = "loose", "packed"
@@ -58,19 +58,17 @@ def write_manifest(folder: Path, clips: pa.Table, blocks: int = 1, per_shard: in
     divided = Ranges.of(facts)
     name = f"run-{before.clips if before else 0}-{len(clips)}-{facts.digest}"
     parts = [read_manifest(str(folder))] if before else []
-    pieces = [
-        piece
+    blocks = [
+        group(some, divided, str(folder / name / f"block-{number}"))
         for number, some in enumerate([*given, *parts])
-        for piece in group(some, divided, str(folder / name / f"block-{number}"))
     ]
-    of_range = [
-        some
-        for number in range(divided.count)
-        if (some := [piece for piece in pieces if piece.range == number])
-        and not all(piece.has_shards for piece in some)
+    listed = str(folder / name / "blocks")
+    storage.write_table(listed, pa.Table.from_pylist(blocks, schema=BLOCKS))
+    filled = sorted({one for row in blocks if not row["has_shards"] for one in row["ranges"]})
+    uris = [str(folder / name / f"range-{number}") for number in filled]
+    cuts = [
+        sort_range(number, listed, per_shard, uri) for number, uri in zip(filled, uris, strict=True)
     ]
-    uris = [str(folder / name / f"range-{number}") for number in range(len(of_range))]
-    cuts = [sort_range(some, per_shard, uri) for some, uri in zip(of_range, uris, strict=True)]
     firsts, anew = first_shards(cuts, before.shards[-1] if before else -1)
     names = [f"manifest/{name}/part-{number:08d}.parquet" for number in range(len(uris))]
     shards = [
@@ -174,8 +172,7 @@ def test_loose_and_packed_clips_are_in_ranges_of_their_own() -> None:
 def test_a_clip_that_was_in_no_range_of_today_is_left_out(tmp_path: Path) -> None:
     """As one of a manifest before, when the corpus was packed."""
     divided = Ranges.of(Facts.of(clips_of([1, 2])))
-    pieces = group(clips_of([7, 8], PACKED), divided, str(tmp_path / "block"))
-    assert pieces == []
+    assert group(clips_of([7, 8], PACKED), divided, str(tmp_path / "block"))["ranges"] == []
 
 
 def test_the_manifest_of_an_older_version_has_the_same_index(tmp_path: Path) -> None:
