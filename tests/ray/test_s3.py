@@ -8,11 +8,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raysound import features, storage
+from raysound import features, ranges, storage
 from raysound.config import from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, extract_corpus
+from raysound.distributed.listing import (
+    digest_here,
+    digest_on_cluster,
+    plan_here,
+    plan_on_cluster,
+)
 from raysound.distributed.train import train
+from raysound.manifest_parts import read_manifest
 from raysound.settings import Config
 
 
@@ -83,3 +90,21 @@ def test_a_replaced_object_costs_its_shard_alone(
     after = parts(folder)
     assert before.keys() == after.keys()
     assert sum(before[name] != after[name] for name in before) == 1
+
+
+@pytest.mark.parametrize("name", ["real", "good"])
+def test_a_large_corpus_in_a_store_is_listed_by_the_cluster(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Files and a tar file; its manifest lies in the store, and is that of one process."""
+    monkeypatch.setattr(ranges, "CLIPS_TOGETHER", 16)
+    here = config.model_copy(update={"output": str(tmp_path / "here")})
+
+    plans = [plan_on_cluster(name, config), plan_here(name, here)]
+
+    assert plans[0] == plans[1]
+    folders = [features.folder(one.output, name, one.features) for one in (config, here)]
+    assert read_manifest(folders[0]).equals(read_manifest(folders[1]))
+    left = {uri.split("/")[0] for uri, _, _ in storage.list_files(folders[0])}
+    assert left == {"manifest"}
+    assert digest_on_cluster(name, config) == digest_here(name, here)
