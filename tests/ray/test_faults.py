@@ -21,6 +21,7 @@ import soundfile
 import yaml
 
 from raysound import features
+from raysound.manifest_parts import read_index
 from tests.processes import poll
 from tests.traps.sitecustomize import trapped
 
@@ -74,11 +75,14 @@ def rejects_of(folder: Path) -> dict[str, str]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """What only a run that goes on may leave there."""
+    """What only a run that goes on may leave there: all but a manifest, shards and sums."""
+    index = read_index(str(folder))
+    assert index is not None
+    known = {folder / "manifest" / "_index.json", *(folder / name for name, _ in index.parts)}
     return [
         path.name
         for path in folder.rglob("*")
-        if path.is_file() and (path.suffix == ".tmp" or path.parent != folder)
+        if path.is_file() and (path.suffix == ".tmp" or path.parent != folder) and path not in known
     ]
 
 
