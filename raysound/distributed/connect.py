@@ -62,6 +62,10 @@ def start(cpus: int) -> str:
     """
     # Ray Train's watcher of spot nodes is a process more for each training; here there are none.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Ray's processes look ten times for each other's sockets, once a second. The first look is
+    # often a moment too early: so they look a hundred times, ten times a second.
+    os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "100")
+    os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "100")
     others = {*children(os.getpid())}
     for _ in range(START_ATTEMPTS):
         try:
