@@ -32,6 +32,8 @@ from raysound.wording import counted
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
+# Records that the driver may read: a worker would first have to import this module.
+FEW_SHARDS = 64
 
 
 def extract(config: Config, to_train: bool = False) -> str:
@@ -104,7 +106,9 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
     with reported(f"the extraction of {name}"):
         with shown(progress):
             write_shards(folder, plan["shards"], config.features)
-        summary, reasons = run_remote(finish, folder, name, plan, config.features)
+        few = len(plan["shards"]) <= FEW_SHARDS
+        arguments = (folder, name, plan, config.features)
+        summary, reasons = finish(*arguments) if few else run_remote(finish, *arguments)
     progress.add(
         summary["found"] - progress.found,
         summary["rejected"] - progress.rejected,
@@ -123,7 +127,7 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
 def finish(
     folder: str, name: str, plan: dict[str, Any], settings: FeatureSettings
 ) -> tuple[dict[str, Any], Counter[str]]:
-    """Runs in a Ray task: sums up the records of all shards, and collects their rejects.
+    """Sums up the records of all shards, and collects their rejects; of many, in a Ray task.
 
     It also removes shards that the manifest lacks, and what killed writers left.
 
