@@ -66,6 +66,8 @@ def start(cpus: int) -> str:
     # often a moment too early: so they look a hundred times, ten times a second.
     os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "100")
     os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "100")
+    # Workers start with Ray, not with the first driver: this one asks once a second whether it may.
+    os.environ.setdefault("RAY_enable_worker_prestart", "1")
     others = {*children(os.getpid())}
     for _ in range(START_ATTEMPTS):
         try:
