@@ -12,7 +12,7 @@ import yaml
 
 from tests.processes import job, poll, poll_until_empty, processes_of_session, said
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 EPOCHS = 12
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LINES = {

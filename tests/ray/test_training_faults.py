@@ -88,7 +88,7 @@ def epochs_there(config: Path, process: subprocess.Popen[str], least: int) -> in
         epochs = len(history_of(config))
         return epochs if epochs >= least else 0
 
-    return int(poll(count, 90, f"{least} epochs"))
+    return int(poll(count, 200, f"{least} epochs"))
 
 
 def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def test_a_worker_killed_within_an_epoch_changes_nothing(
         at_death = len(history_of(config))
 
         # Others take the place of both: a group that lost one starts anew.
-        poll(lambda: len(train_workers(process.pid) - before) == 2, 90, "two other workers")
+        poll(lambda: len(train_workers(process.pid) - before) == 2, 200, "two other workers")
         assert process.wait(150) == 0, said(config)
 
     assert len(before) == 2
