@@ -34,7 +34,7 @@ TIMEOUT = 300.0
 MOST_DEATHS = 4
 # Shards of a task: Ray Data looks for finished tasks ten times a second. Its write operator holds
 # the log-mels of a task until the task ends, so that more would cost memory.
-SHARDS_A_TASK = 4
+SHARDS_A_TASK = 8
 # Tasks of one pipeline: the driver holds each of them.
 MOST_TASKS = 10_000
 # Below those that `read_windows` yields, which pass as they are.
