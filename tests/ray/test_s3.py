@@ -94,17 +94,18 @@ def test_a_replaced_object_costs_its_shard_alone(
 
 @pytest.mark.parametrize("name", ["real", "good"])
 def test_a_large_corpus_in_a_store_is_listed_by_the_cluster(
-    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, object_store: str, name: str
 ) -> None:
     """Files and a tar file; its manifest lies in the store, and is that of one process."""
     monkeypatch.setattr(ranges, "CLIPS_TOGETHER", 16)
+    there = config.model_copy(update={"output": f"{object_store}/runs/listed"})
     here = config.model_copy(update={"output": str(tmp_path / "here")})
 
-    plans = [plan_on_cluster(name, config), plan_here(name, here)]
+    plans = [plan_on_cluster(name, there), plan_here(name, here)]
 
     assert plans[0] == plans[1]
-    folders = [features.folder(one.output, name, one.features) for one in (config, here)]
+    folders = [features.folder(one.output, name, one.features) for one in (there, here)]
     assert read_manifest(folders[0]).equals(read_manifest(folders[1]))
     left = {uri.split("/")[0] for uri, _, _ in storage.list_files(folders[0])}
     assert left == {"manifest"}
-    assert digest_on_cluster(name, config) == digest_here(name, here)
+    assert digest_on_cluster(name, there) == digest_here(name, here)
