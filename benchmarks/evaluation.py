@@ -12,12 +12,9 @@ cores.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from memory import run_watched
 
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
@@ -39,7 +37,6 @@ SETTINGS = FeatureSettings(
 )
 SHAPE = (SETTINGS.n_mels, SETTINGS.n_frames)
 SHARD_CLIPS = 256
-SECONDS_BETWEEN_LOOKS = 0.05
 NOISE = {"real": 0.5, "first": 0.55, "second": 0.8, "third": 1.5}
 
 
@@ -157,37 +154,9 @@ def evaluate(folder: str) -> None:
     print(json.dumps({"seconds": seconds, "page": len(page.encode()), "accuracy": accuracy}))
 
 
-def memory_of_session(driver: int) -> list[tuple[str, int]]:
-    """The driver's own memory as `driver`, that of each of its Ray workers as `worker`, bytes."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            if os.getsid(int(status.parent.name)) != driver:
-                continue
-            lines = [line for line in status.read_text().splitlines() if "RssAnon" in line]
-            title = (status.parent / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        used = int(lines[0].split()[1]) * 1024 if lines else 0
-        if status.parent.name == str(driver):
-            found.append(("driver", used))
-        elif title.startswith(b"ray::"):
-            found.append(("worker", used))
-    return found
-
-
-def watched(folder: str) -> tuple[dict, dict[str, int]]:
-    """What `evaluate` printed, and the peak of every process's own memory in bytes."""
-    command = [sys.executable, "-m", "benchmarks.evaluation", "--evaluate", folder]
-    peaks: dict[str, int] = defaultdict(int)
-    with open(f"{folder}/out", "w") as out, open(f"{folder}/log", "w") as log:
-        driver = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=log, start_new_session=True)
-        while driver.poll() is None:
-            for name, used in memory_of_session(driver.pid):
-                peaks[name] = max(peaks[name], used)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    if driver.returncode:
-        sys.exit(Path(folder, "log").read_text())
+def watched(folder: str) -> tuple[dict, dict]:
+    """What `evaluate` printed, and the peaks of memory."""
+    peaks = run_watched([sys.executable, __file__, "--evaluate", folder], Path(folder), ROOT)
     return json.loads(Path(folder, "out").read_text().splitlines()[-1]), peaks
 
 
@@ -210,10 +179,11 @@ def main() -> None:
                 count = 7000 if corpus == "real" else (clips - 7000) // 3
                 write_corpus(f"{folder}/features/{corpus}", corpus, count, given.classes)
             found, peaks = watched(folder)
+            driver, worker = (peaks[name, "RssAnon"] for name in ("driver", "worker"))
             steps = " | ".join(f"{seconds:.1f}" for seconds in found["seconds"])
             print(
                 f"| {clips:,} | {steps} | {found['page'] / 1e6:.1f} | "
-                f"{peaks['driver'] / 1e6:.0f} | {peaks['worker'] / 1e6:.0f} |",
+                f"{driver / 1e6:.0f} | {worker / 1e6:.0f} |",
                 flush=True,
             )
             print(found["accuracy"], file=sys.stderr)

@@ -11,12 +11,12 @@ and all of it (VmRSS), at their peaks. Ends with an error if the two manifests d
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
+
+from memory import KINDS, run_watched
 
 from raysound import features
 from raysound.config import from_tree
@@ -25,7 +25,6 @@ from raysound.distributed.session import ray_session
 from raysound.manifest_parts import manifest_rows, read_index
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def make_corpus(folder: Path, clips: int, classes: int) -> None:
@@ -55,43 +54,11 @@ def list_corpus(corpus: str, output: str, way: str) -> None:
         print(json.dumps([listed - started, time.perf_counter() - listed]))
 
 
-def memory_of_session(driver: int) -> list[tuple[str, int]]:
-    """RssAnon and VmRSS, in bytes, of the driver and of each of its Ray workers."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            if os.getsid(int(status.parent.name)) != driver:
-                continue
-            fields = dict(
-                line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
-            )
-            title = (status.parent / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if status.parent.name == str(driver):
-            name = "driver"
-        elif title.startswith(b"ray::"):
-            name = "worker"
-        else:
-            continue
-        for kind in ("RssAnon", "VmRSS"):
-            found.append((f"{name} {kind}", int(fields.get(kind, "0").split()[0]) * 1024))
-    return found
-
-
-def watched(corpus: Path, output: Path, way: str) -> tuple[list[float], dict[str, int]]:
+def watched(corpus: Path, output: Path, way: str) -> tuple[list[float], dict]:
     """What a way printed, and the peaks of memory."""
     output.mkdir()
-    command = [sys.executable, "-m", "benchmarks.listing", "--run", way, str(corpus), str(output)]
-    peaks: dict[str, int] = defaultdict(int)
-    with (output / "out").open("w") as out, (output / "log").open("w") as log:
-        driver = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=log, start_new_session=True)
-        while driver.poll() is None:
-            for name, used in memory_of_session(driver.pid):
-                peaks[name] = max(peaks[name], used)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    if driver.returncode:
-        sys.exit((output / "log").read_text())
+    command = [sys.executable, __file__, "--run", way, str(corpus), str(output)]
+    peaks = run_watched(command, output, ROOT)
     return json.loads((output / "out").read_text().splitlines()[-1]), peaks
 
 
@@ -127,9 +94,9 @@ def main() -> None:
                 outputs.append(Path(folder, way))
                 seconds, peaks = watched(Path(folder, "corpus"), outputs[-1], way)
                 memory = [
-                    f"{peaks[f'{name} {kind}'] / 1e6:.0f}"
+                    f"{peaks[name, kind] / 1e6:.0f}"
                     for name in ("driver", "worker")
-                    for kind in ("RssAnon", "VmRSS")
+                    for kind in KINDS
                 ]
                 row = [f"{clips:,}", way, *(f"{one:.1f}" for one in seconds), *memory]
                 print(f"| {' | '.join(row)} |", flush=True)

@@ -7,11 +7,9 @@ the memory that is the driver's own (RssAnon, without what it shares), and of th
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import soundfile
 import yaml
+from memory import run_watched
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
-SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def write_corpus(folder: Path, clips: int) -> None:
@@ -41,7 +39,7 @@ def write_corpus(folder: Path, clips: int) -> None:
         (folder / f"class-{clip % 10}" / f"{clip:07d}.wav").write_bytes(sounds[clip % 50])
 
 
-def run(folder: Path, output: Path) -> tuple[float, dict[str, int]]:
+def run(folder: Path, output: Path) -> tuple[float, dict]:
     """Extracts a corpus; returns seconds, and the peak of every process's own memory in bytes."""
     config = output / "config.yaml"
     output.mkdir()
@@ -59,37 +57,8 @@ def run(folder: Path, output: Path) -> tuple[float, dict[str, int]]:
         )
     )  # fmt: skip
     started = time.monotonic()
-    with (output / "log.txt").open("w") as log:
-        driver = subprocess.Popen(
-            [sys.executable, "jobs/extract.py", str(config)], cwd=ROOT, stdout=log, stderr=log
-        )
-        peaks: dict[str, int] = defaultdict(int)
-        while driver.poll() is None:
-            for name, used in memory_of_family(driver.pid):
-                peaks[name] = max(peaks[name], used)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    if driver.returncode:
-        sys.exit((output / "log.txt").read_text())
+    peaks = run_watched([sys.executable, "jobs/extract.py", str(config)], output, ROOT)
     return time.monotonic() - started, peaks
-
-
-def memory_of_family(driver: int) -> list[tuple[str, int]]:
-    """The driver's memory as `driver`, that of each Ray worker as `worker`."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(
-                line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
-            )
-            title = (status.parent / "cmdline").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        used = int(fields.get("RssAnon", "0").split()[0]) * 1024
-        if status.parent.name == str(driver):
-            found.append(("driver", used))
-        elif title.startswith("ray::"):
-            found.append(("worker", used))
-    return found
 
 
 def main() -> None:
@@ -102,13 +71,14 @@ def main() -> None:
             corpus, output = Path(folder, "corpus"), Path(folder, "output")
             write_corpus(corpus, clips)
             seconds, peaks = run(corpus, output)
+            driver, worker = (peaks[name, "RssAnon"] for name in ("driver", "worker"))
             (features,) = (output / "features").iterdir()
             parts = sorted(features.glob("part-*.parquet"))
             ids = pq.ParquetDataset(parts).read(["clip_id"])["clip_id"]
             distinct = pc.count_distinct(ids).as_py()
             print(
-                f"| {clips:,} | {seconds:.0f} | {peaks['driver'] / 1e6:.0f} | "
-                f"{peaks['worker'] / 1e6:.0f} | {len(parts)} | {len(ids):,} | {distinct:,} |",
+                f"| {clips:,} | {seconds:.0f} | {driver / 1e6:.0f} | "
+                f"{worker / 1e6:.0f} | {len(parts)} | {len(ids):,} | {distinct:,} |",
                 flush=True,
             )
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound.config import UserError
-from raysound.layouts import HIDDEN, shown, split_word
+from raysound.layouts import HIDDEN, shown, split_word, utf8
 
 # Where Parquet files keep the sound, and where the label; Hugging Face's names first.
 AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
@@ -60,7 +60,7 @@ def tar_clips(
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                name = _utf8(member.name.removeprefix("./"))
+                name = utf8(member.name.removeprefix("./"))
                 stem, suffix = posixpath.splitext(name)
                 suffix = suffix.lower()
                 if re.search(HIDDEN, name) or member.isdir():
@@ -113,11 +113,6 @@ def _refuse_cut(file: BinaryIO, end: int) -> None:
     rest = file.read(LARGEST_PADDING + 1)
     if not tarfile.BLOCKSIZE <= len(rest) <= LARGEST_PADDING or rest.strip(b"\0"):
         raise UserError(f"cut short, damaged or two in one: after byte {end} it can't be read")
-
-
-def _utf8(name: str) -> str:
-    """Spells out the bytes of a member's name that are no UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _note(suffix: str, content: bytes) -> Row:

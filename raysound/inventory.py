@@ -26,6 +26,7 @@ from raysound.layouts import (
     merge_tallies,
     shown,
     tally,
+    utf8,
 )
 from raysound.packed import CONTAINERS, Container
 from raysound.tables import is_candidate
@@ -106,11 +107,6 @@ def _cut(batches: list[pa.Table]) -> Iterator[pa.Table]:
             stop += 1
         yield table.slice(start, stop - start)
         start = stop
-
-
-def utf8(text: str) -> str:
-    """Spells out the bytes of a file name that are no UTF-8; such a file ends as a reject."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)

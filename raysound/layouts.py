@@ -98,6 +98,11 @@ def shown(name: str) -> str:
     return f"'{name}'" if name.isprintable() else repr(name)
 
 
+def utf8(name: str) -> str:
+    """Spells out the bytes of a file's name that are no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def listed(names: Iterable[str], most: int = 10) -> str:
     """Names as a list for a person, cut short where they are many."""
     names = list(names)

@@ -18,8 +18,8 @@ from raysound.config import UserError
 from raysound.distributed.failures import finite_retries
 from raysound.distributed.session import run_remote
 from raysound.folders import layout_of, meanings
-from raysound.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks, utf8
-from raysound.layouts import SCHEMA, Tally, Tell, merge_tallies
+from raysound.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks
+from raysound.layouts import SCHEMA, Tally, Tell, merge_tallies, utf8
 from raysound.manifest import (
     clips_in_folders,
     is_file,
