@@ -138,8 +138,11 @@ def _row_groups(uri: str, columns: list[str] | None) -> Iterator[pa.Table]:
             yield file.read_row_group(number, columns=columns)
 
 
+@lru_cache(maxsize=1)
 def shard_clips(folder: str, run: str, index: int) -> pa.Table:
     """The manifest rows of one shard, without their column `shard`.
+
+    Kept until the next shard's: a task that reads and writes a shard asks twice.
 
     Args:
         folder: of the features.
