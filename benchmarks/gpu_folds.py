@@ -42,7 +42,7 @@ from raysound.distributed.score import score_corpora
 from raysound.distributed.session import ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train import Variant, variants
-from raysound.distributed.train_worker import Place, train_at
+from raysound.distributed.train_worker import train_alone
 from raysound.predictions import read_predictions
 from raysound.settings import Config, FormulaSettings
 
@@ -93,12 +93,8 @@ def seconds_an_epoch(config: Config, folder: str) -> tuple[float, float]:
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as run:
         job, material, _ = job_for(with_epochs(config, MEASURED), folder, run)
-        place = Place(
-            rank=0, workers=1, device=device, prepare=lambda model: model.to(device),
-            stream=lambda split: (material.datasets or {})[split].iterator(),
-            tell=lambda metrics: ends.append(time.monotonic()),
-        )  # fmt: skip
-        train_at(place, job)
+        datasets = material.datasets or {}
+        train_alone(job, device, datasets, lambda *_, **__: ends.append(time.monotonic()))
         history = read_history(f"{run}/history.jsonl")
     between = median(after - before for before, after in pairwise(ends))
     return between, median(row["seconds"] for row in history[1:])
@@ -112,8 +108,8 @@ def train_and_test(config: Config, folder: str) -> tuple[int, int]:
     """
     run = run_folder(config, folder)
     job, material, note = job_for(config, folder, run)
-    run_workers(job, placement(config)[0], material)
-    finish(run, note, config.training)
+    result = run_workers(job, placement(config)[0], material)
+    finish(run, result, note, config.training)
     clips = split_clips(config, folder)
     test = clips.filter(pc.equal(clips["split"], "test"))
     score_corpora({"real": folder}, test, run, config, f"{run}/predictions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +49,69 @@ class Checkpoint:
     versions: dict[str, str]
 
 
+def read_weights(uri: str) -> dict[str, Tensor]:
+    """Tensors by name, of a safetensors file or of a PyTorch state dict, which may run no code.
+
+    A state dict may lie under the key `state_dict`, as in checkpoints of Lightning.
+
+    Raises:
+        UserError: there is no such file, or it holds no weights.
+    """
+    try:
+        data = storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"model.weights: {uri} can't be read: {error}") from error
+    try:
+        found = safetensors.torch.load(data)
+    except safetensors.SafetensorError:
+        try:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # zip, pickle and torch each have errors of their own
+            raise UserError(
+                f"model.weights: {uri} is neither a safetensors file nor a state dict of tensors"
+            ) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else {}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"model.weights: {uri} holds no tensors by name")
+    return tensors
+
+
+def fitting(
+    model: Classifier, weights: Mapping[str, Tensor], uri: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Those of some weights that fit a model by name and shape.
+
+    Args:
+        model: the classifier.
+        weights: their names may begin with `model.` or `module.`, as wrappers write them.
+        uri: where they were read, for the error.
+
+    Returns:
+        The fitting weights, and the model's names for which there are none.
+
+    Raises:
+        UserError: none fits.
+    """
+    state = model.state_dict()
+
+    def without(prefix: str) -> dict[str, Tensor]:
+        named = {name.removeprefix(prefix): value for name, value in weights.items()}
+        return {
+            name: value
+            for name, value in named.items()
+            if name in state and value.shape == state[name].shape
+        }
+
+    best = max(map(without, ("", "model.", "module.")), key=len)
+    if not best:
+        raise UserError(
+            f"model.weights: none of the {len(weights)} tensors of {uri} fits the model by name "
+            "and shape: is it of another model.name?"
+        )
+    return best, [name for name in state if name not in best]
+
+
 def save(folder: str, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     """Writes weights and note; the note comes last, so a folder that has it is whole."""
     weights = {key: value.contiguous().cpu() for key, value in weights.items()}
@@ -67,12 +131,10 @@ class Weights(NamedTuple):
     Attributes:
         model: after the last epoch.
         averaged: their running mean; empty where there is none.
-        kept: the judge's so far.
     """
 
     model: Mapping[str, Tensor]
     averaged: Mapping[str, Tensor]
-    kept: Mapping[str, Tensor]
 
 
 def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
@@ -114,9 +176,7 @@ def load_progress(folder: str) -> tuple[Weights, Progress] | None:
         return None
     tensors = safetensors.torch.load(storage.read_bytes(uri))
     note = json.loads(bytes(tensors.pop("note").numpy()))
-    parts: dict[str, dict[str, Tensor]] = {
-        kind: {} for kind in ("model", "averaged", "kept", "optimizer")
-    }
+    parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("model", "averaged", "optimizer")}
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         parts[kind][name] = value
@@ -126,7 +186,7 @@ def load_progress(folder: str) -> tuple[Weights, Progress] | None:
         state.setdefault(int(index), {})[name] = value
     optimizer = {"state": state, "param_groups": note["groups"]}
     progress = Progress(note["history"], optimizer, note["scheduler"], note["steps"])
-    return Weights(parts["model"], parts["averaged"], parts["kept"]), progress
+    return Weights(parts["model"], parts["averaged"]), progress
 
 
 def _plain(value: object) -> bool:

@@ -246,11 +246,15 @@ class FeatureSettings(Section):
 
 
 class ModelSettings(Section):
-    """Which classifier is the judge."""
+    """Which classifier is the judge, and the weights that its training starts from.
+
+    `weights` is a safetensors file, or a PyTorch state dict; what fits by name and shape is loaded.
+    """
 
     name: Literal["cnn", "alexnet", "vggish", "resnetish18", "resnetish34", "resnetish50"] = (
         "resnetish18"
     )
+    weights: Place | None = None
 
 
 class Adam(Section):
@@ -601,8 +605,9 @@ class ComputeSettings(Section):
     """What of the machine or cluster is used; no result depends on it, but for float rounding.
 
     `workers: [2, 8]` trains with as many as the cluster has room for, while it grows and shrinks.
-    `auto` is what helps: on a GPU bfloat16, channels_last, pinned memory, two batches on their way
-    while one is used, and batch norm over all workers' clips; on CPUs none of it.
+    `auto` is what helps: bfloat16 and channels_last where the GPU or the CPU computes bfloat16
+    itself, float32 elsewhere; on a GPU also pinned memory, two batches prefetched, and batch norm
+    over all workers' clips.
 
     A cluster that grows by itself is given `wait_for_nodes` minutes to bring the nodes that a
     training wants; 0 wants them there. Training workers run on nodes with the `labels`, close
@@ -733,6 +738,14 @@ class Config(Section):
         if crop is not None and crop > clip:
             raise ValueError(
                 f"training.crop_length {crop:g} s is longer than features.clip_length {clip:g} s"
+            )
+        scheduler = self.search.scheduler
+        workers = self.compute.workers_range[1]
+        if workers > 1 and isinstance(scheduler, HyperBandScheduler | PopulationBasedTraining):
+            raise ValueError(
+                f"search.scheduler {scheduler.name} pauses trials and copies their weights, which "
+                "Ray Tune can't do with trials of several workers: use ASHAScheduler, or "
+                "compute.workers 1"
             )
         return self
 

@@ -147,6 +147,7 @@ def fit(
             "validation_loss": None,
             "validation_accuracy": None,
             "validation_clips": 0,
+            "precision": str(hardware.precision).removeprefix("torch."),
         }
         if validation_batches is not None:
             loss, accuracy, clips = run.validate(validation_batches())
@@ -171,15 +172,19 @@ def fit(
         after_epoch(progress)
 
 
-def quality(metrics: Metrics) -> tuple[float, float]:
-    """The order of epochs: validation accuracy, and the loss where that is equal."""
-    accuracy, loss = metrics["validation_accuracy"], metrics["validation_loss"]
-    return accuracy or 0.0, -(loss or 0.0)
+def quality(metrics: Metrics) -> float:
+    """Orders epochs by validation accuracy, and by the loss where that is equal."""
+    clips = metrics["validation_clips"]
+    if not clips:
+        return 0.0
+    # The second term is less than what one clip changes.
+    quality: float = metrics["validation_accuracy"] + 1 / (clips * (2 + metrics["validation_loss"]))
+    return quality
 
 
 def best_epoch(history: Sequence[Metrics]) -> int:
-    """The epoch, from 1, of the best validation; the first of those."""
-    return 1 + max(range(len(history)), key=lambda index: (quality(history[index]), -index))
+    """The epoch, from 1, of the best validation; the last of those."""
+    return 1 + max(range(len(history)), key=lambda index: (quality(history[index]), index))
 
 
 def kept_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:

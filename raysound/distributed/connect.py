@@ -32,11 +32,12 @@ AUTHENTICATION = (
 )
 
 
-def connect(cpus: int) -> str | None:
+def connect(cpus: int, dashboard: bool = False) -> str | None:
     """Joins the cluster at RAY_ADDRESS, or starts a local one.
 
     Args:
         cpus: of a local one.
+        dashboard: whether a local one has Ray's dashboard, on the loopback interface.
 
     Returns:
         The folder of a local one's files; None for a cluster that was joined.
@@ -49,12 +50,12 @@ def connect(cpus: int) -> str | None:
         logging.getLogger(name).setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
-        return start(cpus)
+        return start(cpus, dashboard)
     join(address)
     return None
 
 
-def start(cpus: int) -> str:
+def start(cpus: int, dashboard: bool) -> str:
     """Starts Ray on this machine, and returns the folder of its files.
 
     It is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE, which it reads while it
@@ -68,11 +69,15 @@ def start(cpus: int) -> str:
     os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "100")
     # Workers start with Ray, not with the first driver: this one asks once a second whether it may.
     os.environ.setdefault("RAY_enable_worker_prestart", "1")
+    options: dict[str, Any] = {"include_dashboard": dashboard}
+    if dashboard:
+        hook = f"{set_address.__module__}.{set_address.__name__}"
+        options["runtime_env"] = {"worker_process_setup_hook": hook}
     others = {*children(os.getpid())}
     for _ in range(START_ATTEMPTS):
         try:
             # Without the address Ray would join any cluster that was started on this machine.
-            context = init(address="local", num_cpus=cpus, include_dashboard=False)
+            context = init(address="local", num_cpus=cpus, **options)
             return str(context.address_info["session_dir"])
         except Exception as error:  # Ray raises all kinds of them, bare ones too
             if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
@@ -91,6 +96,14 @@ def start(cpus: int) -> str:
         f"Ray did not start in {START_ATTEMPTS} attempts, at last for: {first_line(failure)}; its "
         "log files are in /tmp/ray/session_latest/logs"
     ) from failure
+
+
+def set_address() -> None:
+    """Runs when a process of a local cluster starts: tells it where that cluster is.
+
+    Ray's placement-group cleaner looks for the dashboard, and fails where two clusters run.
+    """
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def join(address: str) -> None:

@@ -69,9 +69,11 @@ def epoch_lines(history: list[Metrics], settings: TrainingSettings) -> Iterator[
     )
     # Of the epochs before it: an epoch that ends the training early was one of all that were due.
     epochs = all_epochs(history[:-1], settings)
+    precisions = [row.get("precision") for row in history[-2:]]
+    changed = len(history) == 1 or len({*precisions}) == 2
     yield (
         f"epoch {row['epoch']:3d} of {epochs}  lr {row['lr']:.1e}  "
-        f"{''.join(splits)}{row['seconds']:.1f} s"
+        f"{''.join(splits)}{row['seconds']:.1f} s{f'  {precisions[-1]}' if changed else ''}"
     )
     if len(history) == main_epochs(history, settings) < settings.epochs:
         then = f", fine-tuning for {settings.finetune.epochs}" if settings.finetune.epochs else ""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +19,6 @@ import pyarrow.compute as pc
 import ray.data
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysound import checkpoint, features, storage
 from raysound.checkpoint import Checkpoint
@@ -26,22 +29,24 @@ from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
-from raysound.distributed.train_worker import train_worker
+from raysound.distributed.train_worker import QUALITY, read_progress, train_worker
 from raysound.manifest_parts import read_manifest
+from raysound.models import build
 from raysound.scoring import Normalisation
 from raysound.settings import Config, TrainingSettings, digest
 from raysound.split import assign_split
-from raysound.training import kept_epoch
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# Workers that may die before a training is given up; each time it goes on from the last epoch.
+# Failures in a row, without an epoch between them, before a training is given up.
 MOST_FAILURES = 8
 # Seconds that Ray Train waits for its workers' CPUs and GPUs at a time, and how many times: what
 # no node could ever hold is refused beforehand, so this is for a node that died, and may come back.
 LEAST_PATIENCE = 60.0
 MOST_WAITS = 30
+# Where Ray Train lists the checkpoints of a run, as JSON.
+SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 def split_clips(config: Config, folder: str) -> pa.Table:
@@ -74,11 +79,31 @@ def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> st
         # Of the clips' sizes and times too: a recording that was replaced wants another judge.
         "corpus": summary["digest"],
         "split": split_digest(clips),
-        "model": config.model.model_dump(),
+        "model": model_identity(config),
         "training": config.training.model_dump(exclude={"folds", "seeds"}),
     }
     run = f"{config.model.name}-{digest(identity)}"
     return storage.join(config.output, "training", run)
+
+
+def model_identity(config: Config) -> dict[str, str]:
+    """The model's settings, with what the file of weights holds in place of its name."""
+    identity = config.model.model_dump(exclude_none=True)
+    if config.model.weights is not None:
+        checkpoint.read_weights(config.model.weights)
+        content = storage.read_bytes(config.model.weights)
+        identity["weights"] = hashlib.sha256(content).hexdigest()
+    return identity
+
+
+def log_weights(config: Config, classes: int) -> None:
+    """Logs which of the weights that a training starts from fit its model."""
+    uri = config.model.weights
+    if uri is not None:
+        model = build(config.model.name, classes)
+        found, missing = checkpoint.fitting(model, checkpoint.read_weights(uri), uri)
+        untrained = f"; not loaded: {', '.join(missing)}" if missing else ""
+        logger.info("%d tensors loaded from %s%s", len(found), uri, untrained)
 
 
 @dataclass(frozen=True)
@@ -116,7 +141,7 @@ def train_judge(
 ) -> str:
     """Trains, unless this very judge is there already, and returns its folder.
 
-    A training that was cut off goes on after its last whole epoch.
+    A training that was cut off continues after its last whole epoch.
 
     Args:
         config: of one judge.
@@ -132,39 +157,55 @@ def train_judge(
     with sole_writer(run):
         if checkpoint.is_complete(run):
             logger.info("%s: %s is trained already", name, run)
-        else:
-            train_to_end(config, folder, clips, run, name, together, corpus)
+            return run
+        check_clips(config, clips, corpus)
+        with training_shown(config, folder, clips, run, name, together):
+            train_run(config, folder, clips, run, together)
     return run
 
 
-def train_to_end(
-    config: Config,
-    folder: str,
-    clips: pa.Table,
-    run: str,
-    name: str,
-    together: int,
-    corpus: str,
-) -> None:
-    """Trains a classifier into the folder `run`; the other arguments are `train_judge`'s."""
-    check_clips(config, clips, corpus)
-    scaling, threads = placement(config, together)
-    material = gather(folder, clips, together)
+@contextmanager
+def training_shown(
+    config: Config, folder: str, clips: pa.Table, run: str, name: str, together: int
+) -> Iterator[None]:
+    """Logs what is about to be trained and, while the block runs, each epoch."""
+    is_streamed = not training_data.fits_in_store(folder, together)
+    scaling, _ = placement(config, together, is_streamed)
     least, most = config.compute.workers_range
     workers = f"{least} to {most} workers" if least < most else counted(most, "worker")
+    counts = {split: len(part) for split, part in by_split(clips).items()}
+    classes = len(pc.unique(clips["label"]))
     logger.info(
         "%s: %s, %s, %d training, %d validation and %s, %s on %s",
-        name, config.model.name, counted(len(material.labels), "class"), material.data["train"],
-        material.data["validation"], counted(material.data["test"], "test clip"), workers,
+        name, config.model.name, counted(classes, "class"),
+        counts["train"], counts["validation"], counted(counts["test"], "test clip"), workers,
         "GPUs" if scaling.use_gpu else "CPUs",
     )  # fmt: skip
+    log_weights(config, classes)
     if config.training.unreached_step:
         logger.warning("%s: note: %s", name, config.training.unreached_step)
-    note = describe(config, material)
-    job = job_of(config, material, note, run, threads)
     with epochs_shown(storage.join(run, "history.jsonl"), config, name):
-        run_workers(job, scaling, material)
-    finish(run, note, config.training)
+        yield
+
+
+def train_run(config: Config, folder: str, clips: pa.Table, run: str, together: int) -> None:
+    """Trains a judge into the folder `run`; the other arguments are `train_judge`'s."""
+    with sole_writer(run):
+        if checkpoint.is_complete(run):
+            return
+        material = gather(folder, clips, together)
+        scaling, threads = placement(config, together, material.rows is None)
+        note = describe(config, material)
+        result = run_workers(job_of(config, material, note, run, threads), scaling, material)
+        finish(run, result, note, config.training)
+
+
+def by_split(clips: pa.Table) -> dict[str, pa.Table]:
+    """The clips that train, validate and test."""
+    return {
+        split: clips.filter(pc.equal(clips["split"], split))
+        for split in ("train", "validation", "test")
+    }
 
 
 def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
@@ -176,10 +217,7 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
         sharing: how many such materials the object store has to hold; else they are streamed.
     """
     labels = sorted(set(clips["label"].to_pylist()))
-    parts = {
-        split: clips.filter(pc.equal(clips["split"], split))
-        for split in ("train", "validation", "test")
-    }
+    parts = by_split(clips)
     counts = {split: len(part) for split, part in parts.items()}
     taught = {split: parts[split] for split in ("train", "validation") if counts[split]}
     fits = training_data.fits_in_store(folder, sharing)
@@ -218,6 +256,7 @@ def job_of(
         "settings": settings,
         "compute": config.compute,
         "threads": threads,
+        "weights": config.model.weights,
         "run": run,
         "rows": material.rows,
         "has_validation": material.has_validation,
@@ -226,8 +265,13 @@ def job_of(
     }
 
 
-def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material: Material) -> None:
-    """Trains over Ray Train's workers until the last epoch.
+def run_workers(
+    job: dict[str, Any],
+    scaling: ray.train.ScalingConfig,
+    material: Material,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> ray.train.Result:
+    """Trains over Ray Train's workers until the last epoch, from the run's latest checkpoint on.
 
     Raises:
         UserError: what stops the training and can be mended.
@@ -235,55 +279,90 @@ def run_workers(job: dict[str, Any], scaling: ray.train.ScalingConfig, material:
     # Ray Train reads it when it begins.
     patience = max(LEAST_PATIENCE, 60 * job["compute"].wait_for_nodes)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{patience:g}"
-    # Ray's own state of an earlier attempt would bring back its results, or its errors.
-    storage.delete(storage.join(job["run"], "ray"))
+    # A worker that reports waits for the next look of Ray Train's controller.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    folder, _, name = job["run"].rpartition("/")
+    delete_broken_snapshot(job["run"])
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config=job,
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=job["run"],
-            failure_config=ray.train.FailureConfig(
-                max_failures=MOST_FAILURES, controller_failure_limit=MOST_WAITS
+            name=name,
+            storage_path=folder,
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute=QUALITY if job["settings"].keep == "best" else None,
             ),
-            callbacks=[EndAtMistakes()],
+            # Ray counts failures over the whole run: `Failures` counts those in a row.
+            failure_config=ray.train.FailureConfig(
+                max_failures=-1, controller_failure_limit=MOST_WAITS
+            ),
+            callbacks=[Failures(), *callbacks],
         ),
         datasets=material.datasets,
         dataset_config=training_data.SplitStreams(),
     )
     try:
-        trainer.fit()
+        return trainer.fit()
     except ray.train.ControllerError as error:
-        if isinstance(error.controller_failure, UserError):
-            raise error.controller_failure from error
-        if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+        cause = error.controller_failure
+        if not isinstance(cause, ray.train.TrainingFailedError) and hasattr(cause, "num_workers"):
             minutes = round(patience * (MOST_WAITS + 1) / 60)
             raise UserError(
-                f"no room for {counted(error.controller_failure.num_workers, 'worker')} has come "
-                f"within {counted(minutes, 'minute')}: add nodes, or ask for fewer "
-                "compute.workers; the same command goes on after the last whole epoch"
+                f"no room for {counted(cause.num_workers, 'worker')} has come within "
+                f"{counted(minutes, 'minute')}: add nodes, or ask for fewer compute.workers; the "
+                "same command goes on after the last whole epoch"
             ) from error
-        raise
-    except ray.train.WorkerGroupError as error:
-        for cause in error.worker_failures.values():
-            # Of a storage that did not answer: what a disk refuses is no reason to try again.
-            if isinstance(cause, OSError):
-                raise UserError(
-                    f"the training failed {MOST_FAILURES + 1} times, at last with: {cause}; the "
-                    "same command continues"
-                ) from error
-        raise
+        raise cause from error
 
 
-class EndAtMistakes(ray.train.UserCallback):
-    """Stands in Ray Train's controller: what the user has to mend is not tried again."""
+def delete_broken_snapshot(run: str) -> None:
+    """Has a training start again where a full disk cut Ray Train's list of checkpoints."""
+    uri = storage.join(run, SNAPSHOT)
+    try:
+        json.loads(storage.read_bytes(uri))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        logger.warning("%s was cut short: the training starts again", uri)
+        storage.delete(uri)
+
+
+class Failures(ray.train.UserCallback):
+    """Runs in Ray Train's controller: ends a training whose workers fail again and again.
+
+    A UserError ends it at once, and the same exception in the same place at the second time. Other
+    failures, as of nodes, may follow each other MOST_FAILURES times without an epoch in between.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.seen: set[str] = set()
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        """An epoch is over."""
+        self.in_a_row = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raises a worker's UserError, which ends the training."""
-        for cause in worker_exceptions.values():
-            if isinstance(cause, UserError):
-                raise cause
+        """Raises what ends the training."""
+        errors = [*worker_exceptions.values()]
+        for error in errors:
+            if isinstance(error, UserError):
+                raise error
+        self.in_a_row += 1
+        for error in errors:
+            # A storage that does not answer says the same each time.
+            if not isinstance(error, OSError | ray.exceptions.RayError):
+                text = "".join(traceback.format_exception(error))
+                if text in self.seen:
+                    raise error
+                self.seen.add(text)
+        if self.in_a_row > MOST_FAILURES:
+            raise UserError(
+                f"the training failed {self.in_a_row} times without an epoch in between, at last "
+                f"with: {errors[0]}; the same command continues"
+            )
 
 
 def describe(config: Config, material: Material) -> Checkpoint:
@@ -300,13 +379,24 @@ def describe(config: Config, material: Material) -> Checkpoint:
     )
 
 
-def finish(run: str, note: Checkpoint, settings: TrainingSettings) -> None:
-    """Leaves the kept epoch's weights and note, the note last, and clears away the rest."""
-    saved = checkpoint.load_progress(run)
-    if saved is None:
+def finish(
+    run: str, result: ray.train.Result, note: Checkpoint, settings: TrainingSettings
+) -> None:
+    """Leaves the kept epoch's weights and note, the note last, and removes Ray Train's files."""
+    kept = result.checkpoint
+    if settings.keep == "best" and kept is not None:
+        kept = result.get_best_checkpoint(QUALITY, "max")
+    if kept is None:
         raise RuntimeError(f"{run}: the training ended without a single epoch")
-    weights, progress = saved
-    metrics = progress.history[kept_epoch(progress.history, settings) - 1]
-    checkpoint.save(run, weights.kept, replace(note, metrics=metrics))
-    storage.delete(storage.join(run, checkpoint.PROGRESS))
-    storage.delete(storage.join(run, "ray"))
+    weights, progress = read_progress(kept)
+    checkpoint.save(
+        run, weights.averaged or weights.model, replace(note, metrics=progress.history[-1])
+    )
+    for name in ray_train_files(run):
+        storage.delete(storage.join(run, name))
+
+
+def ray_train_files(run: str) -> set[str]:
+    """Names of the files and folders that Ray Train keeps in the folder of a run."""
+    names = {name.partition("/")[0] for name, _, _ in storage.list_files(run)}
+    return {name for name in names if name.startswith(("checkpoint_", ".validate_storage"))}

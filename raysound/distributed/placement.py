@@ -6,20 +6,28 @@ import ray
 import ray.train
 
 from raysound.config import UserError
-from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
+from raysound.distributed.nodes import await_nodes, workers_held
+from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.settings import ComputeSettings, Config
 from raysound.wording import counted
 
 
-def spare_cpus() -> float:
-    """One CPU, or half of a single one, is left to Ray Data, which feeds the workers."""
-    return min(1.0, cluster_cpus() / 2)
+def spare_cpus(is_streamed: bool) -> float:
+    """One CPU, or half of a single one, is left to Ray Data where it feeds the workers."""
+    return min(1.0, cluster_cpus() / 2) if is_streamed else 0.0
 
 
-def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfig, int]:
+def placement(
+    config: Config, together: int = 1, is_streamed: bool = False
+) -> tuple[ray.train.ScalingConfig, int]:
     """What each worker gets: its resources for Ray, and its number of torch threads.
 
     Where the cluster may grow, this waits until the workers' nodes have come.
+
+    Args:
+        config: of the training.
+        together: how many trainings share the cluster's CPUs.
+        is_streamed: whether Ray Data reads the features while the workers train.
 
     Raises:
         UserError: the cluster can't give it. Ray would wait for ever.
@@ -30,17 +38,18 @@ def placement(config: Config, together: int = 1) -> tuple[ray.train.ScalingConfi
         "CPU": compute.cpus_per_worker or 1,
         **({"GPU": 1} if compute.use_gpu is True else {}),
     }
-    await_nodes([bundle] * least, compute, compute.labels)
+    await_nodes(bundle, least, compute, compute.labels)
     cpus, gpus = cluster_cpus(), cluster_gpus()
     use_gpu = gpus >= least if compute.use_gpu == "auto" else compute.use_gpu
     if use_gpu and gpus < least:
         raise UserError(f"compute.workers {least} want a GPU each; the cluster has {gpus:g}")
-    spare = spare_cpus()
+    spare = spare_cpus(is_streamed)
     per_worker = compute.cpus_per_worker or min(1.0, (cpus - spare) / least)
     if least * per_worker > cpus - spare and not compute.wait_for_nodes:
+        kept = f" less {spare:g} that reads the features" if spare else ""
         raise UserError(
-            f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} leave less than "
-            f"{counted(spare, 'CPU')} of the cluster's {cpus:g} to read the data: ask for fewer"
+            f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} are more than the "
+            f"{counted(cpus, 'CPU')} of the cluster{kept}: ask for fewer"
         )
     if compute.sync_batch_norm is True and not use_gpu:
         raise UserError("compute.sync_batch_norm: true wants GPUs: torch has it for nothing else")
@@ -64,12 +73,8 @@ def check_room(needs: dict[str, float], compute: ComputeSettings) -> None:
         needs: of each worker, amounts by Ray's name of the resource.
         compute: how many there are at least, on which nodes, and how close together.
     """
-    nodes = [
-        node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and compute.labels.items() <= (node.get("Labels") or {}).items()
-    ]
-    least, most = compute.workers_range[0], workers_held(nodes, needs, compute.placement)
+    least = compute.workers_range[0]
+    most = workers_held(compute.labels, needs, compute.placement)
     if most < least:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
         where = f" with the labels {compute.labels}" if compute.labels else ""
@@ -77,26 +82,6 @@ def check_room(needs: dict[str, float], compute: ComputeSettings) -> None:
             f"compute.workers {least}, each with {wanted}, have no room: the nodes{where} hold "
             f"{most} by compute.placement {compute.placement}; ask for fewer, or for less"
         )
-
-
-def workers_held(nodes: list[dict[str, float]], needs: dict[str, float], placement: str) -> int:
-    """How many workers some nodes hold when they are free.
-
-    Args:
-        nodes: resources of each.
-        needs: of a worker.
-        placement: Ray's name of the strategy.
-    """
-    held = [
-        # A hair more, for thirds that are written as floats.
-        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in needs.items())
-        for node in nodes
-    ]
-    if placement == "STRICT_PACK":
-        return max(held, default=0)
-    if placement == "STRICT_SPREAD":
-        return sum(count > 0 for count in held)
-    return sum(held)
 
 
 def check_labels(labels: dict[str, str]) -> None:
@@ -110,10 +95,10 @@ def check_labels(labels: dict[str, str]) -> None:
         )
 
 
-def room(config: Config) -> int:
+def room(config: Config, is_streamed: bool) -> int:
     """How many judges the cluster can train at a time, at least one."""
-    scaling, _ = placement(config)
+    scaling, _ = placement(config, is_streamed=is_streamed)
     each = scaling.resources_per_worker or {}
     most = config.compute.workers_range[1]
-    free = {"CPU": cluster_cpus() - spare_cpus(), "GPU": cluster_gpus()}
+    free = {"CPU": cluster_cpus() - spare_cpus(is_streamed), "GPU": cluster_gpus()}
     return max(1, min(int(free[kind] // (most * each[kind])) for kind in each))

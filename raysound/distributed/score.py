@@ -18,7 +18,8 @@ import torch
 from raysound import features, storage
 from raysound.config import UserError
 from raysound.distributed.failures import RETRIES, finite_retries, reported
-from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
+from raysound.distributed.nodes import await_nodes
+from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.logmel import LogMel
 from raysound.metrics.neighbours import K
 from raysound.part_scoring import (
@@ -274,7 +275,7 @@ def on_gpus(config: Config) -> bool:
     use_gpu = config.compute.use_gpu
     if use_gpu is not True:
         return use_gpu == "auto" and cluster_gpus() > 0
-    await_nodes([{"CPU": 1, "GPU": 1}], config.compute)
+    await_nodes({"CPU": 1, "GPU": 1}, 1, config.compute)
     if not cluster_gpus():
         raise UserError("compute.use_gpu is true, and the cluster has no GPU")
     return True

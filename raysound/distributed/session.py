@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysound import storage
 from raysound.config import UserError, places
 from raysound.distributed.connect import connect
 from raysound.distributed.failures import RETRIES, reported
+from raysound.distributed.nodes import await_nodes
 from raysound.settings import ComputeSettings, Config, SynthesisSettings
-from raysound.wording import counted
 
 Result = TypeVar("Result")
 
@@ -50,7 +49,9 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
     with ThreadPoolExecutor(1) as pool:
         with uncollected():
             job = pool.submit(load)
-            folder = open_session(config.compute)
+            # Ray frees what the workers of a stopped trial held, and asks the dashboard for it.
+            trials_of_workers = config.search.space and config.compute.workers_range[1] > 1
+            folder = open_session(config.compute, dashboard=bool(trials_of_workers))
             wait([job])
         try:
             check_shared(config.output)
@@ -128,13 +129,13 @@ def ray_session(compute: ComputeSettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def open_session(compute: ComputeSettings) -> str | None:
-    """Joins or starts a cluster; see `connect`.
+def open_session(compute: ComputeSettings, dashboard: bool = False) -> str | None:
+    """Joins or starts a cluster, a local one with or without a dashboard; see `connect`.
 
     Raises:
         UserError: that failed, or the cluster has no CPU.
     """
-    folder = connect(compute.local_cpus or available_cpus())
+    folder = connect(compute.local_cpus or available_cpus(), dashboard)
     if folder is not None:
         warm_up()
     # It takes half a second to import, in which Ray starts its processes.
@@ -149,7 +150,7 @@ def open_session(compute: ComputeSettings) -> str | None:
     # Results and training batches in the order of the shards, whoever finishes first.
     context.execution_options.preserve_order = True
     try:
-        await_nodes([{"CPU": 1}], compute)
+        await_nodes({"CPU": 1}, 1, compute)
         if cluster_cpus() < 1:
             raise UserError(
                 "the cluster has no CPU to work on: add a worker node, or, where it grows by "
@@ -188,38 +189,6 @@ def uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def await_nodes(
-    bundles: list[dict[str, float]], compute: ComputeSettings, labels: dict[str, str] | None = None
-) -> None:
-    """Waits until the cluster has room for some bundles of resources, as long as it may take.
-
-    Args:
-        bundles: amounts by Ray's name of the resource.
-        compute: says how long, and how close together.
-        labels: of the nodes.
-
-    Raises:
-        UserError: it has not come. Ray would wait for ever.
-    """
-    if not compute.wait_for_nodes:
-        return
-    group = placement_group(
-        bundles,
-        strategy=compute.placement,
-        bundle_label_selector=[labels] * len(bundles) if labels else None,
-    )
-    try:
-        if not group.wait(compute.wait_for_nodes * 60):
-            wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in bundles[0].items())
-            raise UserError(
-                f"room for {len(bundles)} × {wanted} has not come within compute.wait_for_nodes, "
-                f"{counted(compute.wait_for_nodes, 'minute')}: `ray status` tells what the cluster "
-                "tried"
-            )
-    finally:
-        remove_placement_group(group)
 
 
 def run_remote(function: Callable[..., Result], *arguments: Any) -> Result:

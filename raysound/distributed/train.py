@@ -6,19 +6,29 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
+import ray
 
-from raysound import storage
+from raysound import checkpoint, storage
 from raysound.config import UserError
 from raysound.corpus_checks import folds_of
-from raysound.distributed.judge import split_clips, train_judge
+from raysound.distributed.failures import RETRIES, reported
+from raysound.distributed.judge import (
+    check_clips,
+    run_folder,
+    split_clips,
+    train_judge,
+    train_run,
+    training_shown,
+)
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
+from raysound.distributed.training_data import fits_in_store
 from raysound.manifest_parts import read_manifest
 from raysound.metrics.intervals import wilson_interval
 from raysound.predictions import read_predictions
@@ -100,19 +110,42 @@ def by_number(name: str) -> tuple[tuple[bool, int, str], ...]:
 
 
 def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]:
-    """Each judge trained and tested, in the order given."""
-    together = min(room(judges[0].config), len(judges))
-    pool = ThreadPoolExecutor(together)
-    try:
-        return list(pool.map(lambda judge: train_and_test(judge, folder, together), judges))
-    finally:
-        # After an error nobody waits for the trainings that still run.
-        pool.shutdown(wait=False, cancel_futures=True)
+    """Each judge trained, in a process of the cluster, and tested, in the order given."""
+    is_streamed = not fits_in_store(folder, len(judges))
+    together = min(room(judges[0].config, is_streamed), len(judges))
+    task = ray.remote(num_cpus=0, max_retries=RETRIES)(train_run)
+    waiting = [*judges]
+    running: dict[ray.ObjectRef, tuple[Variant, str, ExitStack]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    with ExitStack() as all_shown:
+        while waiting or running:
+            while waiting and len(running) < together:
+                judge = waiting.pop(0)
+                clips = split_clips(judge.config, folder)
+                run = run_folder(judge.config, folder, clips)
+                if checkpoint.is_complete(run):
+                    logger.info("%s: %s is trained already", judge.name, run)
+                    rows[judge.name] = tested(judge, run, folder)
+                    continue
+                check_clips(judge.config, clips)
+                shown = all_shown.enter_context(ExitStack())
+                shown.enter_context(
+                    training_shown(judge.config, folder, clips, run, judge.name, together)
+                )
+                call = task.remote(judge.config, folder, clips, run, together)
+                all_shown.callback(ray.cancel, call)
+                running[call] = (judge, run, shown)
+            for call in ray.wait([*running])[0] if running else ():
+                judge, run, shown = running.pop(call)
+                with reported(f"the training {judge.name}"):
+                    ray.get(call)
+                shown.close()
+                rows[judge.name] = tested(judge, run, folder)
+    return [rows[judge.name] for judge in judges]
 
 
-def train_and_test(judge: Variant, folder: str, together: int = 1) -> dict[str, Any]:
-    """One judge's row of the sums."""
-    run = train_judge(judge.config, judge.name, together)
+def tested(judge: Variant, run: str, folder: str) -> dict[str, Any]:
+    """One judge's row of the sums: how it does on its test clips."""
     split = split_clips(judge.config, folder)
     test = split.filter(pc.equal(split["split"], "test"))
     if not len(test):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,36 +14,51 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from raysound import checkpoint, storage
 from raysound.checkpoint import Checkpoint, Weights
 from raysound.config import UserError
 from raysound.distributed import training_data
 from raysound.distributed.session import available_cpus
-from raysound.models import Classifier, build
+from raysound.models import build
 from raysound.scoring import out_of_memory
 from raysound.settings import ComputeSettings, TrainingSettings
-from raysound.training import Batch, Hardware, Metrics, Progress, fit, kept_epoch
+from raysound.storage import FORBIDDEN, FULL, explained
+from raysound.training import (
+    Batch,
+    Hardware,
+    Metrics,
+    Progress,
+    fit,
+    is_finished,
+    kept_epoch,
+    quality,
+)
 
 TrainBatches = Callable[[int], Iterator[Batch]]
 ValidationBatches = Callable[[], Iterator[Batch]]
 # Batches of a stream that are on their way while one is used.
 STREAMED_AHEAD = 2
+# Metrics that Ray gets beside those of `raysound.training.fit`. Ray Train keeps the checkpoint of
+# the best quality; Ray Tune compares trials by the validation accuracy of that epoch.
+QUALITY, SCORE = "quality", "score"
+# False for a trial that Ray Tune stopped: its own `done` is true of every trial that ended.
+FINISHED = "finished"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a training runs: as one of Ray Train's workers, or by itself.
+class WorkerContext:
+    """One process of a training, under Ray Train or by itself.
 
     Attributes:
         rank: among the workers.
         workers: how many there are.
         device: of this one.
-        prepare: brings a model to the device, and under DDP.
+        prepare: moves a model to the device, and wraps it for DDP.
         stream: of a split's rows, where the object store can't hold them.
-        tell: takes an epoch's metrics.
+        report: takes an epoch's metrics and, of rank 0, its `checkpoint`.
+        checkpoint: the latest one that was reported; None at the beginning.
     """
 
     rank: int
@@ -50,54 +66,68 @@ class Place:
     device: torch.device
     prepare: Callable[[nn.Module], nn.Module]
     stream: Callable[[str], Any]
-    tell: Callable[[Metrics], None]
-
-
-class NotWantedError(Exception):
-    """No epoch of this trial is wanted any more."""
+    report: Callable[..., None]
+    checkpoint: ray.train.Checkpoint | None = None
 
 
 def train_worker(job: dict[str, Any]) -> None:
-    """Runs in each Ray Train worker; goes on where a worker before it was cut off."""
+    """Runs in each Ray Train worker; continues from the run's latest checkpoint."""
     context = ray.train.get_context()
-    place = Place(
+    worker = WorkerContext(
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
         device=ray.train.torch.get_device(),
         prepare=ray.train.torch.prepare_model,
         stream=ray.train.get_dataset_shard,
-        tell=ray.train.report,
+        report=ray.train.report,
+        checkpoint=ray.train.get_checkpoint(),
     )
-    train_at(place, job)
+    train_on(worker, job)
 
 
-def train_alone(job: dict[str, Any], device: torch.device, datasets: Mapping[str, Any]) -> None:
+def train_alone(
+    job: dict[str, Any],
+    device: torch.device,
+    datasets: Mapping[str, Any],
+    report: Callable[..., None] = lambda metrics, checkpoint: None,
+    checkpoint: ray.train.Checkpoint | None = None,
+) -> None:
     """The same without Ray Train, in the process that calls."""
-    place = Place(
+    worker = WorkerContext(
         rank=0,
         workers=1,
         device=device,
         prepare=lambda model: model.to(device),
         stream=lambda split: datasets[split].iterator(),
-        tell=lambda metrics: None,
+        report=report,
+        checkpoint=checkpoint,
     )
-    train_at(place, job)
+    train_on(worker, job)
 
 
-def train_at(place: Place, job: dict[str, Any]) -> None:
+def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
     """One worker's part of a training: all of it where it is the only one."""
     settings: TrainingSettings = job["settings"]
     note: Checkpoint = job["note"]
     torch.set_num_threads(min(job["threads"], available_cpus()))
     torch.manual_seed(settings.seed)
     classifier = build(note.model, len(note.labels))
+    if job["weights"] is not None:
+        weights = checkpoint.read_weights(job["weights"])
+        fitting, _ = checkpoint.fitting(classifier, weights, job["weights"])
+        classifier.load_state_dict(fitting, strict=False)
     averaged = copy.deepcopy(classifier) if settings.average else None
-    weights, progress = checkpoint.load_progress(job["run"]) or (Weights({}, {}, {}), None)
-    if progress is not None:
-        classifier.load_state_dict(weights.model)
-    if progress is not None and averaged is not None:
-        averaged.load_state_dict(weights.averaged)
-    device = place.device
+    progress = None
+    if worker.checkpoint is not None:
+        before, progress = read_progress(worker.checkpoint)
+        classifier.load_state_dict(before.model)
+        if averaged is not None:
+            averaged.load_state_dict(before.averaged)
+        if job.get("is_population"):
+            # The checkpoint may be of a trial with other options of the same optimizer.
+            for group in progress.optimizer["param_groups"]:
+                group |= settings.optimizer.model_dump(exclude={"name"})
+    device = worker.device
     hardware = hardware_for(device, job["compute"])
     for some in (classifier, averaged):
         if some is not None and hardware.channels_last:
@@ -105,26 +135,30 @@ def train_at(place: Place, job: dict[str, Any]) -> None:
     if averaged is not None:
         averaged.to(device)
     model: nn.Module = classifier
-    if place.workers > 1 and decided(job["compute"].sync_batch_norm, device):
+    if worker.workers > 1 and decided(job["compute"].sync_batch_norm, device):
         # Else each worker would normalise by the few clips of its own.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
-    train_batches, validation_batches = feed(job, place)
-    save = saver(classifier, averaged, job["run"], settings, weights.kept)
-    gate = job.get("gate")
-    if gate is not None and place.rank == 0:
-        gate.enter()
+    train_batches, validation_batches = feed(job, worker)
 
     def after_epoch(progress: Progress) -> None:
-        if place.rank == 0:
-            save(progress)
-        place.tell(progress.history[-1])
-        if gate is not None and not may_go_on(gate, place, progress):
-            raise NotWantedError
+        metrics = metrics_for_ray(progress.history, settings)
+        if worker.rank:
+            worker.report(metrics, checkpoint=None)
+            return
+        # First: a worker that dies between the two after the last epoch leaves it with a row.
+        lines = "".join(json.dumps(row) + "\n" for row in progress.history)
+        storage.write_bytes(storage.join(job["run"], "history.jsonl"), lines.encode())
+        means = averaged.state_dict() if averaged is not None else {}
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Weights(classifier.state_dict(), means)
+            checkpoint.save_progress(folder, weights, progress)
+            with explained(job["run"], FULL | FORBIDDEN):
+                reported = ray.train.Checkpoint.from_directory(folder)
+                worker.report(metrics, checkpoint=reported)
 
-    # To stop early is no failure, and Ray Train would try a failure again.
-    with suppress(NotWantedError), memory_told(settings):
+    with memory_told(settings):
         fit(
-            place.prepare(model),
+            worker.prepare(model),
             train_batches,
             validation_batches,
             settings,
@@ -137,6 +171,26 @@ def train_at(place: Place, job: dict[str, Any]) -> None:
             hardware=hardware,
             progress=progress,
         )
+
+
+def read_progress(reported: ray.train.Checkpoint) -> tuple[Weights, Progress]:
+    """The weights and the progress that rank 0 reported."""
+    with reported.as_directory() as folder:
+        loaded = checkpoint.load_progress(folder)
+    if loaded is None:
+        raise RuntimeError(f"{reported.path} holds no {checkpoint.PROGRESS}")
+    return loaded
+
+
+def metrics_for_ray(history: list[Metrics], settings: TrainingSettings) -> Metrics:
+    """The last epoch's metrics, with those by which Ray compares epochs and trials."""
+    best = history[kept_epoch(history, settings) - 1]
+    return {
+        **history[-1],
+        QUALITY: quality(history[-1]),
+        SCORE: best["validation_accuracy"],
+        FINISHED: is_finished(history, settings),
+    }
 
 
 @contextmanager
@@ -152,16 +206,6 @@ def memory_told(settings: TrainingSettings) -> Iterator[None]:
         ) from error
 
 
-def may_go_on(gate: Any, place: Place, progress: Progress) -> bool:
-    """Waits for the search's word about this trial, the same for all workers."""
-    word = torch.zeros(1, dtype=torch.int32, device=place.device)
-    if place.rank == 0:
-        word += int(gate.passed(progress.history))
-    if place.workers > 1:
-        dist.broadcast(word, src=0)
-    return bool(word.item())
-
-
 def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
     """What `compute` says of the arithmetic; `auto` is what helps on the device."""
     is_gpu = device.type == "cuda"
@@ -169,14 +213,22 @@ def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
         torch.backends.cuda.matmul.allow_tf32 = compute.tf32
         torch.backends.cudnn.allow_tf32 = compute.tf32
         torch.backends.cudnn.benchmark = True
-    # Where it is only emulated, on older GPUs, it is slower than float32.
-    low = is_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    # Where it is only emulated, it is slower than float32.
+    low = torch.cuda.is_bf16_supported(including_emulation=False) if is_gpu else cpu_has_bfloat16()
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return Hardware(
         precision=named.get(compute.precision, torch.bfloat16 if low else torch.float32),
-        channels_last=decided(compute.channels_last, device),
+        channels_last=low or decided(compute.channels_last, device)
+        if compute.channels_last == "auto"
+        else compute.channels_last,
         compile=compute.compile,
     )
+
+
+def cpu_has_bfloat16() -> bool:
+    """True where the CPU has instructions for bfloat16; oneDNN uses those of x86."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def delivery_to(device: torch.device, compute: ComputeSettings) -> training_data.Delivery:
@@ -195,14 +247,16 @@ def decided(switch: bool | str, device: torch.device) -> bool:
     return device.type == "cuda" if isinstance(switch, str) else switch
 
 
-def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBatches | None]:
+def feed(
+    job: dict[str, Any], worker: WorkerContext
+) -> tuple[TrainBatches, ValidationBatches | None]:
     """Training batches of an epoch and validation batches, from the object store or a stream."""
     settings: TrainingSettings = job["settings"]
-    delivery = delivery_to(place.device, job["compute"])
+    delivery = delivery_to(worker.device, job["compute"])
     if job["rows"] is None:
         asked = job["compute"].prefetch_batches
         ahead = STREAMED_AHEAD if asked == "auto" else asked
-        return streamed(settings, place, delivery, ahead, job["has_validation"])
+        return streamed(settings, worker, delivery, ahead, job["has_validation"])
     train = ray.get(job["rows"]["train"])
     on_device = training_data.on_device(train, delivery.device)
 
@@ -210,7 +264,7 @@ def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBat
         balanced = settings.balance == "sampling"
         order = training_data.epoch_order(train, settings.seed, epoch, balanced)
         batches = training_data.row_batches(
-            train, settings.batch_size, order, place.rank, place.workers, delivery, on_device
+            train, settings.batch_size, order, worker.rank, worker.workers, delivery, on_device
         )
         return training_data.ahead(batches, delivery.ahead)
 
@@ -218,7 +272,7 @@ def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBat
         return train_batches, None
     validation = ray.get(job["rows"]["validation"])
     order = training_data.validation_order(
-        validation, settings.batch_size, place.rank, place.workers
+        validation, settings.batch_size, worker.rank, worker.workers
     )
 
     def validation_batches() -> Iterator[Batch]:
@@ -232,52 +286,27 @@ def feed(job: dict[str, Any], place: Place) -> tuple[TrainBatches, ValidationBat
 
 def streamed(
     settings: TrainingSettings,
-    place: Place,
+    worker: WorkerContext,
     delivery: training_data.Delivery,
     ahead: int,
     has_validation: bool,
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """The same from Ray Data, shuffled in a buffer."""
-    share = settings.batch_size // place.workers
+    share = settings.batch_size // worker.workers
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         return training_data.stream_batches(
-            place.stream("train"),
+            worker.stream("train"),
             share,
             delivery,
             ahead,
-            local_shuffle_buffer_size=max(share, settings.shuffle_buffer // place.workers),
+            local_shuffle_buffer_size=max(share, settings.shuffle_buffer // worker.workers),
             local_shuffle_seed=settings.seed * 100_003 + epoch,
         )
 
     def validation_batches() -> Iterator[Batch]:
         return training_data.stream_batches(
-            place.stream("validation"), settings.batch_size, delivery, ahead
+            worker.stream("validation"), settings.batch_size, delivery, ahead
         )
 
     return train_batches, validation_batches if has_validation else None
-
-
-def saver(
-    classifier: Classifier,
-    averaged: Classifier | None,
-    run: str,
-    settings: TrainingSettings,
-    before: Mapping[str, Tensor],
-) -> Callable[[Progress], None]:
-    """What rank 0 does after an epoch: history.jsonl, and all that it takes to go on."""
-    kept = dict(before)
-
-    def after_epoch(progress: Progress) -> None:
-        now = classifier.state_dict()
-        means = averaged.state_dict() if averaged is not None else {}
-        if kept_epoch(progress.history, settings) == len(progress.history):
-            kept.update(
-                {key: value.detach().cpu().clone() for key, value in (means or now).items()}
-            )
-        # First, or a worker that dies between the two after the last epoch leaves it without a row.
-        lines = "".join(json.dumps(row) + "\n" for row in progress.history)
-        storage.write_bytes(storage.join(run, "history.jsonl"), lines.encode())
-        checkpoint.save_progress(run, Weights(now, means, kept), progress)
-
-    return after_epoch

@@ -1,48 +1,38 @@
-"""One trial of a search: a training that waits after each epoch for Ray Tune's word."""
+"""One trial of a search: a function that trains and reports each epoch to Ray Tune."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Thread
-from typing import Any, NoReturn
+from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray import tune
-from ray.util.placement_group import get_current_placement_group
+from ray.tune.integration.ray_train import TuneReportCallback
 
-from raysound import checkpoint, storage
+from raysound import storage
 from raysound.config import UserError, sampled
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.judge import Material, describe, job_of, run_workers
-from raysound.distributed.train_worker import train_alone
+from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
 from raysound.settings import Config, PopulationBasedTraining
-from raysound.training import Metrics, is_finished, kept_epoch
 
-# What schedulers and searchers go by: of the epoch whose weights the judge would keep so far.
-SCORE = "score"
-# Whether a trial came to its own end: Ray Tune's `done` is true of those it stopped, too.
-FINISHED = "finished"
-# Of a trial that failed by its values: why.
+# Of a trial that failed because of its values: why.
 MISTAKE = "mistake"
-
-History = list[Metrics]
+# Seconds in which Ray Tune takes a report, even where it is busy.
+TAKEN_WITHIN = 60.0
 
 
 @dataclass(frozen=True)
-class Study:
+class Search:
     """What all trials of a search share.
 
     Attributes:
         config: with the search.
         folder: of the search.
         materials: what to learn from, by feature id.
-        gate: where trainings wait, a handle of the actor `Gate`.
         scaling: of Ray Train's workers; None where a trial is one process.
         threads: of torch, a process.
         use_gpu: whether a trial has one, or a share.
@@ -51,13 +41,12 @@ class Study:
     config: Config
     folder: str
     materials: Mapping[str, Material]
-    gate: Any
     scaling: ray.train.ScalingConfig | None
     threads: int
     use_gpu: bool
 
     def folder_of(self, trial_id: str) -> str:
-        """Where a trial leaves its history."""
+        """Where a trial writes its history."""
         return storage.join(self.folder, "trials", trial_id)
 
 
@@ -70,175 +59,44 @@ def decoded(config: Config, drawn: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Gate:
-    """An actor at which every training waits after an epoch until its trial may go on.
+def run_trial(drawn: dict[str, Any], search: Search) -> None:
+    """Runs in a process of Ray Tune: trains, and continues from the latest checkpoint.
 
-    The trial and its training may be processes of different machines, and each may die.
+    Values that can't be trained with are reported, not raised: the next try would be the same.
     """
-
-    def __init__(self) -> None:
-        self._arrivals: dict[str, asyncio.Queue[History | None]] = defaultdict(asyncio.Queue)
-        self._waiting: dict[str, asyncio.Future[bool]] = {}
-        self._unwanted: set[str] = set()
-        self._groups: dict[str, Any] = {}
-
-    async def begin(self, trial: str) -> None:
-        """Forgets what an earlier attempt left behind."""
-        self._arrivals.pop(trial, None)
-        self._waiting.pop(trial, None)
-        self._unwanted.discard(trial)
-
-    async def enter(self, trial: str, group: Any) -> None:
-        """A training's first worker is there, with the resources that all of them hold."""
-        self._groups[trial] = group
-
-    async def passed(self, trial: str, history: History) -> bool:
-        """An epoch is over. Waits; then False where no other is wanted."""
-        if trial in self._unwanted:
-            return False
-        # A worker that took a dead one's place replaces it here too.
-        self._waiting[trial] = asyncio.get_running_loop().create_future()
-        self._arrivals[trial].put_nowait(history)
-        return await self._waiting[trial]
-
-    async def ended(self, trial: str) -> None:
-        """The training is over, or has failed."""
-        self._arrivals[trial].put_nowait(None)
-
-    async def next_epoch(self, trial: str) -> History | None:
-        """Lets a training go on. Waits for its next epoch; None where it has ended."""
-        self._answer(trial, True)
-        return await self._arrivals[trial].get()
-
-    async def dismiss(self, trial: str) -> None:
-        """Ends a training at its next epoch."""
-        self._unwanted.add(trial)
-        self._answer(trial, False)
-
-    async def left_behind(self, trial: str) -> Any:
-        """The resources that a trial's workers held; None for a trial without workers."""
-        return self._groups.pop(trial, None)
-
-    def _answer(self, trial: str, word: bool) -> None:
-        waiting = self._waiting.pop(trial, None)
-        if waiting is not None:
-            waiting.set_result(word)
+    run = search.folder_of(tune.get_context().get_trial_id())
+    try:
+        config = sampled(search.config, decoded(search.config, drawn))
+        material = search.materials[config.features.id]
+        job = job_of(config, material, describe(config, material), run, search.threads)
+        job["is_population"] = isinstance(search.config.search.scheduler, PopulationBasedTraining)
+        if search.scaling is not None:
+            run_workers(job, search.scaling, material, [ReportToTune()])
+            return
+        device = torch.device("cuda" if search.use_gpu else "cpu")
+        train_alone(job, device, material.datasets or {}, tune.report, tune.get_checkpoint())
+    except storage.UnwritableError:
+        # Not because of the values: when there is room again, the trial continues.
+        raise
+    except UserError as error:
+        # The lowest score: a searcher learns that this is a bad place.
+        epoch = 1 + len(read_history(storage.join(run, "history.jsonl")))
+        tune.report({"epoch": epoch, SCORE: 0.0, FINISHED: False, MISTAKE: str(error)})
 
 
-@dataclass(frozen=True)
-class GateOf:
-    """One trial's way to the gate, for its training."""
+class ReportToTune(TuneReportCallback):
+    """Runs in Ray Train's controller: forwards each epoch's metrics to Ray Tune."""
 
-    gate: Any
-    trial: str
-    has_workers: bool
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Forwards the metrics of rank 0.
 
-    def enter(self) -> None:
-        """The training begins."""
-        group = get_current_placement_group() if self.has_workers else None
-        ray.get(self.gate.enter.remote(self.trial, group))
-
-    def passed(self, history: History) -> bool:
-        """Waits after an epoch; False where no other is wanted."""
-        return bool(ray.get(self.gate.passed.remote(self.trial, history)))
-
-
-class Trial(tune.Trainable):
-    """One step is one epoch. What was trained before, and interrupted, is told again from disk."""
-
-    def setup(self, config: dict[str, Any], study: Study) -> None:
-        """Takes what all trials share, and the values that were drawn."""
-        self.study = study
-        self._take(config)
-
-    def _take(self, drawn: Mapping[str, Any]) -> None:
-        # Before a reset, `trial_id` is already that of the trial to come.
-        self.name = self.trial_id
-        self.values = decoded(self.study.config, drawn)
-        self.folder = self.study.folder_of(self.name)
-        self.history = read_history(storage.join(self.folder, "history.jsonl"))
-        self.told = 0
-        self.training: Thread | None = None
-        self.error: BaseException | None = None
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Becomes another trial, which is quicker than another process."""
-        self.cleanup()
-        self._take(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """The next epoch; where the values are at fault, why, for it would be the same again."""
-        try:
-            judge = sampled(self.study.config, self.values)
-            self._await_epoch(judge)
-        except storage.UnwritableError:
-            # Not the values' fault: when there is room again, the trial continues.
-            raise
-        except UserError as error:
-            # The lowest score: a searcher learns that this is a bad place.
-            return {"epoch": self.told, SCORE: 0.0, MISTAKE: str(error), "done": True}
-        self.told += 1
-        so_far = self.history[: self.told]
-        kept = so_far[kept_epoch(so_far, judge.training) - 1]
-        finished = is_finished(so_far, judge.training)
-        score = kept["validation_accuracy"]
-        return {**so_far[-1], SCORE: score, FINISHED: finished, "done": finished}
-
-    def _await_epoch(self, judge: Config) -> None:
-        """Lets the training go on, if there is no epoch that is still to be told."""
-        while len(self.history) <= self.told:
-            if self.training is None:
-                ray.get(self.study.gate.begin.remote(self.name))
-                self.training = Thread(target=self._train, args=(judge,), daemon=True)
-                self.training.start()
-            history = ray.get(self.study.gate.next_epoch.remote(self.name))
-            if history is None:
-                raise self.error or RuntimeError("the training ended before its last epoch")
-            self.history = history
-
-    def _train(self, judge: Config) -> None:
-        """Runs in a thread: the training, in here or over Ray Train's workers."""
-        try:
-            material = self.study.materials[judge.features.id]
-            note = describe(judge, material)
-            job = job_of(judge, material, note, self.folder, self.study.threads)
-            job["gate"] = GateOf(self.study.gate, self.name, bool(self.study.scaling))
-            if self.study.scaling is None:
-                device = torch.device("cuda" if self.study.use_gpu else "cpu")
-                train_alone(job, device, material.datasets or {})
-            else:
-                run_workers(job, self.study.scaling, material)
-        except BaseException as error:  # told by the step that waits
-            self.error = error
-        finally:
-            ray.get(self.study.gate.ended.remote(self.name))
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """The file that a training goes on from: for a pause, or for another trial."""
-        weights = storage.read_bytes(storage.join(self.folder, checkpoint.PROGRESS))
-        Path(checkpoint_dir, checkpoint.PROGRESS).write_bytes(weights)
-
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Goes on from such a file: of this trial after a pause, or of a better one."""
-        weights, progress = checkpoint.load_progress(checkpoint_dir) or _nothing(checkpoint_dir)
-        if isinstance(self.study.config.search.scheduler, PopulationBasedTraining):
-            # The optimiser's state is the other trial's; how it steps is this one's.
-            judge = sampled(self.study.config, self.values)
-            options = judge.training.optimizer.model_dump(exclude={"name"})
-            for group in progress.optimizer["param_groups"]:
-                group |= options
-        checkpoint.save_progress(self.folder, weights, progress)
-        self.history = progress.history
-        self.told = len(self.history)
-
-    def cleanup(self) -> None:
-        """Ends the training, and waits until its workers have given back what they held."""
-        if self.training is not None:
-            ray.get(self.study.gate.dismiss.remote(self.name))
-            self.training.join()
-            self.training = None
-
-
-def _nothing(folder: str) -> NoReturn:
-    raise RuntimeError(f"{folder} holds no {checkpoint.PROGRESS}")
+        Waits after the last epoch: a trial that ends while a report is on its way waits for ever.
+        """
+        super().after_report(run_context, metrics, checkpoint)
+        end = time.monotonic() + TAKEN_WITHIN
+        while metrics[0][FINISHED] and time.monotonic() < end:
+            if self._training_actor_item_queue.empty():
+                break
+            time.sleep(0.05)

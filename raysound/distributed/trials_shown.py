@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import ray
 from ray import tune
-from ray.util.placement_group import remove_placement_group
 
-from raysound.distributed.trial import FINISHED, MISTAKE, SCORE, decoded
+from raysound.distributed.train_worker import FINISHED, SCORE
+from raysound.distributed.trial import MISTAKE, decoded
 from raysound.report.search_page import shown
 from raysound.settings import Config
 from raysound.wording import counted
@@ -27,13 +26,11 @@ class TrialsShown(tune.Callback):
 
     Args:
         config: with the search.
-        gate: name of the actor at which trainings wait.
         total: trials of the search.
     """
 
-    def __init__(self, config: Config, gate: str, total: int) -> None:
+    def __init__(self, config: Config, total: int) -> None:
         self.config = config
-        self.gate = gate
         self.total = total
         self.drawn_at = 0.0
         self.drawn_lines = 0
@@ -49,21 +46,9 @@ class TrialsShown(tune.Callback):
         """A trial has ended, or was stopped."""
         self.tell(trials, trial)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has failed and is tried again."""
-        self.free(trial)
-
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good."""
-        self.free(trial)
         self.tell(trials, trial)
-
-    def free(self, trial: Any) -> None:
-        """Gives back what the workers of a trial held whose own process died: Ray doesn't."""
-        gate = ray.get_actor(self.gate)
-        group = ray.get(gate.left_behind.remote(trial.trial_id))
-        if group is not None:
-            remove_placement_group(group)
 
     def tell(self, trials: list[Any], trial: Any) -> None:
         """One more trial is over."""

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 
-from raysound import checkpoint, storage
+from raysound import storage
 from raysound.config import UserError, most_epochs, sampled
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.exclusive import sole_writer
@@ -25,17 +24,14 @@ from raysound.distributed.judge import (
     Material,
     check_clips,
     gather,
+    ray_train_files,
     split_clips,
 )
+from raysound.distributed.nodes import await_nodes
 from raysound.distributed.placement import check_labels, placement, room
-from raysound.distributed.session import await_nodes, cluster_cpus, cluster_gpus
-from raysound.distributed.trial import MISTAKE, Gate, Study, decoded
-from raysound.distributed.tuner import (
-    MOST_FAILURES,
-    gate_name,
-    trial_count,
-    tuner_of,
-)
+from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.trial import MISTAKE, Search, decoded
+from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
 from raysound.report.search_page import TrialRow, best_of, render_search, shown
 from raysound.settings import Config, digest
 from raysound.training import is_finished, kept_epoch
@@ -125,13 +121,13 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
     os.environ |= TUNE_ENVIRONMENT
     # Its traceback of a failed trial is kept in error.txt, beside the trial's history.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    study, resources, together = arranged(config, materials, folder)
+    shared, resources, together = arranged(config, materials, folder)
     logger.info("%s, %d at a time", counted(trial_count(config), "trial"), together)
     probe = storage.join(folder, "probe")
     try:
         # Ray Tune tries a trial again whose process dies in training, but not while it starts.
         for _ in range(1 + MOST_FAILURES):
-            results = tuner_of(study, resources, together, folder).fit()
+            results = tuner_of(shared, resources, together, folder).fit()
             if not any(isinstance(result.error, RayActorError) for result in results):
                 break
     except Exception:
@@ -139,38 +135,36 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
         storage.write_bytes(probe, bytes(PROBE_BYTES))
         storage.delete(probe)
         raise
-    finally:
-        # Its name is free for whoever goes on.
-        ray.kill(study.gate)
     for result in results:
         cause = getattr(result.error, "cause", result.error)
         if isinstance(cause, storage.UnwritableError):
             raise cause
-    rows = list(trial_rows(results, study))
+    rows = list(trial_rows(results, shared))
     write_results(config, rows, folder)
 
 
 def arranged(
     config: Config, materials: Mapping[str, Material], folder: str
-) -> tuple[Study, dict[str, float], int]:
-    """The study, what Ray Tune reserves for a trial, and how many trials run at a time.
+) -> tuple[Search, dict[str, float], int]:
+    """What the trials share, what Ray Tune reserves for a trial, and how many trials run at a time.
 
     Raises:
         UserError: the cluster can't give it.
     """
     settings, compute = config.search, config.compute
-    gate = ray.remote(num_cpus=0)(Gate).options(name=gate_name(folder)).remote()
     if compute.workers_range[1] > 1:
         if settings.gpus_per_trial is not None:
             raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
-        together = min(room(config), settings.concurrent or math.inf, trial_count(config))
-        scaling, threads = placement(config, int(together))
-        # The trial itself only waits for its workers.
-        resources = {"CPU": 0.01}
-        study = Study(config, folder, materials, gate, scaling, threads, scaling.use_gpu)
-        return study, resources, int(together)
+        is_streamed = any(material.rows is None for material in materials.values())
+        most = room(config, is_streamed)
+        together = min(most, settings.concurrent or math.inf, trial_count(config))
+        scaling, threads = placement(config, int(together), is_streamed)
+        # The trial itself only waits for its workers, which may need every CPU.
+        resources = {"memory": float(1 << 20)}
+        shared = Search(config, folder, materials, scaling, threads, scaling.use_gpu)
+        return shared, resources, int(together)
     share = {"GPU": settings.gpus_per_trial or 1} if compute.use_gpu is True else {}
-    await_nodes([{"CPU": compute.cpus_per_worker or 1, **share}], compute, compute.labels)
+    await_nodes({"CPU": compute.cpus_per_worker or 1, **share}, 1, compute, compute.labels)
     check_labels(compute.labels)
     cpus, gpus = cluster_cpus(), cluster_gpus()
     wants_gpu = gpus > 0 if compute.use_gpu == "auto" else compute.use_gpu
@@ -186,18 +180,19 @@ def arranged(
     fitting = min(int(free[kind] // amount) for kind, amount in resources.items())
     together = min(fitting, settings.concurrent or fitting, trial_count(config))
     threads = max(1, int(cpus // together))
-    study = Study(config, folder, materials, gate, None, threads, wants_gpu)
-    return study, resources, together
+    shared = Search(config, folder, materials, None, threads, wants_gpu)
+    return shared, resources, together
 
 
-def trial_rows(results: Any, study: Study) -> Iterator[TrialRow]:
+def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
     """What came of each trial, in the order they were drawn."""
     for number, result in enumerate(results, start=1):
         trial_id = result.path.rstrip("/").rpartition("/")[2]
-        folder = study.folder_of(trial_id)
+        folder = search.folder_of(trial_id)
         history = read_history(storage.join(folder, "history.jsonl"))
-        drawn = decoded(study.config, result.config)
-        values = {key: drawn[key] for key in study.config.search.space}
+        # Of a trial that never reported Ray Tune gives no values.
+        drawn = decoded(search.config, result.config or {})
+        values = {key: drawn.get(key) for key in search.config.search.space}
         error = (result.metrics or {}).get(MISTAKE)
         if result.error is not None:
             error = last_line(str(result.error)) or type(result.error).__name__
@@ -205,7 +200,7 @@ def trial_rows(results: Any, study: Study) -> Iterator[TrialRow]:
         state, kept = "failed" if error else "not begun", None
         if history:
             # Values that don't go together never came so far.
-            training = sampled(study.config, values).training
+            training = sampled(search.config, values).training
             kept = history[kept_epoch(history, training) - 1]
             if not error:
                 state = "finished" if is_finished(history, training) else "stopped"
@@ -235,7 +230,9 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
         raise UserError(f"no trial of {len(rows)} succeeded: {'; '.join(sorted(reasons))}")
     storage.delete(storage.join(folder, "tune"))
     for row in rows:
-        storage.delete(storage.join(folder, "trials", row.trial_id, checkpoint.PROGRESS))
+        run = storage.join(folder, "trials", row.trial_id)
+        for name in ray_train_files(run):
+            storage.delete(storage.join(run, name))
     head = (
         f"# The best of {counted(len(rows), 'trial')}: number {best.number}, {best.accuracy:.1%} "
         f"of the validation clips in epoch {best.kept_epoch}.\n# python jobs/train.py best.yaml\n"

@@ -15,7 +15,8 @@ from ray.tune.search import BasicVariantGenerator
 
 from raysound import storage
 from raysound.config import UserError, most_epochs
-from raysound.distributed.trial import SCORE, Study, Trial
+from raysound.distributed.train_worker import SCORE
+from raysound.distributed.trial import Search, run_trial
 from raysound.distributed.trials_shown import TrialsShown
 from raysound.settings import Config, Dimension, PopulationBasedTraining
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # A trial whose process or node dies is tried again so often.
 MOST_FAILURES = 2
+# Of a trial: in a population others may still copy one when the next ones are there.
+CHECKPOINTS = 4
 
 
 def trial_count(config: Config) -> int:
@@ -34,17 +37,17 @@ def trial_count(config: Config) -> int:
 
 
 def tuner_of(
-    study: Study, resources: dict[str, float], together: int, folder: str
+    search: Search, resources: dict[str, float], together: int, folder: str
 ) -> ray_tune.Tuner:
     """Ray Tune, at the beginning of a search or where it was interrupted."""
-    settings = study.config.search
-    labels = study.config.compute.labels
-    wanted = ray_tune.PlacementGroupFactory(
+    settings = search.config.search
+    labels = search.config.compute.labels
+    bundles = ray_tune.PlacementGroupFactory(
         [dict(resources)],
-        # A trial that trains over workers only waits for them, wherever it stands.
-        bundle_label_selector=[labels] if labels and study.scaling is None else None,
+        # A trial that trains over workers only waits for them, on any node.
+        bundle_label_selector=[labels] if labels and search.scaling is None else None,
     )
-    trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, study=study), wanted)
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, search=search), bundles)
     before = restored(storage.join(folder, "tune"), trainable)
     if before is not None:
         return before
@@ -59,18 +62,18 @@ def tuner_of(
             num_samples=1 if settings.algorithm == "grid" else settings.trials,
             search_alg=searcher(settings.algorithm, settings.seed, together),
             max_concurrent_trials=together if settings.algorithm == "tpe" else None,
-            scheduler=scheduler(study.config, space),
+            scheduler=scheduler(search.config, space),
             time_budget_s=settings.hours * 3600 if settings.hours else None,
-            reuse_actors=True,
+            # A trial that waits for its workers can't become another one.
+            reuse_actors=search.scaling is None,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray_tune.RunConfig(
             name="tune",
             storage_path=folder,
             failure_config=ray_tune.FailureConfig(max_failures=MOST_FAILURES),
-            # Of a trial that is over nothing is needed but its history.
-            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[TrialsShown(study.config, gate_name(folder), trial_count(study.config))],
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=CHECKPOINTS),
+            callbacks=[TrialsShown(search.config, trial_count(search.config))],
             verbose=0,
         ),
     )
@@ -133,14 +136,10 @@ def scheduler(config: Config, space: Mapping[str, Any]) -> Any:
     settings = config.search.scheduler
     if settings is None:
         return None
-    options = settings.model_dump(exclude={"name"})
+    # Not Ray Tune's own count, which begins again where a trial over several workers is retried.
+    options = settings.model_dump(exclude={"name"}) | {"time_attr": "epoch"}
     if settings.name in {"ASHAScheduler", "HyperBandScheduler"}:
         options["max_t"] = most_epochs(config)
     if isinstance(settings, PopulationBasedTraining):
-        options |= {"hyperparam_mutations": dict(space), "time_attr": "training_iteration"}
+        options["hyperparam_mutations"] = dict(space)
     return getattr(schedulers, settings.name)(**options)
-
-
-def gate_name(folder: str) -> str:
-    """Of the actor at which this search's trainings wait."""
-    return f"gate of {folder}"

@@ -22,7 +22,8 @@ from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import placement, workers_held
+from raysound.distributed.nodes import workers_held_by
+from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import memory_told
 from raysound.distributed.training_data import (
     Delivery,
@@ -213,13 +214,16 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
 
     with pytest.raises(UserError, match=r"want a GPU each; the cluster has 0"):
         placement(asking(workers=2, use_gpu=True))
-    with pytest.raises(UserError, match=r"leave less than 1 CPU of the cluster's 2 to read"):
-        placement(asking(workers=2, cpus_per_worker=1))
-    with pytest.raises(UserError, match=r"each with 0\.5 CPU, have no room: the nodes hold 1 "):
+    with pytest.raises(UserError, match=r"are more than the 2 CPUs of the cluster: ask for fewer"):
+        placement(asking(workers=2, cpus_per_worker=1.5))
+    with pytest.raises(UserError, match=r"the 2 CPUs of the cluster less 1 that reads the feat"):
+        placement(asking(workers=2, cpus_per_worker=1), is_streamed=True)
+    with pytest.raises(UserError, match=r"each with 1 CPU, have no room: the nodes hold 1 "):
         placement(asking(workers=2, placement="STRICT_SPREAD"))
-    scaling, threads = placement(asking(workers=2))
-    assert scaling.resources_per_worker == {"CPU": 0.5}
-    assert threads == 1
+    for is_streamed, cpus in ((False, 1.0), (True, 0.5)):
+        scaling, threads = placement(asking(workers=2), is_streamed=is_streamed)
+        assert scaling.resources_per_worker == {"CPU": cpus}
+        assert threads == 1
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_workers_are_counted_node_by_node(
     """Eight CPUs of two nodes are no room for a worker that wants eight."""
     nodes = [{"memory": 1.0}, {"CPU": 4.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0}]
 
-    assert workers_held(nodes, needs, strategy) == held
+    assert workers_held_by(nodes, needs, strategy) == held
 
 
 def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:

@@ -79,7 +79,7 @@ def test_progress_comes_back_bit_by_bit(
     made = getattr(torch.optim, optimizer)(model.parameters(), lr=0.01)
     for step in range(2):
         progress = Progress([{"epoch": step, "lr": 0.1}], made.state_dict(), {"best": 0.5}, 7)
-        weights = Weights(model.state_dict(), {}, model.state_dict())
+        weights = Weights(model.state_dict(), {})
         checkpoint.save_progress(str(tmp_path), weights, progress)
 
         there = checkpoint.load_progress(str(tmp_path))
@@ -87,7 +87,6 @@ def test_progress_comes_back_bit_by_bit(
         assert there is not None
         for name, value in model.state_dict().items():
             assert torch.equal(there[0].model[name], value)
-            assert torch.equal(there[0].kept[name], value)
         assert there[0].averaged == {}
         assert there[1].history == progress.history
         assert (there[1].scheduler, there[1].steps) == ({"best": 0.5}, 7)
@@ -195,7 +194,7 @@ def test_what_goes_on_from_progress_goes_the_same_way(
     made, schedule = parts(model)
     for _ in range(steps):
         step(model, made, schedule)
-    weights = Weights(model.state_dict(), averaged.state_dict(), {"one.two.three": torch.ones(2)})
+    weights = Weights(model.state_dict(), averaged.state_dict())
     state = schedule.state_dict() if schedule is not None else {}
     checkpoint.save_progress(
         str(tmp_path), weights, Progress(HISTORY, made.state_dict(), state, 12345)
@@ -228,17 +227,17 @@ def test_what_goes_on_from_progress_goes_the_same_way(
 def progress_of(steps: int, size: int = 10) -> tuple[Weights, Progress]:
     """Weights that say at which step they were taken."""
     weights = {"a": torch.full((size,), float(steps)), "b.c": torch.tensor(steps)}
-    return Weights(weights, {}, weights), Progress([], {"state": {}, "param_groups": []}, {}, steps)
+    return Weights(weights, {}), Progress([], {"state": {}, "param_groups": []}, {}, steps)
 
 
 def test_progress_of_an_epoch_takes_the_place_of_that_before(tmp_path: Path) -> None:
     for steps in (1, 2):
         checkpoint.save_progress(str(tmp_path), *progress_of(steps))
 
-    weights, progress = checkpoint.load_progress(str(tmp_path)) or (None, None)
+    weights, progress = checkpoint.load_progress(str(tmp_path)) or progress_of(0)
 
     assert progress == progress_of(2)[1]
-    assert_same(dict(weights.kept), dict(progress_of(2)[0].kept))
+    assert_same(dict(weights.model), dict(progress_of(2)[0].model))
     assert [path.name for path in tmp_path.iterdir()] == ["progress.safetensors"]
 
 
@@ -289,7 +288,7 @@ def test_weights_that_share_memory_or_lie_otherwise_are_written(tmp_path: Path) 
     part = torch.arange(12.0).view(3, 4).t()
     weights = {"maps": maps, "again": maps, "part": part}
 
-    checkpoint.save_progress(str(tmp_path), Weights(weights, weights, weights), progress_of(1)[1])
+    checkpoint.save_progress(str(tmp_path), Weights(weights, weights), progress_of(1)[1])
 
     loaded = checkpoint.load_progress(str(tmp_path))
     assert loaded is not None

@@ -28,6 +28,7 @@ from raysound.training import (
     kept_epoch,
     make_optimizer,
     make_scheduler,
+    quality,
     step_schedule,
 )
 
@@ -231,7 +232,7 @@ def train_cut_off_after_each_epoch(
         def after_epoch(
             progress: Progress, model: nn.Module = model, averaged: nn.Module = averaged
         ) -> None:
-            weights = Weights(model.state_dict(), averaged.state_dict(), {})
+            weights = Weights(model.state_dict(), averaged.state_dict())
             checkpoint.save_progress(folder, weights, progress)
             raise CutOffError
 
@@ -504,7 +505,7 @@ def test_finetuning_still_augments() -> None:
 
 
 def row(accuracy: float, loss: float) -> Metrics:
-    return {"validation_accuracy": accuracy, "validation_loss": loss}
+    return {"validation_accuracy": accuracy, "validation_loss": loss, "validation_clips": 10}
 
 
 def test_the_best_epoch_has_the_best_accuracy_and_among_those_the_least_loss() -> None:
@@ -515,12 +516,18 @@ def test_the_best_epoch_has_the_best_accuracy_and_among_those_the_least_loss() -
     assert kept_epoch(history, TrainingSettings(keep="last")) == 4
 
 
-def test_of_equal_epochs_the_first_is_kept() -> None:
+def test_one_more_clip_recognised_outweighs_any_loss() -> None:
+    assert quality(row(0.6, 100.0)) > quality(row(0.5, 0.0))
+    assert quality(row(0.5, 0.1)) > quality(row(0.5, 0.2)) > quality(row(0.4, 0.1))
+
+
+def test_of_equal_epochs_the_last_is_kept() -> None:
+    """As Ray Train keeps the last of equal checkpoints."""
     history = [row(0.6, 0.8), row(0.7, 0.8), row(0.7, 0.8), row(0.7, 0.8)]
 
     kept = [kept_epoch(history[:epoch], TrainingSettings()) for epoch in (1, 2, 3, 4)]
 
-    assert kept == [1, 2, 2, 2]
+    assert kept == [1, 2, 3, 4]
 
 
 def test_early_stopping_counts_the_epochs_since_the_best() -> None:
