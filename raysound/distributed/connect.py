@@ -49,7 +49,11 @@ def connect(cpus: int, dashboard: bool = False) -> str | None:
         # Before it starts: it warns that signals are not its own, as they are raysound.job's.
         logging.getLogger(name).setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
+    is_local = address in ("", "local")
+    if dashboard or not is_local:
+        # Has the dashboard's Train page list the trainings.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+    if is_local:
         return start(cpus, dashboard)
     join(address)
     return None

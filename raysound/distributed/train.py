@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -113,7 +114,10 @@ def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]
     """Each judge trained, in a process of the cluster, and tested, in the order given."""
     is_streamed = not fits_in_store(folder, len(judges))
     together = min(room(judges[0].config, is_streamed), len(judges))
-    task = ray.remote(num_cpus=0, max_retries=RETRIES)(train_run)
+    options = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
+    task = ray.remote(
+        num_cpus=0, max_retries=RETRIES, runtime_env={"env_vars": options} if options else None
+    )(train_run)
     waiting = [*judges]
     running: dict[ray.ObjectRef, tuple[Variant, str, ExitStack]] = {}
     rows: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,7 +83,13 @@ def train_worker(job: dict[str, Any]) -> None:
         report=ray.train.report,
         checkpoint=ray.train.get_checkpoint(),
     )
-    train_on(worker, job)
+    try:
+        train_on(worker, job)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            # On its way to the driver an exception loses its traceback, but not its notes.
+            error.add_note("".join(traceback.format_exception(error)))
+        raise
 
 
 def train_alone(

@@ -38,7 +38,7 @@ from raysound.distributed.training_data import (
 from raysound.features import MelStatistics
 from raysound.settings import TrainingSettings
 from raysound.storage import read_table
-from raysound.training import Metrics
+from raysound.training import Metrics, best_epoch
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -409,3 +409,59 @@ def test_features_that_the_object_store_cannot_hold_are_streamed(
     assert data["train"] - 1 <= row["train_clips"] <= data["train"]
     assert row["validation_clips"] == data["validation"] > 20
     assert data["train"] > 600
+
+
+# A training in a cluster with a dashboard: what Ray Train returns, and what the dashboard lists.
+SHOWN = """
+import json, sys
+import ray
+from ray.job_submission import JobSubmissionClient
+from raysound.config import load
+from raysound.distributed.extract import extract
+from raysound.distributed.judge import describe, gather, job_of, run_workers, split_clips
+from raysound.distributed.listing import finished_features
+from raysound.distributed.placement import placement
+from raysound.distributed.session import open_session
+config = load(sys.argv[1])
+open_session(config.compute, dashboard=True)
+extract(config)
+folder = finished_features("real", config)
+material = gather(folder, split_clips(config, folder))
+scaling, threads = placement(config)
+run = f"{config.output}/training/shown"
+job = job_of(config, material, describe(config, material), run, threads)
+result = run_workers(job, scaling, material)
+best = result.get_best_checkpoint("quality", "max")
+client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
+runs = client._do_request("GET", "/api/train/v2/runs/v1").json()["train_runs"]
+told = {"metrics": result.metrics, "best": best.path, "latest": result.checkpoint.path,
+        "path": result.path, "runs": [(run["name"], run["status"]) for run in runs]}
+with open(sys.argv[1] + ".told", "w") as file:
+    json.dump(told, file)
+"""
+
+
+@pytest.mark.slow
+def test_ray_train_returns_and_its_dashboard_lists_a_training(
+    root: Path, tone_config: dict[str, Any], tmp_path: Path
+) -> None:
+    tone_config["training"] = {"epochs": 3, "batch_size": 8}
+    (tmp_path / "shown.yaml").write_text(yaml.safe_dump(tone_config))
+
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWN, str(tmp_path / "shown.yaml")],
+        cwd=root, capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "shown.yaml.told").read_text())
+    history = read_history(f"{told['path']}/history.jsonl")
+    assert {key: told["metrics"][key] for key in history[-1]} == history[-1]
+    assert told["runs"] == [["shown", "FINISHED"]]
+    # Of three checkpoints the best and the latest are left.
+    kept = {str(path.parent) for path in Path(told["path"]).glob("*/progress.safetensors")}
+    assert kept == {told["best"], told["latest"]}
+    _, progress = checkpoint.load_progress(told["best"]) or (None, None)
+    assert progress is not None
+    assert len(progress.history) == best_epoch(history)

@@ -7,18 +7,24 @@ import re
 import shutil
 import signal
 import subprocess
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import ray.train
 import yaml
+from ray.train import CheckpointConsistencyMode
 
 from raysound import checkpoint
 from raysound.config import UserError, from_tree
+from raysound.distributed import judge
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
+from raysound.distributed.train_worker import train_worker
 from raysound.training import Metrics
 from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
 
@@ -183,3 +189,104 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once(config: Path) -> Non
     assert 1 <= len(history) < EPOCHS
     assert f"in epoch {len(history) + 1}," in str(error)
     assert len(workers) == 2, "it was tried again"
+
+
+def train_and_die(job: dict[str, Any]) -> None:
+    """Runs in a Ray Train worker: its process dies after each epoch but the last."""
+    report = ray.train.report
+
+    def report_and_die(metrics: Metrics, checkpoint: Any) -> None:
+        report(metrics, checkpoint=checkpoint)
+        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+        if metrics["epoch"] < 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray.train, "report", report_and_die)
+        train_worker(job)
+
+
+def train_with_a_bug(job: dict[str, Any]) -> None:
+    """Runs in a Ray Train worker: each epoch ends in the same exception."""
+    with open(f"{job['run']}.tries", "a") as file:
+        file.write("x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raysound.distributed.train_worker.metrics_for_ray", fail)
+        train_worker(job)
+
+
+def fail(history: list[Metrics], *settings: Any) -> Metrics:
+    raise ValueError(f"a bug in epoch {len(history)}")
+
+
+def test_workers_may_die_any_number_of_times_while_epochs_pass(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twelve times, more than are allowed in a row."""
+    monkeypatch.setattr(judge, "train_worker", train_and_die)
+    tree = yaml.safe_load(config.read_text())
+    tree["training"]["epochs"] = 13
+    tree["compute"]["workers"] = 1
+
+    with caplog.at_level("INFO"):
+        train_judge(from_tree(tree, "test"))
+
+    assert judge.MOST_FAILURES < 12
+    assert [row["epoch"] for row in history_of(config)] == [*range(1, 14)]
+    assert len(re.findall(r"^epoch +\d+ of 13", caplog.text, re.MULTILINE)) <= 13
+
+
+def test_a_bug_ends_the_training_at_the_second_try(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its traceback."""
+    monkeypatch.setattr(judge, "train_worker", train_with_a_bug)
+    tree = yaml.safe_load(config.read_text())
+    tree["compute"]["workers"] = 1
+
+    with pytest.raises(ValueError, match="a bug in epoch 1") as caught:
+        train_judge(from_tree(tree, "test"))
+
+    text = "".join(traceback.format_exception(caught.value))
+    assert "in fail" in text, text
+    (tries,) = config.parent.glob("out/training/*.tries")
+    assert tries.read_text() == "xx"
+
+
+def test_failures_are_counted_since_the_last_epoch() -> None:
+    """Of nodes and storages; a mistake ends the training at once, a bug at the second time."""
+    lost = ray.exceptions.NodeDiedError("gone")
+    failures = judge.Failures()
+    for _ in range(3):
+        for _ in range(judge.MOST_FAILURES):
+            failures.after_exception(None, {0: lost, 1: OSError("no answer")})
+        failures.after_report(None, [{}], None)
+    for _ in range(judge.MOST_FAILURES):
+        failures.after_exception(None, {0: lost})
+    with pytest.raises(UserError, match=r"failed 9 times without an epoch in between.*gone"):
+        failures.after_exception(None, {0: lost})
+
+    failures = judge.Failures()
+    with pytest.raises(UserError, match="a smaller rate"):
+        failures.after_exception(None, {0: lost, 1: UserError("a smaller rate")})
+    failures.after_exception(None, {0: ValueError("one")})
+    failures.after_exception(None, {0: ValueError("another")})
+    failures.after_report(None, [{}], None)
+    with pytest.raises(ValueError, match="one"):
+        failures.after_exception(None, {0: ValueError("one")})
+
+
+def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot = tmp_path / judge.SNAPSHOT
+    judge.delete_broken_snapshot(str(tmp_path))
+    snapshot.write_text('{"ray_version": "2.60.0"}')
+    judge.delete_broken_snapshot(str(tmp_path))
+    assert snapshot.exists()
+
+    snapshot.write_text('{"ray_ver')
+    judge.delete_broken_snapshot(str(tmp_path))
+
+    assert not snapshot.exists()
+    assert "was cut short: the training starts again" in caplog.text
