@@ -93,7 +93,7 @@ def seconds_an_epoch(config: Config, folder: str) -> tuple[float, float]:
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as run:
         job, material, _ = job_for(with_epochs(config, MEASURED), folder, run)
-        datasets = material.datasets or {}
+        datasets = material.datasets(job)
         train_alone(job, device, datasets, lambda *_, **__: ends.append(time.monotonic()))
         history = read_history(f"{run}/history.jsonl")
     between = median(after - before for before, after in pairwise(ends))

@@ -4,7 +4,7 @@ python benchmarks/schedules.py [--models cnn ...] [--clip-lengths 2.5 ...] [key=
 
 Trains each once for equal epochs, tests it, prints a markdown table and draws the validation curves
 into docs/schedules-2.5s.svg and the like. Interrupted, it goes on where it was.
-As many are trained at a time as the machine has room for: with compute.local_cpus=3, two.
+As many are trained at a time as the machine has CPUs for.
 """
 
 import argparse

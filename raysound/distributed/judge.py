@@ -9,6 +9,7 @@ import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +31,7 @@ from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import QUALITY, read_progress, train_worker
+from raysound.distributed.training_data import ShardDatasource
 from raysound.manifest_parts import read_manifest
 from raysound.models import build
 from raysound.scoring import Normalisation
@@ -116,7 +118,7 @@ class Material:
         data: clips a split, and the digest of the split.
         clips_a_class: training clips, in the order of the labels.
         rows: references to the Rows of `train` and `validation` in the object store, if they fit.
-        datasets: the same as streams, if they don't.
+        sources: of the same as streams, if they don't.
     """
 
     labels: list[str]
@@ -124,12 +126,22 @@ class Material:
     data: dict[str, Any]
     clips_a_class: np.ndarray
     rows: dict[str, ray.ObjectRef] | None
-    datasets: dict[str, ray.data.Dataset] | None
+    sources: dict[str, ShardDatasource] | None
 
     @property
     def has_validation(self) -> bool:
         """True where a clip validates."""
         return bool(self.data["validation"])
+
+    def datasets(self, job: dict[str, Any]) -> dict[str, ray.data.Dataset]:
+        """The streams of a training; none where the rows are in the object store."""
+        streams = {}
+        for split, source in (self.sources or {}).items():
+            of_run = copy(source)
+            if split == "train":
+                of_run.run, of_run.seed = job["run"], job["settings"].seed
+            streams[split] = training_data.stream(of_run)
+        return streams
 
 
 def train_judge(
@@ -221,8 +233,13 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
     counts = {split: len(part) for split, part in parts.items()}
     taught = {split: parts[split] for split in ("train", "validation") if counts[split]}
     fits = training_data.fits_in_store(folder, sharing)
-    make = training_data.kept_in_store if fits else training_data.stream
-    made = {split: make(folder, part, labels) for split, part in taught.items()}
+    rows, sources = {}, {}
+    for split, part in taught.items():
+        if fits:
+            rows[split] = training_data.kept_in_store(folder, part, labels)
+        else:
+            chosen = ray.put(part.select(["clip_id", "label"]))
+            sources[split] = ShardDatasource(features.part_uris(folder), chosen, labels)
     found = pc.value_counts(parts["train"]["label"]).to_pylist()
     of_class = {row["values"]: row["counts"] for row in found}
     return Material(
@@ -230,8 +247,8 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
         normalisation=training_data.normalisation(folder, parts["train"]),
         data={**counts, "split_digest": split_digest(clips)},
         clips_a_class=np.array([of_class[label] for label in labels]),
-        rows=made if fits else None,
-        datasets=None if fits else made,
+        rows=rows if fits else None,
+        sources=None if fits else sources,
     )
 
 
@@ -300,7 +317,7 @@ def run_workers(
             ),
             callbacks=[Failures(), *callbacks],
         ),
-        datasets=material.datasets,
+        datasets=material.datasets(job),
         dataset_config=training_data.SplitStreams(),
     )
     try:
@@ -399,4 +416,5 @@ def finish(
 def ray_train_files(run: str) -> set[str]:
     """Names of the files and folders that Ray Train keeps in the folder of a run."""
     names = {name.partition("/")[0] for name, _, _ in storage.list_files(run)}
-    return {name for name in names if name.startswith(("checkpoint_", ".validate_storage"))}
+    known = ("checkpoint_", ".validate_storage", training_data.EPOCH)
+    return {name for name in names if name.startswith(known)}

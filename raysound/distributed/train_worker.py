@@ -6,7 +6,7 @@ import copy
 import json
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +37,8 @@ from raysound.training import (
     quality,
 )
 
-TrainBatches = Callable[[int], Iterator[Batch]]
-ValidationBatches = Callable[[], Iterator[Batch]]
+TrainBatches = Callable[[int], Iterable[Batch]]
+ValidationBatches = Callable[[], Iterable[Batch]]
 # Batches of a stream that are on their way while one is used.
 STREAMED_AHEAD = 2
 # Metrics that Ray gets beside those of `raysound.training.fit`. Ray Train keeps the checkpoint of
@@ -223,11 +223,11 @@ def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
     # Where it is only emulated, it is slower than float32.
     low = torch.cuda.is_bf16_supported(including_emulation=False) if is_gpu else cpu_has_bfloat16()
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    precision = named.get(compute.precision, torch.bfloat16 if low else torch.float32)
+    switch = compute.channels_last
     return Hardware(
-        precision=named.get(compute.precision, torch.bfloat16 if low else torch.float32),
-        channels_last=low or decided(compute.channels_last, device)
-        if compute.channels_last == "auto"
-        else compute.channels_last,
+        precision=precision,
+        channels_last=is_gpu or precision == torch.bfloat16 if switch == "auto" else switch,
         compile=compute.compile,
     )
 
@@ -263,7 +263,7 @@ def feed(
     if job["rows"] is None:
         asked = job["compute"].prefetch_batches
         ahead = STREAMED_AHEAD if asked == "auto" else asked
-        return streamed(settings, worker, delivery, ahead, job["has_validation"])
+        return streamed(job, worker, delivery, ahead)
     train = ray.get(job["rows"]["train"])
     on_device = training_data.on_device(train, delivery.device)
 
@@ -292,16 +292,16 @@ def feed(
 
 
 def streamed(
-    settings: TrainingSettings,
-    worker: WorkerContext,
-    delivery: training_data.Delivery,
-    ahead: int,
-    has_validation: bool,
+    job: dict[str, Any], worker: WorkerContext, delivery: training_data.Delivery, ahead: int
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """The same from Ray Data, shuffled in a buffer."""
+    settings: TrainingSettings = job["settings"]
     share = settings.batch_size // worker.workers
 
-    def train_batches(epoch: int) -> Iterator[Batch]:
+    def train_batches(epoch: int) -> Iterable[Batch]:
+        if worker.rank == 0:
+            # Reading begins when all workers want it.
+            training_data.announce_epoch(job["run"], epoch)
         return training_data.stream_batches(
             worker.stream("train"),
             share,
@@ -311,9 +311,9 @@ def streamed(
             local_shuffle_seed=settings.seed * 100_003 + epoch,
         )
 
-    def validation_batches() -> Iterator[Batch]:
+    def validation_batches() -> Iterable[Batch]:
         return training_data.stream_batches(
             worker.stream("validation"), settings.batch_size, delivery, ahead
         )
 
-    return train_batches, validation_batches if has_validation else None
+    return train_batches, validation_batches if job["has_validation"] else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ import ray
 import ray.data
 import ray.train
 import torch
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
 
 from raysound import features, storage
 from raysound.config import UserError
+from raysound.distributed.failures import finite_retries
 from raysound.distributed.session import cluster_cpus, run_remote_all
 from raysound.features import MelStatistics
 from raysound.scoring import Normalisation
@@ -30,6 +34,8 @@ from raysound.training import Batch
 STORE_SHARE = 0.4
 # What of a GPU's free memory the training data may take; then no batch crosses the bus.
 GPU_SHARE = 0.3
+# In the folder of a run: the epoch that streams are read for.
+EPOCH = "epoch"
 
 
 @dataclass(frozen=True)
@@ -179,21 +185,68 @@ def on_device(rows: Rows, device: torch.device) -> torch.Tensor | None:
     return torch.tensor(rows.log_mel, device=device)
 
 
-def stream(folder: str, clips: pa.Table, labels: list[str]) -> ray.data.Dataset:
+class ShardDatasource(Datasource):
+    """The windows of some clips, a read task a shard.
+
+    Attributes:
+        uris: of the shards.
+        chosen: reference to the `clip_id` and `label` of the clips.
+        labels: class names in the order of the logits.
+        run: whose training reads the shards in another order each epoch; None for theirs. Clips of
+            a packed corpus may lie class by class, and the buffer that shuffles holds a few shards.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        uris: list[str],
+        chosen: ray.ObjectRef,
+        labels: list[str],
+        run: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.uris, self.chosen, self.labels, self.run, self.seed = uris, chosen, labels, run, seed
+
+    def estimate_inmemory_data_size(self) -> None:
+        """Unknown before the shards are read."""
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """A task a shard, in the order of the epoch that is about to begin."""
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        order = np.arange(len(self.uris))
+        if self.run is not None:
+            order = np.random.default_rng((self.seed, next_epoch(self.run))).permutation(order)
+        return [
+            ReadTask(partial(read_chosen, self.uris[place], [self.chosen], self.labels), unknown)
+            for place in order
+        ]
+
+
+def announce_epoch(run: str, epoch: int) -> None:
+    """Says which epoch begins: Ray Data counts those of this attempt at the training alone."""
+    storage.write_bytes(storage.join(run, EPOCH), str(epoch).encode())
+
+
+def next_epoch(run: str) -> int:
+    """The epoch that was announced last, 1 before any."""
+    try:
+        return int(storage.read_bytes(storage.join(run, EPOCH)))
+    except FileNotFoundError:
+        return 1
+
+
+def stream(source: ShardDatasource) -> ray.data.Dataset:
     """The windows of some clips, read anew each epoch: for what the object store can't hold."""
-    chosen = ray.put(clips.select(["clip_id", "label"]))
-    shards = [{"uri": uri} for uri in features.part_uris(folder)]
-    # Those of a packed corpus may lie class by class, and the buffer that shuffles holds a few.
-    np.random.default_rng(0).shuffle(shards)
-    rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        read_chosen,
-        fn_kwargs={"chosen": [chosen], "labels": labels},
-        batch_format="pyarrow",
-        batch_size=None,
-        # Asking for no CPU: a range of workers may hold every one, and would wait for ever.
-        num_cpus=0,
-        compute=ray.data.TaskPoolStrategy(size=max(1, int(cluster_cpus()))),
-    )
+    # Asking for no CPU: a range of workers may hold every one, and would wait for ever.
+    with finite_retries() as retries:
+        rows = ray.data.read_datasource(
+            source,
+            override_num_blocks=len(source.uris),
+            concurrency=max(1, int(cluster_cpus())),
+            ray_remote_args={"num_cpus": 0, **retries},
+        )
     # The buffer that shuffles then draws the same batches from the same seed.
     rows.context.execution_options.preserve_order = True
     return rows
@@ -220,29 +273,28 @@ class SplitStreams(ray.train.DataConfig):
         ]
 
 
-def read_chosen(
-    shards: pa.Table, chosen: list[ray.ObjectRef], labels: list[str]
-) -> Iterator[pa.Table]:
-    """Runs in a Ray task: the windows of the chosen clips of some shards, with their class."""
+def read_chosen(uri: str, chosen: list[ray.ObjectRef], labels: list[str]) -> Iterator[pa.Table]:
+    """Runs in a Ray task: the windows of the chosen clips of a shard, with their class."""
     clips = ray.get(chosen[0])
-    wanted = clips["clip_id"].combine_chunks()
-    for uri in shards["uri"].to_pylist():
-        table = read_rows(uri, wanted)
-        label = clips["label"].take(pc.index_in(table["clip_id"], wanted)).to_pylist()
-        target = pa.array(np.searchsorted(labels, label), pa.int64())
-        yield table.append_column("target", target)
+    table = read_rows(uri, clips["clip_id"].combine_chunks())
+    label = clips["label"].take(pc.index_in(table["clip_id"], clips["clip_id"])).to_pylist()
+    target = pa.array(np.searchsorted(labels, label), pa.int64())
+    yield table.append_column("target", target)
 
 
 def stream_batches(
-    shard: Any, batch_size: int, delivery: Delivery, ahead: int, **options: Any
-) -> Iterator[Batch]:
+    shard: ray.data.DataIterator, batch_size: int, delivery: Delivery, ahead: int, **options: Any
+) -> Iterable[Batch]:
     """Batches of a Ray Data stream, which has so many ahead by itself."""
-    for batch in shard.iter_batches(batch_size=batch_size, prefetch_batches=ahead, **options):
-        yield Batch(
-            delivery.bring(batch["log_mel"]),
-            delivery.bring(batch["target"]),
-            batch["clip_id"].tolist(),
-        )
+
+    def collate(rows: dict[str, np.ndarray]) -> Batch:
+        names = rows["clip_id"].tolist()
+        return Batch(delivery.bring(rows["log_mel"]), delivery.bring(rows["target"]), names)
+
+    batches: Iterable[Batch] = shard.iter_torch_batches(
+        batch_size=batch_size, prefetch_batches=ahead, collate_fn=collate, **options
+    )
+    return batches
 
 
 def normalisation(folder: str, clips: pa.Table) -> Normalisation:

@@ -74,7 +74,7 @@ def run_trial(drawn: dict[str, Any], search: Search) -> None:
             run_workers(job, search.scaling, material, [ReportToTune()])
             return
         device = torch.device("cuda" if search.use_gpu else "cpu")
-        train_alone(job, device, material.datasets or {}, tune.report, tune.get_checkpoint())
+        train_alone(job, device, material.datasets(job), tune.report, tune.get_checkpoint())
     except storage.UnwritableError:
         # Not because of the values: when there is room again, the trial continues.
         raise

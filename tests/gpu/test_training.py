@@ -31,7 +31,7 @@ def history_of(
     folder = finished_features("real", config)
     material = gather(folder, split_clips(config, folder))
     job = job_of(config, material, describe(config, material), str(run), threads=1)
-    train_alone(job, device, material.datasets or {})
+    train_alone(job, device, material.datasets(job))
     return read_history(str(run / "history.jsonl"))
 
 

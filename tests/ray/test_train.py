@@ -27,8 +27,10 @@ from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import memory_told
 from raysound.distributed.training_data import (
     Delivery,
+    ShardDatasource,
     SplitStreams,
     ahead,
+    announce_epoch,
     epoch_order,
     normalisation,
     read_all,
@@ -48,6 +50,11 @@ def clips_of(config: Any, split: str) -> pa.Table:
     """The real clips of one split."""
     clips = split_clips(config, finished_features("real", config))
     return clips.filter(pc.equal(clips["split"], split))
+
+
+def source_of(folder: str, clips: pa.Table, labels: list[str], **order: Any) -> ShardDatasource:
+    """What streams read some clips from."""
+    return ShardDatasource(features.part_uris(folder), ray.put(clips), labels, **order)
 
 
 def without_seconds(history: list[Metrics]) -> list[Metrics]:
@@ -137,7 +144,7 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
     }
 
     if streamed:
-        taken = stream(folder, clips, labels).take_all()
+        taken = stream(source_of(folder, clips, labels)).take_all()
         fed = [(row["clip_id"], row["target"], row["log_mel"]) for row in taken]
     else:
         rows = read_all(folder, clips, labels)
@@ -156,7 +163,10 @@ def test_streamed_validation_scores_each_clip_once_over_all_workers(
     clips = {split: clips_of(trained["config"], split) for split in ("train", "validation")}
     expected = {split: sorted(rows["clip_id"].to_pylist()) for split, rows in clips.items()}
     shards = SplitStreams().configure(
-        {split: stream(folder, rows, ["high", "low", "mid"]) for split, rows in clips.items()},
+        {
+            split: stream(source_of(folder, rows, ["high", "low", "mid"]))
+            for split, rows in clips.items()
+        },
         2,
         worker_handles=None,
         worker_node_ids=None,
@@ -175,6 +185,29 @@ def test_streamed_validation_scores_each_clip_once_over_all_workers(
             # Training may leave a clip out, so that both workers take as many steps.
             assert len(train[0]) == len(train[1]) == len(expected["train"]) // 2
             assert len({*chain(*train)} & {*expected["train"]}) == len(train[0]) + len(train[1])
+
+
+def test_each_epoch_of_a_stream_reads_the_shards_in_an_order_of_its_own(
+    trained: dict[str, Any], tmp_path: Path
+) -> None:
+    """The same again for the same epoch, after whatever was read before."""
+    folder = finished_features("real", trained["config"])
+    clips = clips_of(trained["config"], "train")
+    labels = ["high", "low", "mid"]
+
+    def orders(seed: int, epochs: list[int]) -> list[list[str]]:
+        rows = stream(source_of(folder, clips, labels, run=str(tmp_path), seed=seed))
+        found = []
+        for epoch in epochs:
+            announce_epoch(str(tmp_path), epoch)
+            found.append([row["clip_id"] for row in rows.iterator().iter_rows()])
+        return found
+
+    first, second, third = orders(0, [1, 2, 3])
+
+    assert len({*map(tuple, (first, second, third))}) > 1
+    assert sorted(first) == sorted(second) == sorted(third) == sorted(clips["clip_id"].to_pylist())
+    assert orders(0, [3, 2]) == [third, second]
 
 
 @pytest.mark.parametrize("made_ahead", [0, 2])
