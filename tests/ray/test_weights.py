@@ -56,11 +56,12 @@ def test_a_training_starts_from_weights_of_the_same_layers(
 
     train_alone(job, torch.device("cpu"), material.datasets(job), report)
 
-    moved = ("running_mean", "running_var", "num_batches_tracked")
-    fitting = [key for key in weights if not key.endswith(moved)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    fitting = [key for key in weights if not key.endswith(statistics)
                and weights[key].shape == found[key].shape]  # fmt: skip
     others = [key for key in weights if weights[key].shape != found[key].shape]
-    assert all(torch.equal(found[key], weights[key]) for key in fitting)
+    moved_by = [float((found[key] - weights[key]).abs().max()) for key in fitting]
+    assert max(moved_by) < 1e-20
     assert len(others) == 2
     assert all(found[key].shape[0] == 3 for key in others)
 
