@@ -37,7 +37,7 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
-from raysound.distributed.train_worker import train_alone
+from raysound.distributed.train_worker import hardware_for, train_alone
 from raysound.models import build
 from raysound.scoring import Normalisation
 from raysound.settings import Config, FormulaSettings
@@ -76,6 +76,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sample-rate", type=int, default=16000)
     parser.add_argument("--hop-length", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=3, help="the first is not counted")
+    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all rounds")
     parser.add_argument("--peak-tflops", type=float, help="of the device, dense bfloat16")
@@ -99,6 +100,7 @@ def config_for(options: argparse.Namespace, folder: str) -> Config:
                 "hop_length": options.hop_length, "n_mels": 64, "f_max": options.sample_rate / 2,
             },
             "model": {"name": options.model},
+            "compute": {"precision": options.precision},
             "training": {
                 "epochs": options.epochs, "batch_size": options.batch_size, "keep": "last",
             },
@@ -274,7 +276,7 @@ def compare_ways(
     rows = training_data.read_all(folder, clips, labels)
     norm = training_data.normalisation(folder, clips)
     gpu = device.type == "cuda"
-    hardware = Hardware(torch.bfloat16, channels_last=True) if gpu else Hardware()
+    hardware = hardware_for(device, config.compute)
     torch.backends.cudnn.benchmark = gpu
     rates = repeated(
         options.rounds,
@@ -371,7 +373,8 @@ def main() -> None:
             shape = (config.features.n_mels, config.features.n_frames)
             print(
                 f"{options.model}, {options.clips} clips of {shape}, batches of "
-                f"{options.batch_size}, {torch.get_num_threads()} threads; "
+                f"{options.batch_size}, {torch.get_num_threads()} threads, "
+                f"{hardware_for(device, config.compute).precision}; "
                 f"Python {platform.python_version()}, "
                 + ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
                 + "\n",
