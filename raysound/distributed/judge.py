@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -26,6 +25,7 @@ from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
+from raysound.distributed.connect import first_line
 from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
@@ -368,17 +368,18 @@ class Failures(ray.train.UserCallback):
             if isinstance(error, UserError):
                 raise error
         self.in_a_row += 1
-        for error in errors:
-            # A storage that does not answer says the same each time.
-            if not isinstance(error, OSError | ray.exceptions.RayError):
-                text = "".join(traceback.format_exception(error))
-                if text in self.seen:
+        # `train_worker` notes the traceback of what it raised; where a process died, the others'
+        # exceptions follow from that. A storage that does not answer says the same each time.
+        notes = [getattr(error, "__notes__", None) for error in errors]
+        for error, note in zip(errors, notes, strict=True):
+            if all(notes) and not isinstance(error, OSError):
+                if str(note) in self.seen:
                     raise error
-                self.seen.add(text)
+                self.seen.add(str(note))
         if self.in_a_row > MOST_FAILURES:
             raise UserError(
                 f"the training failed {self.in_a_row} times without an epoch in between, at last "
-                f"with: {errors[0]}; the same command continues"
+                f"with: {first_line(errors[0])}; the same command continues"
             )
 
 

@@ -24,7 +24,7 @@ from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.nodes import workers_held_by
 from raysound.distributed.placement import placement
-from raysound.distributed.train_worker import memory_told
+from raysound.distributed.train_worker import hardware_for, memory_told
 from raysound.distributed.training_data import (
     Delivery,
     ShardDatasource,
@@ -38,9 +38,9 @@ from raysound.distributed.training_data import (
     stream,
 )
 from raysound.features import MelStatistics
-from raysound.settings import TrainingSettings
+from raysound.settings import ComputeSettings, TrainingSettings
 from raysound.storage import read_table
-from raysound.training import Metrics, best_epoch
+from raysound.training import Hardware, Metrics, best_epoch
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -289,6 +289,22 @@ def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
         "a GPU has too little memory for training.batch_size 256 in 2 turns: raise "
         "training.accumulate, or add workers (CUDA out of memory. Tried)"
     )
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_cpu_trains_in_bfloat16_where_it_computes_it_itself(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capabilities = {"avx512_bf16": has_bfloat16, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    low = Hardware(torch.bfloat16, channels_last=True)
+    cpu = torch.device("cpu")
+
+    assert hardware_for(cpu, ComputeSettings()) == (low if has_bfloat16 else Hardware())
+    assert hardware_for(cpu, ComputeSettings(precision="float32")) == Hardware()
+    assert hardware_for(cpu, ComputeSettings(precision="bfloat16")) == low
+    plain = ComputeSettings(precision="bfloat16", channels_last=False)
+    assert hardware_for(cpu, plain) == Hardware(torch.bfloat16)
 
 
 def test_clips_added_since_the_extraction_are_noticed(

@@ -269,11 +269,16 @@ def test_failures_are_counted_since_the_last_epoch() -> None:
     failures = judge.Failures()
     with pytest.raises(UserError, match="a smaller rate"):
         failures.after_exception(None, {0: lost, 1: UserError("a smaller rate")})
-    failures.after_exception(None, {0: ValueError("one")})
-    failures.after_exception(None, {0: ValueError("another")})
+    bugs = [ValueError("one"), ValueError("another"), ConnectionError("closed")]
+    for bug in bugs:
+        bug.add_note(f"Traceback: {bug}")
+        failures.after_exception(None, {0: bug})
     failures.after_report(None, [{}], None)
+    # Of a worker whose peer died, and of a storage.
+    failures.after_exception(None, {0: lost, 1: bugs[0]})
+    failures.after_exception(None, {0: bugs[2]})
     with pytest.raises(ValueError, match="one"):
-        failures.after_exception(None, {0: ValueError("one")})
+        failures.after_exception(None, {0: bugs[0]})
 
 
 def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(

@@ -768,3 +768,13 @@ def test_a_setting_that_is_a_number_or_a_word_is_told_in_one_line(least: Path, w
     assert len(told.splitlines()) == 1
     assert told.startswith(f"{least}: {key}: Input should be greater than ")
     assert told.endswith(f"0 or 'auto' (got {value})")
+
+
+@pytest.mark.parametrize("name", ["HyperBandScheduler", "PopulationBasedTraining"])
+def test_schedulers_that_pause_trials_are_refused_with_several_workers(least, name):
+    scheduler = f"search.scheduler={{name: {name}}}"
+    assert load(least, [scheduler]).search.scheduler.name == name
+
+    with pytest.raises(UserError, match=rf"search\.scheduler {name} pauses .* compute\.workers 1"):
+        load(least, [scheduler, "compute.workers=2"])
+    load(least, ["search.scheduler={name: ASHAScheduler}", "compute.workers=2"])
