@@ -43,6 +43,8 @@ PATH_KEYS = (
     ("output",),
     ("corpora", "real", "path"),
     ("corpora", "generated", "*"),
+    ("model", "weights"),
+    ("search", "space", "model.weights", "choice"),
     ("evaluation", "checkpoint"),
     ("synthesis", "formula", "output"),
     ("synthesis", "griffin_lim", "output"),
@@ -222,7 +224,7 @@ def places(config: Config) -> dict[str, str]:
             value = (tree or {}).get(key)
             if len(keys) > 1:
                 look(value, keys[1:], f"{above}{key}.")
-            elif value is not None:
+            elif isinstance(value, str):
                 found[above + key] = value
 
     for keys in PATH_KEYS:
@@ -237,8 +239,17 @@ def _make_absolute(tree: Any, keys: Sequence[str]) -> None:
     for key in list(tree) if keys[0] == "*" else keys[:1]:
         if len(keys) > 1:
             _make_absolute(tree.get(key), keys[1:])
-        elif isinstance(tree.get(key), str) and "://" not in tree[key]:
-            tree[key] = os.path.abspath(os.path.expanduser(tree[key]))
+        elif isinstance(tree.get(key), tuple):
+            tree[key] = tuple(_absolute(value) for value in tree[key])
+        else:
+            tree[key] = _absolute(tree.get(key))
+
+
+def _absolute(value: Any) -> Any:
+    """A local path as an absolute one; URIs and other values stay."""
+    if isinstance(value, str) and "://" not in value:
+        return os.path.abspath(os.path.expanduser(value))
+    return value
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -119,7 +119,7 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
     torch.set_num_threads(min(job["threads"], available_cpus()))
     torch.manual_seed(settings.seed)
     classifier = build(note.model, len(note.labels))
-    if job["weights"] is not None:
+    if job["weights"] is not None and worker.checkpoint is None:
         weights = checkpoint.read_weights(job["weights"])
         fitting, _ = checkpoint.fitting(classifier, weights, job["weights"])
         classifier.load_state_dict(fitting, strict=False)

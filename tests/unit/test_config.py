@@ -778,3 +778,15 @@ def test_schedulers_that_pause_trials_are_refused_with_several_workers(least, na
     with pytest.raises(UserError, match=rf"search\.scheduler {name} pauses .* compute\.workers 1"):
         load(least, [scheduler, "compute.workers=2"])
     load(least, ["search.scheduler={name: ASHAScheduler}", "compute.workers=2"])
+
+
+def test_files_of_weights_are_absolute_where_they_are_searched_too(least, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    space = "search.space={model.weights: {choice: [null, b.pt, s3://bucket/c.pt]}}"
+
+    config = load(least, ["model.weights=a.pt", space])
+
+    assert config.model.weights == str(tmp_path / "a.pt")
+    assert places(config)["model.weights"] == str(tmp_path / "a.pt")
+    choice = config.search.space["model.weights"].choice
+    assert choice == (None, str(tmp_path / "b.pt"), "s3://bucket/c.pt")
