@@ -26,7 +26,7 @@ from raysound.config import UserError
 from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
 from raysound.distributed.connect import first_line
-from raysound.distributed.epochs_shown import epochs_shown
+from raysound.distributed.epochs_shown import epochs_shown, read_history
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
@@ -300,6 +300,8 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     folder, _, name = job["run"].rpartition("/")
     delete_broken_snapshot(job["run"])
+    history = storage.join(job["run"], "history.jsonl")
+    before = len(read_history(history))
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config=job,
@@ -324,7 +326,11 @@ def run_workers(
         return trainer.fit()
     except ray.train.ControllerError as error:
         cause = error.controller_failure
-        if not isinstance(cause, ray.train.TrainingFailedError) and hasattr(cause, "num_workers"):
+        # Of WorkerGroupStartupTimeoutError, which Ray does not export.
+        if hasattr(cause, "num_workers"):
+            if len(read_history(history)) > before:
+                # Ray counts the waits over the whole run: so they are counted since an epoch.
+                return run_workers(job, scaling, material, callbacks)
             minutes = round(patience * (MOST_WAITS + 1) / 60)
             raise UserError(
                 f"no room for {counted(cause.num_workers, 'worker')} has come within "

@@ -24,6 +24,7 @@ from raysound.distributed import judge
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
+from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import train_worker
 from raysound.training import Metrics
 from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
@@ -295,3 +296,36 @@ def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
 
     assert not snapshot.exists()
     assert "was cut short: the training starts again" in caplog.text
+
+
+class NoRoomError(Exception):
+    """Stands for Ray's error of workers that found no room."""
+
+    num_workers = 2
+
+
+def test_waits_for_room_are_counted_since_the_last_epoch(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = from_tree(whole["tree"], "test")
+    folder = judge.finished_features("real", config)
+    material = judge.gather(folder, judge.split_clips(config, folder))
+    scaling, threads = placement(config)
+    note = judge.describe(config, material)
+    job = judge.job_of(config, material, note, str(tmp_path / "run"), threads)
+    history = tmp_path / "run" / "history.jsonl"
+    history.parent.mkdir()
+    history.write_text("{}\n")
+    tries = []
+
+    def fit(trainer: Any) -> None:
+        tries.append(trainer)
+        if len(tries) == 1:
+            history.write_text("{}\n{}\n")
+        raise ray.train.ControllerError(NoRoomError())
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", fit)
+
+    with pytest.raises(UserError, match="no room for 2 workers has come within 31 minutes"):
+        judge.run_workers(job, scaling, material)
+    assert len(tries) == 2
