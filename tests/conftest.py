@@ -73,5 +73,5 @@ def tone_config(tones: dict[str, Path], tmp_path: Path) -> dict[str, object]:
         },
         "model": {"name": "cnn"},
         "training": {"epochs": 6, "batch_size": 8, "optimizer": {"name": "Adam", "lr": 1e-3}},
-        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False},
+        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False, "precision": "float32"},
     }  # fmt: skip

@@ -18,6 +18,7 @@ from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.judge import Material, describe, job_of, run_workers
 from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
 from raysound.settings import Config, PopulationBasedTraining
+from raysound.training import is_finished
 
 # Of a trial that failed because of its values: why.
 MISTAKE = "mistake"
@@ -65,13 +66,18 @@ def run_trial(drawn: dict[str, Any], search: Search) -> None:
     Values that can't be trained with are reported, not raised: the next try would be the same.
     """
     run = search.folder_of(tune.get_context().get_trial_id())
+    history = storage.join(run, "history.jsonl")
     try:
         config = sampled(search.config, decoded(search.config, drawn))
         material = search.materials[config.features.id]
         job = job_of(config, material, describe(config, material), run, search.threads)
         job["is_population"] = isinstance(search.config.search.scheduler, PopulationBasedTraining)
         if search.scaling is not None:
-            run_workers(job, search.scaling, material, [ReportToTune()])
+            was_finished = is_finished(read_history(history), config.training)
+            result = run_workers(job, search.scaling, material, [ReportToTune()])
+            if was_finished:
+                # Ray Tune was interrupted before it took the last report.
+                tune.report(result.metrics)
             return
         device = torch.device("cuda" if search.use_gpu else "cpu")
         train_alone(job, device, material.datasets(job), tune.report, tune.get_checkpoint())
@@ -80,7 +86,7 @@ def run_trial(drawn: dict[str, Any], search: Search) -> None:
         raise
     except UserError as error:
         # The lowest score: a searcher learns that this is a bad place.
-        epoch = 1 + len(read_history(storage.join(run, "history.jsonl")))
+        epoch = 1 + len(read_history(history))
         tune.report({"epoch": epoch, SCORE: 0.0, FINISHED: False, MISTAKE: str(error)})
 
 

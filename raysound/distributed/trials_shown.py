@@ -81,7 +81,7 @@ class TrialsShown(tune.Callback):
             _state(trial, over),
             str(result.get("epoch", "–")),
             "–" if score is None else f"{score:.1%}",
-            *(shown(values[key]) for key in self.config.search.space),
+            *(shown(values[key]) if key in values else "–" for key in self.config.search.space),
         ]
 
 

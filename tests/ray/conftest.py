@@ -60,7 +60,7 @@ def trained(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         },
         "model": {"name": "cnn"},
         "training": {"epochs": 6, "batch_size": 8, "scheduler": {"name": "StepLR", "step_size": 4}},
-        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False},
+        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False, "precision": "float32"},
     }  # fmt: skip
     config = from_tree(tree, "test")
     extract(config)

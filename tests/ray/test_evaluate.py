@@ -210,7 +210,7 @@ def compared(
     tree |= {
         "corpora": {**tree["corpora"], "generated": generated},
         "evaluation": {"checkpoint": trained["run"], "examples": 0},
-        "compute": {"workers": 1, "shard_clips": 16, "use_gpu": False},
+        "compute": {"workers": 1, "shard_clips": 16, "use_gpu": False, "precision": "float32"},
     }
     config = from_tree(tree, "test")
     extract(config)

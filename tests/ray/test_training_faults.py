@@ -196,8 +196,8 @@ def train_and_die(job: dict[str, Any]) -> None:
     """Runs in a Ray Train worker: its process dies after each epoch but the last."""
     report = ray.train.report
 
-    def report_and_die(metrics: Metrics, checkpoint: Any) -> None:
-        report(metrics, checkpoint=checkpoint)
+    def report_and_die(metrics: Metrics, **options: Any) -> None:
+        report(metrics, **options)
         ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
         if metrics["epoch"] < 13:
             os.kill(os.getpid(), signal.SIGKILL)
