@@ -57,10 +57,7 @@ def read_weights(uri: str) -> dict[str, Tensor]:
     Raises:
         UserError: there is no such file, or it holds no weights.
     """
-    try:
-        data = storage.read_bytes(uri)
-    except OSError as error:
-        raise UserError(f"model.weights: {uri} can't be read: {error}") from error
+    data = read_weights_file(uri)
     try:
         found = safetensors.torch.load(data)
     except safetensors.SafetensorError:
@@ -75,6 +72,14 @@ def read_weights(uri: str) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"model.weights: {uri} holds no tensors by name")
     return tensors
+
+
+def read_weights_file(uri: str) -> bytes:
+    """The file that `read_weights` reads. Raises UserError where it can't be read."""
+    try:
+        return storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"model.weights: {uri} can't be read: {error}") from error
 
 
 def fitting(

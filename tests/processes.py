@@ -100,3 +100,14 @@ def _copy(terminal: int, path: Path) -> None:
 def said(config: Path, where: str = "stderr") -> str:
     """What the job of a config has said."""
     return (config.parent / where).read_text()
+
+
+def run_script(root: Path, script: str, config: Path, timeout: float) -> None:
+    """Runs Python code in a process of its own, whose argument is the config's path."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(config)],
+        cwd=root, capture_output=True, text=True, timeout=timeout, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr

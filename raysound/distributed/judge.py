@@ -92,8 +92,7 @@ def model_identity(config: Config) -> dict[str, str]:
     """The model's settings, with what the file of weights holds in place of its name."""
     identity = config.model.model_dump(exclude_none=True)
     if config.model.weights is not None:
-        checkpoint.read_weights(config.model.weights)
-        content = storage.read_bytes(config.model.weights)
+        content = checkpoint.read_weights_file(config.model.weights)
         identity["weights"] = hashlib.sha256(content).hexdigest()
     return identity
 
@@ -201,15 +200,18 @@ def training_shown(
 
 
 def train_run(config: Config, folder: str, clips: pa.Table, run: str, together: int) -> None:
-    """Trains a judge into the folder `run`; the other arguments are `train_judge`'s."""
-    with sole_writer(run):
-        if checkpoint.is_complete(run):
-            return
-        material = gather(folder, clips, together)
-        scaling, threads = placement(config, together, material.rows is None)
-        note = describe(config, material)
-        result = run_workers(job_of(config, material, note, run, threads), scaling, material)
-        finish(run, result, note, config.training)
+    """Trains a classifier into the folder `run`, which the caller has locked.
+
+    The other arguments are `train_judge`'s.
+    """
+    # A Ray task that ended may be tried again, if its node died.
+    if checkpoint.is_complete(run):
+        return
+    material = gather(folder, clips, together)
+    scaling, threads = placement(config, together, material.rows is None)
+    note = describe(config, material)
+    result = run_workers(job_of(config, material, note, run, threads), scaling, material)
+    finish(run, result, note, config.training)
 
 
 def by_split(clips: pa.Table) -> dict[str, pa.Table]:
@@ -374,14 +376,13 @@ class Failures(ray.train.UserCallback):
             if isinstance(error, UserError):
                 raise error
         self.in_a_row += 1
-        # `train_worker` notes the traceback of what it raised; where a process died, the others'
-        # exceptions follow from that. A storage that does not answer says the same each time.
-        notes = [getattr(error, "__notes__", None) for error in errors]
-        for error, note in zip(errors, notes, strict=True):
-            if all(notes) and not isinstance(error, OSError):
-                if str(note) in self.seen:
-                    raise error
-                self.seen.add(str(note))
+        # `train_worker` notes the traceback of a bug; where a process died, the others' exceptions
+        # follow from that. Workers may raise the same at once.
+        bugs = {str(getattr(error, "__notes__", "")): error for error in errors}
+        if all(bugs):
+            for bug in bugs.keys() & self.seen:
+                raise bugs[bug]
+            self.seen |= bugs.keys()
         if self.in_a_row > MOST_FAILURES:
             raise UserError(
                 f"the training failed {self.in_a_row} times without an epoch in between, at last "

@@ -17,6 +17,7 @@ import ray
 from raysound import checkpoint, storage
 from raysound.config import UserError
 from raysound.corpus_checks import folds_of
+from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.failures import RETRIES, reported
 from raysound.distributed.judge import (
     check_clips,
@@ -111,9 +112,10 @@ def by_number(name: str) -> tuple[tuple[bool, int, str], ...]:
 
 
 def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]:
-    """Each judge trained, in a process of the cluster, and tested, in the order given."""
-    is_streamed = not fits_in_store(folder, len(judges))
-    together = min(room(judges[0].config, is_streamed), len(judges))
+    """Trains each classifier in a Ray task and tests it; the results are in the order given."""
+    together = min(room(judges[0].config, is_streamed=False), len(judges))
+    if not fits_in_store(folder, together):
+        together = min(room(judges[0].config, is_streamed=True), together)
     options = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
     task = ray.remote(
         num_cpus=0, max_retries=RETRIES, runtime_env={"env_vars": options} if options else None
@@ -121,29 +123,31 @@ def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]
     waiting = [*judges]
     running: dict[ray.ObjectRef, tuple[Variant, str, ExitStack]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    with ExitStack() as all_shown:
+    with ExitStack() as stack:
         while waiting or running:
             while waiting and len(running) < together:
                 judge = waiting.pop(0)
                 clips = split_clips(judge.config, folder)
                 run = run_folder(judge.config, folder, clips)
+                block = stack.enter_context(ExitStack())
+                block.enter_context(sole_writer(run))
                 if checkpoint.is_complete(run):
                     logger.info("%s: %s is trained already", judge.name, run)
+                    block.close()
                     rows[judge.name] = tested(judge, run, folder)
                     continue
                 check_clips(judge.config, clips)
-                shown = all_shown.enter_context(ExitStack())
-                shown.enter_context(
+                block.enter_context(
                     training_shown(judge.config, folder, clips, run, judge.name, together)
                 )
                 call = task.remote(judge.config, folder, clips, run, together)
-                all_shown.callback(ray.cancel, call)
-                running[call] = (judge, run, shown)
+                stack.callback(ray.cancel, call)
+                running[call] = (judge, run, block)
             for call in ray.wait([*running])[0] if running else ():
-                judge, run, shown = running.pop(call)
+                judge, run, block = running.pop(call)
                 with reported(f"the training {judge.name}"):
                     ray.get(call)
-                shown.close()
+                block.close()
                 rows[judge.name] = tested(judge, run, folder)
     return [rows[judge.name] for judge in judges]
 

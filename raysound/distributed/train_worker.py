@@ -15,6 +15,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from raysound import checkpoint, storage
@@ -86,10 +87,17 @@ def train_worker(job: dict[str, Any]) -> None:
     try:
         train_on(worker, job)
     except Exception as error:
-        if not isinstance(error, UserError):
+        if is_bug(error):
             # On its way to the driver an exception loses its traceback, but not its notes.
             error.add_note("".join(traceback.format_exception(error)))
         raise
+
+
+def is_bug(error: Exception) -> bool:
+    """False for mistakes of the user, storages that fail, and peers that died."""
+    # Gloo raises a plain RuntimeError.
+    is_of_peers = isinstance(error, dist.DistError) or "gloo" in str(error)
+    return not is_of_peers and not isinstance(error, UserError | OSError)
 
 
 def train_alone(

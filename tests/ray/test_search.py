@@ -6,8 +6,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
@@ -23,7 +21,7 @@ from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import train_judge
 from raysound.distributed.tune import tune
 from raysound.settings import Config
-from tests.processes import job, poll, processes_below, said
+from tests.processes import job, poll, processes_below, run_script, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -348,19 +346,13 @@ def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
         training={"epochs": 4},
     )  # fmt: skip
 
-    done = subprocess.run(
-        [sys.executable, "-c", NESTED, str(config)],
-        cwd=root, capture_output=True, text=True, timeout=380, check=False,
-        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
-    )  # fmt: skip
+    run_script(root, NESTED, config, 380)
 
-    assert done.returncode == 0, done.stderr
     (table,) = (tmp_path / "out/search").glob("*/trials.csv")
     rows = rows_of(table.parent)
     assert len(rows) == 8
     assert {row["state"] for row in rows} == {"finished", "stopped"}
     assert {path.name for path in table.parent.glob("trials/*/*")} == {"history.jsonl"}
-    assert "Traceback" not in done.stderr
 
 
 def test_a_typo_in_a_path_is_refused_before_anything_starts(

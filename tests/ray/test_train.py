@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -41,6 +39,7 @@ from raysound.features import MelStatistics
 from raysound.settings import ComputeSettings, TrainingSettings
 from raysound.storage import read_table
 from raysound.training import Hardware, Metrics, best_epoch
+from tests.processes import run_script
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -440,13 +439,8 @@ def test_features_that_the_object_store_cannot_hold_are_streamed(
     }  # fmt: skip
     (tmp_path / "large.yaml").write_text(yaml.safe_dump(tree))
 
-    done = subprocess.run(
-        [sys.executable, "-c", SMALL_STORE, str(tmp_path / "large.yaml")],
-        cwd=root, capture_output=True, text=True, timeout=380, check=False,
-        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
-    )  # fmt: skip
+    run_script(root, SMALL_STORE, tmp_path / "large.yaml", 380)
 
-    assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "large.yaml.told").read_text())
     (summary,) = (tmp_path / "out/features").glob("*/summary.json")
     assert json.loads(summary.read_text())["bytes"] > 150e6
@@ -497,13 +491,8 @@ def test_ray_train_returns_and_its_dashboard_lists_a_training(
     tone_config["training"] = {"epochs": 3, "batch_size": 8}
     (tmp_path / "shown.yaml").write_text(yaml.safe_dump(tone_config))
 
-    done = subprocess.run(
-        [sys.executable, "-c", SHOWN, str(tmp_path / "shown.yaml")],
-        cwd=root, capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"},
-    )  # fmt: skip
+    run_script(root, SHOWN, tmp_path / "shown.yaml", 200)
 
-    assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "shown.yaml.told").read_text())
     history = read_history(f"{told['path']}/history.jsonl")
     assert {key: told["metrics"][key] for key in history[-1]} == history[-1]

@@ -17,6 +17,7 @@ import ray
 import ray.train
 import yaml
 from ray.train import CheckpointConsistencyMode
+from torch.distributed import DistNetworkError
 
 from raysound import checkpoint
 from raysound.config import UserError, from_tree
@@ -25,7 +26,7 @@ from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
 from raysound.distributed.placement import placement
-from raysound.distributed.train_worker import train_worker
+from raysound.distributed.train_worker import is_bug, train_worker
 from raysound.training import Metrics
 from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
 
@@ -270,16 +271,33 @@ def test_failures_are_counted_since_the_last_epoch() -> None:
     failures = judge.Failures()
     with pytest.raises(UserError, match="a smaller rate"):
         failures.after_exception(None, {0: lost, 1: UserError("a smaller rate")})
-    bugs = [ValueError("one"), ValueError("another"), ConnectionError("closed")]
-    for bug in bugs:
-        bug.add_note(f"Traceback: {bug}")
-        failures.after_exception(None, {0: bug})
+    one, another, closed = ValueError("one"), ValueError("another"), RuntimeError("[gloo] closed")
+    for error in (one, another):
+        error.add_note(f"Traceback: {error}")
+    # Two workers may raise the same at once.
+    failures.after_exception(None, {0: one, 1: one})
+    failures.after_exception(None, {0: another})
     failures.after_report(None, [{}], None)
-    # Of a worker whose peer died, and of a storage.
-    failures.after_exception(None, {0: lost, 1: bugs[0]})
-    failures.after_exception(None, {0: bugs[2]})
+    # Of a worker whose peer died, and where it is not known yet that it did.
+    failures.after_exception(None, {0: lost, 1: one})
+    for _ in range(2):
+        failures.after_exception(None, {0: closed, 1: closed})
     with pytest.raises(ValueError, match="one"):
-        failures.after_exception(None, {0: bugs[0]})
+        failures.after_exception(None, {0: one})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("a bug"), True),
+        (UserError("a smaller rate"), False),
+        (OSError("no answer"), False),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), False),
+        (DistNetworkError("The client socket has timed out"), False),
+    ],
+)
+def test_mistakes_storages_and_peers_are_no_bugs(error: Exception, expected: bool) -> None:
+    assert is_bug(error) is expected
 
 
 def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
