@@ -187,13 +187,14 @@ def arranged(
 def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
     """What came of each trial, in the order they were drawn."""
     for number, result in enumerate(results, start=1):
-        trial_id = result.path.rstrip("/").rpartition("/")[2]
+        # Not the last part of its path: where that folder exists, Ray Tune takes another.
+        trial_id = result.metrics["trial_id"]
         folder = search.folder_of(trial_id)
         history = read_history(storage.join(folder, "history.jsonl"))
         # Of a trial that never reported Ray Tune gives no values.
         drawn = decoded(search.config, result.config or {})
         values = {key: drawn.get(key) for key in search.config.search.space}
-        error = (result.metrics or {}).get(MISTAKE)
+        error = result.metrics.get(MISTAKE)
         if result.error is not None:
             error = last_line(str(result.error)) or type(result.error).__name__
             storage.write_bytes(storage.join(folder, "error.txt"), str(result.error).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import pickle
@@ -48,11 +47,11 @@ def tuner_of(
         bundle_label_selector=[labels] if labels and search.scaling is None else None,
     )
     trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, search=search), bundles)
-    before = restored(storage.join(folder, "tune"), trainable)
-    if before is not None:
-        return before
     space = {key: domain(dimension, settings.algorithm == "grid")
              for key, dimension in settings.space.items()}  # fmt: skip
+    before = restored(storage.join(folder, "tune"), trainable, space)
+    if before is not None:
+        return before
     return ray_tune.Tuner(
         trainable,
         param_space=space,
@@ -79,26 +78,21 @@ def tuner_of(
     )
 
 
-def restored(state: str, trainable: Any) -> ray_tune.Tuner | None:
+def restored(state: str, trainable: Any, space: dict[str, Any]) -> ray_tune.Tuner | None:
     """Ray Tune where it was interrupted; None where it was not, or where a full disk cut its files.
+
+    Of files that Ray Tune reads later, one that was cut makes it begin anew, in the same space.
 
     Args:
         state: the folder of its files.
         trainable: as it was given to Ray Tune.
+        space: likewise.
     """
     if not ray_tune.Tuner.can_restore(state):
         return None
     try:
-        top = (name for name, _, _ in storage.list_files(state) if "/" not in name)
-        # Others of its files are pickles, whatever their ending.
-        states = [name for name in top if name.startswith("experiment_state")]
-        for name in states:
-            # Ray Tune itself would begin anew, without the search space.
-            json.loads(storage.read_bytes(storage.join(state, name)))
-        if not states:
-            raise ValueError("it lacks an experiment_state")
         tuner = ray_tune.Tuner.restore(
-            state, trainable, resume_unfinished=True, resume_errored=True
+            state, trainable, resume_unfinished=True, resume_errored=True, param_space=space
         )
     except (EOFError, ValueError, pickle.UnpicklingError) as error:
         logger.warning("%s was cut short (%s): the search starts again", state, error)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
@@ -294,6 +295,51 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     assert [row["state"] for row in rows] == ["finished"] * 6
     assert list(histories(folder).values()) == [[1, 2, 3, 4, 5]] * 6
     assert "Traceback" not in said(config)
+
+
+def unsaved(state: Path) -> None:
+    """As where the search was interrupted before its trial began."""
+    content = json.loads(state.read_text())
+    (row,) = content["trial_data"]
+    row[0] = json.dumps(json.loads(row[0]) | {"relative_logdir": None, "status": "PENDING"})
+    state.write_text(json.dumps(content))
+
+
+def cut(file: Path) -> None:
+    """As where the disk was full."""
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "file"),
+    [(unsaved, "experiment_state"), (cut, "experiment_state"), (cut, "basic-variant-state"),
+     (cut, "tuner.pkl")],
+)  # fmt: skip
+def test_a_search_goes_on_from_what_is_left_of_the_files_of_ray_tune(
+    tree: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    file: str,
+) -> None:
+    search = {"trials": 1, "space": {"training.optimizer.lr": {"choice": [2e-3]}}}
+    config = searching(tree, search, training={"epochs": 1}, output=str(tmp_path))
+    (tmp_path / "features").symlink_to(Path(tree["output"], "features"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("raysound.distributed.tune.write_results", interrupted)
+        tune(config)
+    (path,) = tmp_path.glob(f"search/*/tune/{file}*")
+    change(path)
+
+    folder, (row,) = searched(config)
+
+    assert (row["state"], row["training.optimizer.lr"]) == ("finished", "0.002")
+    assert [1] in histories(folder).values()
+    assert load(str(folder / "best.yaml")).training.optimizer.lr == 2e-3
+
+
+def interrupted(*arguments: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def losses(history: Path) -> list[tuple[float, float]]:
