@@ -325,9 +325,10 @@ def test_a_search_goes_on_from_what_is_left_of_the_files_of_ray_tune(
     search = {"trials": 1, "space": {"training.optimizer.lr": {"choice": [2e-3]}}}
     config = searching(tree, search, training={"epochs": 1}, output=str(tmp_path))
     (tmp_path / "features").symlink_to(Path(tree["output"], "features"))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("raysound.distributed.tune.write_results", interrupted)
-        tune(config)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config)
     (path,) = tmp_path.glob(f"search/*/tune/{file}*")
     change(path)
 
