@@ -170,22 +170,21 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
     """The rows of a Parquet file with sounds, the bytes left out.
 
     Returns:
-        name (of the sound, or null), label, fold, split and group as text, offset (the row).
+        name (of the sound, or null), label (null where no column is one of LABEL_COLUMNS), fold,
+        split and group as text, offset (the row).
 
     Raises:
-        UserError: no sounds, or no label.
+        UserError: no sounds.
     """
     parquet = pq.ParquetFile(file)
     schema = parquet.schema_arrow
     audio = _sound_column(schema).partition(".")[0]
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
-    if label is None:
-        raise UserError(f"no label column ({', '.join(LABEL_COLUMNS)}) beside the sounds")
     has_path = pa.types.is_struct(schema.field(audio).type) and any(
         field.name == "path" for field in schema.field(audio).type
     )
     extra = [name for name in ("fold", "split", "group") if name in schema.names]
-    wanted = [label, *extra, *([f"{audio}.path"] if has_path else [])]
+    wanted = [*filter(None, [label]), *extra, *([f"{audio}.path"] if has_path else [])]
     table = parquet.read(columns=wanted)
     count = len(table)
     nothing = pa.nulls(count, pa.string())
@@ -193,7 +192,7 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
     return pa.table(
         {
             "name": names.cast(pa.string()),
-            "label": _class_names(table[label], schema, label),
+            "label": _class_names(table[label], schema, label) if label else nothing,
             **{
                 name: table[name].cast(pa.string()) if name in extra else nothing
                 for name in ("fold", "split", "group")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pyarrow as pa
@@ -11,6 +12,8 @@ from raysound.config import UserError
 from raysound.layouts import listed, plain_name, shown
 from raysound.settings import Config, SplitSettings
 from raysound.split import assign_split
+
+logger = logging.getLogger(__name__)
 
 
 def check_classes(labels: dict[str, list[str]]) -> None:
@@ -30,6 +33,17 @@ def check_classes(labels: dict[str, list[str]]) -> None:
                 f"{listed(sorted(labels['real']), 20)}: rename them, leave them out, or add real "
                 f"recordings of them{f'; perhaps {hint} there' if hint else ''}"
             )
+
+
+def check_unlabelled(name: str, path: str) -> None:
+    """Tells that a generated corpus has no labels. Raises UserError for the real one."""
+    if name == "real":
+        raise UserError(
+            f"{path}: the real clips have no labels: put each into a folder named after its class, "
+            "or list them in a metadata.csv with the columns file_name and label; only generated "
+            "corpora may have none"
+        )
+    logger.info("%s: the clips have no labels, so no metric that needs them is given", name)
 
 
 def _key(label: str) -> str:

@@ -106,17 +106,20 @@ class Layout:
         are: what they mean, `split` or `fold`.
         below: words for splits of the folders below the classes: what each means; empty where
             these folders belong to the classes.
+        is_flat: True where the sounds stand in no folder, and have no class.
     """
 
     above: dict[str, str] | None
     are: str
     below: dict[str, str]
+    is_flat: bool = False
 
 
 def layout_of(folders: Folders, path: str, tell: Tell) -> Layout:
     """Finds out which folders of a corpus are its classes.
 
-    Above or below the classes the folders may be splits; above them also folds.
+    Above or below the classes the folders may be splits; above them also folds. Sounds in no
+    folder have no class, and are the only ones of their corpus.
 
     Args:
         folders: of all its sound files.
@@ -124,13 +127,15 @@ def layout_of(folders: Folders, path: str, tell: Tell) -> Layout:
         tell: takes a line about what is left out, or is doubtful.
 
     Raises:
-        UserError: a sound in no class folder, or folders that are no classes.
+        UserError: some sounds in class folders and some in none, or folders that are no classes.
     """
     for name, count in folders.left.items():
         tell(f"{path}: {count} sound files in '{name}' are left out: no class")
     if not folders.first and not folders.bare.total:
         raise UserError(f"{path} lists no clips")
     first = sorted(filter(None, folders.first))
+    if not first:
+        return Layout(None, "split", {}, is_flat=True)
     words = {folder: split_word(name) for folder, name in _without_common_start(first).items()}
     splits = {folder: word for folder, word in words.items() if word}
     above: dict[str, str] | None = None
@@ -181,7 +186,7 @@ def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
     elif layout.below:
         second = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
         columns["split"] = _mapped(second, layout.below)
-    columns["label"] = _first(below)
+    columns["label"] = nothing if layout.is_flat else _first(below)
     return pa.table([columns[name] for name in FOUND.names], schema=FOUND)
 
 

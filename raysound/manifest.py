@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import posixpath
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -41,18 +42,19 @@ def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
     A corpus is a manifest of ours (`.parquet`), a folder with a table of file names and labels
     (see `tables`), a folder a class with splits above or below them or without (see `layouts`), or
     a folder of tar files (WebDataset) or of Parquet files with the sounds inside (Hugging Face).
-    `split` is the corpus's own or null. `size` is in bytes, -1 where the file is missing (of a
-    row in Parquet: its share of the file); `modified` in ns. `offset` is null for a file of its
-    own, else where the clip begins: a byte of a tar file, a row of a Parquet file. Clips in such
-    containers stay in the containers' order.
+    The files of a flat folder, and clips that neither folder nor table labels, have the label null:
+    then all clips have. `split` is the corpus's own or null. `size` is in bytes, -1 where the file
+    is missing (of a row in Parquet: its share of the file); `modified` in ns. `offset` is null for
+    a file of its own, else where the clip begins: a byte of a tar file, a row of a Parquet file.
+    Clips in such containers stay in the containers' order.
 
     Args:
         path: folder or manifest, local or a URI.
         tell: takes a line about what was left out, or is doubtful.
 
     Raises:
-        UserError: no such folder, no sound in it, no label, folders that are no classes, an unknown
-            split, or a file listed twice.
+        UserError: no such folder, no sound in it, labels of some clips only, folders that are no
+            classes, an unknown split, or a file listed twice.
     """
     table = (_file if is_file(path) else _folder)(path, tell)
     tell_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
@@ -219,9 +221,8 @@ def tell_same_names(labels: list[str], path: str, tell: Tell) -> None:
 
 
 def _own_manifest(table: pa.Table, path: str) -> pa.Table:
-    missing = {"path", "label"} - set(table.column_names)
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+    if "path" not in table.column_names:
+        raise UserError(f"{path} lacks the column path")
     if not len(table):
         raise UserError(f"{path} lists no clips")
     nothing = pa.chunked_array([pa.nulls(len(table), pa.string())])
@@ -262,6 +263,7 @@ def _own_manifest(table: pa.Table, path: str) -> pa.Table:
         size = pc.if_else(pc.is_valid(offset), sizes, size)
     columns = {
         **text,
+        "label": pc.if_else(pc.equal(text["label"], ""), None, text["label"]),
         "clip_id": clip_id,
         "path": paths,
         "group": pc.coalesce(text["group"], clip_id),
@@ -295,7 +297,8 @@ def checked(table: pa.Table, source: str) -> pa.Table:
         source: where the clips come from.
 
     Raises:
-        UserError: a clip that is listed twice or has no label, or words that mean no split.
+        UserError: a clip that is listed twice, labels of some clips only, or words that mean no
+            split.
     """
     refuse_clips(table, source)
     words = pc.unique(table["split"].drop_null()).to_pylist()
@@ -303,14 +306,19 @@ def checked(table: pa.Table, source: str) -> pa.Table:
 
 
 def refuse_clips(table: pa.Table, source: str) -> None:
-    """Raises UserError for a clip that is listed twice or has no label."""
+    """Raises UserError for a clip that is listed twice, or alone has no label."""
     if pc.count_distinct(table["clip_id"]).as_py() < len(table):
         counts = pc.value_counts(table["clip_id"])
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise UserError(f"{source}: {shown(twice[0].as_py())} is listed twice")
-    unlabelled = table.filter(pc.fill_null(pc.equal(table["label"], ""), True))
-    if len(unlabelled):
-        raise UserError(f"{source}: {shown(unlabelled['clip_id'][0].as_py())} has no label")
+    unlabelled = table.filter(pc.is_null(table["label"]))
+    if 0 < len(unlabelled) < len(table):
+        refuse_unlabelled(unlabelled["clip_id"][0].as_py(), source)
+
+
+def refuse_unlabelled(clip_id: str, source: str) -> NoReturn:
+    """Raises UserError for a clip without a label, where others have one."""
+    raise UserError(f"{source}: {shown(clip_id)} has no label, and other clips have one")
 
 
 def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:

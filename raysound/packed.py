@@ -133,7 +133,7 @@ def read_container(container: Container) -> tuple[pa.Table, Tally]:
     columns = {
         "clip_id": clip_id,
         "path": pa.array([uri] * count, pa.string()),
-        "label": found["label"],
+        "label": pc.if_else(pc.equal(found["label"], ""), None, found["label"]),
         "fold": found["fold"],
         "split": pc.fill_null(found["split"], word) if word else found["split"],
         "group": pc.coalesce(found["group"], clip_id),

@@ -236,6 +236,7 @@ def predictions_of(
     asked = np.append(probabilities, np.zeros((len(starts), 1), np.float32), axis=1)
     known = classifier.labels
     column = [known.index(x) if x in known else -1 for x in labels.to_pylist()]
+    asked = pa.array(asked[np.arange(len(starts)), column], mask=labels.is_null().to_numpy())
     count, nothing = len(starts), pa.nulls(len(starts))
     return pa.table(
         {
@@ -245,7 +246,7 @@ def predictions_of(
             "label": labels,
             "prediction": [known[index] for index in probabilities.argmax(axis=1)],
             "probability": probabilities.max(axis=1),
-            "asked_probability": asked[np.arange(count), column],
+            "asked_probability": asked,
             "windows": np.diff(np.append(starts, len(names))),
             "sample_rate": rows["sample_rate"].take(starts),
             "duration": rows["duration"].take(starts),

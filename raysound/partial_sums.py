@@ -31,8 +31,8 @@ from raysound.metrics.sums import ClassificationSums
 from raysound.predictions import as_array, read_rows
 
 COLUMNS = (
-    "clip_id", "split", "label", "probability", "asked_probability", "sample_rate", "duration",
-    "sounding", "balls", "authentic", "probabilities", "spectrum",
+    "clip_id", "split", "label", "prediction", "probability", "asked_probability", "sample_rate",
+    "duration", "sounding", "balls", "authentic", "probabilities", "spectrum",
 )  # fmt: skip
 # Entries above those that can be selected that are held, at most.
 ENTRIES_AHEAD = 1 << 17
@@ -105,14 +105,17 @@ def sum_part(uri: str, part: int, plan: Plan) -> dict[str, PartialSums]:
 
 
 def _sum(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSums:
-    truth = pc.index_in(table["label"], pa.array(plan.labels)).to_numpy().astype(np.int64)
+    # Clips without a label are grouped by what they are predicted as.
+    labels = pc.coalesce(table["label"], table["prediction"])
+    truth = pc.index_in(labels, pa.array(plan.labels)).to_numpy().astype(np.int64)
     probabilities = as_array(table["probabilities"])
     entries = np.zeros(len(table), ENTRY)
     entries["part"], entries["row"] = part, rows
     entries["key"] = keys(table["clip_id"].to_pylist())
     entries["truth"], entries["prediction"] = truth, probabilities.argmax(axis=1)
     entries["probability"] = table["probability"].to_numpy()
-    entries["asked"] = table["asked_probability"].to_numpy()
+    asked = pc.coalesce(table["asked_probability"], table["probability"])
+    entries["asked"] = asked.to_numpy()
     balls = BallCounts()
     if not table["balls"].null_count:
         balls = BallCounts.of(

@@ -36,14 +36,14 @@ class Facts:
     Attributes:
         clips: how many there are.
         digest: see `digest_of`.
-        labels: of the clips.
+        labels: of the clips; None is that of those without.
         loose: how many are files of their own.
         packed: how many lie in each tar or Parquet file.
     """
 
     clips: int
     digest: int
-    labels: frozenset[str]
+    labels: frozenset[str | None]
     loose: int
     packed: Counter[str]
 

@@ -117,6 +117,8 @@ def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Tell)
 def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Tell) -> pa.Table | None:
     """The clips that some tables label, as a table of FOUND; None where the folders have to.
 
+    Those that `metadata.csv` lists have no label where it has no column of labels.
+
     Args:
         tables: of the corpus.
         sounds: how many sound files it has.
@@ -128,8 +130,12 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Tell) -> pa
         if "label" not in table.roles and not table.is_split_list:
             tell(
                 f"{path}: {table.file} names {table.matched} files of the corpus, but no column of "
-                f"it is known to hold labels ({listed(table.header, 5)}): not used"
+                f"it is known to hold labels ({listed(table.header, 5)}): "
+                + ("its clips have none" if table.file in OWN else "not used")
             )
+    unlabelled = [one for one in tables if one.file in OWN and "label" not in one.roles]
+    if unlabelled:
+        return unlabelled[0].rows
     if not labelled:
         return None
     own = [table for table in labelled if table.file in OWN]
@@ -318,7 +324,6 @@ def _read(file: str, names: pa.ChunkedArray, path: str, tell: Tell) -> Table | N
     if file in OWN and "label" not in roles:
         for empty in (name for name in ROLES["label"] if name in cells.column_names):
             _refuse_empty(cells, empty, uri)
-        raise UserError(f"{uri} has no column label, only {listed(header)}")
     for role in ("name", "label"):
         if role in roles:
             _refuse_empty(cells, roles[role], uri)

@@ -53,7 +53,14 @@ def cas(config: Config) -> str:
         raise UserError("no real test clip: name corpora.real.split.test_folds")
     # What is wrong is reported before the first training, not after hours of others.
     usable = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
-    check_classes(dict(zip(folders, usable, strict=True)))
+    labels = dict(zip(folders, usable, strict=True))
+    check_classes(labels)
+    for name in [name for name in names if not labels[name]]:
+        logger.info("%s is left out: its clips have no labels", name)
+        names.remove(name)
+        del folders[name]
+    if not names:
+        raise UserError("no generated corpus has labels: a classifier can't be trained on them")
     sides = {}
     for name in names:
         generated = split_clips(of_generated(config), folders[name])

@@ -55,15 +55,21 @@ def evaluate(config: Config) -> str:
     run = run or run_folder(config, folders["real"])
     judge = checkpoint.read_note(run)
     real = split_clips(config, folders["real"])
-    check_corpora(folders, real, judge, run)
+    labelled = check_corpora(folders, real, judge, run)
     out = storage.join(config.output, "evaluation")
     with sole_writer(out):
-        write_report(config, run, judge, folders, real, out)
+        write_report(config, run, judge, folders, labelled, real, out)
     return f"report: {storage.join(out, 'report.html')}"
 
 
 def write_report(
-    config: Config, run: str, judge: Checkpoint, folders: dict[str, str], real: pa.Table, out: str
+    config: Config,
+    run: str,
+    judge: Checkpoint,
+    folders: dict[str, str],
+    labelled: set[str],
+    real: pa.Table,
+    out: str,
 ) -> None:
     """Scores the corpora, measures them, and writes it all to a folder.
 
@@ -72,6 +78,7 @@ def write_report(
         run: the judge's folder.
         judge: its checkpoint.
         folders: of the features, by the corpus's name.
+        labelled: the corpora whose clips have labels.
         real: the usable real clips with their split.
         out: the folder to write to.
     """
@@ -83,7 +90,7 @@ def write_report(
     if not pc.any(pc.equal(real["split"], "test")).as_py():
         raise UserError("the real corpus has no usable test clip: the judge can't be judged")
     score_corpora(folders, judged_and_compared(real), run, config, predictions)
-    metrics, selected = measure(config, run, judge, folders, predictions)
+    metrics, selected = measure(config, run, judge, folders, labelled, predictions)
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
     page = render(
         metrics,
@@ -105,7 +112,8 @@ def write_report(
         logger.info("%s", line)
     for corpus, numbers in metrics["corpora"].items():
         value = numbers["accuracy"]["value"]
-        gauges.show("accuracy", value, experiment=config.name, corpus=corpus)
+        if value is not None:
+            gauges.show("accuracy", value, experiment=config.name, corpus=corpus)
 
 
 def corpus_digests(folders: dict[str, str]) -> dict[str, str]:
@@ -150,8 +158,12 @@ def check_features(config: Config, judge: Checkpoint, run: str) -> None:
         )
 
 
-def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, run: str) -> None:
-    """Raises UserError for a real split that is not the judge's, or a class it never learned."""
+def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, run: str) -> set[str]:
+    """The corpora whose clips have labels.
+
+    Raises:
+        UserError: a real split that is not the judge's, or a class it never learned.
+    """
     if split_digest(real) != judge.data["split_digest"]:
         raise UserError(
             f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
@@ -165,16 +177,17 @@ def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, ru
                 f"{name} has classes that the judge never learned: {', '.join(unknown)}; "
                 f"it knows {', '.join(judge.labels)}"
             )
+    return {name for name, found in zip(folders, labels, strict=True) if found}
 
 
 def usable_labels(folder: str) -> list[str]:
-    """Runs in a Ray task: the labels of a corpus's usable clips, sorted."""
+    """Runs in a Ray task: the labels of a corpus's usable clips, sorted; none without labels."""
     rejects = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
     rejected = rejects["clip_id"].combine_chunks()
     found: set[str] = set()
     for rows in manifest_rows(folder, ["clip_id", "label"]):
         usable = rows.filter(pc.invert(pc.is_in(rows["clip_id"], rejected)))
-        found |= set(pc.unique(usable["label"]).to_pylist())
+        found |= set(pc.unique(usable["label"].drop_null()).to_pylist())
     return sorted(found)
 
 
@@ -236,17 +249,20 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
     )
     for name, row in rows.items():
         accuracy = row["accuracy"]
-        if accuracy["value"] is None:
+        if not row["clips"]:
             yield f"{name:<{width}}  {0:5d}"
             continue
         shares = "  ".join(
             f"{'–' if row[key]['value'] is None else format(row[key]['value'], '.1%'):>{wide}}"
             for key, wide in (("recall", 9), ("coverage", 8), ("authenticity", 12))
         )
-        mmd = row["mmd"]["value"]
+        mmd, interval = row["mmd"]["value"], f"{'–':>7}   {'no labels':<15}"
+        if accuracy["value"] is not None:
+            interval = (
+                f"{accuracy['value']:7.1%}   {accuracy['low']:6.1%} – {accuracy['high']:6.1%}"
+            )
         yield (
-            f"{name:<{width}}  {row['clips']:5d}  {accuracy['value']:7.1%}   "
-            f"{accuracy['low']:6.1%} – {accuracy['high']:6.1%}  "
+            f"{name:<{width}}  {row['clips']:5d}  {interval}  "
             f"{'–' if mmd is None else format(mmd, '.2f'):>8}  {shares}"
         )
     for row in metrics["mismatch"]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raysound import features, storage
 from raysound.config import UserError
-from raysound.corpus_checks import check_real
+from raysound.corpus_checks import check_real, check_unlabelled
 from raysound.distributed.failures import reported
 from raysound.distributed.listing_pipeline import clips_of, map_blocks
 from raysound.distributed.session import Result, run_remote
@@ -60,6 +60,8 @@ def plan_corpus(name: str, config: Config) -> dict[str, Any]:
         logger.warning("%s", note)
     if "fault" in plan:
         raise UserError(plan["fault"])
+    if not plan["labels"]:
+        check_unlabelled(name, corpus_path(name, config))
     if _listed is not None:
         _listed.add(features.folder(config.output, name, config.features))
     return plan

@@ -28,6 +28,7 @@ from raysound.manifest import (
     no_sounds,
     read_corpus,
     refuse_clips,
+    refuse_unlabelled,
     with_meaning,
 )
 from raysound.packed import Container, check_containers, read_container
@@ -271,6 +272,9 @@ def _packed_clips(path: str, containers: list[Container], tell: Tell) -> ray.dat
     packed = _map(_dataset(rows), _read_containers, path=path).materialize()
     facts = map_blocks(packed, _packed_facts)
     labels = {label for one in facts for label in one.labels}
+    unlabelled = [one.unlabelled for one in facts if one.unlabelled is not None]
+    if unlabelled and labels:
+        refuse_unlabelled(unlabelled[0], path)
     left = merge_tallies(one.left for one in facts)
     check_containers(containers, sum(one.clips for one in facts), [*labels], left, path, tell)
     meaning = meanings({word for one in facts for word in one.words}, path)
@@ -299,21 +303,25 @@ class PackedFacts:
     Attributes:
         clips: how many there are.
         labels: of these.
+        unlabelled: the first of them that has no label, if there is one.
         words: for their splits.
         left: the endings of what else the containers hold.
     """
 
     clips: int
     labels: set[str]
+    unlabelled: str | None
     words: set[str]
     left: Tally
 
 
 def _packed_facts(rows: pa.Table) -> PackedFacts:
     clips, others = rows.filter(rows["is_clip"]), rows.filter(pc.invert(rows["is_clip"]))
+    unlabelled = clips["clip_id"].filter(pc.is_null(clips["label"])).slice(0, 1)
     return PackedFacts(
         clips=len(clips),
         labels=set(pc.unique(clips["label"].drop_null()).to_pylist()),
+        unlabelled=next(iter(unlabelled.to_pylist()), None),
         words=set(pc.unique(clips["split"].drop_null()).to_pylist()),
         left=merge_tallies(
             {row["path"]: (row["size"], row["clip_id"])} for row in others.to_pylist()

@@ -60,9 +60,26 @@ class Measured(NamedTuple):
 
 
 def measure(
-    config: Config, run: str, judge: Checkpoint, folders: dict[str, str], predictions: str
+    config: Config,
+    run: str,
+    judge: Checkpoint,
+    folders: dict[str, str],
+    labelled: set[str],
+    predictions: str,
 ) -> tuple[dict[str, Any], dict[str, Selected]]:
-    """The content of metrics.json, and by corpus the clips to show in the report."""
+    """Computes all metrics.
+
+    Args:
+        config: the experiment.
+        run: the judge's folder.
+        judge: its checkpoint.
+        folders: of the features, by the corpus's name.
+        labelled: the corpora whose clips have labels.
+        predictions: the folder of all corpora.
+
+    Returns:
+        The content of metrics.json, and by corpus the clips to show in the report.
+    """
     labels, n_mels = judge.labels, judge.features.n_mels
     size = embedding_size(predictions, "real")
     plan = Plan(
@@ -96,7 +113,10 @@ def measure(
             folders,
             run_remote_all(
                 measure_corpus,
-                [(predictions, name, sums[name], empty, plan, [real], *sizes) for name in folders],
+                [
+                    (predictions, name, sums[name], empty, plan, [real], *sizes, name in labelled)
+                    for name in folders
+                ],
             ),
             strict=True,
         )
@@ -217,6 +237,7 @@ def measure_corpus(
     against: list[ray.ObjectRef],
     set_size: int,
     class_sizes: list[int],
+    is_labelled: bool,
 ) -> Measured:
     """Runs in a Ray task, which gives numpy one thread: all numbers about one corpus.
 
@@ -229,13 +250,15 @@ def measure_corpus(
         against: the real clips that they are compared with.
         set_size: see `corpus_report`.
         class_sizes: the same of each class.
+        is_labelled: whether its clips have labels.
     """
     real: RealClips = ray.get(against[0])
     own = sums.get(OTHERS, empty)
     drawn = sample(own.entries, plan)
     scored = read_scored(predictions, corpus, drawn, plan)
     report = corpus_report(
-        scored, real, plan.labels, set_size, class_sizes, totals=own.totals
+        scored, real, plan.labels, set_size, class_sizes, totals=own.totals,
+        is_labelled=is_labelled,
     )  # fmt: skip
     shown = selected_clips(predictions, corpus, own, plan, drawn, scored, real)
     return Measured(report, sound_of_corpus(predictions, corpus, own, plan), shown)

@@ -43,7 +43,7 @@ def plan_shards(
         per_shard = clips_per_shard(facts.clips, config.compute.shard_clips, config.features)
         index = write_manifest(folder, clips, facts, index, per_shard)
     return {
-        "clips": facts.clips, "labels": sorted(facts.labels), "shards": index.shards,
+        "clips": facts.clips, "labels": sorted(filter(None, facts.labels)), "shards": index.shards,
         "finished": finished,
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ class indices of shape `(n,)`, one per clip; `probabilities` is `(n, classes)`.
 """
 
 from collections.abc import Sequence
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,12 @@ from raysound.metrics.intervals import (
     wilson_interval,
 )
 from raysound.metrics.probabilities import (
+    FLOOR,
+    am_score_of,
     binned_gap,
     confidences,
     entropies,
+    modified_score_of,
     predicted_classes,
     score_of,
     true_ranks,
@@ -199,6 +202,8 @@ def classification_report(
     set_size: int | None = None,
     seed: int = 0,
     sums: ClassificationSums | None = None,
+    real_marginal: ArrayLike | None = None,
+    is_labelled: bool = True,
 ) -> dict[str, Any]:
     """All numbers about one corpus that come from its class probabilities, ready for JSON.
 
@@ -212,16 +217,21 @@ def classification_report(
             of fewer is used whole, and these metrics carry a `note`. None: all clips.
         seed: Makes what is drawn repeatable.
         sums: Over all clips of the corpus, where those given are a sample; None: they are all.
+        real_marginal: Mean probabilities of the real clips, `(classes,)`, which the AM score
+            compares with; None gives no AM score.
+        is_labelled: False for clips without labels: `truth` is then what they are predicted as, and
+            what needs labels has no value.
 
     Returns:
-        `clips`, `per_class` (by label: `clips`, `accuracy`), `confusion` (rows are the truth), and
-        measures: `accuracy` and `top_3` with Wilson's interval, `balanced_accuracy` with that of
-        its classes' Wilson intervals added by squares, `map_3` and `negative_log_likelihood`
-        with ± 1.96 standard errors, `macro_f1` by bootstrap, `calibration_error`,
-        `inception_score` and `predicted_classes` by half samples, for resampling with repetition
-        would add their bias a second time. A value is None where there are no clips; those of
-        `top_3` and `map_3` also with three classes or fewer, where any answer is among the three
-        most probable.
+        `clips`, `labelled`, `predicted` (clips by predicted class), `per_class` (by label: `clips`,
+        `accuracy`; by predicted class where there are no labels), `confusion` (rows are the truth;
+        None without labels), and measures: `accuracy` and `top_3` with Wilson's interval,
+        `balanced_accuracy` with that of its classes' Wilson intervals added by squares, `map_3` and
+        `negative_log_likelihood` with ± 1.96 standard errors, `macro_f1` by bootstrap,
+        `calibration_error`, `inception_score`, `modified_inception_score`, `am_score` and
+        `predicted_classes` by half samples, for resampling with repetition would add their bias a
+        second time. A value is None where there are no clips; those of `top_3` and `map_3` also
+        with three classes or fewer, where any answer is among the three most probable.
 
     Raises:
         ValueError: The lengths differ, a class is out of range, a row is no distribution, or the
@@ -248,19 +258,27 @@ def classification_report(
     some = drawn(np.arange(n), n if set_size is None else set_size, seed)
     report = {
         "clips": of_all.clips,
+        "labelled": is_labelled,
+        "predicted": dict(zip(labels, confusion.sum(axis=0).tolist(), strict=True)),
         "accuracy": share_measure(correct.sum(), of_all.clips),
         "balanced_accuracy": _balanced(confusion),
         **_means(of_all, classes),
-        **_equal_n(truth[some], probabilities[some]),
+        **_equal_n(truth[some], probabilities[some], real_marginal),
         "per_class": {
             label: {"clips": int(of), "accuracy": share_measure(right, of)}
             for label, right, of in zip(labels, correct, clips, strict=True)
         },
         "confusion": confusion.tolist(),
     }
+    if not is_labelled:
+        none = measure(None, why="no labels" if of_all.clips else "no clips")
+        report |= {metric.key: none for metric in METRICS if metric.needs_labels}
+        report["confusion"] = None
+        for row in report["per_class"].values():
+            row["accuracy"] = none
     for metric in METRICS:
         if metric.needs_equal_n and metric.key in report and set_size is not None:
-            report[metric.key] |= fewer(len(some), set_size)
+            report[metric.key] = report[metric.key] | fewer(len(some), set_size)
     return report
 
 
@@ -299,9 +317,14 @@ def _means(sums: ClassificationSums, classes: int) -> dict[str, Measure]:
     return found
 
 
-def _equal_n(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Measure]:
+def _equal_n(
+    truth: NDArray[np.int64], probabilities: NDArray[np.float64], real_marginal: ArrayLike | None
+) -> dict[str, Measure]:
     """What depends on the number of clips: compared between equal numbers only."""
-    names = ("macro_f1", "calibration_error", "inception_score", "predicted_classes")
+    names = (
+        "macro_f1", "calibration_error", "inception_score", "predicted_classes",
+        "modified_inception_score", "am_score",
+    )  # fmt: skip
     n, classes = probabilities.shape
     if not n:
         return {name: measure(None, why="no clips") for name in names}
@@ -312,17 +335,22 @@ def _equal_n(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> di
         entropies(probabilities),
     )
     cells = truth * classes + prediction
+    logs = np.log(np.maximum(probabilities, FLOOR))
+    real = None if real_marginal is None else np.asarray(real_marginal, np.float64)
 
     def f1(chosen: NDArray[np.int64]) -> float:
         return _f1(np.bincount(cells[chosen], minlength=classes**2).reshape(classes, classes))
 
     def others(chosen: NDArray[np.int64]) -> tuple[float, ...]:
         # One product with 0 and 1 is faster than gathering the rows.
-        marginal = np.bincount(chosen, minlength=n) @ probabilities / len(chosen)
+        counts, of = np.bincount(chosen, minlength=n), len(chosen)
+        marginal, mean_own = counts @ probabilities / of, own[chosen].mean()
         return (
             binned_gap(bins[chosen], right[chosen], confidence[chosen]),
-            score_of(marginal, own[chosen].mean()),
+            score_of(marginal, mean_own),
             predicted_classes(prediction[chosen], classes),
+            modified_score_of(marginal, counts @ logs / of, mean_own, of),
+            nan if real is None else am_score_of(marginal, real, mean_own),
         )
 
     every = np.arange(n)
@@ -330,9 +358,13 @@ def _equal_n(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> di
     found = {"macro_f1": spread_measure(f1(every), low, high, n, "clips")}
     values = ends = others(every)
     lows, highs = (ends, ends) if n < 4 else half_sample_interval(others, n, values, draws=100)
-    limits = ((0, 1), (1, classes), (1, classes))
+    limits = ((0, 1), (1, classes), (1, classes), (1, inf), (0, inf))
     for name, value, below, above, (floor, top) in zip(
         names[1:], values, lows, highs, limits, strict=True
     ):
         found[name] = spread_measure(value, max(below, floor), min(above, top), n, "clips")
+    if n < 2:
+        found["modified_inception_score"] = measure(None, why="a single clip makes no pair")
+    if real is None:
+        found["am_score"] = measure(None, why="no real clips to compare with")
     return found

@@ -21,7 +21,7 @@ class Scored:
     """What the classifier made of some clips.
 
     Attributes:
-        truth: class that each was asked to be, `(n,)`.
+        truth: class that each was asked to be, or is predicted as where it has no label, `(n,)`.
         probabilities: `(n, classes)`.
         embedding: float32 `(n, size)`.
     """
@@ -58,11 +58,13 @@ class RealClips:
     Attributes:
         embedding: `(m, size)`.
         truth: class of each, `(m,)`.
+        marginal: their mean probabilities, `(classes,)`.
         prepared: from the embeddings.
     """
 
     embedding: NDArray[np.float32]
     truth: NDArray[np.int64]
+    marginal: NDArray[np.float64]
     prepared: Reference
 
     @classmethod
@@ -72,7 +74,8 @@ class RealClips:
         Raises:
             ValueError: fewer than two.
         """
-        return cls(clips.embedding, clips.truth, prepare(clips.embedding))
+        marginal = clips.probabilities.mean(axis=0, dtype=np.float64)
+        return cls(clips.embedding, clips.truth, marginal, prepare(clips.embedding))
 
 
 def corpus_report(
@@ -83,6 +86,7 @@ def corpus_report(
     class_sizes: Sequence[int],
     seed: int = 0,
     totals: Totals | None = None,
+    is_labelled: bool = True,
 ) -> dict[str, Any]:
     """Classification, fidelity and diversity of one corpus, ready for JSON.
 
@@ -95,6 +99,7 @@ def corpus_report(
         class_sizes: the same of each class.
         seed: of all draws.
         totals: sums over all clips; None: `scored` are all.
+        is_labelled: False for clips without labels, whose `truth` is what they are predicted as.
 
     Returns:
         What `classification_report` and `fidelity_report` return, `per_class` with both's.
@@ -102,7 +107,8 @@ def corpus_report(
     some = scored if totals is None else scored.first(PAIR_CLIPS)
     report = classification_report(
         some.truth, some.probabilities, labels, set_size=set_size, seed=seed,
-        sums=totals and totals.classification,
+        sums=totals and totals.classification, real_marginal=reference.marginal,
+        is_labelled=is_labelled,
     )  # fmt: skip
     fidelity = fidelity_report(
         some.embedding, reference.prepared, seed=seed, set_size=set_size,

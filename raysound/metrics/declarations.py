@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 # Version of metrics.json: raised whenever a key changes its meaning or goes away.
-METRICS_SCHEMA = 4
+METRICS_SCHEMA = 5
 # Most clips of a corpus for the metrics whose value depends on the number of clips: 4 for each of
 # 512 dimensions, so that the Fréchet distance in the embedding of a resnetish18 has an interval.
 SET_CLIPS = 2048
@@ -30,6 +30,7 @@ class Metric(NamedTuple):
         says: What it measures, its range, and what it can't detect.
         needs_equal_n: Its expected value depends on the number of clips, so it is computed on the
             same number of clips of every corpus, and values of different numbers are not compared.
+        needs_labels: Has no value for clips without labels.
         headline: Shown in the first table of the report.
         least: Its lowest value; an interval computed from a spread may reach below.
     """
@@ -40,6 +41,7 @@ class Metric(NamedTuple):
     form: str
     says: str
     needs_equal_n: bool = False
+    needs_labels: bool = False
     headline: bool = False
     least: float = 0.0
 
@@ -54,6 +56,7 @@ METRICS = (
         key="accuracy",
         name="Accuracy",
         higher_is_better=True,
+        needs_labels=True,
         form="percent",
         headline=True,
         says=(
@@ -159,6 +162,7 @@ METRICS = (
         key="top_3",
         name="Top 3",
         higher_is_better=True,
+        needs_labels=True,
         form="percent",
         says=(
             "Share of the clips whose class is among the judge's three most probable. Not given "
@@ -169,6 +173,7 @@ METRICS = (
         key="balanced_accuracy",
         name="Balanced accuracy",
         higher_is_better=True,
+        needs_labels=True,
         form="percent",
         says="Mean of the classes' accuracies.",
     ),
@@ -176,6 +181,7 @@ METRICS = (
         key="macro_f1",
         name="Macro F1",
         higher_is_better=True,
+        needs_labels=True,
         form="percent",
         needs_equal_n=True,
         says="Mean of the classes' F1 scores. Lower where a class has few clips.",
@@ -184,6 +190,7 @@ METRICS = (
         key="map_3",
         name="MAP@3",
         higher_is_better=True,
+        needs_labels=True,
         form=".3f",
         says=(
             "Mean of 1 / rank of the asked class, 0 beyond rank 3. Not given with three classes "
@@ -194,6 +201,7 @@ METRICS = (
         key="negative_log_likelihood",
         name="Log loss",
         higher_is_better=False,
+        needs_labels=True,
         form=".3f",
         says="Mean of −ln of the asked class's probability, in nats.",
     ),
@@ -201,6 +209,7 @@ METRICS = (
         key="calibration_error",
         name="Calibration error",
         higher_is_better=None,
+        needs_labels=True,
         form=".3f",
         needs_equal_n=True,
         says=(
@@ -218,6 +227,31 @@ METRICS = (
             "exp of the mean divergence of a clip's probabilities from their average, 1 to the "
             "number of classes, without splits. The fewer the clips, the lower. Not comparable "
             "between judges."
+        ),
+    ),
+    Metric(
+        key="modified_inception_score",
+        name="Modified inception score",
+        higher_is_better=True,
+        form=".2f",
+        needs_equal_n=True,
+        says=(
+            "exp of the mean divergence between the probabilities of two clips, 1 and up. Unlike "
+            "the inception score it rises where clips of one class differ. Not comparable between "
+            "judges."
+        ),
+        least=1.0,
+    ),
+    Metric(
+        key="am_score",
+        name="AM score",
+        higher_is_better=False,
+        form=".3f",
+        needs_equal_n=True,
+        says=(
+            "Activation maximization score, in nats: mean entropy of a clip's probabilities plus "
+            "the divergence of their mean from that of the reference. 0 where every clip is clear "
+            "and each class as frequent as in the reference. Not comparable between judges."
         ),
     ),
     Metric(

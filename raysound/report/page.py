@@ -34,6 +34,7 @@ from raysound.report.measures import (
 )
 from raysound.wording import counted
 
+_NAMES = {metric.key: metric.name for metric in METRICS}
 REJECTS_SHOWN = 100
 REJECT_KINDS_SHOWN = 100
 # What differs from clip to clip in a reason: what is quoted, paths, numbers.
@@ -54,15 +55,16 @@ class Example:
     corpus: str
     clip_id: str
     kind: Literal["hardest", "convincing"]
-    """Of its class and corpus: the least or the most probable as what it was asked to be."""
-    label: str
-    """What the clip was asked to be, or is."""
+    """Of its class and corpus: the least or the most probable as what it was asked to be, or as
+    what it is predicted as."""
+    label: str | None
+    """What the clip was asked to be, or is; None without labels."""
     prediction: str
     """What the judge heard."""
     probability: float
     """The judge's probability of `prediction`, in [0, 1]."""
-    asked_probability: float
-    """The judge's probability of `label`, in [0, 1]."""
+    asked_probability: float | None
+    """The judge's probability of `label`, in [0, 1]; None without labels."""
     nearest: str | None
     """The training clip that it is nearest to, if it was set against them."""
     log_mel: NDArray[np.float32]
@@ -155,6 +157,7 @@ def render(
                 "pairs": PAIR_CLIPS,
             },
             ranking=_ranking(metrics["ranking"], corpora),
+            ranked_by=_NAMES[metrics["ranking"]["metric"]],
             roomy=len(labels) <= ROOMY_CLASSES,
             curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
             map=maps.embedding_map(points, labels, order),
@@ -231,9 +234,12 @@ def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]
             row["accuracy"], real and real["accuracy"], gaps.get("accuracy")
         )
         row["worse"] = worse(gaps)
+        if row["clips"] and not row["labelled"]:
+            row["reading"] = "unlabelled"
+        row["histogram"] = _histogram(row, real)
         row["confusions"] = _confusions(row["confusion"], labels, CONFUSIONS_NAMED)
         row["listed"] = None
-        if len(labels) > MATRIX_CLASSES:
+        if len(labels) > MATRIX_CLASSES and row["labelled"]:
             row["listed"] = _confusions(row["confusion"], labels, PAIRS_LISTED)
     rows.sort(key=rank)
     for place, row in enumerate(rows):
@@ -271,7 +277,8 @@ def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dic
         {
             "name": name,
             "close": close[name],
-            "scored": row[name]["accuracy"]["value"] is not None,
+            "scored": row[name][ranking["metric"]]["value"] is not None,
+            "labelled": row[name]["labelled"],
             "worse": row[name]["worse"],
         }
         for name in ranking["order"]
@@ -321,8 +328,27 @@ def _against(
     return share, "below" if gap < 0 else "above"
 
 
-def _confusions(matrix: list[list[int]], labels: list[str], most: int) -> list[dict[str, Any]]:
+def _histogram(corpus: dict[str, Any], real: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Clips of a corpus by predicted class, their share, and the share of the real clips."""
+    clips = max(1, corpus["clips"])
+    return [
+        {
+            "cell": f"{place},{place}",
+            "label": label,
+            "count": count,
+            "share": count / clips,
+            "real": real["predicted"][label] / real["clips"] if real and real["clips"] else None,
+        }
+        for place, (label, count) in enumerate(corpus["predicted"].items())
+    ]
+
+
+def _confusions(
+    matrix: list[list[int]] | None, labels: list[str], most: int
+) -> list[dict[str, Any]]:
     """Name the confusions that hold the most clips."""
+    if matrix is None:
+        return []
     counts = np.array(matrix, dtype=np.int64).reshape(len(labels), len(labels))
     wrong = counts - np.diag(np.diagonal(counts))
     largest = np.argsort(-wrong, axis=None, kind="stable")[:most]

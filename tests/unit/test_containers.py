@@ -353,9 +353,10 @@ def test_a_parquet_file_without_the_bytes_of_sounds(sound, read):
         read(file)
 
 
-def test_a_parquet_file_without_labels_is_a_user_error():
-    with pytest.raises(UserError, match="no label column"):
-        parquet_clips(parquet({"audio": audio(b"a")}))
+def test_the_rows_of_a_parquet_file_without_labels_have_none():
+    clips = parquet_clips(parquet({"audio": audio(b"a", b"b")}))
+    assert clips["label"].to_pylist() == [None, None]
+    assert clips["offset"].to_pylist() == [0, 1]
 
 
 def test_an_empty_parquet_file_holds_nothing():

@@ -13,6 +13,7 @@ import pytest
 
 from raysound import storage
 from raysound.config import UserError
+from raysound.corpus_checks import check_unlabelled
 from raysound.manifest import SCHEMA, read_corpus
 
 
@@ -364,8 +365,7 @@ def test_splits_of_a_manifest_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"path": ["a.wav"]}, ["lacks", "label"]),
-        ({"file": ["a.wav"]}, ["lacks", "label", "path"]),
+        ({"file": ["a.wav"]}, ["lacks", "path"]),
         ({"path": ["a.wav", "b.wav"], "label": ["x", None]}, ["b.wav", "no label"]),
         ({"path": ["a.wav", None], "label": ["x", "x"]}, ["path"]),
         ({"path": ["a.wav", "a.wav"], "label": ["x", "y"]}, ["a.wav", "twice"]),
@@ -603,9 +603,9 @@ def test_one_bad_file_of_many_is_named(tmp_path):
     assert str(tmp_path / "b.parquet") in fault(tmp_path)
 
 
-def test_a_clip_in_a_file_needs_a_label_and_a_name_of_its_own(tmp_path):
-    write_tar(tmp_path / "a.tar", {"1.wav": b"a"})
-    assert "'a.tar/1.wav' has no label" in fault(tmp_path)
+def test_a_clip_in_a_file_beside_labelled_ones_needs_a_label_and_a_name_of_its_own(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.wav": b"a", "dog/2.wav": b"a"})
+    assert "'a.tar/1.wav' has no label, and other clips have one" in fault(tmp_path)
     (tmp_path / "a.tar").unlink()
     write_parquet(tmp_path / "a.parquet", label=["dog", None])
     assert "'a.parquet/1-1.wav' has no label" in fault(tmp_path)
@@ -661,7 +661,6 @@ def test_no_sound_files_are_a_user_error(tmp_path, names):
 @pytest.mark.parametrize(
     ("names", "count"),
     [
-        (["a.wav", "b.wav"], 2),
         (["dog/a.wav", "b.wav"], 1),
         (["train/a.wav", "test/b.wav", "test/dog/c.wav"], 2),
         (["train/dog/a.wav", "b.wav"], 1),
@@ -682,7 +681,6 @@ def test_sounds_in_no_class_folder_are_a_user_error(tmp_path, names, count):
         ("file_name,label\na.wav,dog\na.wav,dog\n", ["'a.wav' is listed twice"]),
         ("file_name,label\na.wav,dog\nb.wav,\n", ["label", "b.wav"]),
         ("file_name,label\na.wav\n", ["label", "a.wav"]),
-        ("file_name,kind\na.wav,dog\n", ["label", "kind"]),
         ("where,label\na.wav,dog\n", ["file_name"]),
         ("file_name,label\n,dog\n", ["a row", "file_name"]),
         ('file_name,label\n"a.wav,dog\n', ["metadata.csv", "line 2"]),
@@ -698,6 +696,60 @@ def test_a_bad_metadata_csv_is_a_user_error(tmp_path, text, words):
     (tmp_path / "metadata.csv").write_text(text)
     told = fault(tmp_path)
     assert [word for word in [*words, str(tmp_path)] if word not in told] == []
+
+
+# Without labels
+
+
+def flat_folder(folder):
+    return lay(folder, "a.wav", "b.wav")
+
+
+def flat_table(folder):
+    lay(folder, "a.wav", "b.wav", "c.wav")
+    (folder / "metadata.csv").write_text("file_name,prompt\na.wav,a dog\nb.wav,rain\n")
+    return folder
+
+
+def unlabelled_tar(folder):
+    folder.mkdir()
+    write_tar(folder / "a.tar", {"a.wav": b"a", "b.wav": b"b"})
+    return folder
+
+
+def unlabelled_parquet(folder):
+    folder.mkdir()
+    table = pa.table({"audio": [{"bytes": b"a", "path": f"{name}.wav"} for name in "ab"]})
+    pq.write_table(table, folder / "a.parquet")
+    return folder
+
+
+def manifest_without_labels(folder):
+    return own(lay(folder, "a.wav", "b.wav"), pa.table({"path": ["a.wav", "b.wav"]}))
+
+
+def manifest_of_empty_labels(folder):
+    columns = {"path": ["a.wav", "b.wav"], "label": ["", ""]}
+    return own(lay(folder, "a.wav", "b.wav"), pa.table(columns))
+
+
+@pytest.mark.parametrize(
+    "lay_out",
+    [flat_folder, flat_table, unlabelled_tar, unlabelled_parquet, manifest_without_labels,
+     manifest_of_empty_labels],
+)  # fmt: skip
+def test_clips_may_all_be_without_a_label(tmp_path, lay_out):
+    table = read_corpus(str(lay_out(tmp_path / "corpus")))
+    assert table["label"].to_pylist() == [None, None]
+    assert sorted(name[-5:] for name in table["clip_id"].to_pylist()) == ["a.wav", "b.wav"]
+
+
+def test_the_real_corpus_needs_labels(caplog):
+    caplog.set_level("INFO")
+    check_unlabelled("generated", "/sounds")
+    assert "the clips have no labels, so no metric that needs them is given" in caplog.text
+    with pytest.raises(UserError, match="/sounds: the real clips have no labels: .*metadata.csv"):
+        check_unlabelled("real", "/sounds")
 
 
 # Order

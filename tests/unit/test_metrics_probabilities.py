@@ -26,9 +26,11 @@ from raysound.metrics.classification import (
 )
 from raysound.metrics.probabilities import (
     FLOOR,
+    am_score,
     calibration_error,
     inception_score,
     map_at_k,
+    modified_inception_score,
     negative_log_likelihood,
     predicted_classes,
 )
@@ -154,6 +156,64 @@ def test_inception_score_equals_its_definition(seed):
     expected = np.exp(rel_entr(probabilities, marginal).sum(axis=1).mean())
 
     assert inception_score(probabilities) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("clips", [2, 60])
+def test_modified_inception_score_equals_its_definition(clips):
+    """Exp of the mean KL over all pairs of different clips, by scipy, within 1e-9."""
+    _, probabilities = drawn(0, clips=clips)
+    divergences = [
+        entropy(a, b) for i, a in enumerate(probabilities)
+        for j, b in enumerate(probabilities) if i != j
+    ]  # fmt: skip
+
+    expected = np.exp(np.mean(divergences))
+    assert modified_inception_score(probabilities) == pytest.approx(expected, rel=1e-9)
+
+
+def test_modified_inception_score_of_extremes():
+    """Clips that are all alike have 1, a single one none; what was impossible counts as 1e-12."""
+    assert modified_inception_score(np.full((5, 10), 0.1)) == pytest.approx(1, rel=1e-12)
+    assert math.isnan(modified_inception_score(np.eye(3)[:1]))
+    assert modified_inception_score(np.eye(2)) == pytest.approx(1 / FLOOR, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_am_score_equals_its_definition(seed):
+    """KL of the real mean to the mean, plus the mean entropy, by scipy, within 1e-9."""
+    _, probabilities = drawn(seed, sharpness=0.2)
+    _, real = drawn(seed + 10, clips=90)
+    expected = entropy(real.mean(axis=0), probabilities.mean(axis=0))
+    expected += entropy(probabilities, axis=1).mean()
+
+    assert am_score(probabilities, real) == pytest.approx(expected, rel=1e-9)
+    assert am_score(np.eye(7), np.eye(7)) == 0
+    assert am_score(np.eye(7)[:3], np.eye(7)) > am_score(np.eye(7)[:6], np.eye(7)) > 1
+    assert math.isnan(am_score(np.empty((0, 7)), real))
+
+
+def test_a_report_without_labels_has_what_needs_none():
+    """The same values as with labels, and clips by predicted class."""
+    truth, probabilities = drawn(4)
+    prediction = probabilities.argmax(axis=1)
+    arguments = {"set_size": 150, "real_marginal": np.full(7, 1 / 7)}
+    labelled = classification_report(truth, probabilities, named(7), **arguments)
+
+    report = classification_report(
+        prediction, probabilities, named(7), is_labelled=False, **arguments
+    )
+
+    assert labelled["labelled"]
+    assert not report["labelled"]
+    assert report["confusion"] is None
+    counts = np.bincount(prediction, minlength=7).tolist()
+    assert report["predicted"] == labelled["predicted"] == dict(zip(named(7), counts, strict=True))
+    for name in ("inception_score", "modified_inception_score", "am_score", "predicted_classes"):
+        assert report[name] == labelled[name]
+        assert report[name]["low"] < report[name]["value"] < report[name]["high"]
+    assert report["accuracy"] == {"value": None, "low": None, "high": None, "why": "no labels"}
+    assert [row["clips"] for row in report["per_class"].values()] == counts
+    assert {row["accuracy"]["value"] for row in report["per_class"].values()} == {None}
 
 
 def test_inception_score_of_extremes():

@@ -117,6 +117,20 @@ def test_generators_are_ranked_and_significant_differences_marked() -> None:
     assert first["low"] < 0 < first["high"]
 
 
+def test_generators_without_labels_are_ranked_by_mmd_unless_one_has_labels() -> None:
+    low, high = ({"value": value, "low": value - 1, "high": value + 1} for value in (1.0, 9.0))
+    unlabelled = {"far": row(0, 0, mmd=high), "near": row(0, 0, mmd=low), "none": row(0, 0)}
+
+    found = ranking(unlabelled)
+    mixed = ranking({**unlabelled, "labelled": row(5, 10)})
+
+    assert (found["metric"], found["order"]) == ("mmd", ["near", "far", "none"])
+    assert [(pair["a"], pair["b"], pair["significant"]) for pair in found["pairs"]] == [
+        ("near", "far", True)
+    ]
+    assert (mixed["metric"], mixed["order"][0], mixed["pairs"]) == ("accuracy", "labelled", [])
+
+
 def test_a_generator_that_is_never_right_ranks_above_one_without_clips() -> None:
     assert ranking({"none": row(0, 0), "zero": row(0, 10)})["order"] == ["zero", "none"]
 

@@ -430,9 +430,10 @@ def test_the_method_names_what_depends_on_the_number_of_clips():
     text = page().one("section", id="method").text
 
     assert (
-        "The values of Fréchet, Recall, Coverage, Macro F1, Calibration error, Inception score and "
-        "Classes heard depend on how many clips are compared, so they are computed on 60 clips of "
-        "each corpus (as many as there are real test clips, at most 2,048)"
+        "The values of Fréchet, Recall, Coverage, Macro F1, Calibration error, Inception score, "
+        "Modified inception score, AM score and Classes heard depend on how many clips are "
+        "compared, so they are computed on 60 clips of each corpus (as many as there are real test "
+        "clips, at most 2,048)"
     ) in text
 
 
