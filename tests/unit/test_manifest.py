@@ -748,7 +748,7 @@ def test_the_real_corpus_needs_labels(caplog):
     caplog.set_level("INFO")
     check_unlabelled("generated", "/sounds")
     assert "the clips have no labels, so no metric that needs them is given" in caplog.text
-    with pytest.raises(UserError, match="/sounds: the real clips have no labels: .*metadata.csv"):
+    with pytest.raises(UserError, match=r"/sounds: the real clips have no labels: .*metadata\.csv"):
         check_unlabelled("real", "/sounds")
 
 
