@@ -33,7 +33,7 @@ import math
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -358,9 +358,7 @@ def formula_rows(case: Embeddings) -> Iterator[Row]:
     mmd2 -= 2 * k_cross.mean()
     source = "definition: Gretton et al. 2012, lemma 6"
     yield Row("MMD² × 100", case.value("mmd"), SCALE * mmd2, SUM, source, "raysound's σ")
-    note = (
-        "of an even number of pairs raysound takes the root of the mean of the middle two squares"
-    )
+    note = "of an even number of pairs raysound averages the squares of the middle two distances"
     yield Row("σ of the MMD", sigma, np.median(pairs), MIDDLE, "`median` of the distances", note)
     np.fill_diagonal(real, np.inf)
     nearest = cross.argmin(axis=1)
@@ -368,7 +366,7 @@ def formula_rows(case: Embeddings) -> Iterator[Row]:
     source = "dgm-eval's AuthPct, of Alaa et al. 2022"
     yield Row(
         "authenticity", case.value("authenticity"), authentic.mean(), EXACT, source,
-        "share in place of per cent; no package of it in an index",
+        "a share, not per cent; float64; dgm-eval is not published as a package",
     )  # fmt: skip
 
 
@@ -420,8 +418,8 @@ def scipy_rows(case: Predictions) -> Iterator[Row]:
         theirs = tuple(binomtest(correct, of).proportion_ci(method="wilson"))
         ours = wilson_interval(correct, of)
         yield Row("Wilson interval", ours, theirs, SUM, call, note, f"{correct} of {of}")
-    noisy = np.random.default_rng(n).permuted(case.probabilities, axis=1)[:, 0] > 0.1
-    other = right ^ (noisy & (np.arange(n) % 7 == 0))
+    # Of a second classifier, which differs on every seventh clip.
+    other = right ^ (np.random.default_rng(n).random(n) < 1 / 7)
     only, both = int((right & ~other).sum()), int((right ^ other).sum())
     yield Row(
         "p-value of McNemar's exact test", paired_p_value(right, other),
@@ -446,14 +444,19 @@ def isc_rows(case: Predictions) -> Iterator[Row]:
     yield Row("inception score", case.value("inception_score"), theirs, SUM, call, note)
 
 
-EMBEDDING_PEERS: dict[str, tuple[tuple[Callable[[Embeddings], Iterator[Row]], ...], str]] = {
+# Functions that compare with a library, and the quantities that they cover.
+Library = tuple[tuple[Callable[[Any], Iterator[Row]], ...], str]
+# Library and its version, name of the inputs, row: None where the library is not installed.
+Found = tuple[str, str, Row | None]
+
+EMBEDDING_LIBRARIES: dict[str, Library] = {
     "torch-fidelity": ((torch_fidelity_rows,), "Fréchet distance, precision, recall, MMD"),
     "fadtk": ((fadtk_rows,), "Fréchet distance"),
     "kadtk": ((kadtk_rows,), "MMD"),
     "numpy": ((formula_rows,), "MMD, authenticity"),
     "prdc": ((prdc_rows, tied_rows), "precision, recall, density, coverage"),
 }
-PREDICTION_PEERS: dict[str, tuple[tuple[Callable[[Predictions], Iterator[Row]], ...], str]] = {
+PREDICTION_LIBRARIES: dict[str, Library] = {
     "torch-fidelity": ((isc_rows,), "inception score"),
     "scikit-learn": ((scikit_learn_rows,), "accuracy, F1, top-k, log loss"),
     "scipy": ((scipy_rows,), "Wilson interval, McNemar's test"),
@@ -540,9 +543,9 @@ def scikit_learn_differences() -> Iterator[tuple[str, str, Numbers, Numbers, str
     )  # fmt: skip
 
 
-def installed(peer: str) -> bool:
+def installed(library: str) -> bool:
     with contextlib.suppress(PackageNotFoundError):
-        return bool(version(peer))
+        return bool(version(library))
     return False
 
 
@@ -556,33 +559,30 @@ def shown(numbers: Numbers, digits: int = 12) -> str:
     return " – ".join(f"{one:.{digits}g}" for one in array.ravel())
 
 
-def compared(
-    peers: dict[str, tuple[tuple[Callable[[Any], Iterator[Row]], ...], str]], cases: list[Any]
-) -> Iterator[tuple[str, str, Row | None]]:
-    """Peer and its version, inputs, row; a row of None where the peer is not installed."""
-    for peer, (functions, quantities) in peers.items():
-        if not installed(peer):
-            yield peer, quantities, None
+def compared(libraries: dict[str, Library], cases: Sequence[Any]) -> Iterator[Found]:
+    """All rows of some libraries; inputs that do not depend on the case come once."""
+    for library, (functions, quantities) in libraries.items():
+        if not installed(library):
+            yield library, quantities, None
             continue
         seen = set()
         for function, case in itertools.product(functions, cases):
             for row in function(case):
                 key = row.quantity, row.inputs or case.name
                 if key not in seen:
-                    yield f"{peer} {version(peer)}", key[1], row
+                    yield f"{library} {version(library)}", key[1], row
                 seen.add(key)
 
 
-def largest(
-    found: list[tuple[str, str, Row | None]],
-) -> list[tuple[str, str, Row | None]]:
-    """Of each peer's quantity the input with the largest difference, in the order met."""
-    kept: dict[tuple[str, str], tuple[str, str, Row | None]] = {}
-    for peer, inputs, row in found:
-        key = (peer, inputs if row is None else f"{row.quantity}, {row.inputs}")
-        before = kept.get(key, (peer, inputs, None))[2]
+def largest(found: Sequence[Found]) -> list[Found]:
+    """Of each library's quantity the inputs with the largest difference, in the order met."""
+    kept: dict[tuple[str, str], Found] = {}
+    for one in found:
+        library, inputs, row = one
+        key = library, inputs if row is None else f"{row.quantity}, {row.inputs}"
+        before = kept[key][2] if key in kept else None
         if row is None or before is None or row.difference > before.difference:
-            kept[key] = (peer, inputs, row)
+            kept[key] = one
     return list(kept.values())
 
 
@@ -592,13 +592,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def line(peer: str, inputs: str, row: Row | None) -> str:
+def line(library: str, inputs: str, row: Row | None) -> str:
     if row is None:
-        return f"| {inputs} | | | | {peer}: not installed | | | | |"
+        return f"| {inputs} | | | | {library}: not installed | | | | |"
     digits = "all" if row.difference == 0 else f"{row.digits}"
     verdict = "" if row.equal else " **exceeded**"
     cells = (
-        row.quantity, inputs, shown(row.ours), shown(row.theirs), f"{peer}, {row.call}",
+        row.quantity, inputs, shown(row.ours), shown(row.theirs), f"{library}, {row.call}",
         f"{row.difference:.0e}" if row.difference else "0", digits,
         f"{row.tolerance:.0e}{verdict}" if row.tolerance else f"0{verdict}", row.note,
     )  # fmt: skip
@@ -609,7 +609,7 @@ def header(*columns: str) -> str:
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -617,29 +617,32 @@ def main() -> int:
     parser.add_argument("--dimensions", type=int, nargs="+", default=list(DIMENSIONS))
     parser.add_argument("--classes", type=int, nargs="+", default=list(CLASSES))
     parser.add_argument("--all", action="store_true", help="a row per input")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
 
     # Sets of different sizes would reveal exchanged sides.
     sizes = [*((n, n) for n in arguments.sizes), (max(arguments.sizes), min(arguments.sizes))]
     pairs = list(dict.fromkeys(sizes))
     embeddings = [embedding_case(n, m, d) for d in arguments.dimensions for n, m in pairs]
     predictions = [prediction_case(n, c) for c in arguments.classes for n in arguments.sizes]
-    found = [*compared(EMBEDDING_PEERS, embeddings), *compared(PREDICTION_PEERS, predictions)]
+    found = [
+        *compared(EMBEDDING_LIBRARIES, embeddings),
+        *compared(PREDICTION_LIBRARIES, predictions),
+    ]
 
     print(header(*COLUMNS))
-    for peer, inputs, row in found if arguments.all else largest(found):
-        print(line(peer, inputs, row))
+    for one in found if arguments.all else largest(found):
+        print(line(*one))
 
     first = embeddings[0], predictions[0]
     print(f"\nInputs: {first[0].name}; {first[1].name}.\n")
     print(header("quantity", "library", "raysound", "library's value", "why they differ"))
-    for quantity, peer, ours, theirs, why in on_purpose(*first):
-        print(f"| {quantity} | {peer} | {shown(ours, 6)} | {shown(theirs, 6)} | {why} |")
+    for quantity, library, ours, theirs, why in on_purpose(*first):
+        print(f"| {quantity} | {library} | {shown(ours, 6)} | {shown(theirs, 6)} | {why} |")
 
     rows = [row for _, _, row in found if row is not None]
     wrong = sum(not row.equal for row in rows)
     print(f"\n{len(rows)} comparisons, {wrong} beyond their tolerance.")
-    names = ["raysound", "numpy", "torch", *EMBEDDING_PEERS, *PREDICTION_PEERS]
+    names = ["raysound", "numpy", "torch", *EMBEDDING_LIBRARIES, *PREDICTION_LIBRARIES]
     print(f"Python {platform.python_version()}, ", end="")
     print(*(f"{one} {version(one)}" for one in dict.fromkeys(names) if installed(one)), sep=", ")
     return 1 if wrong else 0
