@@ -15,7 +15,7 @@ from raysound.config import load
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = "bash|docker|export|kubectl|make|mkdir|pip|python|ray|ssh|taskset"
-PROGRAMS += r"|(?:[A-Z_]+=\S+ )*\.venv/bin/python"
+PROGRAMS += r"|(?:[A-Z_]+=\S+ )*\.venv/bin/python|build/peers/bin/\w+"
 COMMAND = re.compile(rf"^(?:    |\$ )((?:{PROGRAMS}) .*?)(?:\s+#.*)?$", re.MULTILINE)
 
 # What a command looks like → the tests that run it, as FILE::TEST.
@@ -51,6 +51,9 @@ RUN_BY = {
     r"bash benchmarks/gpu\.sh": (
         "tests/jobs/test_gpu_benchmark.py::test_every_step_runs_on_a_cpu_and_leaves_its_table"
     ),
+    r"build/peers/bin/python benchmarks/equal_numbers\.py": (
+        "tests/unit/test_equal_numbers.py::test_raysound_equals_the_libraries_that_are_installed"
+    ),
 }
 # → why no test runs it; what of it can be checked here is checked below.
 NOT_RUN = {
@@ -63,6 +66,8 @@ NOT_RUN = {
     r"python jobs/pipeline\.py configs/esc10-ladder\.yaml": "half an hour",
     r"python jobs/train\.py runs/.*": "it wants a search that has ended",
     r"(taskset \S+ \S+ )?(\S+=\S+ )*(\.venv/bin/)?python benchmarks/.*": "minutes to hours each",
+    r"python -m venv build/peers": "it only makes a folder",
+    r"build/peers/bin/pip install .*": "it downloads packages",
     r"bash benchmarks/gpu_pack\.sh data/esc10": "it downloads wheels",
     r"ray job submit --address .*": "it wants a cluster in a cloud",
     r"ray (up|down|dashboard) .*": "it wants a cloud, or machines to log in on",
