@@ -21,6 +21,7 @@ from raysound.distributed.failures import RETRIES, finite_retries, reported
 from raysound.distributed.nodes import await_nodes
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.logmel import LogMel
+from raysound.loudness import normalise
 from raysound.metrics.neighbours import K
 from raysound.part_scoring import (
     COMPARE,
@@ -286,7 +287,8 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
 
     Args:
         run: the classifier's folder.
-        kind: `noise`, white and of an rms of 0.1, or `silence`.
+        kind: `noise`, white and of an rms of 0.1, or `silence`; at the classifier's
+            `features.loudness`, as any clip.
         labels: what each is asked to be.
         batch_size: log-mels a forward pass.
     """
@@ -298,7 +300,10 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
         np.random.default_rng(number).normal(0, NOISE_RMS, length) * (kind == "noise")
         for number in range(len(labels))
     )
-    made = [log_mel(torch.from_numpy(wave.astype(np.float32))).numpy() for wave in waveforms]
+    made = [
+        log_mel(torch.from_numpy(normalise(wave.astype(np.float32), classifier.features))).numpy()
+        for wave in waveforms
+    ]
     rows = pa.table(
         {
             "clip_id": [f"{kind}-{number}" for number in range(len(labels))],
