@@ -98,7 +98,7 @@ def measure(
         level = decibels(float(energy.sum()) / length)
     if level < LOUDNESS_FLOOR:
         return Gain(None, peak)
-    # So that the log-mel is finite: an inaudible offset may be large, and its loudness small.
+    # So that the log-mel is finite: a sample that no block holds may be as large as it likes.
     most = 20 * math.log10(LARGEST_SAMPLE / peak)
     return Gain(min(wanted.level - level, most), peak)
 
