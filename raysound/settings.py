@@ -170,8 +170,8 @@ class Loudness(Section):
     """The loudness that every clip is brought to before its log-mel: one of the two.
 
     `rms` is the root mean square of the whole mono clip in dBFS, 20 log10 of it, of which a
-    full-scale sine has -3.01. `lufs` is its integrated loudness by ITU-R BS.1770-4, which weights
-    frequencies by how loud they are heard and leaves out pauses.
+    full-scale sine has -3.01. `lufs` is its integrated loudness by ITU-R BS.1770-4: K-weighted,
+    without pauses.
     """
 
     rms: Level | None = None
