@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import BinaryIO
 
 import numpy as np
@@ -21,6 +21,8 @@ from raysound.formats.parts import parts
 from raysound.formats.samples import FLOAT, INT, Samples, as_float, new_buffers, open_part
 from raysound.formats.samples import Reject as Reject
 from raysound.formats.samples import Unreadable as Unreadable
+from raysound.formats.views import Part
+from raysound.loudness import Gain, measure
 from raysound.settings import FeatureSettings
 
 # Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
@@ -37,10 +39,12 @@ class Source:
     Attributes:
         duration: seconds.
         sample_rate: Hz.
+        gain: what brings the clip to `features.loudness`; None where that is none.
     """
 
     duration: float
     sample_rate: int
+    gain: Gain | None
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
     """
     pairs = [(source, as_float(window).copy()) for source, window in Decoder(settings).read(file)]
     source = pairs[0][0]
-    return Clip(source.duration, source.sample_rate, np.stack([window for _, window in pairs]))
+    return Clip(**vars(source), windows=np.stack([window for _, window in pairs]))
 
 
 def read_first_window(file: str | BinaryIO, settings: FeatureSettings) -> np.ndarray:
     """Reads the first window of a sound file, and no more of the file than that takes.
+
+    With `features.loudness` the whole file is read, because its loudness sets the gain.
 
     Args:
         file: see `read_clip`.
@@ -90,7 +96,8 @@ class Decoder:
     """Sound files → windows of exactly `clip_length`, one file at a time.
 
     However long a file is, no more of it is held than a window and a block; the buffers are kept
-    from file to file, for fresh ones would cost as much as the decoding.
+    from file to file, for fresh ones would cost as much as the decoding. With `features.loudness` a
+    file is read twice: once to measure it, once for its windows.
     """
 
     def __init__(self, settings: FeatureSettings) -> None:
@@ -98,17 +105,21 @@ class Decoder:
         self.window = {dtype: np.empty(settings.clip_samples, dtype) for dtype in (INT, FLOAT)}
         self.held = new_buffers()
 
-    def read(self, file: str | BinaryIO) -> Iterator[tuple[Source, np.ndarray]]:
+    def read(
+        self, file: str | BinaryIO, after_piece: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Source, np.ndarray]]:
         """Yields what the file says of itself, and window after window.
 
         What is wrong with a file may show only at its end: it is sound when all were taken.
 
         Args:
             file: path, URI, or a seekable binary file, in any format that libsndfile reads.
+            after_piece: called after each piece of a file whose loudness is measured.
 
         Yields:
             The source, and a window at the settings' rate: float32 `(clip_samples,)` within 2**31,
-            or int16, where 32768 stands for 1. The next one is written over it.
+            or int16, where 32768 stands for 1. The next one is written over it. With
+            `features.loudness` it is float32 and has the gain of the whole file.
 
         Raises:
             Reject: see `read_clip`.
@@ -119,17 +130,11 @@ class Decoder:
                 if size == 0:
                     raise Reject("the file is empty (0 bytes)")
                 found = parts(opened, size)
-                sounds: list[soundfile.SoundFile] = []
-                try:
-                    for part in found:
-                        sounds.append(open_part(part))
-                    samples = Samples(sounds, found, self.held)
-                    source = Source(samples.frames / samples.rate, samples.rate)
+                gain = self._gain(found, after_piece) if self.settings.loudness else None
+                with self._samples(found) as samples:
+                    source = Source(samples.frames / samples.rate, samples.rate, gain)
                     for window in self._windows(samples):
-                        yield source, window
-                finally:
-                    for sound in sounds:
-                        sound.close()
+                        yield source, window if gain is None else gain.apply(window)
         except soundfile.LibsndfileError as error:
             raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
         except FileNotFoundError as error:
@@ -140,22 +145,34 @@ class Decoder:
             # pyarrow's word for a path that is none, such as one with a NUL in it.
             raise Reject(f"can't be read: {error}") from error
 
+    @contextmanager
+    def _samples(self, found: Sequence[Part]) -> Iterator[Samples]:
+        sounds: list[soundfile.SoundFile] = []
+        try:
+            for part in found:
+                sounds.append(open_part(part))
+            yield Samples(sounds, found, self.held)
+        finally:
+            for sound in sounds:
+                sound.close()
+
+    def _gain(self, found: Sequence[Part], after_piece: Callable[[], None]) -> Gain:
+        with self._samples(found) as samples:
+            ratio = resampling_ratio(samples.rate, self.settings.sample_rate)
+            span = partial(_span, samples, ratio)
+            return measure(span, _length(samples, ratio), self.settings, after_piece)
+
     def _windows(self, samples: Samples) -> Iterator[np.ndarray]:
-        wanted, target = self.settings.clip_samples, self.settings.sample_rate
-        ratio = resampling_ratio(samples.rate, target)
-        is_same = ratio.numerator == ratio.denominator
-        # In whole numbers: a division of fractions costs as much as reading a small header.
-        length = -(-samples.frames * ratio.denominator // ratio.numerator)
+        wanted = self.settings.clip_samples
+        ratio = resampling_ratio(samples.rate, self.settings.sample_rate)
+        length = _length(samples, ratio)
         try:
             starts = window_starts(length, wanted, self.settings.long_clips)
         except (MemoryError, ValueError, OverflowError) as error:
             raise Reject("its header tells no length, or one that can't be true") from error
         for start in map(int, starts):
             begin, end = max(start, 0), min(start + wanted, length)
-            if is_same:
-                inner = samples.span(begin, end)
-            else:
-                inner = _resampled_span(samples, ratio, begin, end)
+            inner = _span(samples, ratio, begin, end)
             if len(inner) < wanted:
                 window = self.window[inner.dtype]
                 window.fill(0)
@@ -201,13 +218,21 @@ def _resampler(ratio: Fraction) -> Resample:
     return Resample(ratio.numerator, ratio.denominator)
 
 
-def _resampled_span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
+def _length(samples: Samples, ratio: Fraction) -> int:
+    """Samples of the resampled file."""
+    # In whole numbers: a division of fractions costs as much as reading a small header.
+    return -(-samples.frames * ratio.denominator // ratio.numerator)
+
+
+def _span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
     """Samples `[begin, end)` of the resampled file, from no more of the file than they hear.
 
     A piece that begins where the pattern of phases does, with the reach of the kernel on both
     sides, gives what the whole file would.
     """
     source, target = ratio.numerator, ratio.denominator
+    if source == target:
+        return samples.span(begin, end)
     reach = math.ceil(_resampler(ratio).width / source)
     first = max(begin // target - reach, 0)
     last = min((-(-end // target) + reach) * source, samples.frames)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import torch
 
 from raysound import features
-from raysound.audio import Decoder, Reject, Unreadable
-from raysound.features import Shard
+from raysound.audio import Decoder, Reject, Source, Unreadable
+from raysound.features import LoudnessCounts, Shard
 from raysound.formats.samples import FLOAT, INT, as_float
 from raysound.logmel import LogMel
 from raysound.settings import FeatureSettings, digest
@@ -37,6 +37,9 @@ WINDOW_COLUMNS = pa.schema(
         ("unreadable", pa.bool_()),
     ]
 )
+# Also there where `features.loudness` is set: the largest absolute sample of the mono clip before
+# the gain, and the gain in dB, null where the clip is below the floor and has none.
+GAIN_COLUMNS = pa.schema([("peak", pa.float64()), ("gain_db", pa.float64())])
 
 # Takes float32 waveforms `(n, samples)`, and returns as many of the same shape.
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -89,12 +92,12 @@ def read_windows(
         Rows of windows and rejects: the columns of the clips; `window`, its number; `duration` (s)
         and `sample_rate` (Hz) of the source; `waveform`, the bytes of `clip_samples` float32, or
         int16, where 32768 stands for 1; `reason`, null for a window; `unreadable`, true where the
-        storage did not give the file.
+        storage did not give the file; with `features.loudness` GAIN_COLUMNS.
     """
     known = known or {}
     limit = set_timeout if timeout else lambda seconds: None
     decoder = _decoder(settings)
-    rows = _Rows(clips, settings.clip_samples * FLOAT.itemsize)
+    rows = _Rows(clips, settings)
     sounds = open_sounds(clips)
     for row, clip_id in enumerate(clips["clip_id"].to_pylist()):
         sound = known.get(clip_id, next(sounds))
@@ -103,9 +106,9 @@ def read_windows(
             if isinstance(sound, Reject):
                 raise sound
             limit(timeout)
-            for number, (source, window) in enumerate(decoder.read(sound)):
+            for number, (source, window) in enumerate(decoder.read(sound, partial(limit, timeout))):
                 limit(0)
-                rows.add(row, window, number, source.duration, source.sample_rate)
+                rows.add(row, window, number, source)
                 if rows.bytes >= BLOCK_BYTES:
                     yield rows.take()
                     first = 0
@@ -124,14 +127,15 @@ def read_windows(
 class _Rows:
     """Windows and rejects of some clips, before they become a table."""
 
-    def __init__(self, clips: pa.Table, window_bytes: int) -> None:
+    def __init__(self, clips: pa.Table, settings: FeatureSettings) -> None:
         self.clips = clips
-        self.size = BLOCK_BYTES + window_bytes
+        self.fields = [*WINDOW_COLUMNS, *(GAIN_COLUMNS if settings.loudness else ())]
+        self.size = BLOCK_BYTES + settings.clip_samples * FLOAT.itemsize
         self.clear()
 
     def clear(self) -> None:
         self.row: list[int] = []
-        self.columns: list[tuple[int, float | None, int | None, str | None, bool]] = []
+        self.columns: list[tuple[Any, ...]] = []
         # Waveforms one after the other, and where each ends.
         self.data = np.empty(0, np.uint8)
         self.ends = [0]
@@ -141,17 +145,21 @@ class _Rows:
         """Bytes of the waveforms."""
         return self.ends[-1]
 
-    def add(self, row: int, window: np.ndarray, *values: Any) -> None:
+    def add(self, row: int, window: np.ndarray, number: int, source: Source) -> None:
         """Copies a window."""
         if not len(self.data):
             self.data = np.empty(self.size, np.uint8)
         end = self.bytes + window.nbytes
         self.data[self.bytes : end] = window.view(np.uint8)
-        self._append(row, (*values, None, False), end)
+        values = (number, source.duration, source.sample_rate, None, False)
+        gain = (source.gain.peak, source.gain.decibels) if source.gain else ()
+        self._append(row, (*values, *gain), end)
 
     def reject(self, row: int, reason: str, unreadable: bool) -> None:
         """Adds a reject."""
-        self._append(row, (0, None, None, reason, unreadable), self.bytes)
+        values = (0, None, None, reason, unreadable)
+        missing = len(self.fields) - len(values)
+        self._append(row, (*values, *[None] * missing), self.bytes)
 
     def _append(self, row: int, values: tuple[Any, ...], end: int) -> None:
         self.row.append(row)
@@ -165,7 +173,7 @@ class _Rows:
     def take(self) -> pa.Table:
         """The rows as a table; none is left here."""
         table = self.clips.take(pa.array(self.row))
-        for field, values in zip(WINDOW_COLUMNS, zip(*self.columns, strict=True), strict=True):
+        for field, values in zip(self.fields, zip(*self.columns, strict=True), strict=True):
             table = table.append_column(field, pa.array(values, field.type))
         buffers = [None, pa.py_buffer(np.array(self.ends, np.int64)), pa.py_buffer(self.data)]
         waveforms = pa.Array.from_buffers(pa.large_binary(), len(self.row), buffers)
@@ -181,7 +189,8 @@ def log_mels(
     Args:
         rows: see `read_windows`.
         settings: of the features.
-        transform: changes the waveforms before, as float32 `(n, samples)`.
+        transform: changes the waveforms before, as float32 `(n, samples)`; those of
+            `read_windows` have the gain of `features.loudness`.
 
     Raises:
         ValueError: the transform returns another shape.
@@ -234,6 +243,7 @@ def write_shard(
     rows = pa.concat_tables(tables) if len(clips) else None
     with features.write_shard(uri, settings) as writer:
         rejects, seconds, unreadable = [], 0.0, 0
+        loudness = LoudnessCounts() if settings.loudness else None
         if rows is not None:
             # Without the tensors, which a filter would copy.
             known = rows.drop_columns("log_mel")
@@ -245,8 +255,11 @@ def write_shard(
                 broken = pc.is_in(rows["clip_id"], value_set=rejected["clip_id"].combine_chunks())
                 rows = rows.filter(pc.invert(broken))
                 known = rows.drop_columns("log_mel")
-            for duration in known.filter(pc.equal(known["window"], 0))["duration"].to_pylist():
+            firsts = known.filter(pc.equal(known["window"], 0))
+            for duration in firsts["duration"].to_pylist():
                 seconds += duration
+            if loudness:
+                loudness = _loudness_counts(firsts)
             capacity = features.windows_together(settings)
             for start in range(0, len(rows), capacity):
                 group = rows.slice(start, capacity)
@@ -260,9 +273,21 @@ def write_shard(
             statistics=writer.statistics,
             rejects=rejects,
             unreadable=unreadable,
+            loudness=loudness,
         )
         writer.finish(shard)
     return shard
+
+
+def _loudness_counts(clips: pa.Table) -> LoudnessCounts:
+    """Counts of some rows, one a clip, that have GAIN_COLUMNS."""
+    peak = clips["peak"].to_numpy()
+    gained = peak * 10 ** (clips["gain_db"].fill_null(0).to_numpy() / 20)
+    return LoudnessCounts(
+        source_above_full_scale=int((peak > 1).sum()),
+        gained_above_full_scale=int((gained > 1).sum()),
+        below_floor=clips["gain_db"].null_count,
+    )
 
 
 def set_timeout(seconds: float) -> None:

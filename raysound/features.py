@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,24 @@ class MelStatistics:
 
 
 @dataclass(frozen=True)
+class LoudnessCounts:
+    """Clips that `features.loudness` has something to tell of.
+
+    Attributes:
+        source_above_full_scale: whose mono waveform exceeds full scale before the gain.
+        gained_above_full_scale: whose waveform exceeds it after the gain; it is not clipped.
+        below_floor: below -70 dBFS or LUFS, that keep their level.
+    """
+
+    source_above_full_scale: int = 0
+    gained_above_full_scale: int = 0
+    below_floor: int = 0
+
+    def __add__(self, other: LoudnessCounts) -> LoudnessCounts:
+        return LoudnessCounts(*map(add, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True)
 class Shard:
     """What one shard says of itself, kept in its Parquet metadata.
 
@@ -100,6 +119,7 @@ class Shard:
         statistics: per mel band, over the shard's rows.
         rejects: rows of REJECT_SCHEMA.
         unreadable: of the rejects, those that the storage didn't give.
+        loudness: counts of its clips, or None where `features.loudness` is none.
     """
 
     digest: str
@@ -110,13 +130,17 @@ class Shard:
     statistics: MelStatistics
     rejects: list[dict[str, str]] = field(default_factory=list)
     unreadable: int = 0
+    loudness: LoudnessCounts | None = None
 
     def to_json(self) -> str:
         """As text that `from_json` takes."""
         statistics = {
             key: np.asarray(value).tolist() for key, value in vars(self.statistics).items()
         }
-        return json.dumps({**vars(self), "statistics": statistics})
+        values = {**vars(self), "statistics": statistics}
+        # Without loudness the bytes are those of earlier versions.
+        loudness = values.pop("loudness")
+        return json.dumps(values | ({"loudness": asdict(loudness)} if loudness else {}))
 
     @classmethod
     def from_json(cls, text: str) -> Shard:
@@ -124,6 +148,8 @@ class Shard:
         values = json.loads(text)
         count, mean, squares = (values["statistics"][key] for key in ("count", "mean", "squares"))
         values["statistics"] = MelStatistics(count, np.array(mean), np.array(squares))
+        if "loudness" in values:
+            values["loudness"] = LoudnessCounts(**values["loudness"])
         return cls(**values)
 
 
@@ -328,6 +354,7 @@ class Totals:
         self.windows = 0
         self.seconds = 0.0
         self.statistics = MelStatistics.empty(settings.n_mels)
+        self.loudness = LoudnessCounts()
         self.digests = hashlib.sha256()
 
     def add(self, shard: Shard) -> None:
@@ -340,6 +367,7 @@ class Totals:
         self.windows += shard.windows
         self.seconds += shard.seconds
         self.statistics = self.statistics.merge(shard.statistics)
+        self.loudness += shard.loudness or LoudnessCounts()
         self.digests.update(shard.digest.encode())
 
     def summary(self, clips: int) -> dict[str, Any]:
@@ -373,6 +401,7 @@ class Totals:
             "mel_mean": self.statistics.mean.tolist(),
             "mel_variance": self.statistics.variance.tolist(),
             "digest": self.digests.hexdigest()[:16],
+            **({"loudness": asdict(self.loudness)} if settings.loudness else {}),
         }
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pyarrow as pa
 
@@ -92,8 +93,9 @@ def main() -> None:
             sound = next(sounds)
             set_timeout(task["timeout"])
             if not isinstance(sound, Reject):
-                for _ in decoder.read(sound):
-                    set_timeout(task["timeout"])
+                restart = partial(set_timeout, task["timeout"])
+                for _ in decoder.read(sound, restart):
+                    restart()
         except Exception:
             # No crash: the error is raised again where the shard is extracted.
             continue

@@ -14,11 +14,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -31,6 +33,11 @@ FEATURE_VERSION = 1
 SECRET = "secret"
 # The most values of one clip, as samples or as a log-mel: 1 GiB of float32.
 LARGEST_CLIP = 2**28
+# Hz. The K-weighting of BS.1770 has a shelf at 1682 Hz, which must lie below half the rate.
+LEAST_LUFS_RATE = 4000
+# dBFS or LUFS, the absolute gate of BS.1770: a clip below it counts as silence.
+LOUDNESS_FLOOR = -70.0
+LOUDNESS_FORMS = "none, {rms: -23} or {lufs: -23}"
 # The least share of a CPU or GPU that Ray can reserve.
 LEAST_SHARE = 0.0001
 # Names of the rows that every evaluation adds to a config's own corpora.
@@ -96,6 +103,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_no_other_type)]
 Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_other_type)]
 # A signal-to-noise ratio in dB: beyond, one of the two is lost in float32.
 Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(_no_other_type)]
+# dBFS or LUFS.
+Level = Annotated[float, Field(ge=LOUDNESS_FLOOR, le=0), BeforeValidator(_no_other_type)]
 # A path or URI of a file or folder.
 Place = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
 Fold = Annotated[str, BeforeValidator(_fold_name)]
@@ -157,10 +166,42 @@ class CorporaSettings(Section):
         return self
 
 
+class Loudness(Section):
+    """The loudness that every clip is brought to before its log-mel: one of the two.
+
+    `rms` is the root mean square of the whole mono clip in dBFS, 20 log10 of it, of which a
+    full-scale sine has -3.01. `lufs` is its integrated loudness by ITU-R BS.1770-4: K-weighted,
+    without pauses.
+    """
+
+    rms: Level | None = None
+    lufs: Level | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Loudness:
+        if (self.rms is None) == (self.lufs is None):
+            given = "neither rms nor lufs" if self.rms is None else "rms and lufs"
+            raise ValueError(f"write {LOUDNESS_FORMS} (got {given})")
+        return self
+
+    @property
+    def level(self) -> float:
+        """DBFS or LUFS."""
+        level = self.rms if self.lufs is None else self.lufs
+        assert level is not None
+        return level
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if value is not None}
+
+
 class FeatureSettings(Section):
     """From waveform to log-mel. Lengths in seconds or samples, frequencies in Hz.
 
-    `f_max` is half the sample rate where it is left out or null.
+    `f_max` is half the sample rate where it is left out or null. With `loudness` every clip gets
+    one gain before it is cut into windows; one below -70 dBFS or LUFS keeps its level, and what
+    exceeds full scale is not clipped.
     """
 
     clip_length: PositiveFloat = 5.0
@@ -173,6 +214,24 @@ class FeatureSettings(Section):
     f_max: PositiveFloat = Field(default_factory=lambda known: known.get("sample_rate", 2) / 2)
     long_clips: Literal["split", "center", "start"] = "split"
     dtype: Literal["float32", "float16"] = "float32"
+    loudness: Loudness | None = None
+
+    @field_validator("loudness", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        if value == "none":
+            return None
+        if not isinstance(value, dict | Loudness | None):
+            raise ValueError(f"write {LOUDNESS_FORMS}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_no_loudness(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves `loudness` out where it is none: features made before it keep their ids."""
+        tree: dict[str, Any] = serialize(self)
+        if self.loudness is None:
+            tree.pop("loudness", None)
+        return tree
 
     @model_validator(mode="before")
     @classmethod
@@ -216,6 +275,12 @@ class FeatureSettings(Section):
             raise ValueError(
                 f"n_mels {self.n_mels} × {self.n_frames} frames are more than the {LARGEST_CLIP} "
                 "values that a log-mel may have: shorten clip_length or raise hop_length"
+            )
+        lufs = self.loudness is not None and self.loudness.lufs is not None
+        if lufs and self.sample_rate < LEAST_LUFS_RATE:
+            raise ValueError(
+                f"loudness.lufs wants a sample_rate of {LEAST_LUFS_RATE} Hz or more (got "
+                f"{self.sample_rate}): its K-weighting reaches that far; use loudness.rms"
             )
         return self
 
@@ -753,4 +818,5 @@ class Config(Section):
         """The whole config, defaults filled in, as YAML that `load` takes."""
         hidden = set() if self.search.space else {"search"}
         tree = self.model_dump(mode="json", exclude=hidden)
+        tree["features"].setdefault("loudness", "none")
         return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

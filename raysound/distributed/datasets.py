@@ -33,13 +33,16 @@ def log_mels(
     Args:
         corpus: path or URI, as `corpora.real.path`.
         settings: of the log-mels.
-        transform: takes the waveforms of some windows, float32 `(n, samples)` with full scale at 1,
-            and returns as many of the same shape, from which the log-mels are computed.
+        transform: takes the waveforms of some windows, float32 `(n, samples)` with full scale at 1
+            and with the gain of `settings.loudness`, and returns as many of the same shape, from
+            which the log-mels are computed.
 
     Returns:
         A row a window: the columns of the manifest (`clip_id`, `path`, `label`, …), `window`,
         `duration` (s) and `sample_rate` (Hz) of the source, and `log_mel`, float32
-        `(n_mels, n_frames)`, natural log of mel power.
+        `(n_mels, n_frames)`, natural log of mel power. With `settings.loudness` also `peak`, the
+        largest absolute sample of the mono clip before the gain, and `gain_db`, null for a clip
+        below -70 dBFS or LUFS, which has none.
 
     Raises:
         UserError: the corpus can't be listed.

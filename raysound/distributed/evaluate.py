@@ -147,7 +147,11 @@ def judged_and_compared(real: pa.Table) -> pa.Table:
 
 def check_features(config: Config, judge: Checkpoint, run: str) -> None:
     """Raises UserError where the judge learned from other features than the config's."""
-    ours, theirs = config.features.model_dump(), judge.features.model_dump()
+    # A dump leaves out no loudness.
+    ours, theirs = (
+        {"loudness": "none", **features.model_dump()}
+        for features in (config.features, judge.features)
+    )
     differing = [
         f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
     ]

@@ -26,12 +26,13 @@ from raysound.distributed.failures import reported
 from raysound.distributed.listing import call_for_corpus, check_manifest, plan_corpus
 from raysound.distributed.session import run_remote
 from raysound.features import Totals
-from raysound.settings import Config, FeatureSettings
+from raysound.settings import LOUDNESS_FLOOR, Config, FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
+UNITS = {"rms": "dBFS", "lufs": "LUFS"}
 # Records that the driver may read: a worker would first have to import this module.
 FEW_SHARDS = 64
 
@@ -116,6 +117,7 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
     )
     progress.show(summary["found"] / (time.monotonic() - started))
     report_rejects(name, reasons, summary, folder)
+    report_loudness(name, summary)
     if summary["written"] == 0:
         found = summary["found"]
         which = "its only clip can't" if found == 1 else f"none of the {found} clips can"
@@ -237,6 +239,20 @@ def report_rejects(name: str, reasons: Counter[str], summary: dict[str, Any], fo
         logger.warning(
             "%s: %d of them could not be read; run again, and they are tried again",
             name, summary["unreadable"],
+        )  # fmt: skip
+
+
+def report_loudness(name: str, summary: dict[str, Any]) -> None:
+    """Prints how many clips `features.loudness` left quiet, or exceed full scale; one line."""
+    counts = summary.get("loudness")
+    if counts and any(counts.values()):
+        ((kind, level),) = summary["features"]["loudness"].items()
+        logger.info(
+            "%s: loudness %g %s: of %s, %d exceed full scale before the gain, %d after it (not "
+            "clipped); %d are below %g %s and keep their level",
+            name, level, UNITS[kind], counted(summary["written"], "clip"),
+            counts["source_above_full_scale"], counts["gained_above_full_scale"],
+            counts["below_floor"], LOUDNESS_FLOOR, UNITS[kind],
         )  # fmt: skip
 
 

@@ -299,6 +299,7 @@ def all_mismatches(
 ) -> list[dict[str, Any]]:
     """What sets each generated corpus apart from the real one, training clips included."""
     test, edges = sounds["real"], features.band_edges(judge.features)
+    normalised = judge.features.loudness is not None
     real = Sound(
         merge_sounds([train.sums, test.sums]),
         np.concatenate([train.level, test.level]),
@@ -308,5 +309,5 @@ def all_mismatches(
         row
         for name, sound in sounds.items()
         if name != "real"
-        for row in mismatches(name, sound, real, judge.features.sample_rate, edges)
+        for row in mismatches(name, sound, real, judge.features.sample_rate, edges, normalised)
     ]

@@ -21,6 +21,7 @@ from raysound.distributed.failures import RETRIES, finite_retries, reported
 from raysound.distributed.nodes import await_nodes
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.logmel import LogMel
+from raysound.loudness import normalise
 from raysound.metrics.neighbours import K
 from raysound.part_scoring import (
     COMPARE,
@@ -39,7 +40,7 @@ from raysound.part_scoring import (
     write_predictions,
 )
 from raysound.predictions import part_index, part_uri
-from raysound.settings import Config
+from raysound.settings import Config, FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -293,12 +294,11 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
     # A task that was given no GPU may see one nevertheless: it is another's.
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     classifier, model = load_classifier(run, device, classifier_digest(run))
-    log_mel, length = LogMel(classifier.features), classifier.features.clip_samples
-    waveforms = (
-        np.random.default_rng(number).normal(0, NOISE_RMS, length) * (kind == "noise")
+    log_mel = LogMel(classifier.features)
+    made = [
+        log_mel(torch.from_numpy(made_waveform(kind, number, classifier.features))).numpy()
         for number in range(len(labels))
-    )
-    made = [log_mel(torch.from_numpy(wave.astype(np.float32))).numpy() for wave in waveforms]
+    ]
     rows = pa.table(
         {
             "clip_id": [f"{kind}-{number}" for number in range(len(labels))],
@@ -308,3 +308,9 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
         }
     )
     return predictions_of(kind, rows, None, np.stack(made), classifier, model, batch_size)
+
+
+def made_waveform(kind: str, number: int, settings: FeatureSettings) -> np.ndarray:
+    """The `number`th clip of `noise` or `silence`, float32, at `features.loudness` as any clip."""
+    noise = np.random.default_rng(number).normal(0, NOISE_RMS, settings.clip_samples)
+    return normalise((noise * (kind == "noise")).astype(np.float32), settings)

@@ -97,7 +97,7 @@ def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
         settings.output,
         {"griffin_lim": settings.iterations},
         griffin_lim_clips,
-        config.features,
+        own_level(config.features),
         settings.iterations,
     )
 
@@ -108,7 +108,7 @@ def by_ladder(config: Config, settings: LadderSettings) -> list[str]:
     for n_mels in settings.n_mels:
         # Three quarters of a window in common: the phase is what Griffin-Lim has least to go by.
         change = {"n_mels": n_mels, "hop_length": config.features.n_fft // 4}
-        features = config.features.model_copy(update=change)
+        features = own_level(config.features).model_copy(update=change)
         folder = storage.join(settings.output, f"mel-{n_mels}")
         identity = {"mel": n_mels, "iterations": settings.iterations}
         made.append(
@@ -119,7 +119,9 @@ def by_ladder(config: Config, settings: LadderSettings) -> list[str]:
     for snr_db in settings.snr_db:
         folder = storage.join(settings.output, f"noise-{snr_db:g}dB")
         made.append(
-            of_test_clips(config, folder, {"snr_db": snr_db}, noisy_clips, config.features, snr_db)
+            of_test_clips(
+                config, folder, {"snr_db": snr_db}, noisy_clips, own_level(config.features), snr_db
+            )
         )
     return made
 
@@ -144,7 +146,7 @@ def of_test_clips(
     test = clips.filter(pc.equal(clips["split"], "test"))
     identity = {
         **identity,
-        "features": config.features.model_dump(),
+        "features": own_level(config.features).model_dump(),
         "clips": digest(test.to_pydict()),
     }
     with sole_writer(folder):
@@ -161,6 +163,11 @@ def of_test_clips(
                 )  # fmt: skip
             finish_corpus(folder, identity, done)
     return folder
+
+
+def own_level(features: FeatureSettings) -> FeatureSettings:
+    """The settings without `loudness`: what is made has the level of its original."""
+    return features.model_copy(update={"loudness": None})
 
 
 def griffin_lim_clips(

@@ -129,6 +129,7 @@ def mismatches(
     real: Sound,
     judged_rate: int,
     band_edges: NDArray[np.float64],
+    normalised: bool = False,
 ) -> list[dict[str, Any]]:
     """What a reader must know before comparing a generated corpus with the real one.
 
@@ -138,6 +139,7 @@ def mismatches(
         real: the real clips.
         judged_rate: Hz, what every clip is resampled to.
         band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
+        normalised: `features.loudness` is set.
 
     Returns:
         Rows of `corpus`, `kind` (`sample_rate`, `band_limit`, `level`, `length` or `silence`),
@@ -157,7 +159,7 @@ def mismatches(
         for kind, ours, theirs, text in (
             *_rates(name, generated, real, judged_rate),
             *_band_limit(name, generated, real, band_edges),
-            *_levels(name, generated, real),
+            *_levels(name, generated, real, normalised),
             *_lengths(name, generated, real),
             *_silence(name, generated, real),
         )
@@ -223,14 +225,19 @@ def _band_limit(
     return []
 
 
-def _levels(name: str, generated: Sound, real: Sound) -> _Found:
+def _levels(name: str, generated: Sound, real: Sound, normalised: bool) -> _Found:
     ours, theirs = float(np.median(real.level)), float(np.median(generated.level))
     if abs(ours - theirs) < max(LEVEL_DB, _chance(generated.level, real.level)):
         return []
     word = "louder" if theirs > ours else "quieter"
+    advice = (
+        "features.loudness equalises whole clips, not the frames that hold sound, nor mel bands"
+        if normalised
+        else "if level is not what you compare, features.loudness: {rms: -23} makes all clips equal"
+    )
     text = (
-        f"{name} is {abs(theirs - ours):.1f} dB {word} than the real sounds (medians): the judge "
-        "hears levels; bring both to the same loudness if level is not what you compare"
+        f"{name} is {abs(theirs - ours):.1f} dB {word} than the real sounds (medians), and the "
+        f"judge takes account of level; {advice}"
     )
     return [("level", ours, theirs, text)]
 

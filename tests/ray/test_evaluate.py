@@ -322,14 +322,23 @@ def test_without_generated_corpora_there_is_no_such_score(trained: dict[str, Any
         cas(from_tree(tree, "test"))
 
 
-def test_a_mismatch_is_refused_and_both_values_named(trained: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_mels": 20}, "n_mels 24 there, 20 here"),
+        ({"loudness": {"rms": -23}}, "loudness none there, {'rms': -23.0} here"),
+    ],
+)
+def test_a_mismatch_is_refused_and_both_values_named(
+    trained: dict[str, Any], change: dict[str, Any], words: str
+) -> None:
     tree = {
         **trained["tree"],
-        "features": {**trained["tree"]["features"], "n_mels": 20},
+        "features": {**trained["tree"]["features"], **change},
         "evaluation": {"checkpoint": trained["run"]},
     }
 
-    with pytest.raises(UserError, match="n_mels 24 there, 20 here"):
+    with pytest.raises(UserError, match=words):
         evaluate(from_tree(tree, "test"))
 
 

@@ -11,6 +11,7 @@ import soundfile
 import torch
 import torchaudio
 
+import raysound
 from raysound import features
 from raysound.config import UserError, from_tree
 from raysound.distributed.extract import Progress, extract, extract_corpus
@@ -203,6 +204,34 @@ def test_a_finished_corpus_is_left_as_it_is(
 
     assert stamps(folder, "**/*") == before
     assert caplog.messages[-1] == "real: 12 clips are extracted already"
+
+
+def test_with_loudness_peaks_and_quiet_clips_are_counted_in_one_line(
+    noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The public pipeline gives the same log-mels, of which a tenth as loud a clip has no other."""
+    caplog.set_level("INFO")
+    noise, _ = soundfile.read(noises / "dog" / "0.wav")
+    soundfile.write(noises / "dog" / "0.wav", noise / 10, 8000, subtype="FLOAT")
+    soundfile.write(noises / "dog" / "1.wav", 1e-5 * noise, 8000, subtype="FLOAT")
+    config = config_for(noises, tmp_path, **SMALL, loudness={"rms": -3})
+
+    folder = extract_corpus("real", config)
+
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    assert summary["loudness"] == {
+        "source_above_full_scale": 0, "gained_above_full_scale": 11, "below_floor": 1,
+    }  # fmt: skip
+    assert caplog.messages[-1] == (
+        "real: loudness -3 dBFS: of 12 clips, 0 exceed full scale before the gain, 11 after it "
+        "(not clipped); 1 are below -70 dBFS and keep their level"
+    )
+    written = {row["clip_id"]: row["log_mel"] for row in raysound.read_features(folder).take_all()}
+    made = raysound.log_mels(str(noises), config.features).take_all()
+    assert {row["clip_id"] for row in made} == written.keys()
+    for row in made:
+        np.testing.assert_array_equal(row["log_mel"], written[row["clip_id"]])
+        assert (row["gain_db"] is None) == (row["clip_id"] == "dog/1.wav")
 
 
 def test_a_finished_folder_of_an_older_version_is_left_as_it_is(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,11 +18,11 @@ from raysound.distributed.evaluate import read_rejects
 from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import sum_corpora
-from raysound.distributed.score import score_corpora
+from raysound.distributed.score import NOISE_RMS, made_waveform, score_corpora
 from raysound.metrics.selection import limits
 from raysound.partial_sums import OTHERS, TRAIN, Plan, of_parts
 from raysound.predictions import embedding_size, part_index, part_uris, read_note
-from raysound.settings import Config
+from raysound.settings import Config, FeatureSettings
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -208,3 +209,13 @@ def test_rejects_are_counted_by_kind_and_a_hundred_shown(tmp_path: Path) -> None
         ("good", "cut short: … of … samples"): 1,
     }
     assert [row["clip_id"] for row in found.shown] == [f"{n}.wav" for n in range(100)]
+
+
+def test_made_noise_has_the_loudness_of_any_clip_and_silence_stays_silence() -> None:
+    for level, expected in ((None, NOISE_RMS), ({"rms": -40}, 0.01)):
+        settings = FeatureSettings(loudness=level)
+        noise, silence = (made_waveform(kind, 7, settings) for kind in ("noise", "silence"))
+
+        assert np.sqrt(np.mean(noise**2)) == pytest.approx(expected, rel=0.01)
+        assert noise.shape == silence.shape == (settings.clip_samples,)
+        assert not silence.any()

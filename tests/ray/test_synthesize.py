@@ -9,7 +9,7 @@ import soundfile
 from raysound.config import UserError, from_tree
 from raysound.distributed.synthesize import synthesize
 from raysound.manifest import read_corpus
-from raysound.settings import Config, SplitSettings
+from raysound.settings import Config, Loudness, SplitSettings
 from raysound.split import assign_split
 
 
@@ -84,9 +84,12 @@ def test_griffin_lim_makes_one_clip_of_each_test_clip(
 
 
 def test_a_ladder_has_rungs_that_get_worse(tones: dict[str, Path], tmp_path: Path) -> None:
+    """Their level is that of the clips they are made of, whatever loudness the features have."""
     output = tmp_path / "ladder"
     ladder = {"output": str(output), "n_mels": [64, 8], "snr_db": [40, 0], "iterations": 8}
     config = config_for(tmp_path, tones["real"], ladder=ladder)
+    features = config.features.model_copy(update={"loudness": Loudness(rms=-60)})
+    config = config.model_copy(update={"features": features})
 
     synthesize(config)
 

@@ -531,6 +531,7 @@ OTHER_FEATURES = {
     "f_max": 22049.0,
     "long_clips": "center",
     "dtype": "float16",
+    "loudness": {"rms": -23},
 }
 
 

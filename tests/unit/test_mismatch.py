@@ -2,11 +2,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import yaml
 
 from raysound.features import band_edges
 from raysound.logmel import filterbank
 from raysound.metrics.mismatch import Sound, SoundSums, merge_sounds, mismatches, sound_of
-from raysound.settings import FeatureSettings
+from raysound.settings import FeatureSettings, Loudness
 
 BANDS = 32
 SETTINGS = FeatureSettings(
@@ -54,9 +55,9 @@ def corpus(clips: int = 40, seed: int = 0, **change: float) -> Clips:
     )
 
 
-def told(generated: Clips, parts: int = 1) -> dict[str, dict]:
-    ours = corpus().sound()
-    rows = mismatches("theirs", generated.sound(parts), ours, 16000, band_edges(SETTINGS))
+def told(generated: Clips, parts: int = 1, normalised: bool = False) -> dict[str, dict]:
+    theirs, ours = generated.sound(parts), corpus().sound()
+    rows = mismatches("theirs", theirs, ours, 16000, band_edges(SETTINGS), normalised)
     return {row["kind"]: row for row in rows}
 
 
@@ -138,6 +139,17 @@ def test_another_loudness_is_told_in_db(louder: float, word: str) -> None:
 
     assert row["generated"] - row["real"] == pytest.approx(louder, abs=0.01)
     assert f"{abs(louder):.1f} dB {word}" in row["text"]
+
+
+def test_another_loudness_is_told_with_the_setting_that_equalises_it() -> None:
+    """The text shows it as a config takes it; where it is set already, what it does not reach."""
+    advice = told(corpus(louder=6))["level"]["text"]
+    there = told(corpus(louder=6), normalised=True)["level"]["text"]
+
+    setting = advice[advice.index("loudness:") : advice.index("}") + 1]
+    assert FeatureSettings(**yaml.safe_load(setting)).loudness == Loudness(rms=-23)
+    assert "whole clips" in there
+    assert "{rms" not in there
 
 
 @pytest.mark.parametrize(("longer", "word"), [(2.0, "longer"), (0.5, "shorter")])
