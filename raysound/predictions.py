@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow.csv import CSVWriter
 
 from raysound import storage
 
@@ -97,6 +98,29 @@ def read_predictions(
     """
     for uri in part_uris(predictions, corpus):
         yield storage.read_table(uri, None if columns is None else [*columns])
+
+
+def write_csv(uri: str, predictions: str, corpus: str, decreases: pa.Table) -> None:
+    """Writes the predictions of a corpus as one CSV file.
+
+    Args:
+        uri: of the CSV file.
+        predictions: the folder of all corpora.
+        corpus: its name.
+        decreases: `clip_id` and `mmd_decrease` of some of its clips; the others have none.
+
+    Raises:
+        UnwritableError: the disk is full, or the like.
+    """
+    names = [field.name for field in PREDICTIONS if not pa.types.is_list(field.type)]
+    added = decreases.schema.field("mmd_decrease")
+    schema = pa.schema([*(PREDICTIONS.field(name) for name in names), added])
+    known = decreases["clip_id"].combine_chunks()
+    with storage.whole_file(uri) as file, CSVWriter(file, schema) as writer:
+        for table in read_predictions(predictions, corpus, names):
+            place = pc.index_in(table["clip_id"], known)
+            own = decreases["mmd_decrease"].take(place.combine_chunks())
+            writer.write_table(table.append_column(added, own).cast(schema))
 
 
 def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartNote:

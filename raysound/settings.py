@@ -656,7 +656,8 @@ class EvaluationSettings(Section):
     """How the judge scores. `checkpoint` is a training run's folder; by default this config's.
 
     The report shows so many of the hardest and of the most convincing clips of each class and
-    corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too.
+    corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too,
+    `csv` the predictions of each corpus as a CSV file.
     """
 
     checkpoint: Place | None = None
@@ -664,6 +665,7 @@ class EvaluationSettings(Section):
     examples: NonNegativeInt = 1
     examples_megabytes: NonNegativeFloat = 12.0
     tensorboard: StrictBool = False
+    csv: StrictBool = False
 
 
 class ComputeSettings(Section):

@@ -26,6 +26,7 @@ from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
 from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
+from raysound.predictions import write_csv
 from raysound.report.events import write_events
 from raysound.report.measures import unmade, warnings
 from raysound.report.page import REJECTS_SHOWN, Example, Rejects, kind_of, render
@@ -90,7 +91,7 @@ def write_report(
     if not pc.any(pc.equal(real["split"], "test")).as_py():
         raise UserError("the real corpus has no usable test clip: the judge can't be judged")
     score_corpora(folders, judged_and_compared(real), run, config, predictions)
-    metrics, selected = measure(config, run, judge, folders, labelled, predictions)
+    metrics, selected, decreases = measure(config, run, judge, folders, labelled, predictions)
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
     page = render(
         metrics,
@@ -106,6 +107,13 @@ def write_report(
         storage.join(out, "metrics.json"),
         json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False).encode(),
     )
+    storage.delete(storage.join(out, "csv"))
+    if config.evaluation.csv:
+        calls = [
+            (storage.join(out, "csv", f"{name}.csv"), predictions, name, decreases[name])
+            for name in folders
+        ]
+        run_remote_all(write_csv, calls)
     if config.evaluation.tensorboard:
         write_events(metrics, storage.join(out, "tensorboard"))
     for line in table(metrics):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -19,7 +20,9 @@ from raysound.distributed.session import run_remote_all
 from raysound.metrics.anchors import anchors_of_real, halves, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
+from raysound.metrics.fidelity import mmd_kernels
 from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
+from raysound.metrics.mmd import KernelMatrices, decreases
 from raysound.metrics.ranking import ranking
 from raysound.metrics.selection import limits
 from raysound.partial_sums import (
@@ -41,6 +44,8 @@ from raysound.settings import Config
 
 # Clips of noise and of silence: one is much like the other, and a large classifier takes its time.
 MADE_CLIPS = 100
+# Clips without which MMD decreases most that metrics.json and the report list.
+WORST_CLIPS = 10
 # Parts that a task sums up; how many does not change a bit of the sums.
 PARTS_OF_A_TASK = 32
 
@@ -52,11 +57,13 @@ class Measured(NamedTuple):
         report: see `corpus_report`.
         sound: how its clips sound.
         selected: clips to show in the report.
+        decreases: `clip_id` of a sample of its clips, and `mmd_decrease`, see `decreases`.
     """
 
     report: dict[str, Any]
     sound: Sound
     selected: Selected
+    decreases: pa.Table
 
 
 def measure(
@@ -66,7 +73,7 @@ def measure(
     folders: dict[str, str],
     labelled: set[str],
     predictions: str,
-) -> tuple[dict[str, Any], dict[str, Selected]]:
+) -> tuple[dict[str, Any], dict[str, Selected], dict[str, pa.Table]]:
     """Computes all metrics.
 
     Args:
@@ -78,7 +85,7 @@ def measure(
         predictions: the folder of all corpora.
 
     Returns:
-        The content of metrics.json, and by corpus the clips to show in the report.
+        The content of metrics.json; by corpus the clips to show in the report, and `decreases_of`.
     """
     labels, n_mels = judge.labels, judge.features.n_mels
     size = embedding_size(predictions, "real")
@@ -167,7 +174,8 @@ def measure(
             sound_of_corpus(predictions, "real", of_train, plan),
         ),
     }  # fmt: skip
-    return metrics, {name: one.selected for name, one in measured.items()}
+    shown = {name: one.selected for name, one in measured.items()}
+    return metrics, shown, {name: one.decreases for name, one in measured.items()}
 
 
 def sum_corpora(
@@ -256,12 +264,40 @@ def measure_corpus(
     own = sums.get(OTHERS, empty)
     drawn = sample(own.entries, plan)
     scored = read_scored(predictions, corpus, drawn, plan)
+    kernels = mmd_kernels(scored.first(PAIR_CLIPS).embedding, real.prepared)
     report = corpus_report(
         scored, real, plan.labels, set_size, class_sizes, totals=own.totals,
-        is_labelled=is_labelled,
+        is_labelled=is_labelled, kernels=kernels,
     )  # fmt: skip
+    of_clips = decreases_of(predictions, corpus, drawn, kernels)
+    worst = of_clips.filter(pc.greater(of_clips["mmd_decrease"], 0))
+    worst = worst.sort_by([("mmd_decrease", "descending"), ("clip_id", "ascending")])
+    report["worst_clips"] = worst.slice(0, WORST_CLIPS).to_pylist()
     shown = selected_clips(predictions, corpus, own, plan, drawn, scored, real)
-    return Measured(report, sound_of_corpus(predictions, corpus, own, plan), shown)
+    return Measured(report, sound_of_corpus(predictions, corpus, own, plan), shown, of_clips)
+
+
+def decreases_of(
+    predictions: str, corpus: str, drawn: np.ndarray, kernels: KernelMatrices | None
+) -> pa.Table:
+    """How much the MMD of a corpus decreases without each clip of its sample.
+
+    Args:
+        predictions: the folder of all corpora.
+        corpus: its name.
+        drawn: the entries of its sample.
+        kernels: of the first of these; None, or of fewer than three clips, gives no rows.
+
+    Returns:
+        Rows of `clip_id`, `label`, `prediction`, `nearest` and `mmd_decrease`.
+    """
+    values = np.empty(0)
+    if kernels is not None and len(kernels.cross) > 2:
+        values = decreases(kernels)
+    some = drawn[: len(values)]
+    columns = ["clip_id", "label", "prediction", "nearest"]
+    table = read_rows(predictions, corpus, some["part"], some["row"], columns)
+    return table.append_column("mmd_decrease", pa.array(values, pa.float64()))
 
 
 def measure_anchor(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from raysound.metrics.classification import classification_report
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, per_class_fidelity, prepare
+from raysound.metrics.mmd import KernelMatrices
 from raysound.metrics.neighbours import BallCounts
 from raysound.metrics.sums import ClassificationSums
 
@@ -87,6 +88,7 @@ def corpus_report(
     seed: int = 0,
     totals: Totals | None = None,
     is_labelled: bool = True,
+    kernels: KernelMatrices | None = None,
 ) -> dict[str, Any]:
     """Classification, fidelity and diversity of one corpus, ready for JSON.
 
@@ -100,6 +102,7 @@ def corpus_report(
         seed: of all draws.
         totals: sums over all clips; None: `scored` are all.
         is_labelled: False for clips without labels, whose `truth` is what they are predicted as.
+        kernels: `mmd_kernels` of the first PAIR_CLIPS and the reference, if at hand.
 
     Returns:
         What `classification_report` and `fidelity_report` return, `per_class` with both's.
@@ -112,7 +115,7 @@ def corpus_report(
     )  # fmt: skip
     fidelity = fidelity_report(
         some.embedding, reference.prepared, seed=seed, set_size=set_size,
-        counts=totals and totals.balls,
+        counts=totals and totals.balls, kernels=kernels,
     )  # fmt: skip
     of_class = per_class_fidelity(
         scored.embedding, scored.truth, reference.embedding, reference.truth, labels,

@@ -23,7 +23,13 @@ from raysound.metrics.frechet import (
     refusal,
 )
 from raysound.metrics.intervals import FEWEST, Measure, measure
-from raysound.metrics.mmd import bandwidth, kernel_matrices, kernel_mean, mmd_measure
+from raysound.metrics.mmd import (
+    KernelMatrices,
+    bandwidth,
+    kernel_matrices,
+    kernel_mean,
+    mmd_measure,
+)
 from raysound.metrics.moments import Moments, moments
 from raysound.metrics.neighbours import (
     BallCounts,
@@ -108,6 +114,7 @@ def fidelity_report(
     seed: int,
     set_size: int,
     counts: BallCounts | None = None,
+    kernels: KernelMatrices | None = None,
 ) -> dict[str, Any]:
     """All numbers about one corpus that come from its embeddings, ready for JSON.
 
@@ -124,6 +131,7 @@ def fidelity_report(
         set_size: Clips to draw, 1 or more; above 5,000 it is 5,000. A corpus of fewer is used whole
             and the three carry a `note`.
         counts: Of all clips of the corpus, where those given are a sample; None: they are all.
+        kernels: `mmd_kernels` of the two, if at hand.
 
     Returns:
         `compared`, the clips drawn, and measures: `frechet_distance`, `frechet_distance_infinite`,
@@ -151,7 +159,8 @@ def fidelity_report(
         report["frechet_distance_infinite"] = infinite_measure(
             array, real.parts, real.moments, real.factor, seed
         )
-    report["mmd"] = _mmd(drawn(array, PAIR_CLIPS, seed), real, seed)
+    kernels = mmd_kernels(array, real, seed) if kernels is None else kernels
+    report["mmd"] = _mmd(kernels, len(array), real, seed)
     report |= _sets(some, real, seed) | _clips(array, real, counts)
     for metric in METRICS:
         if metric.needs_equal_n and metric.key in report:
@@ -241,12 +250,26 @@ def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Mea
     return found | fewer(len(some), set_size)
 
 
-def _mmd(x: NDArray[Any], real: Reference, seed: int) -> Measure:
+def mmd_kernels(generated: ArrayLike, reference: Reference, seed: int = 0) -> KernelMatrices | None:
+    """What the MMD of some clips is computed from; None where it has no value.
+
+    Args:
+        generated: Embeddings, `(n, d)`; of more than 5,000 clips as many are drawn.
+        reference: The real clips.
+        seed: Makes what is drawn repeatable.
+    """
+    some = drawn(rows("generated", generated), PAIR_CLIPS, seed)
+    if reference.sigma is None or len(some) < 2:
+        return None
+    return kernel_matrices(some, reference.sample, reference.sigma, reference.own_kernel)
+
+
+def _mmd(kernels: KernelMatrices | None, clips: int, real: Reference, seed: int) -> Measure:
+    if kernels is not None:
+        return mmd_measure(kernels, seed)
     if real.sigma is None:
         return measure(None, why=real.no_sigma)
-    if len(x) < 2:
-        return measure(None, why=f"{len(x)} clips: MMD needs 2 or more")
-    return mmd_measure(kernel_matrices(x, real.sample, real.sigma, real.own_kernel), seed)
+    return measure(None, why=f"{clips} clips: MMD needs 2 or more")
 
 
 def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Measure]:

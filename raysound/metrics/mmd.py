@@ -136,6 +136,28 @@ def mmd_measure(kernels: KernelMatrices, seed: int = 0, what: str = "clips") -> 
     return spread_measure(value, float(low), float(high), n, what)
 
 
+def decreases(kernels: KernelMatrices) -> NDArray[np.float64]:
+    """How much MMD², times 100, decreases when each generated clip alone is left out, `(n,)`.
+
+    Positive for a clip that lies farther from the reference than the others do, negative for one
+    that the set would lack.
+
+    Raises:
+        ValueError: Fewer than three clips.
+    """
+    n = len(kernels.cross)
+    if n < 3:
+        raise ValueError(f"MMD without a clip needs 3 clips or more, got {n}")
+    rows = kernels.own.sum(axis=1)
+    own, cross = rows.sum(), kernels.cross.sum()
+    own_without = (own - 2 * rows) / ((n - 1) * (n - 2))
+    cross_without = (cross - kernels.cross) / (n - 1)
+    found: NDArray[np.float64] = SCALE * (
+        own / (n * (n - 1)) - own_without - 2 * (cross / n - cross_without)
+    )
+    return found
+
+
 def _estimates(kernels: KernelMatrices, parts: NDArray[np.int64] | None) -> NDArray[np.float64]:
     n = len(kernels.cross)
     chosen = np.ones((n, 1))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from jsonschema import Draft202012Validator
+from pyarrow.csv import read_csv
 from scipy.special import rel_entr
 
 from raysound.comparison import compare_files
@@ -19,6 +20,7 @@ from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.metrics.declarations import METRICS
+from raysound.metrics.mmd import mmd
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
 from raysound.predictions import as_array, read_predictions
@@ -52,7 +54,7 @@ def unlabelled(
                 "flat_bad": str(bad),
             },
         },
-        "evaluation": {"checkpoint": trained["run"]},
+        "evaluation": {"checkpoint": trained["run"], "csv": True},
     }  # fmt: skip
     config = from_tree(tree, "test")
     extract(config)
@@ -137,6 +139,32 @@ def test_corpora_without_labels_stand_in_the_report_and_in_a_comparison(
     text = compare_files(uri, uri)
     assert not [line for line in text.splitlines() if line.startswith("flat ") and "accu" in line]
     assert [line for line in text.splitlines() if line.startswith("flat ") and "mmd" in line]
+
+
+def test_the_worst_clips_are_those_without_which_mmd_is_lowest(unlabelled: dict[str, Any]) -> None:
+    """By the metric itself, of the clips left; the CSV has the decrease of each."""
+    predictions = str(unlabelled["output"] / "predictions")
+    real = read_table_of(predictions, "real")
+    reference = as_array(real.filter(pc.equal(real["split"], "train"))["embedding"])
+    for corpus in ("flat_bad", "good"):
+        table = read_table_of(predictions, corpus)
+        embedding, names = as_array(table["embedding"]), table["clip_id"].to_pylist()
+        rows = read_csv(unlabelled["output"] / "csv" / f"{corpus}.csv").to_pylist()
+        assert [row["clip_id"] for row in rows] == names
+        assert {row["label"] for row in rows} == (
+            {"high", "low", "mid"} if corpus == "good" else {None}
+        )
+        whole = mmd(embedding, reference)
+        for place, row in enumerate(rows):
+            without = mmd(np.delete(embedding, place, axis=0), reference)
+            assert row["mmd_decrease"] == pytest.approx(whole - without, abs=1e-8)
+        worst = unlabelled["metrics"]["corpora"][corpus]["worst_clips"]
+        ordered = sorted(rows, key=lambda row: (-row["mmd_decrease"], row["clip_id"]))[:10]
+        assert [clip["clip_id"] for clip in worst] == [
+            row["clip_id"] for row in ordered if row["mmd_decrease"] > 0
+        ]
+    page = (unlabelled["output"] / "report.html").read_text()
+    assert "Clips that raise MMD most" in page
 
 
 def test_generators_that_all_lack_labels_are_ranked_by_mmd(unlabelled: dict[str, Any]) -> None:

@@ -79,7 +79,13 @@ def test_no_setting_takes_another_type_or_an_infinite_number_for_a_number(
 
 @pytest.mark.parametrize(
     "key",
-    ["training.augment.roll", "evaluation.tensorboard", "compute.compile", "compute.tf32"],
+    [
+        "training.augment.roll",
+        "evaluation.tensorboard",
+        "evaluation.csv",
+        "compute.compile",
+        "compute.tf32",
+    ],
 )
 @pytest.mark.parametrize("value", ["1", "0", "'maybe'", "null"])
 def test_a_switch_is_true_or_false(least: Path, key: str, value: str) -> None:
