@@ -24,8 +24,9 @@ STEPS = 255
 DB_PER_NEPER = 10 / np.log(10)
 # Seconds: shorter frames are averaged to at most this, which keeps the cost independent of the hop.
 FRAME_SECONDS = 0.025
-# dB, root mean square. ESC-10's steadiest clip, a helicopter, varies by 0.8 dB before smoothing.
-LEAST_VARIATION_DB = 0.3
+# dB, root mean square over all bands. ESC-10's steadiest clip, a helicopter, varies by 0.8 dB before
+# smoothing; noise of a narrow band, with all others at the floor, by 0.2 dB.
+LEAST_VARIATION_DB = 0.1
 # Over time: without it, a shift by half a frame lowers the correlation of noise to 0.8.
 SMOOTHING = np.array([1, 2, 3, 2, 1], np.float32) / 9
 # Seconds at each end of a window: frames that reach beyond a cut differ between copy and original.
