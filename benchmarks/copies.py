@@ -133,19 +133,25 @@ class Extractor:
         return np.stack(log_mels), np.array(starts)
 
 
-def mixtures(log_mel: np.ndarray, label: np.ndarray, n: int, hop: float, seed: int) -> np.ndarray:
-    """Patches of `n` mixtures of two windows of one label, rolled and filtered at random."""
+def mixtures(
+    log_mel: np.ndarray, label: np.ndarray, n: int, hop: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patches of `n` mixtures of two windows of one label, and which two, `(n, 2)`.
+
+    The windows are rolled and filtered at random.
+    """
     rng = np.random.default_rng(seed)
     power = np.exp(log_mel - log_mel.max(axis=(1, 2), keepdims=True))
     of_label = {name: np.flatnonzero(label == name) for name in np.unique(label)}
     n_mels, n_frames = log_mel.shape[1:]
     knots, bands = np.linspace(0, n_mels - 1, 5), np.arange(n_mels)
-    result = []
+    result, parts = [], np.empty((n, 2), np.int64)
     for start in range(0, n, 200):
         mixed = np.full((min(200, n - start), n_mels, n_frames), 1e-10, np.float32)
-        for row in mixed:
+        for number, row in enumerate(mixed, start=start):
             first = rng.integers(len(power))
-            for index in (first, rng.choice(of_label[label[first]])):
+            parts[number] = first, rng.choice(of_label[label[first]])
+            for index in parts[number]:
                 # Up to ±3 dB of level, and a smooth filter of 3 dB standard deviation.
                 gain = rng.uniform(-0.7, 0.7) + np.interp(bands, knots, rng.normal(0, 0.7, 5))
                 row += (
@@ -153,7 +159,7 @@ def mixtures(log_mel: np.ndarray, label: np.ndarray, n: int, hop: float, seed: i
                     * np.exp(gain.astype(np.float32))[:, np.newaxis]
                 )
         result.append(patches(np.log(mixed), hop))
-    return np.concatenate(result)
+    return np.concatenate(result), parts
 
 
 def share(hits: np.ndarray) -> str:
@@ -248,19 +254,21 @@ def main() -> None:
                 f"| {copies.lag[row]:+.2f} |"
             )
 
-    large = None
+    # A mixture is a copy of each of its two clips.
+    large, sources = None, np.column_stack([clip[known], clip[known]])
     if arguments.reference > len(known):
-        more = mixtures(
+        more, parts = mixtures(
             log_mel[known], label[clip[known]], arguments.reference - len(known), hop, seed=1
         )
         large = Reference.of(np.concatenate([reference.patches, more]), frame)
+        sources = np.concatenate([sources, clip[known][parts]])
 
     print("\n| change | " + " | ".join(f"found, {value:.0%}" for value in RATES), end=" | ")
     print(f"found, 1 %, of those that keep {KEPT:.0%} of their energy", end=" | ")
     print(
         "lowest of these" + (f" | found, 1 %, among {len(large.patches)}" if large else "") + " |"
     )
-    print("|---" * (len(RATES) + 3 + bool(large)) + "|")
+    print("|---" * (len(RATES) + 4 + bool(large)) + "|")
     for change, apply in CHANGES.items():
         rng = np.random.default_rng(0)
         made, kept = [], []
@@ -275,15 +283,13 @@ def main() -> None:
 
         def found(reference: Reference) -> tuple[Copies, np.ndarray]:
             copies = by_clip(find_copies(changed, reference), begin)  # noqa: B023
-            # A mixture is none of the training clips.
-            sources = np.append(clip[known], np.full(len(reference.patches) - len(known), -1))
-            return copies, sources[copies.index] == train
+            return copies, (sources[copies.index] == train[:, np.newaxis]).any(axis=1)
 
         copies, right = found(reference)
         hits = [(copies.similarity >= limit) & right for limit in limits]
         keeping = np.array(kept)
         cells = [share(values) for values in hits]
-        cells.append(f"{share(hits[0][keeping])} of {keeping.sum()}")
+        cells += [str(keeping.sum()), share(hits[0][keeping])]
         cells.append(f"{copies.similarity[keeping].min():.2f}")
         if large:
             copies, right = found(large)

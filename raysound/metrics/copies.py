@@ -7,6 +7,10 @@ window by matrix products; `similarity` aligns the log-mels of the few best cand
 
 Windows without variation, such as silence or a steady tone, have a similarity near 0 to every
 window, also to themselves: they are never copies.
+
+A clip of several windows has one entry per window, and its most similar window counts (`by_clip`).
+Silence with which a short clip is padded is compared as if it were sound: a copy with the same
+padding is found; an excerpt whose padding covers steady sound of the original is not.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ from numpy.typing import ArrayLike, NDArray
 RANGE_DB = 30.0
 STEPS = 255
 DB_PER_NEPER = 10 / np.log(10)
-# Seconds: shorter frames are averaged to at most this, which keeps the cost independent of the hop.
+# Seconds: shorter frames are averaged to at most this, so that a short hop costs little more.
 FRAME_SECONDS = 0.025
-# dB, root mean square over all bands. ESC-10's steadiest clip, a helicopter, varies by 0.8 dB before
-# smoothing; noise of a narrow band, with all others at the floor, by 0.2 dB.
+# dB, root mean square over all bands. ESC-10's steadiest clip varies by 0.8 dB before smoothing,
+# noise in a narrow band, with all other bands at the floor, by 0.2 dB.
 LEAST_VARIATION_DB = 0.1
 # Over time: without it, a shift by half a frame lowers the correlation of noise to 0.8.
 SMOOTHING = np.array([1, 2, 3, 2, 1], np.float32) / 9
@@ -35,7 +39,7 @@ MARGIN_SECONDS = 0.06
 MAX_LAG_SECONDS = 1.1
 CANDIDATES = 16
 # Of the coarse vectors: bands, modulation frequencies, and the largest step from frame to frame.
-COARSE_BANDS, COARSE_MODULATIONS, LARGEST_STEP = 16, 32, 0.3
+COARSE_BANDS, COARSE_MODULATIONS, LARGEST_STEP = 16, 64, 0.15
 # Entries of a block of coarse similarities: 16 MB.
 BLOCK = 4_000_000
 # Windows that `coarse_vectors` converts to float together.
