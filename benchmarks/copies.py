@@ -234,8 +234,13 @@ def main() -> None:
         + " |"
     )
     flagged: list[list[np.ndarray]] = [[] for _ in RATES]
+    pairs = []
     for held_out in np.unique(fold):
-        _, _, calibration, other = search(held_out)
+        others, _, calibration, other = search(held_out)
+        limit = threshold_of(calibration.similarity, RATES[0]).value
+        for row in np.flatnonzero(other.similarity >= limit):
+            source = name[clip[others[other.index[row]]]]
+            pairs.append(f"{name[fold == held_out][row]} ({source}, {other.similarity[row]:.3f})")
         for hits, value in zip(flagged, RATES, strict=True):
             hits.append(other.similarity >= threshold_of(calibration.similarity, value).value)
     print(
@@ -243,8 +248,9 @@ def main() -> None:
         + " | ".join(with_interval(np.concatenate(hits)) for hits in flagged)
         + " |"
     )
+    print(f"\nFlagged at {RATES[0]:.0%}, of all folds: {', '.join(pairs) or 'none'}.")
 
-    print("\nThe most similar real clips:\n")
+    print("\nThe most similar real clips, of training and of fold 1:\n")
     print("| clip | most similar training clip | similarity | lag, s |\n|---|---|---|---|")
     for copies, ids in ((own, train), (new, test)):
         for row in np.argsort(-copies.similarity, kind="stable")[:8]:

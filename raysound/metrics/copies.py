@@ -27,12 +27,13 @@ RANGE_DB = 30.0
 STEPS = 255
 DB_PER_NEPER = 10 / np.log(10)
 # Seconds: shorter frames are averaged to at most this, so that a short hop costs little more.
-FRAME_SECONDS = 0.025
+FRAME_SECONDS = 0.03
 # dB, root mean square over all bands. ESC-10's steadiest clip varies by 0.8 dB before smoothing,
 # noise in a narrow band, with all other bands at the floor, by 0.2 dB.
 LEAST_VARIATION_DB = 0.1
-# Over time: without it, a shift by half a frame lowers the correlation of noise to 0.8.
-SMOOTHING = np.array([1, 2, 3, 2, 1], np.float32) / 9
+# Seconds, half the base of a triangle over time. Without it, a shift by half a frame lowers the
+# correlation of noise to 0.8.
+SMOOTHING_SECONDS = 0.09
 # Seconds at each end of a window: frames that reach beyond a cut differ between copy and original.
 MARGIN_SECONDS = 0.06
 # Seconds: linear shifts that are tried, to either side.
@@ -218,6 +219,7 @@ class _Lags:
 
     def __init__(self, frames: int, frame_seconds: float, max_lag: float) -> None:
         self.margin = min(ceil(MARGIN_SECONDS / frame_seconds), (frames - 1) // 4)
+        self.smoothing = _triangle(frame_seconds)
         self.size = size = frames - 2 * self.margin
         self.lags = np.arange(1 - size, size)
         # The generated frame t + lag is compared with the reference frame t.
@@ -245,7 +247,7 @@ class _Sums:
 
     def __init__(self, windows: NDArray[np.uint8], lags: _Lags, is_reference: bool) -> None:
         stop = windows.shape[2] - lags.margin
-        x = _smoothed(windows)[:, :, lags.margin : stop]
+        x = _smoothed(windows, lags.smoothing)[:, :, lags.margin : stop]
         x -= x.mean(axis=2, keepdims=True)
         self.spectrum = np.fft.rfft(x, lags.length, axis=2)
         first, last = lags.first, lags.last
@@ -453,12 +455,19 @@ def _starts(size: int, groups: int) -> NDArray[np.int64]:
     return np.arange(groups) * size // groups
 
 
-def _smoothed(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Windows convolved over time with SMOOTHING; the frames at the ends are repeated."""
-    reach, frames = len(SMOOTHING) // 2, windows.shape[2]
+def _triangle(frame_seconds: float) -> NDArray[np.float32]:
+    """Weights of frames with the sum 1, an odd number; 1, 2, 3, 2, 1 ninths for 30 ms."""
+    box = np.ones(max(1, round(SMOOTHING_SECONDS / frame_seconds)))
+    weights = np.convolve(box, box)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def _smoothed(windows: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Windows convolved over time with some weights; the frames at the ends are repeated."""
+    reach, frames = len(weights) // 2, windows.shape[2]
     wide = np.pad(windows, ((0, 0), (0, 0), (reach, reach)), "edge").astype(np.float32)
-    result = SMOOTHING[0] * wide[:, :, :frames]
-    for shift, weight in enumerate(SMOOTHING[1:], start=1):
+    result = weights[0] * wide[:, :, :frames]
+    for shift, weight in enumerate(weights[1:], start=1):
         result += weight * wide[:, :, shift : shift + frames]
     return result
 
