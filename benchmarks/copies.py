@@ -269,12 +269,15 @@ def main() -> None:
         large = Reference.of(np.concatenate([reference.patches, more]), frame)
         sources = np.concatenate([sources, clip[known][parts]])
 
-    print("\n| change | " + " | ".join(f"found, {value:.0%}" for value in RATES), end=" | ")
-    print(f"found, 1 %, of those that keep {KEPT:.0%} of their energy", end=" | ")
-    print(
-        "lowest of these" + (f" | found, 1 %, among {len(large.patches)}" if large else "") + " |"
-    )
-    print("|---" * (len(RATES) + 4 + bool(large)) + "|")
+    head = ["change", *(f"found at {value:.0%}" for value in RATES)]
+    head += [
+        "clips with half of their energy",
+        "of these found at 1%",
+        "lowest similarity of these",
+    ]
+    if large:
+        head.append(f"found at 1% among {len(large.patches):,} windows")
+    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for change, apply in CHANGES.items():
         rng = np.random.default_rng(0)
         made, kept = [], []
