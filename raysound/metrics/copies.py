@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from raysound.metrics.intervals import Measure, measure, share_measure
+
 # dB below the peak of a window; quieter parts hold the noise floor and what a codec removes.
 RANGE_DB = 30.0
 STEPS = 255
@@ -451,6 +453,19 @@ def threshold_of(real_similarities: ArrayLike, rate: float = 0.01) -> Threshold:
         )
     allowed = floor(rate * (n + 1) + 1e-9)
     return Threshold(float(values[allowed - 1]), rate, n)
+
+
+def copied_share(similarities: ArrayLike, threshold: Threshold) -> Measure:
+    """Share of clips that are copies, with Wilson's interval for the choice of the clips.
+
+    Args:
+        similarities: of generated clips, `(n,)`, see `by_clip`.
+        threshold: if it has no value, neither has the share, for the same reason.
+    """
+    if threshold.value is None:
+        return measure(None, why=threshold.why)
+    values = np.asarray(similarities)
+    return share_measure(int((values >= threshold.value).sum()), len(values))
 
 
 def _starts(size: int, groups: int) -> NDArray[np.int64]:

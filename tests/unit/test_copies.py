@@ -12,6 +12,7 @@ from raysound.metrics.copies import (
     by_clip,
     candidates,
     coarse_vectors,
+    copied_share,
     find_copies,
     frames_together,
     normalised,
@@ -295,6 +296,17 @@ def test_too_few_real_clips_have_no_threshold_and_a_reason() -> None:
 
     assert threshold_of(np.linspace(0, 0.5, 99), 0.01).value == 0.5
     assert threshold_of(np.linspace(0, 0.5, 199), 0.01).value < 0.5
+
+
+def test_the_share_of_copies_counts_those_that_reach_the_threshold() -> None:
+    limit = threshold_of(np.linspace(0, 0.5, 99), 0.01)
+    found = copied_share([0.49, 0.5, 0.9, 1.0], limit)
+    assert (found["value"], found["of"]) == (0.75, 4)
+    assert found["low"] < 0.75 < found["high"]
+
+    none = copied_share([1.0], threshold_of([0.1], 0.01))
+    assert none["value"] is None
+    assert none["why"].startswith("1 real clips: a threshold at 1.00%")
 
 
 def test_a_threshold_refuses_rates_and_similarities_that_are_none() -> None:
