@@ -1,0 +1,504 @@
+"""Copy detection by log-mel: the training window most similar to each generated window.
+
+A copy is found although its level is changed, it is shifted or rolled in time, or noise or a lossy
+codec is added. The classifier's embedding is not used. Two steps: `candidates` compares a vector a
+window by matrix products; `similarity` aligns the log-mels of the few best candidates.
+`threshold_of` calibrates on real clips above which similarity a clip counts as a copy.
+
+Windows without variation, such as silence or a steady tone, have a similarity near 0 to every
+window, also to themselves: they are never copies.
+
+A clip of several windows has one entry per window, and its most similar window counts (`by_clip`).
+Silence with which a short clip is padded is compared as if it were sound: a copy with the same
+padding is found; an excerpt whose padding covers steady sound of the original is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from raysound.metrics.intervals import Measure, measure, share_measure
+
+# dB below the peak of a window; quieter parts hold the noise floor and what a codec removes.
+RANGE_DB = 30.0
+STEPS = 255
+DB_PER_NEPER = 10 / np.log(10)
+# Seconds: shorter frames are averaged to at most this, so that a short hop costs little more.
+FRAME_SECONDS = 0.03
+# dB, root mean square over all bands. ESC-10's steadiest clip varies by 0.8 dB before smoothing,
+# noise in a narrow band, with all other bands at the floor, by 0.2 dB.
+LEAST_VARIATION_DB = 0.1
+# Seconds, half the base of a triangle over time. Without it, a shift by half a frame lowers the
+# correlation of noise to 0.8.
+SMOOTHING_SECONDS = 0.09
+# Seconds at each end of a window: frames that reach beyond a cut differ between copy and original.
+MARGIN_SECONDS = 0.06
+# Seconds: linear shifts that are tried, to either side.
+MAX_LAG_SECONDS = 1.1
+CANDIDATES = 16
+# Of the coarse vectors: bands, modulation frequencies, and the largest step from frame to frame.
+COARSE_BANDS, COARSE_MODULATIONS, LARGEST_STEP = 16, 64, 0.15
+# Entries of a block of coarse similarities: 16 MB.
+BLOCK = 4_000_000
+# Windows that `coarse_vectors` converts to float together.
+WINDOWS_TOGETHER = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """One entry per generated window, or per generated clip after `by_clip`.
+
+    Attributes:
+        index: the most similar training window, the lower index of two that are equal, `(n,)`;
+            -1 where there is no candidate.
+        similarity: to it, in [-1, 1], `(n,)`.
+        lag: seconds by which sounds occur later than in the training window, `(n,)`; for a rolled
+            window, the smaller of the two directions.
+    """
+
+    index: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    lag: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Above which similarity a clip counts as a copy.
+
+    Attributes:
+        value: a clip is a copy if its similarity is at least this; None if not calibrated.
+        rate: share of real clips that may be flagged.
+        clips: real clips it was calibrated on.
+        why: reason, if there is no value.
+    """
+
+    value: float | None
+    rate: float
+    clips: int
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Training windows, prepared for `find_copies`.
+
+    Attributes:
+        patches: uint8 `(m, n_mels, frames)`.
+        centre: mean coarse vector before normalisation, float32 `(d,)`.
+        vectors: coarse vectors, float32 `(m, d)`, of length 1 or 0.
+        frame_seconds: between two frames of the patches.
+    """
+
+    patches: NDArray[np.uint8]
+    centre: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    frame_seconds: float
+
+    @classmethod
+    def of(cls, windows: NDArray[np.uint8], frame_seconds: float) -> Reference:
+        """The reference of some `patches`; raises ValueError if there is none."""
+        if not len(windows):
+            raise ValueError("copy detection needs training windows, got none")
+        raw = coarse_vectors(windows)
+        centre = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return cls(windows, centre, normalised(raw, centre), frame_seconds)
+
+
+def frames_together(hop_seconds: float) -> int:
+    """Frames of a log-mel that are averaged to one frame of a patch."""
+    return max(1, floor(FRAME_SECONDS / hop_seconds + 1e-9))
+
+
+def patches(log_mel: NDArray[np.floating[Any]], hop_seconds: float) -> NDArray[np.uint8]:
+    """Log-mels without their level: 255 at the window's peak, 0 at `RANGE_DB` below it and less.
+
+    A step is 0.12 dB, and a patch takes at most a quarter of the memory of a float32 log-mel.
+
+    Args:
+        log_mel: natural log power, `(n, n_mels, n_frames)`.
+        hop_seconds: between two frames; `frames_together` frames are averaged.
+
+    Returns:
+        uint8 `(n, n_mels, frames)`; silence is 255 everywhere.
+
+    Raises:
+        ValueError: another shape, or a value that is not finite.
+    """
+    if log_mel.ndim != 3 or not log_mel.shape[2]:
+        raise ValueError(f"log_mel must be (n, n_mels, n_frames), got {log_mel.shape}")
+    n, n_mels, n_frames = log_mel.shape
+    together = min(frames_together(hop_seconds), n_frames)
+    frames = n_frames // together
+    result = np.empty((n, n_mels, frames), np.uint8)
+    scale = np.float32(STEPS * DB_PER_NEPER / RANGE_DB)
+    for row, window in enumerate(log_mel):
+        values = window.astype(np.float32)
+        if together > 1:
+            # A mean over twice as many frames, weighted by a triangle, aliases less.
+            wide = np.pad(values, ((0, 0), (together // 2, (together - 1) // 2)), "edge")
+            values = sum(wide[:, shift : shift + n_frames] for shift in range(together)) / together
+        values = values[:, : frames * together].reshape(n_mels, frames, together).mean(axis=2)
+        if not np.isfinite(values).all():
+            raise ValueError(f"log_mel of window {row} is not finite")
+        values -= values.max()
+        values *= scale
+        values += STEPS + 0.5
+        result[row] = np.clip(values, 0, STEPS)
+    return result
+
+
+def coarse_vectors(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A vector a window that depends little on shifts: mean spectrum and modulation spectrum.
+
+    The first `n_mels` entries are the mean of each band less the mean of all. The others are
+    magnitudes of the Fourier transform over time of the differences between frames, averaged over
+    groups of bands and of modulation frequencies. A magnitude does not depend on a circular shift;
+    differences are clipped, because a cut to silence is one large difference.
+
+    Args:
+        windows: uint8 `(n, n_mels, frames)`, see `patches`.
+
+    Returns:
+        float32 `(n, d)`, not normalised.
+    """
+    n, n_mels, frames = windows.shape
+    length = max(2, 1 << (frames - 1).bit_length())
+    bands = _starts(n_mels, COARSE_BANDS)
+    bins = _starts(length // 2, COARSE_MODULATIONS)
+    per_band = np.diff(np.append(bands, n_mels))[:, np.newaxis]
+    per_bin = np.diff(np.append(bins, length // 2))
+    result = np.empty((n, n_mels + len(bands) * len(bins)), np.float32)
+    for start in range(0, n, WINDOWS_TOGETHER):
+        x = windows[start : start + WINDOWS_TOGETHER].astype(np.float32) / STEPS
+        rows = result[start : start + len(x)]
+        mean = x.mean(axis=2)
+        rows[:, :n_mels] = mean - mean.mean(axis=1, keepdims=True)
+        pooled = np.add.reduceat(x, bands, axis=1) / per_band
+        steps = np.diff(pooled, axis=2).clip(-LARGEST_STEP, LARGEST_STEP)
+        spectrum = np.abs(np.fft.rfft(steps, length, axis=2))[:, :, 1:]
+        modulation = np.add.reduceat(spectrum, bins, axis=2) / per_bin
+        rows[:, n_mels:] = modulation.reshape(len(x), -1)
+    # Both parts count alike.
+    return np.concatenate([_unit(result[:, :n_mels]), _unit(result[:, n_mels:])], axis=1)
+
+
+def normalised(vectors: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coarse vectors less `centre`, with length 1, or 0 where nothing is left."""
+    return _unit(vectors - centre)
+
+
+def candidates(
+    generated: NDArray[np.float32], reference: NDArray[np.float32], k: int = CANDIDATES
+) -> NDArray[np.int64]:
+    """The `k` training windows with the largest inner product, by exact search in blocks.
+
+    Memory is bounded by `BLOCK` similarities beside the arguments and the result.
+
+    Args:
+        generated: `(n, d)`, see `normalised`.
+        reference: `(m, d)`.
+        k: at least 1; all if there are fewer than `k`.
+
+    Returns:
+        Indices `(n, min(k, m))`, the best first, of equal ones the lower index first.
+    """
+    k = min(k, len(reference))
+    result = np.empty((len(generated), k), np.int64)
+    step = max(1, BLOCK // max(1, len(reference)))
+    for start in range(0, len(generated), step):
+        block = generated[start : start + step] @ reference.T
+        least = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]
+        for row, (values, limit) in enumerate(zip(block, least, strict=True)):
+            found = np.flatnonzero(values >= limit)
+            order = np.lexsort((found, -values[found]))[:k]
+            result[start + row] = found[order]
+    return result
+
+
+class _Lags:
+    """All lags of two windows of equal length, and the frames that overlap at each."""
+
+    def __init__(self, frames: int, frame_seconds: float, max_lag: float) -> None:
+        self.margin = min(ceil(MARGIN_SECONDS / frame_seconds), (frames - 1) // 4)
+        self.smoothing = _triangle(frame_seconds)
+        self.size = size = frames - 2 * self.margin
+        self.lags = np.arange(1 - size, size)
+        # The generated frame t + lag is compared with the reference frame t.
+        self.first = np.maximum(self.lags, 0)
+        self.last = np.minimum(size, size + self.lags)
+        self.overlap = (self.last - self.first).astype(np.float32)
+        self.length = 1 << (2 * size - 2).bit_length()
+        limit = min(floor(max_lag / frame_seconds + 1e-9), (size - 1) // 2)
+        self.linear = slice(size - 1 - limit, size + limit)
+        # A roll by `lag` of all frames is an overlap at `lag` and one at `lag` less the period.
+        ahead = np.arange(2 * self.margin + 1, size)
+        self.rolled = ahead
+        self.one = ahead + size - 1
+        self.other = ahead - frames + size - 1
+
+
+class _Sums:
+    """Sums over the overlap at each lag, of some windows.
+
+    Attributes:
+        spectrum: complex64 `(n, n_mels, f)`, of the windows without their band means.
+        band: float32 `(n, n_mels, lags)`, sums.
+        square: float32 `(n, lags)`, sums of squares over all bands.
+    """
+
+    def __init__(self, windows: NDArray[np.uint8], lags: _Lags, is_reference: bool) -> None:
+        stop = windows.shape[2] - lags.margin
+        x = _smoothed(windows, lags.smoothing)[:, :, lags.margin : stop]
+        x -= x.mean(axis=2, keepdims=True)
+        self.spectrum = np.fft.rfft(x, lags.length, axis=2)
+        first, last = lags.first, lags.last
+        if is_reference:
+            first, last = lags.size - last, lags.size - first
+        band = _running(x)
+        self.band = band[:, :, last] - band[:, :, first]
+        square = _running(np.einsum("nbt,nbt->nt", x, x).astype(np.float64))
+        self.square = (square[:, last] - square[:, first]).astype(np.float32)
+
+
+def similarity(
+    generated: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+    chosen: NDArray[np.int64],
+    frame_seconds: float,
+    max_lag: float = MAX_LAG_SECONDS,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Correlation of each generated window with its candidates, at the best alignment.
+
+    Pearson's correlation of all bands and frames of the overlap, after the mean of each band over
+    the overlap is removed, so that neither level nor a fixed filter matters. Alignments are shifts
+    of up to `max_lag`, and every roll, in which what leaves at one end enters at the other.
+    A variance counts as at least `LEAST_VARIATION_DB` squared.
+
+    Args:
+        generated: patches, `(n, n_mels, frames)`.
+        reference: patches, `(m, n_mels, frames)`.
+        chosen: indices into `reference`, `(n, k)`.
+        frame_seconds: between two frames of the patches.
+        max_lag: seconds; at most half a window counts.
+
+    Returns:
+        Correlations in [-1, 1], `(n, k)`, and lags in seconds, `(n, k)`, see `Copies`.
+
+    Raises:
+        ValueError: windows of different shape.
+    """
+    if generated.shape[1:] != reference.shape[1:]:
+        raise ValueError(
+            f"windows of {generated.shape[1:]} cannot be compared with {reference.shape[1:]}"
+        )
+    n_mels, frames = reference.shape[1:]
+    lags = _Lags(frames, frame_seconds, max_lag)
+    least = np.float32((LEAST_VARIATION_DB / RANGE_DB * STEPS) ** 2 * n_mels)
+    values = np.empty(chosen.shape, np.float32)
+    shifts = np.empty(chosen.shape, np.float32)
+    for row, found in enumerate(chosen):
+        own = _Sums(generated[row : row + 1], lags, is_reference=False)
+        others = _Sums(reference[found], lags, is_reference=True)
+        cross = np.einsum("bf,kbf->kf", own.spectrum[0], others.spectrum.conj())
+        # irfft places negative lags at the end.
+        product = np.fft.irfft(cross, lags.length, axis=1).astype(np.float32)[:, lags.lags]
+        part = lags.linear
+        linear = _correlation(
+            product[:, part],
+            own.band[0, :, part],
+            others.band[:, :, part],
+            own.square[0, part],
+            others.square[:, part],
+            lags.overlap[part],
+            least,
+        )
+        one, other = lags.one, lags.other
+        rolled = _correlation(
+            product[:, one] + product[:, other],
+            own.band[0][:, one] + own.band[0][:, other],
+            others.band[:, :, one] + others.band[:, :, other],
+            own.square[0, one] + own.square[0, other],
+            others.square[:, one] + others.square[:, other],
+            lags.overlap[one] + lags.overlap[other],
+            least,
+        )
+        both = np.concatenate([linear, rolled], axis=1)
+        best = both.argmax(axis=1)
+        values[row] = both[np.arange(len(found)), best]
+        roll = np.where(lags.rolled > frames / 2, lags.rolled - frames, lags.rolled)
+        shifts[row] = np.concatenate([lags.lags[part], roll])[best] * frame_seconds
+    return values.clip(-1, 1), shifts
+
+
+def _correlation(
+    product: NDArray[np.float32],
+    own: NDArray[np.float32],
+    others: NDArray[np.float32],
+    own_square: NDArray[np.float32],
+    other_square: NDArray[np.float32],
+    overlap: NDArray[np.float32],
+    least: np.float32,
+) -> NDArray[np.float32]:
+    """Pearson's correlation from sums over the overlap, `(k, lags)`."""
+    covariance = product - np.einsum("bl,kbl->kl", own, others) / overlap
+    own_energy = own_square - np.einsum("bl,bl->l", own, own) / overlap
+    other_energy = other_square - np.einsum("kbl,kbl->kl", others, others) / overlap
+    floor_energy = least * overlap
+    lengths = np.maximum(own_energy, floor_energy) * np.maximum(other_energy, floor_energy)
+    result: NDArray[np.float32] = (covariance / np.sqrt(lengths)).astype(np.float32)
+    return result
+
+
+def find_copies(
+    generated: NDArray[np.uint8],
+    reference: Reference,
+    k: int = CANDIDATES,
+    max_lag: float = MAX_LAG_SECONDS,
+    excluded: NDArray[np.int64] | None = None,
+) -> Copies:
+    """The most similar training window of every generated window.
+
+    Args:
+        generated: patches, `(n, n_mels, frames)`, of the reference's settings.
+        reference: training windows.
+        k: candidates that are compared exactly.
+        max_lag: seconds, see `similarity`.
+        excluded: group of each training window `(m,)`, if `generated` are the training windows
+            themselves: windows of the same group are not compared. Used for `threshold_of`.
+
+    Returns:
+        One entry per generated window.
+
+    Raises:
+        ValueError: windows of different shape, or `excluded` of another length.
+    """
+    vectors = normalised(coarse_vectors(generated), reference.centre)
+    wanted = k
+    if excluded is not None:
+        if not len(excluded) == len(generated) == len(reference.patches):
+            raise ValueError(
+                f"{len(excluded)} groups for {len(generated)} windows and "
+                f"{len(reference.patches)} training windows"
+            )
+        # So many more that k of other groups remain.
+        wanted += int(np.unique(excluded, return_counts=True)[1].max())
+    chosen = candidates(vectors, reference.vectors, wanted)
+    found, lag = similarity(generated, reference.patches, chosen, reference.frame_seconds, max_lag)
+    if excluded is not None:
+        found = np.where(excluded[chosen] == excluded[:, np.newaxis], -np.inf, found)
+        # Only the k best of other groups count, as for any other clip.
+        found[np.cumsum(np.isfinite(found), axis=1) > k] = -np.inf
+    # Of equal ones the lower index.
+    order = np.lexsort((chosen, -found), axis=1)[:, 0]
+    rows = np.arange(len(chosen))
+    best = found[rows, order]
+    none = np.isneginf(best)
+    return Copies(
+        np.where(none, -1, chosen[rows, order]),
+        np.where(none, np.float32(-1), best).astype(np.float32),
+        np.where(none, np.float32(0), lag[rows, order]).astype(np.float32),
+    )
+
+
+def by_clip(copies: Copies, starts: ArrayLike) -> Copies:
+    """The most similar window of each clip; clips of more windows have more chances of a match.
+
+    Args:
+        copies: one entry per window, the windows of a clip next to each other.
+        starts: index of the first window of each clip, `(clips,)`, ascending from 0.
+    """
+    first = np.asarray(starts, np.int64)
+    clip = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(copies.index))))
+    order = np.lexsort((np.arange(len(clip)), -copies.similarity, clip))
+    best = order[first]
+    return Copies(copies.index[best], copies.similarity[best], copies.lag[best])
+
+
+def threshold_of(real_similarities: ArrayLike, rate: float = 0.01) -> Threshold:
+    """The similarity that a real clip reaches with a probability of at most `rate`.
+
+    With n clips and r = floor(rate (n + 1)), the value is the r-th largest similarity. A new clip
+    of the same distribution is among the r largest of n + 1 with probability r / (n + 1). Real
+    clips that are duplicates of each other raise the value: look at those that reach it.
+
+    Source: V. Vovk, A. Gammerman and G. Shafer, "Algorithmic Learning in a Random World", Springer
+    2005, section 2.2: conformal prediction.
+
+    Args:
+        real_similarities: of real clips to their most similar training clip of another group,
+            `(n,)`.
+        rate: share of real clips that may be flagged, inside (0, 1).
+
+    Returns:
+        A threshold without value if n + 1 < 1 / rate.
+
+    Raises:
+        ValueError: a rate outside (0, 1), or a similarity that is not finite.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"rate must lie inside (0, 1), got {rate}")
+    values = np.sort(np.asarray(real_similarities, np.float64))[::-1]
+    if not np.isfinite(values).all():
+        raise ValueError("a similarity of a real clip is not finite")
+    n = len(values)
+    needed = ceil(1 / rate - 1e-9) - 1
+    if n < needed:
+        return Threshold(
+            None, rate, n, f"{n} real clips: a threshold at {rate:.2%} needs {needed} or more"
+        )
+    allowed = floor(rate * (n + 1) + 1e-9)
+    return Threshold(float(values[allowed - 1]), rate, n)
+
+
+def copied_share(similarities: ArrayLike, threshold: Threshold) -> Measure:
+    """Share of clips that are copies, with Wilson's interval for the choice of the clips.
+
+    Args:
+        similarities: of generated clips, `(n,)`, see `by_clip`.
+        threshold: if it has no value, neither has the share, for the same reason.
+    """
+    if threshold.value is None:
+        return measure(None, why=threshold.why)
+    values = np.asarray(similarities)
+    return share_measure(int((values >= threshold.value).sum()), len(values))
+
+
+def _starts(size: int, groups: int) -> NDArray[np.int64]:
+    """Where `groups` groups of about equal size start, or fewer."""
+    groups = min(groups, size)
+    return np.arange(groups) * size // groups
+
+
+def _triangle(frame_seconds: float) -> NDArray[np.float32]:
+    """Weights of frames with the sum 1, an odd number; 1, 2, 3, 2, 1 ninths for 30 ms."""
+    box = np.ones(max(1, round(SMOOTHING_SECONDS / frame_seconds)))
+    weights = np.convolve(box, box)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def _smoothed(windows: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Windows convolved over time with some weights; the frames at the ends are repeated."""
+    reach, frames = len(weights) // 2, windows.shape[2]
+    wide = np.pad(windows, ((0, 0), (0, 0), (reach, reach)), "edge").astype(np.float32)
+    result = weights[0] * wide[:, :, :frames]
+    for shift, weight in enumerate(weights[1:], start=1):
+        result += weight * wide[:, :, shift : shift + frames]
+    return result
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # Rounding is all that is left of a window at the centre.
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-5)
+
+
+def _running(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums over the last axis of all entries before each, one more than there are entries."""
+    result = np.zeros((*values.shape[:-1], values.shape[-1] + 1), values.dtype)
+    np.cumsum(values, axis=-1, out=result[..., 1:])
+    return result
