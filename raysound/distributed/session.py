@@ -221,9 +221,18 @@ def run_remote_all(
         try:
             return list(ray.get(waiting))
         except BaseException:
-            for call in waiting:
-                ray.cancel(call)
+            cancel_running(waiting)
             raise
+
+
+def cancel_running(calls: list[ray.ObjectRef]) -> None:
+    """Cancels those of some calls that have not ended.
+
+    Ray 2.60 aborts this process where it cancels a call whose error has just arrived.
+    """
+    if calls:
+        for call in ray.wait(calls, num_returns=len(calls), timeout=0)[1]:
+            ray.cancel(call)
 
 
 def log_here() -> None:

@@ -30,6 +30,7 @@ from raysound.distributed.judge import (
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
+from raysound.distributed.session import cancel_running
 from raysound.distributed.training_data import fits_in_store
 from raysound.manifest_parts import read_manifest
 from raysound.metrics.intervals import wilson_interval
@@ -141,7 +142,7 @@ def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]
                     training_shown(judge.config, folder, clips, run, judge.name, together)
                 )
                 call = task.remote(judge.config, folder, clips, run, together)
-                stack.callback(ray.cancel, call)
+                stack.callback(cancel_running, [call])
                 running[call] = (judge, run, block)
             for call in ray.wait([*running])[0] if running else ():
                 judge, run, block = running.pop(call)
