@@ -18,7 +18,14 @@ from raysound.formats.samples import as_float
 from raysound.log_mel_statistics import QUANTILES, log_mel_statistics
 from raysound.manifest_parts import shard_clips
 from raysound.metrics.selection import keys, sampled, smallest
-from raysound.onnx_model import BATCH_SAMPLES, load_model, read_model
+from raysound.onnx_model import (
+    BATCH_SAMPLES,
+    BATCH_WINDOWS,
+    GPU_PROVIDER,
+    import_onnxruntime,
+    load_model,
+    read_model,
+)
 from raysound.part_scoring import digest
 from raysound.predictions import part_index
 from raysound.settings import Embedding, FeatureSettings, OnnxEmbedding
@@ -102,14 +109,13 @@ def window_settings(embedding: OnnxEmbedding, long_clips: Any) -> FeatureSetting
     )
 
 
-def find_source(name: str, embedding: Embedding, settings: FeatureSettings, on_gpu: bool) -> Source:
-    """Checks an embedding of a config by loading and running its model.
+def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> Source:
+    """Checks an embedding of a config by loading its model and running it on a CPU.
 
     Args:
         name: in the config.
         embedding: its settings.
         settings: of the log-mels.
-        on_gpu: whether a model runs on a GPU.
 
     Raises:
         UserError: the model is missing or can't be used, or onnxruntime is not installed.
@@ -118,10 +124,10 @@ def find_source(name: str, embedding: Embedding, settings: FeatureSettings, on_g
         size = 2 * (2 + len(QUANTILES)) * settings.n_mels
         return Source(name, "", "", size, settings, False)
     sha256 = read_model(name, embedding.path)[1]
-    # Here on a CPU, whatever it runs on later.
     model = load_model(name, embedding.path, sha256, embedding.clip_samples, False)
     windows = window_settings(embedding, settings.long_clips)
-    return Source(name, embedding.path, sha256, model.size, windows, on_gpu)
+    can_use_gpu = GPU_PROVIDER in import_onnxruntime(name).get_available_providers()
+    return Source(name, embedding.path, sha256, model.size, windows, can_use_gpu)
 
 
 def embed_part(row: dict[str, str], source: Source, run: str) -> dict[str, Any]:
@@ -145,7 +151,13 @@ def embed_part(row: dict[str, str], source: Source, run: str) -> dict[str, Any]:
     clips = storage.read_table(row["scored"], ["clip_id", "split", "label"]).combine_chunks()
     chosen = digest(clips["clip_id"].to_pylist(), clips["split"].to_pylist())
     wanted = digest(
-        source.digest, BATCH_SAMPLES, record.digest, record.written, record.windows, chosen
+        source.digest,
+        BATCH_SAMPLES,
+        BATCH_WINDOWS,
+        record.digest,
+        record.written,
+        record.windows,
+        chosen,
     )
     note = read_note(row["part"])
     if note is not None and note.digest == wanted:

@@ -11,8 +11,11 @@ import numpy as np
 from raysound import storage
 from raysound.config import UserError
 
-# Samples of a batch: 13 windows of 10 s at 32 kHz. More make a GPU little faster.
-BATCH_SAMPLES = 1 << 22
+# Of a batch at the most: 13 windows of 10 s at 32 kHz. What a model holds of them takes some
+# hundred MB.
+BATCH_SAMPLES, BATCH_WINDOWS = 1 << 22, 64
+# Numbers of an embedding: a covariance matrix of so many takes 128 MB.
+LARGEST_SIZE = 4096
 GPU_PROVIDER = "CUDAExecutionProvider"
 
 
@@ -46,10 +49,10 @@ class OnnxModel:
         try:
             self.session = runtime.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            raise UserError(
-                f"{self.where}: onnxruntime can't load the model: {first_line(error)} (a model "
-                "must be one file that holds its weights)"
-            ) from error
+            why = first_line(error)
+            if "external" in why.lower():
+                why += " (the file must hold the weights: export with external_data=False)"
+            raise UserError(f"{self.where}: onnxruntime can't load the model: {why}") from error
         self.clip_samples = clip_samples
         self._check_inputs()
         self.size = 0
@@ -58,6 +61,11 @@ class OnnxModel:
         if not np.isfinite(found).all():
             raise UserError(f"{self.where}: the model's output for white noise is not finite")
         self.size = found.shape[1]
+        if self.size > LARGEST_SIZE:
+            raise UserError(
+                f"{self.where}: the model's embeddings have {self.size} numbers: more than the "
+                f"{LARGEST_SIZE} that distances are computed of"
+            )
 
     def _check_inputs(self) -> None:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -89,7 +97,8 @@ class OnnxModel:
                 f"{self.where}: the model takes {samples} samples, but sample_rate × clip_length "
                 f"are {self.clip_samples}"
             )
-        self.most = 1 if batch == 1 else max(1, BATCH_SAMPLES // self.clip_samples)
+        fitting = max(1, min(BATCH_WINDOWS, BATCH_SAMPLES // self.clip_samples))
+        self.most = 1 if batch == 1 else fitting
         self.input = given.name
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:

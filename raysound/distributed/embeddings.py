@@ -35,9 +35,9 @@ from raysound.metrics.corpus import Scored
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, prepare
 from raysound.metrics.sampling import drawn
-from raysound.onnx_model import GPU_PROVIDER, import_onnxruntime, load_model
+from raysound.onnx_model import load_model
 from raysound.predictions import as_array, part_index, part_uri, part_uris, read_rows
-from raysound.settings import Config, Embedding, FeatureSettings, OnnxEmbedding
+from raysound.settings import Config
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -64,32 +64,20 @@ def check_embeddings(config: Config) -> list[Source]:
     Raises:
         UserError: a model is missing or can't be used, or onnxruntime is not installed.
     """
-    embeddings = config.evaluation.embeddings
-    if not embeddings:
-        return []
-    use_gpu = False
-    if any(isinstance(one, OnnxEmbedding) for one in embeddings.values()):
-        use_gpu = on_gpus(config)
-    calls = [(name, one, config.features, use_gpu) for name, one in embeddings.items()]
-    return run_remote_all(source_of, calls)
-
-
-def source_of(name: str, embedding: Embedding, settings: FeatureSettings, use_gpu: bool) -> Source:
-    """Runs in a Ray task: see `find_source`; a GPU is used where onnxruntime can."""
-    if use_gpu and isinstance(embedding, OnnxEmbedding):
-        use_gpu = GPU_PROVIDER in import_onnxruntime(name).get_available_providers()
-    return find_source(name, embedding, settings, use_gpu)
+    calls = [(name, one, config.features) for name, one in config.evaluation.embeddings.items()]
+    return run_remote_all(find_source, calls) if calls else []
 
 
 def embedding_metrics(
-    sources: list[Source], folders: Mapping[str, str], out: str, set_size: int
+    config: Config, sources: list[Source], folders: Mapping[str, str], out: str, set_size: int
 ) -> dict[str, Any]:
     """Computes the embeddings of all clips that the classifier scored, and their distances.
 
     Embeddings that are there for the same clips, model and settings are left as they are.
 
     Args:
-        sources: of the embeddings.
+        config: the experiment.
+        sources: see `check_embeddings`.
         folders: of the log-mels, by the corpus's name, `real` among them.
         out: folder of the evaluation, with the predictions.
         set_size: see `fidelity_report`.
@@ -103,6 +91,8 @@ def embedding_metrics(
     """
     found = {}
     for source in sources:
+        if source.on_gpu and not on_gpus(config):
+            source = source._replace(on_gpu=False)
         folder = storage.join(out, "embeddings", source.name)
         made = embed_corpora(source, folders, storage.join(out, "predictions"), folder)
         logger.info(

@@ -98,7 +98,7 @@ def write_report(
     score_corpora(folders, judged_and_compared(real), run, config, predictions)
     metrics, selected = measure(config, run, judge, folders, labelled, predictions)
     metrics["embeddings"] = embedding_metrics(
-        sources, folders, out, metrics["reference"]["set_size"]
+        config, sources, folders, out, metrics["reference"]["set_size"]
     )
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
     page = render(

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from raysound.config import UserError, from_tree
 from raysound.distributed.embeddings import check_embeddings, embed_corpora
 from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.listing import finished_features
+from raysound.distributed.pipeline import run_all
 from raysound.embedding_parts import (
     Source,
-    find_source,
     mean_of_windows,
     window_settings,
 )
@@ -30,7 +29,6 @@ from raysound.log_mel_statistics import log_mel_statistics
 from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.selection import keys
-from raysound.onnx_model import import_onnxruntime, load_model
 from raysound.predictions import as_array, read_predictions
 from raysound.settings import Config, FeatureSettings, OnnxEmbedding
 from tests.onnx_models import embedded, write_model
@@ -257,41 +255,19 @@ def test_a_sound_that_is_gone_is_one_line(evaluated: dict[str, Any], tmp_path: P
         away.rename(path)
 
 
-WRONG_MODELS = {
-    "three dimensions": (
-        {"shape": ("batch", 1, "samples")},
-        r"input has the shape \(batch, 1, samples\): it must be \(batch, samples\)",
-    ),
-    "another length": (
-        {"shape": ("batch", 900)},
-        "takes 900 samples, but sample_rate × clip_length are 800",
-    ),
-    "a fixed batch": ({"shape": (4, "samples")}, "takes batches of 4 waveforms only"),
-    "no embedding": ({"output": "flat"}, r"the shape \(2\): it must be \(2, size\) or"),
-    "not finite": ({"after": "Log"}, "output for white noise is not finite"),
-}
-
-
-@pytest.mark.parametrize("kind", WRONG_MODELS)
 def test_a_model_that_can_not_be_used_is_one_line_before_scoring(
-    tree: dict[str, Any], tmp_path: Path, kind: str
+    tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    options, message = WRONG_MODELS[kind]
-    model = write_model(tmp_path / "wrong.onnx", **options)
-    with pytest.raises(UserError, match=message) as raised:
-        evaluate(with_model(tree, model, tmp_path / "out"))
-    assert len(str(raised.value).splitlines()) == 1
+    """tests/unit/test_onnx_model.py has all kinds."""
+    config = with_model(tree, tmp_path / "wrong.onnx", tmp_path / "out")
+    with pytest.raises(UserError, match=r"conv\.path: there is no file /.*wrong\.onnx"):
+        evaluate(config)
+    write_model(tmp_path / "wrong.onnx", shape=("batch", 900))
+    with pytest.raises(UserError, match="takes 900 samples, but sample_rate × clip_length are 800"):
+        evaluate(config)
+    with pytest.raises(UserError, match="takes 900 samples"):
+        run_all(config)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_or_broken_file_is_one_line(tree: dict[str, Any], tmp_path: Path) -> None:
-    config = with_model(tree, tmp_path / "none.onnx", tmp_path / "out")
-    with pytest.raises(UserError, match=r"embeddings\.conv\.path: there is no file /.*none\.onnx"):
-        evaluate(config)
-    (tmp_path / "none.onnx").write_bytes(b"no model")
-    with pytest.raises(UserError, match=r"conv: onnxruntime can't load the model: ") as raised:
-        evaluate(config)
-    assert len(str(raised.value).splitlines()) == 1
 
 
 def with_model(tree: dict[str, Any], model: Path, output: Path) -> Config:
@@ -308,20 +284,3 @@ def test_an_embedding_that_is_not_finite_names_the_clip() -> None:
     windows = iter([(np.array([0, 1, 1]), np.array([[1, 2], [3, np.nan], [4, 5]]))])
     with pytest.raises(UserError, match=r"conv: the embedding of b\.wav is not finite"):
         mean_of_windows(names, windows, source)
-
-
-def test_a_model_with_a_batch_of_one_gives_the_same(tmp_path: Path) -> None:
-    waveforms = np.random.default_rng(1).normal(0, 0.3, (5, 800)).astype(np.float32)
-    for output in ("frames", "mean"):
-        path = write_model(tmp_path / "one.onnx", shape=(1, 800), output=output)
-        setting = OnnxEmbedding(path=str(path), sample_rate=RATE, clip_length=LENGTH)
-        source = find_source("one", setting, FeatureSettings(), False)
-        model = load_model("one", str(path), source.sha256, 800, False)
-        assert model.most == 1
-        np.testing.assert_allclose(model.embed(waveforms), embedded(waveforms), rtol=1e-5)
-
-
-def test_without_onnxruntime_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"conv needs onnxruntime: pip install 'raysound\[onnx\]'"):
-        import_onnxruntime("conv")
