@@ -45,7 +45,9 @@ class OnnxModel:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # Errors are raised as well.
         options.log_severity_level = 4
-        providers = [*([GPU_PROVIDER] if on_gpu else []), "CPUExecutionProvider"]
+        # TensorFloat-32 would give other embeddings than a CPU.
+        gpu = [(GPU_PROVIDER, {"use_tf32": "0"})] if on_gpu else []
+        providers = [*gpu, "CPUExecutionProvider"]
         try:
             self.session = runtime.InferenceSession(model, options, providers=providers)
         except Exception as error:

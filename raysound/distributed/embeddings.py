@@ -140,18 +140,21 @@ def embed_corpora(
     arguments = {"source": source, "run": f"{time.time_ns():x}"}
     gpus = int(cluster_gpus()) if source.on_gpu else 0
     batches: dict[str, Any] = {
-        "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1
+        "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True
     }  # fmt: skip
     with finite_retries() as retries:
         work = ray.data.from_arrow(tables_of_parts(parts, parts_of_a_task))
         if gpus:
             work = work.map_batches(
-                EmbedParts, fn_constructor_kwargs=arguments, num_gpus=1 / ACTORS_OF_A_GPU,
+                EmbedParts, fn_constructor_kwargs=arguments,
+                num_gpus=1 / ACTORS_OF_A_GPU, num_cpus=0,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gpus * ACTORS_OF_A_GPU),
                 max_restarts=RETRIES, max_task_retries=RETRIES, **batches,
             )  # fmt: skip
         else:
-            work = work.map_batches(embed_step, fn_kwargs=arguments, **batches, **retries)
+            work = work.map_batches(
+                embed_step, fn_kwargs=arguments, num_cpus=1, **batches, **retries
+            )
     with reported(f"computing the embedding {source.name}"):
         return Counter(row["todo"] for row in work.iter_rows())
 

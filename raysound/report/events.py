@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from raysound import storage
-from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS
+from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS, Metric
 
 
 def write_events(metrics: dict[str, Any], folder: str) -> None:
@@ -21,7 +22,7 @@ def write_events(metrics: dict[str, Any], folder: str) -> None:
         metrics: content of metrics.json.
         folder: where the event file goes; what lies there is replaced.
     """
-    scalars = [("", METRICS, metrics)]
+    scalars: list[tuple[str, Sequence[Metric], dict[str, Any]]] = [("", METRICS, metrics)]
     scalars += [(f"{name}.", EMBEDDING_METRICS, one) for name, one in metrics["embeddings"].items()]
     storage.delete(folder)
     with tempfile.TemporaryDirectory() as here:

@@ -30,6 +30,7 @@ from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.selection import keys
 from raysound.predictions import as_array, read_predictions
+from raysound.report.events import write_events
 from raysound.settings import Config, FeatureSettings, OnnxEmbedding
 from tests.onnx_models import embedded, write_model
 
@@ -177,6 +178,13 @@ def test_metrics_json_page_and_console_hold_them(evaluated: dict[str, Any], root
     lines = [line.split() for line in table(metrics)]
     for name in ("conv", "mel"):
         assert [line[1] for line in lines if line[0] == name][:3] == [*CORPORA]
+
+
+def test_events_hold_them(evaluated: dict[str, Any], tmp_path: Path) -> None:
+    write_events(evaluated["metrics"], str(tmp_path / "events"))
+    (file,) = (tmp_path / "events").iterdir()
+    for tag in (b"conv.mmd/good", b"mel.coverage/real", b"mel.mmd/noise"):
+        assert tag in file.read_bytes()
 
 
 def test_a_rerun_computes_nothing_and_a_change_what_it_concerns(
