@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 from jsonschema import Draft202012Validator
 
-from raysound import features
+from raysound import features, storage
 from raysound.audio import read_clip
 from raysound.comparison import compare, left_out
 from raysound.config import UserError, from_tree
@@ -21,8 +21,6 @@ from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.embedding_parts import (
-    Source,
-    mean_of_windows,
     window_settings,
 )
 from raysound.log_mel_statistics import log_mel_statistics
@@ -31,7 +29,7 @@ from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.selection import keys
 from raysound.predictions import as_array, read_predictions
 from raysound.report.events import write_events
-from raysound.settings import Config, FeatureSettings, OnnxEmbedding
+from raysound.settings import Config, OnnxEmbedding
 from tests.onnx_models import embedded, write_model
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -146,7 +144,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_log_mel_statistics_are_those_of_the_feature_shards(evaluated: dict[str, Any]) -> None:
     folder = finished_features("good", evaluated["config"])
-    tables = [features.storage.read_table(uri) for uri in features.part_uris(folder)]
+    tables = [storage.read_table(uri) for uri in features.part_uris(folder)]
     rows = pa.concat_tables(tables)
     found = read(evaluated, "mel", "good")
     assert found["clip_id"].to_pylist() == rows["clip_id"].to_pylist()
@@ -286,9 +284,15 @@ def with_model(tree: dict[str, Any], model: Path, output: Path) -> Config:
     return from_tree(changed, "test")
 
 
-def test_an_embedding_that_is_not_finite_names_the_clip() -> None:
-    names = pa.array(["a.wav", "b.wav"])
-    source = Source("conv", "x", "", 2, FeatureSettings(), False)
-    windows = iter([(np.array([0, 1, 1]), np.array([[1, 2], [3, np.nan], [4, 5]]))])
-    with pytest.raises(UserError, match=r"conv: the embedding of b\.wav is not finite"):
-        mean_of_windows(names, windows, source)
+def test_a_model_may_lie_in_an_object_store(
+    evaluated: dict[str, Any], tree: dict[str, Any], object_store: str
+) -> None:
+    config = evaluated["config"]
+    model = Path(config.evaluation.embeddings["conv"].path)
+    uri = f"{object_store}/models/conv.onnx"
+    storage.write_bytes(uri, model.read_bytes())
+    changed = copy.deepcopy(tree)
+    changed["evaluation"]["embeddings"]["conv"]["path"] = uri
+    there, here = (check_embeddings(one)[0] for one in (from_tree(changed, "test"), config))
+    assert there.path == uri
+    assert there.digest == here.digest
