@@ -197,9 +197,10 @@ def verdict(metric: Metric, row: dict[str, Any], adjusted: float | None) -> str:
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The comparison as text."""
+    wide = max([26, *(len(row["metric"]) for row in rows)])
     yield (
-        f"{'corpus':<20} {'metric':<26} {'old':>9} {'new':>9}   {'new − old (95 % interval)':<31} "
-        f"{'p':>7}  verdict"
+        f"{'corpus':<20} {'metric':<{wide}} {'old':>9} {'new':>9}   "
+        f"{'new − old (95 % interval)':<31} {'p':>7}  verdict"
     )
     for row in rows:
         change, interval = row["difference"], ""
@@ -209,7 +210,7 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         p = row["p_adjusted"]
         shown = "–" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
         yield (
-            f"{row['corpus']:<20} {row['metric']:<26} {old:>9} {new:>9}   {interval:<31} "
+            f"{row['corpus']:<20} {row['metric']:<{wide}} {old:>9} {new:>9}   {interval:<31} "
             f"{shown:>7}  {row['verdict']}"
         )
     tested = sum(row["p_adjusted"] is not None for row in rows)
