@@ -8,7 +8,7 @@ from typing import Any
 
 from raysound import storage
 from raysound.config import UserError
-from raysound.metrics.declarations import METRICS, METRICS_SCHEMA, Metric
+from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS, METRICS_SCHEMA, Metric
 from raysound.metrics.intervals import difference, measure
 from raysound.metrics.significance import holm, p_value, significant
 
@@ -89,10 +89,37 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         for metric in METRICS
         if (row := compared(now, metric, before[was], after[now])) is not None
     ]
+    found += compared_embeddings(old["embeddings"], new["embeddings"], pairs)
     adjusted = holm([row.pop("p") for _, row in found])
     return [
         row | {"p_adjusted": p, "verdict": row["verdict"] or verdict(metric, row, p)}
         for (metric, row), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def compared_embeddings(
+    old: dict[str, Any], new: dict[str, Any], pairs: list[tuple[str, str]]
+) -> list[tuple[Metric, dict[str, Any]]]:
+    """Rows of the embeddings that both have with one digest; the metric is `<embedding>.<key>`.
+
+    Args:
+        old: `embeddings` of a metrics.json.
+        new: of another.
+        pairs: names of the corpora in both.
+    """
+    rows = [
+        (name, metric, compared(now, metric, *(
+            side[name]["corpora"][corpus] for side, corpus in ((old, was), (new, now))
+        )))
+        for name in new
+        if name in old and old[name]["digest"] == new[name]["digest"]
+        for was, now in pairs
+        for metric in EMBEDDING_METRICS
+    ]  # fmt: skip
+    return [
+        (metric, row | {"metric": f"{name}.{metric.key}"})
+        for name, metric, row in rows
+        if row is not None
     ]
 
 
@@ -105,7 +132,7 @@ def paired(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str
 
 
 def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """A line for each generated corpus that only one of the two has."""
+    """A line for each generated corpus and embedding that is not compared, and why."""
     before, after = (generated(metrics) for metrics in (old, new))
     pairs = paired(before, after)
     for place, corpora in enumerate((before, after)):
@@ -113,6 +140,16 @@ def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         for name in corpora:
             if name not in compared_ones:
                 yield f"not compared: {name}, which only the {('first', 'second')[place]} has"
+    first, second = old["embeddings"], new["embeddings"]
+    for name in sorted({*first, *second}):
+        if name not in first or name not in second:
+            only = "first" if name in first else "second"
+            yield f"not compared: the embedding {name}, which only the {only} has"
+        elif first[name]["digest"] != second[name]["digest"]:
+            yield (
+                f"not compared: the embedding {name}, which is another in the second: model, "
+                "sample rate, clip length, long_clips or features differ"
+            )
 
 
 def generated(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +197,10 @@ def verdict(metric: Metric, row: dict[str, Any], adjusted: float | None) -> str:
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The comparison as text."""
+    wide = max([26, *(len(row["metric"]) for row in rows)])
     yield (
-        f"{'corpus':<20} {'metric':<26} {'old':>9} {'new':>9}   {'new − old (95 % interval)':<31} "
-        f"{'p':>7}  verdict"
+        f"{'corpus':<20} {'metric':<{wide}} {'old':>9} {'new':>9}   "
+        f"{'new − old (95 % interval)':<31} {'p':>7}  verdict"
     )
     for row in rows:
         change, interval = row["difference"], ""
@@ -172,7 +210,7 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         p = row["p_adjusted"]
         shown = "–" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
         yield (
-            f"{row['corpus']:<20} {row['metric']:<26} {old:>9} {new:>9}   {interval:<31} "
+            f"{row['corpus']:<20} {row['metric']:<{wide}} {old:>9} {new:>9}   {interval:<31} "
             f"{shown:>7}  {row['verdict']}"
         )
     tested = sum(row["p_adjusted"] is not None for row in rows)

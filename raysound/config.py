@@ -13,9 +13,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from raysound.settings import (
+    LOG_MEL_STATISTICS,
     SECRET,
     ASHAScheduler,
     Config,
+    Embedding,
     Optimizer,
     PopulationBasedTraining,
     Scheduler,
@@ -46,6 +48,7 @@ PATH_KEYS = (
     ("model", "weights"),
     ("search", "space", "model.weights", "choice"),
     ("evaluation", "checkpoint"),
+    ("evaluation", "embeddings", "*", "path"),
     ("synthesis", "formula", "output"),
     ("synthesis", "griffin_lim", "output"),
     ("synthesis", "ladder", "output"),
@@ -220,8 +223,10 @@ def places(config: Config) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def look(tree: Any, keys: Sequence[str], above: str = "") -> None:
-        for key in list(tree or ()) if keys[0] == "*" else keys[:1]:
-            value = (tree or {}).get(key)
+        # Log-mel statistics are a word where other embeddings are a section.
+        tree = tree if isinstance(tree, dict) else {}
+        for key in list(tree) if keys[0] == "*" else keys[:1]:
+            value = tree.get(key)
             if len(keys) > 1:
                 look(value, keys[1:], f"{above}{key}.")
             elif isinstance(value, str):
@@ -340,5 +345,6 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _union_tags() -> set[str]:
-    unions = (Optimizer, Scheduler, TrialScheduler)
-    return {section.__name__ for union in unions for section in _sections(union)}
+    unions = (Optimizer, Scheduler, TrialScheduler, Embedding)
+    tags = {section.__name__ for union in unions for section in _sections(union)}
+    return {*tags, LOG_MEL_STATISTICS}

@@ -13,10 +13,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
     StrictBool,
     StringConstraints,
+    Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -652,12 +654,48 @@ class SearchSettings(Section):
         return value
 
 
+class OnnxEmbedding(Section):
+    """An embedding computed by an ONNX model from waveforms of `clip_length` seconds."""
+
+    path: Place
+    sample_rate: PositiveInt
+    clip_length: PositiveFloat
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> OnnxEmbedding:
+        if not 3 <= self.clip_samples <= LARGEST_CLIP:
+            raise ValueError(
+                f"clip_length {self.clip_length:g} s is {self.clip_samples} samples at "
+                f"{self.sample_rate} Hz: a clip may have 3 to {LARGEST_CLIP}"
+            )
+        return self
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of one window of `clip_length`."""
+        return round(self.clip_length * self.sample_rate)
+
+
+def _embedding_tag(value: Any) -> str:
+    return LOG_MEL_STATISTICS if isinstance(value, str) else "OnnxEmbedding"
+
+
+# Mean, standard deviation and quantiles of each mel band: an embedding that needs no model.
+LOG_MEL_STATISTICS = "log_mel_statistics"
+Embedding = Annotated[
+    Annotated[OnnxEmbedding, Tag("OnnxEmbedding")]
+    | Annotated[Literal["log_mel_statistics"], Tag(LOG_MEL_STATISTICS)],
+    Discriminator(_embedding_tag),
+]
+
+
 class EvaluationSettings(Section):
     """How the judge scores. `checkpoint` is a training run's folder; by default this config's.
 
     The report shows so many of the hardest and of the most convincing clips of each class and
     corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too,
-    `csv` the predictions of each corpus as a CSV file.
+    `csv` the predictions of each corpus as a CSV file. `embeddings` are further embeddings, by
+    name, in which the distances are computed.
     """
 
     checkpoint: Place | None = None
@@ -666,6 +704,7 @@ class EvaluationSettings(Section):
     examples_megabytes: NonNegativeFloat = 12.0
     tensorboard: StrictBool = False
     csv: StrictBool = False
+    embeddings: dict[CorpusName, Embedding] = {}
 
 
 class ComputeSettings(Section):

@@ -90,6 +90,7 @@ def metrics_of(corpora, labels=LABELS, **changes):
         "sanity": sanity(anchors | {"real": next(iter(real.values()), {})}),
         "ranking": ranking(generated),
         "mismatch": [],
+        "embeddings": {},
         "cas": None,
     } | changes
 

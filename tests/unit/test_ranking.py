@@ -32,7 +32,8 @@ def metrics(**corpora: dict[str, Any]) -> dict[str, Any]:
     judge = {"run": "cnn-1", "model": "cnn", "labels": ["a", "b"]}
     judge |= {"feature_id": "f", "split_digest": "s"}
     real = {"real": {"role": "real"}}
-    return {"schema": METRICS_SCHEMA, "judge": judge, "corpora": {**real, **corpora}}
+    corpora = {**real, **corpora}
+    return {"schema": METRICS_SCHEMA, "judge": judge, "corpora": corpora, "embeddings": {}}
 
 
 def estimate(rng: np.random.Generator) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from matplotlib.image import imread
 
+from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.intervals import difference, share_measure
 from raysound.report import maps, pictures
+from raysound.report.embeddings import embedding_lines
 from raysound.report.maps import MapPoint
 from raysound.report.measures import number
 from raysound.report.page import Rejects, kind_of, render
@@ -289,6 +291,37 @@ def test_classification_accuracy_scores_have_a_section_of_their_own():
     assert "python jobs/cas.py CONFIG" in page().one("section", id="cas").text
     alone = page(metrics=metrics_of({"real": corpus("real", 19, 20, LABELS)}, LABELS))
     assert not list(alone.all("section", id="cas"))
+
+
+def test_other_embeddings_have_a_table_each():
+    """A column a metric, a row a corpus and anchor; what has no value is a dash that says why."""
+    assert 'id="embeddings"' not in html()
+    keys = {metric.key for metric in EMBEDDING_METRICS}
+    shown = metrics()
+    rows = {
+        name: {key: row[key] for key in ("clips", "compared", *keys)}
+        for name, row in (shown["corpora"] | shown["anchors"]).items()
+    }
+    embedding = {
+        "size": 6, "source": "a<b.onnx, 8000 Hz, 1 s", "digest": "x",
+        "corpora": {name: rows[name] for name in shown["corpora"]},
+        "anchors": {name: rows[name] for name in shown["anchors"]},
+    }  # fmt: skip
+    shown["embeddings"] = {"a": embedding, "b": embedding}
+
+    text = html(metrics=shown)
+
+    assert text.count('<table class="wide every sortable" data-embedding=') == 2
+    assert "a&lt;b.onnx, 8000 Hz, 1 s; 6 dimensions" in text
+    table = text[text.index('data-embedding="b"') :]
+    table = table[: table.index("</table>")]
+    assert table.count('<td class="measure"') == len(rows) * len(EMBEDDING_METRICS)
+    assert table.index(">real<") < table.index(">faithful<") < table.index(">training copy<")
+    assert f'title="{rows["empty"]["mmd"]["why"]}">–</td>' in table
+    lines = list(embedding_lines(shown["embeddings"]))
+    assert len(lines) == 1 + 2 * len(rows)
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert list(embedding_lines({})) == []
 
 
 def test_cells_carry_the_clips_behind_them():

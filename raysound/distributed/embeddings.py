@@ -1,0 +1,286 @@
+"""Distances in other embeddings than the classifier's: computed by shard, then a task a corpus."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+
+from raysound import storage
+from raysound.distributed.failures import RETRIES, finite_retries, reported
+from raysound.distributed.measure import MADE_CLIPS
+from raysound.distributed.score import (
+    PARTS_OF_A_TASK,
+    delete_others,
+    made_waveform,
+    on_gpus,
+    parts_of,
+    tables_of_parts,
+)
+from raysound.distributed.session import cluster_gpus, run_remote, run_remote_all
+from raysound.embedding_parts import DONE, EMBED, Source, embed_part, find_source, sample_of_parts
+from raysound.log_mel_statistics import log_mel_statistics
+from raysound.logmel import LogMel
+from raysound.metrics.anchors import halves
+from raysound.metrics.corpus import Scored
+from raysound.metrics.declarations import PAIR_CLIPS
+from raysound.metrics.fidelity import Reference, fidelity_report, prepare
+from raysound.metrics.sampling import drawn
+from raysound.onnx_model import load_model
+from raysound.predictions import as_array, part_index, part_uri, part_uris, read_rows
+from raysound.settings import Config
+from raysound.wording import counted
+
+logger = logging.getLogger(__name__)
+
+# Actors that share a GPU: while one decodes, another runs the model.
+ACTORS_OF_A_GPU = 4
+
+
+class Training(NamedTuple):
+    """Real training clips in one embedding, up to PAIR_CLIPS of them.
+
+    Attributes:
+        scored: their embeddings, and their labels as numbers.
+        prepared: from the embeddings.
+    """
+
+    scored: Scored
+    prepared: Reference
+
+
+def check_embeddings(config: Config) -> list[Source]:
+    """Loads and runs the model of each embedding of a config, in a task each.
+
+    Raises:
+        UserError: a model is missing or can't be used, or onnxruntime is not installed.
+    """
+    calls = [(name, one, config.features) for name, one in config.evaluation.embeddings.items()]
+    return run_remote_all(find_source, calls) if calls else []
+
+
+def embedding_metrics(
+    config: Config, sources: list[Source], folders: Mapping[str, str], out: str, set_size: int
+) -> dict[str, Any]:
+    """Computes the embeddings of all clips that the classifier scored, and their distances.
+
+    Embeddings that are there for the same clips, model and settings are left as they are.
+
+    Args:
+        config: the experiment.
+        sources: see `check_embeddings`.
+        folders: of the log-mels, by the corpus's name, `real` among them.
+        out: folder of the evaluation, with the predictions.
+        set_size: see `fidelity_report`.
+
+    Returns:
+        `embeddings` of metrics.json, by name.
+
+    Raises:
+        UserError: a clip can't be read any more, its embedding is not finite, or a process died
+            each time.
+    """
+    found = {}
+    for source in sources:
+        if source.on_gpu and not on_gpus(config):
+            source = source._replace(on_gpu=False)
+        folder = storage.join(out, "embeddings", source.name)
+        made = embed_corpora(source, folders, storage.join(out, "predictions"), folder)
+        logger.info(
+            "embedding %s: %s computed, %d there already",
+            source.name, counted(made[EMBED], "part"), made[DONE],
+        )  # fmt: skip
+        found[source.name] = {
+            "size": source.size,
+            "source": source.words,
+            "digest": source.digest,
+            **measure_embedding(source, [*folders], folder, set_size),
+        }
+    return found
+
+
+def embed_corpora(
+    source: Source,
+    folders: Mapping[str, str],
+    predictions: str,
+    folder: str,
+    parts_of_a_task: int = PARTS_OF_A_TASK,
+) -> Counter[str]:
+    """Writes the embeddings of each part of the predictions as a file of its own.
+
+    A task decodes the clips of a part and runs the model on them, so that no waveform leaves its
+    process. With GPUs, actors do so, several a GPU.
+
+    Args:
+        source: of the embeddings.
+        folders: of the log-mels, by the corpus's name.
+        predictions: folder of the predictions.
+        folder: to write to: `<corpus>/part-NNNNNNNN.parquet`.
+        parts_of_a_task: at most; no embedding depends on it.
+
+    Returns:
+        How many parts were computed, or left as they were.
+    """
+    parts = parts_of(folders, folder)
+    delete_others(parts, folder)
+    scored = [
+        part_uri(predictions, corpus, part_index(uri))
+        for corpus, uri in zip(parts["corpus"].to_pylist(), parts["part"].to_pylist(), strict=True)
+    ]
+    parts = parts.append_column("scored", pa.array(scored, pa.string()))
+    arguments = {"source": source, "run": f"{time.time_ns():x}"}
+    gpus = int(cluster_gpus()) if source.on_gpu else 0
+    batches: dict[str, Any] = {
+        "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True
+    }  # fmt: skip
+    with finite_retries() as retries:
+        work = ray.data.from_arrow(tables_of_parts(parts, parts_of_a_task))
+        if gpus:
+            work = work.map_batches(
+                EmbedParts, fn_constructor_kwargs=arguments,
+                num_gpus=1 / ACTORS_OF_A_GPU, num_cpus=0,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gpus * ACTORS_OF_A_GPU),
+                max_restarts=RETRIES, max_task_retries=RETRIES, **batches,
+            )  # fmt: skip
+        else:
+            work = work.map_batches(
+                embed_step, fn_kwargs=arguments, num_cpus=1, **batches, **retries
+            )
+    with reported(f"computing the embedding {source.name}"):
+        return Counter(row["todo"] for row in work.iter_rows())
+
+
+def embed_step(batch: pa.Table, source: Source, run: str) -> pa.Table:
+    """Runs in a Ray Data task: see `embed_part`."""
+    torch.set_num_threads(1)
+    return pa.Table.from_pylist([embed_part(row, source, run) for row in batch.to_pylist()])
+
+
+class EmbedParts:
+    """An actor that holds the model: see `embed_part`."""
+
+    def __init__(self, source: Source, run: str) -> None:
+        self.arguments = source, run
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Takes parts and returns what was to be done."""
+        return embed_step(batch, *self.arguments)
+
+
+def measure_embedding(
+    source: Source, corpora: list[str], folder: str, set_size: int
+) -> dict[str, Any]:
+    """Distances of each corpus, and of corpora of known quality, to the real training clips.
+
+    Args:
+        source: of the embeddings.
+        corpora: names, `real` among them.
+        folder: of the embeddings.
+        set_size: see `fidelity_report`.
+
+    Returns:
+        `corpora` and `anchors`: by name `clips` and what `fidelity_report` returns.
+    """
+    training = ray.remote(max_retries=RETRIES)(read_training).remote(folder, source.size)
+    of_corpora = run_remote_all(
+        measure_corpus, [(folder, name, source.size, [training], set_size) for name in corpora]
+    )
+    rows = dict(zip(corpora, of_corpora, strict=True))
+    made = min(rows["real"]["clips"], MADE_CLIPS)
+    anchors = run_remote(measure_real_anchors, [training], set_size)
+    kinds = ("noise", "silence") if made else ()
+    calls = [(source, kind, made, [training], set_size) for kind in kinds]
+    found = run_remote_all(measure_made, calls, num_gpus=int(source.on_gpu))
+    made_rows = dict(zip(kinds, found, strict=True))
+    anchors |= {kind: row for kind, row in made_rows.items() if row is not None}
+    return {"corpora": rows, "anchors": anchors}
+
+
+def read_sample(
+    folder: str, corpus: str, size: int, is_train: bool, columns: tuple[str, ...] = ()
+) -> tuple[pa.Table, np.ndarray, int]:
+    """Up to PAIR_CLIPS clips of a corpus: columns, embeddings `(n, size)`, and clips in all."""
+    entries, clips = sample_of_parts(part_uris(folder, corpus), is_train, PAIR_CLIPS)
+    table = read_rows(folder, corpus, entries["part"], entries["row"], [*columns, "embedding"])
+    return table, as_array(table["embedding"]).reshape(-1, size), clips
+
+
+def read_training(folder: str, size: int) -> Training:
+    """Runs in a Ray task: the real training clips as a reference."""
+    table, embedding, _ = read_sample(folder, "real", size, True, ("label",))
+    labels = table["label"].combine_chunks()
+    names = pc.array_sort_indices(labels.unique())
+    truth = pc.index_in(labels, labels.unique().take(names)).to_numpy().astype(np.int64)
+    scored = Scored(truth, np.zeros((len(truth), 0), np.float32), embedding)
+    return Training(scored, prepare(embedding))
+
+
+def measure_corpus(
+    folder: str, corpus: str, size: int, training: list[ray.ObjectRef], set_size: int
+) -> dict[str, Any]:
+    """Runs in a Ray task, which gives numpy one thread: the distances of one corpus."""
+    real: Training = ray.get(training[0])
+    _, embedding, clips = read_sample(folder, corpus, size, False)
+    return {
+        "clips": clips,
+        **fidelity_report(embedding, real.prepared, seed=0, set_size=set_size),
+    }
+
+
+def measure_real_anchors(training: list[ray.ObjectRef], set_size: int) -> dict[str, Any]:
+    """Runs in a Ray task: distances of training clips, copied, and half against half."""
+    real: Training = ray.get(training[0])
+    copied = drawn(real.scored.embedding, set_size, 0)
+    calls = {"training_copy": (copied, real.prepared)}
+    half, other = halves(real.scored)
+    if len(other.truth) > 1:
+        calls["real_halves"] = (half.embedding, prepare(other.embedding))
+    return {
+        name: {
+            "clips": len(embedding),
+            **fidelity_report(embedding, reference, seed=0, set_size=set_size),
+        }
+        for name, (embedding, reference) in calls.items()
+    }
+
+
+def measure_made(
+    source: Source, kind: str, clips: int, training: list[ray.ObjectRef], set_size: int
+) -> dict[str, Any] | None:
+    """Runs in a Ray task: distances of `noise`, white and of an rms of 0.1, or `silence`.
+
+    Returns:
+        None where an embedding is not finite.
+    """
+    real: Training = ray.get(training[0])
+    on_gpu = source.on_gpu and bool(ray.get_gpu_ids())
+    # Silence is always the same.
+    found = [
+        embed_made(made_waveform(kind, number, source.windows), source, on_gpu)
+        for number in range(clips if kind == "noise" else 1)
+    ]
+    embedding = np.concatenate(found * (clips // len(found)))
+    if not np.isfinite(embedding).all():
+        return None
+    return {
+        "clips": clips,
+        **fidelity_report(embedding, real.prepared, seed=0, set_size=set_size),
+    }
+
+
+def embed_made(waveform: np.ndarray, source: Source, on_gpu: bool) -> np.ndarray:
+    """The embedding of one window, `(1, size)`."""
+    if source.path:
+        model = load_model(source.name, source.path, source.sha256, len(waveform), on_gpu)
+        return model.embed(waveform[np.newaxis])
+    log_mel = LogMel(source.windows)(torch.from_numpy(waveform)[None])
+    return log_mel_statistics(log_mel.numpy())

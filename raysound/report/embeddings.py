@@ -1,0 +1,42 @@
+"""Distances in other embeddings than the classifier's, as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raysound.metrics.declarations import EMBEDDING_METRICS
+from raysound.report.measures import written
+
+
+def rows_of(embedding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The rows of one embedding by the name that is shown, corpora first."""
+    rows = {f"{name} (test)" if name == "real" else name: row for name, row in
+            embedding["corpora"].items()}  # fmt: skip
+    return rows | embedding["anchors"]
+
+
+def embedding_lines(embeddings: Mapping[str, Any]) -> Iterator[str]:
+    """One line per embedding and corpus, below one with the metrics' names; none without any."""
+    shown = [
+        (name, corpus, row)
+        for name, embedding in embeddings.items()
+        for corpus, row in rows_of(embedding).items()
+    ]
+    if not shown:
+        return
+    wide = max(len("embedding"), *(len(name) for name, _, _ in shown))
+    width = max(len(corpus) for _, corpus, _ in shown)
+    names = "  ".join(f"{metric.name:>{column(metric.name)}}" for metric in EMBEDDING_METRICS)
+    yield f"{'embedding':<{wide}}  {'corpus':<{width}}  clips  {names}"
+    for name, corpus, row in shown:
+        values = "  ".join(
+            f"{written(row[metric.key], metric.form):>{column(metric.name)}}"
+            for metric in EMBEDDING_METRICS
+        )
+        yield f"{name:<{wide}}  {corpus:<{width}}  {row['clips']:5d}  {values}"
+
+
+def column(name: str) -> int:
+    """Width of a metric's column."""
+    return max(8, len(name))
