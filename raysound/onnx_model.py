@@ -43,6 +43,8 @@ class OnnxModel:
         options = runtime.SessionOptions()
         # One thread: as many processes as CPUs run at a time, and sums have one order.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # The arena would keep the memory of the largest batch: a gigabyte with CNN14.
+        options.enable_cpu_mem_arena = False
         # Errors are raised as well.
         options.log_severity_level = 4
         # TensorFloat-32 would give other embeddings than a CPU.

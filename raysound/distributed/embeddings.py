@@ -17,7 +17,6 @@ import torch
 
 from raysound import storage
 from raysound.distributed.failures import RETRIES, finite_retries, reported
-from raysound.distributed.measure import MADE_CLIPS
 from raysound.distributed.score import (
     PARTS_OF_A_TASK,
     delete_others,
@@ -44,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # Actors that share a GPU: while one decodes, another runs the model.
 ACTORS_OF_A_GPU = 4
+# Clips of noise and of silence: every evaluation computes them anew, on one core.
+MADE_CLIPS = 25
 
 
 class Training(NamedTuple):
