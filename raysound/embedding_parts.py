@@ -27,7 +27,7 @@ from raysound.onnx_model import (
     read_model,
 )
 from raysound.part_scoring import digest
-from raysound.predictions import part_index
+from raysound.predictions import part_index, read_metadata
 from raysound.settings import Embedding, FeatureSettings, OnnxEmbedding
 
 # Raised when the same model and clips give other embeddings.
@@ -44,10 +44,10 @@ EMBEDDINGS = pa.schema(
 PART_KEY = b"raysound.embedding"
 DONE, EMBED = "done", "embed"
 # What is known of a clip before its embedding is read.
-ENTRY = np.dtype([("part", np.int32), ("row", np.int32), ("key", np.uint64)])
+CLIP = np.dtype([("part", np.int32), ("row", np.int32), ("key", np.uint64)])
 
 
-class Source(NamedTuple):
+class EmbeddingSource(NamedTuple):
     """Where embeddings come from.
 
     Attributes:
@@ -85,7 +85,7 @@ class Source(NamedTuple):
         return "mean, standard deviation and quantiles of log-mel bands and their differences"
 
 
-class PartNote(NamedTuple):
+class EmbeddingNote(NamedTuple):
     """What a part says of itself, kept in its Parquet metadata.
 
     Attributes:
@@ -109,7 +109,7 @@ def window_settings(embedding: OnnxEmbedding, long_clips: Any) -> FeatureSetting
     )
 
 
-def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> Source:
+def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> EmbeddingSource:
     """Checks an embedding of a config by loading its model and running it on a CPU.
 
     Args:
@@ -122,15 +122,15 @@ def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> S
     """
     if isinstance(embedding, str):
         size = 2 * (2 + len(QUANTILES)) * settings.n_mels
-        return Source(name, "", "", size, settings, False)
+        return EmbeddingSource(name, "", "", size, settings, False)
     sha256 = read_model(name, embedding.path)[1]
     model = load_model(name, embedding.path, sha256, embedding.clip_samples, False)
     windows = window_settings(embedding, settings.long_clips)
     can_use_gpu = GPU_PROVIDER in import_onnxruntime(name).get_available_providers()
-    return Source(name, embedding.path, sha256, model.size, windows, can_use_gpu)
+    return EmbeddingSource(name, embedding.path, sha256, model.size, windows, can_use_gpu)
 
 
-def embed_part(row: dict[str, str], source: Source, run: str) -> dict[str, Any]:
+def embed_part(row: dict[str, str], source: EmbeddingSource, run: str) -> dict[str, Any]:
     """Computes the embeddings of the clips of one part of the predictions, unless they are there.
 
     Args:
@@ -159,7 +159,7 @@ def embed_part(row: dict[str, str], source: Source, run: str) -> dict[str, Any]:
         record.windows,
         chosen,
     )
-    note = read_note(row["part"])
+    note = read_metadata(row["part"], PART_KEY, EmbeddingNote)
     if note is not None and note.digest == wanted:
         return {"todo": DONE}
     names = clips["clip_id"].combine_chunks()
@@ -186,11 +186,11 @@ def window_statistics(shard: str, names: pa.Array) -> Iterator[tuple[np.ndarray,
                 log_mel = features.tensor_array(rows["log_mel"])
                 # One by one: float64 copies of a row group would take twice its memory.
                 found = [log_mel_statistics(one[np.newaxis]) for one in log_mel]
-                yield places(rows["clip_id"], names), np.concatenate(found)
+                yield positions(rows["clip_id"], names), np.concatenate(found)
 
 
 def embedded_windows(
-    shard: str, names: pa.Array, source: Source, run: str
+    shard: str, names: pa.Array, source: EmbeddingSource, run: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What a model makes of the windows of some clips of a shard; yields as `window_statistics`."""
     if not len(names):
@@ -210,7 +210,7 @@ def embedded_windows(
                 f"evaluation.embeddings.{source.name}: {reject['path']} can't be read any more as "
                 f"it was when its features were extracted: {reject['reason']}"
             )
-        place = places(block["clip_id"], names)
+        place = positions(block["clip_id"], names)
         for start in range(0, len(block), model.most):
             end = min(start + model.most, len(block))
             found = [block["waveform"][row].as_buffer() for row in range(start, end)]
@@ -224,14 +224,14 @@ def to_float(waveform: pa.Buffer, samples: int) -> np.ndarray:
     return as_float(np.frombuffer(waveform, dtype))
 
 
-def places(column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
+def positions(column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
     """Where the values of a column stand in an array that holds all of them."""
     found: np.ndarray = pc.index_in(column, names).to_numpy().astype(np.int64)
     return found
 
 
 def mean_of_windows(
-    names: pa.Array, windows: Iterator[tuple[np.ndarray, np.ndarray]], source: Source
+    names: pa.Array, windows: Iterator[tuple[np.ndarray, np.ndarray]], source: EmbeddingSource
 ) -> np.ndarray:
     """The mean embedding of each clip, float32 `(n, size)`, added in float64 in their order.
 
@@ -260,21 +260,11 @@ def write_part(uri: str, clips: pa.Table, embedding: np.ndarray, wanted: str) ->
     ends = pa.array(np.arange(len(clips) + 1) * embedding.shape[1], pa.int32())
     column = pa.ListArray.from_arrays(ends, pa.array(embedding.reshape(-1)))
     table = clips.append_column("embedding", column).cast(EMBEDDINGS)
-    note = json.dumps(PartNote(wanted, len(clips))._asdict())
+    note = json.dumps(EmbeddingNote(wanted, len(clips))._asdict())
     storage.write_table(
         uri, table.replace_schema_metadata({PART_KEY: note}), compression="zstd",
         use_dictionary=["split", "label"],
     )  # fmt: skip
-
-
-def read_note(uri: str) -> PartNote | None:
-    """What a part says of itself; None where there is no such file, or one of another version."""
-    try:
-        with storage.open_file(uri) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        return PartNote(**json.loads(metadata[PART_KEY]))
-    except (FileNotFoundError, KeyError, TypeError, pa.ArrowInvalid):
-        return None
 
 
 def sample_of_parts(uris: list[str], is_train: bool, most: int) -> tuple[np.ndarray, int]:
@@ -286,14 +276,14 @@ def sample_of_parts(uris: list[str], is_train: bool, most: int) -> tuple[np.ndar
         most: clips to draw.
 
     Returns:
-        Entries of ENTRY in the order in which they are drawn, at most `most`, and how many clips
+        Entries of CLIP in the order in which they are drawn, at most `most`, and how many clips
         there are in all.
     """
-    kept, clips = np.zeros(0, ENTRY), 0
+    kept, clips = np.zeros(0, CLIP), 0
     for uri in uris:
         table = storage.read_table(uri, ["clip_id", "split"])
         own = pc.fill_null(pc.equal(table["split"], "train"), False).to_numpy() == is_train
-        found = np.zeros(int(own.sum()), ENTRY)
+        found = np.zeros(int(own.sum()), CLIP)
         found["part"], found["row"] = part_index(uri), np.flatnonzero(own)
         found["key"] = keys(table["clip_id"].filter(pa.array(own)).to_pylist())
         clips += len(found)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from raysound import storage
+
+Note = TypeVar("Note", bound=tuple[Any, ...])
 
 # Raised when the same features and classifier give other predictions.
 PREDICTIONS_VERSION = 1
@@ -100,27 +102,32 @@ def read_predictions(
         yield storage.read_table(uri, None if columns is None else [*columns])
 
 
-def write_csv(uri: str, predictions: str, corpus: str, decreases: pa.Table) -> None:
+def write_csv(
+    uri: str, predictions: str, corpus: str, entries: np.ndarray, decreases: np.ndarray
+) -> None:
     """Writes the predictions of a corpus as one CSV file.
 
     Args:
         uri: of the CSV file.
         predictions: the folder of all corpora.
         corpus: its name.
-        decreases: `clip_id` and `mmd_decrease` of some of its clips; the others have none.
+        entries: `part` and `row` of some of its clips, `(n,)`.
+        decreases: their `mmd_decrease`, `(n,)`; the other clips have none.
 
     Raises:
         UnwritableError: the disk is full, or the like.
     """
     names = [field.name for field in PREDICTIONS if not pa.types.is_list(field.type)]
-    added = decreases.schema.field("mmd_decrease")
+    added = pa.field("mmd_decrease", pa.float64())
     schema = pa.schema([*(PREDICTIONS.field(name) for name in names), added])
-    known = decreases["clip_id"].combine_chunks()
     with storage.whole_file(uri) as file, CSVWriter(file, schema) as writer:
-        for table in read_predictions(predictions, corpus, names):
-            place = pc.index_in(table["clip_id"], known)
-            own = decreases["mmd_decrease"].take(place.combine_chunks())
-            writer.write_table(table.append_column(added, own).cast(schema))
+        for part in part_uris(predictions, corpus):
+            table = storage.read_table(part, names)
+            own = entries["part"] == part_index(part)
+            values = np.full(len(table), np.nan)
+            values[entries["row"][own]] = decreases[own]
+            column = pa.array(values, mask=np.isnan(values))
+            writer.write_table(table.append_column(added, column).cast(schema))
 
 
 def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartNote:
@@ -135,10 +142,15 @@ def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartNot
 
 def read_note(uri: str) -> PartNote | None:
     """What a part says of itself; None where there is no such file, or one of another version."""
+    return read_metadata(uri, PART_KEY, PartNote)
+
+
+def read_metadata(uri: str, key: bytes, kind: type[Note]) -> Note | None:
+    """What a Parquet file holds at a key of its metadata, as a NamedTuple; None as `read_note`."""
     try:
         with storage.open_file(uri) as file:
             metadata = pq.read_metadata(file).metadata or {}
-        return PartNote(**json.loads(metadata[PART_KEY]))
+        return kind(**json.loads(metadata[key]))
     except (FileNotFoundError, KeyError, TypeError, pa.ArrowInvalid):
         return None
 

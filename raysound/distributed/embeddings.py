@@ -26,7 +26,14 @@ from raysound.distributed.score import (
     tables_of_parts,
 )
 from raysound.distributed.session import cluster_gpus, run_remote, run_remote_all
-from raysound.embedding_parts import DONE, EMBED, Source, embed_part, find_source, sample_of_parts
+from raysound.embedding_parts import (
+    DONE,
+    EMBED,
+    EmbeddingSource,
+    embed_part,
+    find_source,
+    sample_of_parts,
+)
 from raysound.log_mel_statistics import log_mel_statistics
 from raysound.logmel import LogMel
 from raysound.metrics.anchors import halves
@@ -59,7 +66,7 @@ class Training(NamedTuple):
     prepared: Reference
 
 
-def check_embeddings(config: Config) -> list[Source]:
+def check_embeddings(config: Config) -> list[EmbeddingSource]:
     """Loads and runs the model of each embedding of a config, in a task each.
 
     Raises:
@@ -70,7 +77,11 @@ def check_embeddings(config: Config) -> list[Source]:
 
 
 def embedding_metrics(
-    config: Config, sources: list[Source], folders: Mapping[str, str], out: str, set_size: int
+    config: Config,
+    sources: list[EmbeddingSource],
+    folders: Mapping[str, str],
+    out: str,
+    set_size: int,
 ) -> dict[str, Any]:
     """Computes the embeddings of all clips that the classifier scored, and their distances.
 
@@ -110,7 +121,7 @@ def embedding_metrics(
 
 
 def embed_corpora(
-    source: Source,
+    source: EmbeddingSource,
     folders: Mapping[str, str],
     predictions: str,
     folder: str,
@@ -160,7 +171,7 @@ def embed_corpora(
         return Counter(row["todo"] for row in work.iter_rows())
 
 
-def embed_step(batch: pa.Table, source: Source, run: str) -> pa.Table:
+def embed_step(batch: pa.Table, source: EmbeddingSource, run: str) -> pa.Table:
     """Runs in a Ray Data task: see `embed_part`."""
     torch.set_num_threads(1)
     return pa.Table.from_pylist([embed_part(row, source, run) for row in batch.to_pylist()])
@@ -169,7 +180,7 @@ def embed_step(batch: pa.Table, source: Source, run: str) -> pa.Table:
 class EmbedParts:
     """An actor that holds the model: see `embed_part`."""
 
-    def __init__(self, source: Source, run: str) -> None:
+    def __init__(self, source: EmbeddingSource, run: str) -> None:
         self.arguments = source, run
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -178,7 +189,7 @@ class EmbedParts:
 
 
 def measure_embedding(
-    source: Source, corpora: list[str], folder: str, set_size: int
+    source: EmbeddingSource, corpora: list[str], folder: str, set_size: int
 ) -> dict[str, Any]:
     """Distances of each corpus, and of corpora of known quality, to the real training clips.
 
@@ -193,7 +204,7 @@ def measure_embedding(
     """
     training = ray.remote(max_retries=RETRIES)(read_training).remote(folder, source.size)
     of_corpora = run_remote_all(
-        measure_corpus, [(folder, name, source.size, [training], set_size) for name in corpora]
+        measure_embedded, [(folder, name, source.size, [training], set_size) for name in corpora]
     )
     rows = dict(zip(corpora, of_corpora, strict=True))
     made = min(rows["real"]["clips"], MADE_CLIPS)
@@ -225,7 +236,7 @@ def read_training(folder: str, size: int) -> Training:
     return Training(scored, prepare(embedding))
 
 
-def measure_corpus(
+def measure_embedded(
     folder: str, corpus: str, size: int, training: list[ray.ObjectRef], set_size: int
 ) -> dict[str, Any]:
     """Runs in a Ray task, which gives numpy one thread: the distances of one corpus."""
@@ -255,7 +266,7 @@ def measure_real_anchors(training: list[ray.ObjectRef], set_size: int) -> dict[s
 
 
 def measure_made(
-    source: Source, kind: str, clips: int, training: list[ray.ObjectRef], set_size: int
+    source: EmbeddingSource, kind: str, clips: int, training: list[ray.ObjectRef], set_size: int
 ) -> dict[str, Any] | None:
     """Runs in a Ray task: distances of `noise`, white and of an rms of 0.1, or `silence`.
 
@@ -278,7 +289,7 @@ def measure_made(
     }
 
 
-def embed_made(waveform: np.ndarray, source: Source, on_gpu: bool) -> np.ndarray:
+def embed_made(waveform: np.ndarray, source: EmbeddingSource, on_gpu: bool) -> np.ndarray:
     """The embedding of one window, `(1, size)`."""
     if source.path:
         model = load_model(source.name, source.path, source.sha256, len(waveform), on_gpu)

@@ -25,7 +25,7 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
-from raysound.embedding_parts import Source
+from raysound.embedding_parts import EmbeddingSource
 from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
 from raysound.predictions import write_csv
@@ -74,7 +74,7 @@ def write_report(
     folders: dict[str, str],
     labelled: set[str],
     real: pa.Table,
-    sources: list[Source],
+    sources: list[EmbeddingSource],
     out: str,
 ) -> None:
     """Scores the corpora, measures them, and writes it all to a folder.
@@ -119,7 +119,7 @@ def write_report(
     storage.delete(storage.join(out, "csv"))
     if config.evaluation.csv:
         calls = [
-            (storage.join(out, "csv", f"{name}.csv"), predictions, name, decreases[name])
+            (storage.join(out, "csv", f"{name}.csv"), predictions, name, *decreases[name])
             for name in folders
         ]
         run_remote_all(write_csv, calls)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -22,7 +21,7 @@ from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
 from raysound.metrics.fidelity import mmd_kernels
 from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
-from raysound.metrics.mmd import KernelMatrices, decreases
+from raysound.metrics.mmd import decreases
 from raysound.metrics.ranking import ranking
 from raysound.metrics.selection import limits
 from raysound.partial_sums import (
@@ -63,7 +62,8 @@ class Measured(NamedTuple):
     report: dict[str, Any]
     sound: Sound
     selected: Selected
-    decreases: pa.Table
+    entries: np.ndarray
+    decreases: np.ndarray
 
 
 def measure(
@@ -73,7 +73,7 @@ def measure(
     folders: dict[str, str],
     labelled: set[str],
     predictions: str,
-) -> tuple[dict[str, Any], dict[str, Selected], dict[str, pa.Table]]:
+) -> tuple[dict[str, Any], dict[str, Selected], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Computes all metrics.
 
     Args:
@@ -85,7 +85,8 @@ def measure(
         predictions: the folder of all corpora.
 
     Returns:
-        The content of metrics.json; by corpus the clips to show in the report, and `decreases_of`.
+        The content of metrics.json; by corpus the clips to show in the report; by corpus `entries`
+        and `decreases` of `Measured`.
     """
     labels, n_mels = judge.labels, judge.features.n_mels
     size = embedding_size(predictions, "real")
@@ -175,7 +176,7 @@ def measure(
         ),
     }  # fmt: skip
     shown = {name: one.selected for name, one in measured.items()}
-    return metrics, shown, {name: one.decreases for name, one in measured.items()}
+    return metrics, shown, {name: (one.entries, one.decreases) for name, one in measured.items()}
 
 
 def sum_corpora(
@@ -269,35 +270,35 @@ def measure_corpus(
         scored, real, plan.labels, set_size, class_sizes, totals=own.totals,
         is_labelled=is_labelled, kernels=kernels,
     )  # fmt: skip
-    of_clips = decreases_of(predictions, corpus, drawn, kernels)
-    worst = of_clips.filter(pc.greater(of_clips["mmd_decrease"], 0))
-    worst = worst.sort_by([("mmd_decrease", "descending"), ("clip_id", "ascending")])
-    report["worst_clips"] = worst.slice(0, WORST_CLIPS).to_pylist()
+    falls = decreases(kernels) if kernels is not None and len(kernels.cross) > 2 else np.zeros(0)
+    drawn_with = drawn[: len(falls)]
+    report["worst_clips"] = worst_clips(predictions, corpus, drawn_with, falls)
     shown = selected_clips(predictions, corpus, own, plan, drawn, scored, real)
-    return Measured(report, sound_of_corpus(predictions, corpus, own, plan), shown, of_clips)
+    return Measured(
+        report, sound_of_corpus(predictions, corpus, own, plan), shown, drawn_with, falls
+    )
 
 
-def decreases_of(
-    predictions: str, corpus: str, drawn: np.ndarray, kernels: KernelMatrices | None
-) -> pa.Table:
-    """How much the MMD of a corpus decreases without each clip of its sample.
+def worst_clips(
+    predictions: str, corpus: str, entries: np.ndarray, falls: np.ndarray
+) -> list[dict[str, Any]]:
+    """The clips without which the MMD of a corpus decreases most, the largest decrease first.
 
     Args:
         predictions: the folder of all corpora.
         corpus: its name.
-        drawn: the entries of its sample.
-        kernels: of the first of these; None, or of fewer than three clips, gives no rows.
-
-    Returns:
-        Rows of `clip_id`, `label`, `prediction`, `nearest` and `mmd_decrease`.
+        entries: of some clips, `(n,)`.
+        falls: see `decreases`, `(n,)`.
     """
-    values = np.empty(0)
-    if kernels is not None and len(kernels.cross) > 2:
-        values = decreases(kernels)
-    some = drawn[: len(values)]
+    order = np.argsort(-falls, kind="stable")[:WORST_CLIPS]
+    worst = order[falls[order] > 0]
     columns = ["clip_id", "label", "prediction", "nearest"]
-    table = read_rows(predictions, corpus, some["part"], some["row"], columns)
-    return table.append_column("mmd_decrease", pa.array(values, pa.float64()))
+    some = entries[worst]
+    rows = read_rows(predictions, corpus, some["part"], some["row"], columns).to_pylist()
+    return [
+        row | {"mmd_decrease": value}
+        for row, value in zip(rows, falls[worst].tolist(), strict=True)
+    ]
 
 
 def measure_anchor(

@@ -8,21 +8,24 @@ import pytest
 
 from raysound.config import UserError
 from raysound.embedding_parts import (
-    Source,
+    PART_KEY,
+    EmbeddingNote,
+    EmbeddingSource,
     mean_of_windows,
-    read_note,
     sample_of_parts,
     window_settings,
     write_part,
 )
 from raysound.metrics.selection import keys
-from raysound.predictions import as_array, part_uri, part_uris, read_rows
+from raysound.predictions import as_array, part_uri, part_uris, read_metadata, read_rows
 from raysound.settings import FeatureSettings, OnnxEmbedding
 
 
-def source(sha256: str = "a", long_clips: str = "split", path: str = "m.onnx", **changes) -> Source:
+def source(
+    sha256: str = "a", long_clips: str = "split", path: str = "m.onnx", **changes
+) -> EmbeddingSource:
     embedding = OnnxEmbedding(**{"path": path, "sample_rate": 8000, "clip_length": 1, **changes})
-    return Source("conv", path, sha256, 2, window_settings(embedding, long_clips), False)
+    return EmbeddingSource("conv", path, sha256, 2, window_settings(embedding, long_clips), False)
 
 
 def test_the_digest_stands_for_what_an_embedding_depends_on() -> None:
@@ -33,8 +36,8 @@ def test_the_digest_stands_for_what_an_embedding_depends_on() -> None:
         source(sample_rate=16000).digest,
         source(clip_length=2).digest,
         source(long_clips="center").digest,
-        Source("mel", "", "", 640, FeatureSettings(), False).digest,
-        Source("mel", "", "", 640, FeatureSettings(hop_length=220), False).digest,
+        EmbeddingSource("mel", "", "", 640, FeatureSettings(), False).digest,
+        EmbeddingSource("mel", "", "", 640, FeatureSettings(hop_length=220), False).digest,
     }
     assert len(digests) == 7
     same = source(path="/elsewhere/n.onnx")._replace(name="other", on_gpu=True)
@@ -74,7 +77,7 @@ def test_a_sample_holds_the_clips_with_the_smallest_hashes(tmp_path: Path) -> No
         })  # fmt: skip
         uri = part_uri(str(tmp_path), "real", part)
         write_part(uri, clips, embedding[rows], "digest")
-        assert read_note(uri) == ("digest", len(clips))
+        assert read_metadata(uri, PART_KEY, EmbeddingNote) == ("digest", len(clips))
 
     for is_train in (True, False):
         own = [place for place in range(60) if (splits[place] == "train") == is_train]
