@@ -73,23 +73,26 @@ def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
     return Clip(**vars(source), windows=np.stack([window for _, window in pairs]))
 
 
-def read_first_window(file: str | BinaryIO, settings: FeatureSettings) -> np.ndarray:
-    """Reads the first window of a sound file, and no more of the file than that takes.
+def read_window(file: str | BinaryIO, settings: FeatureSettings, number: int = 0) -> np.ndarray:
+    """Reads one window of a sound file, and no more of the file than that takes.
 
     With `features.loudness` the whole file is read, because its loudness sets the gain.
 
     Args:
         file: see `read_clip`.
         settings: of the window.
+        number: of the window, from 0.
 
     Returns:
         float32 `(clip_samples,)`, mono, at the settings' sample rate.
 
     Raises:
-        Reject: see `read_clip`, as far as the file is read.
+        Reject: see `read_clip`, as far as the file is read; or it ends before the window.
     """
-    _, window = next(Decoder(settings).read(file))
-    return as_float(window).copy()
+    for place, (_, window) in enumerate(Decoder(settings).read(file)):
+        if place == number:
+            return as_float(window).copy()
+    raise Reject(f"ends before its window {number + 1}")
 
 
 class Decoder:

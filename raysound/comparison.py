@@ -8,7 +8,13 @@ from typing import Any
 
 from raysound import storage
 from raysound.config import UserError
-from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS, METRICS_SCHEMA, Metric
+from raysound.metrics.declarations import (
+    COPIED_SHARE,
+    EMBEDDING_METRICS,
+    METRICS,
+    METRICS_SCHEMA,
+    Metric,
+)
 from raysound.metrics.intervals import difference, measure
 from raysound.metrics.significance import holm, p_value, significant
 
@@ -90,6 +96,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         if (row := compared(now, metric, before[was], after[now])) is not None
     ]
     found += compared_embeddings(old["embeddings"], new["embeddings"], pairs)
+    found += compared_copies(old["copies"], new["copies"], pairs)
     adjusted = holm([row.pop("p") for _, row in found])
     return [
         row | {"p_adjusted": p, "verdict": row["verdict"] or verdict(metric, row, p)}
@@ -123,6 +130,32 @@ def compared_embeddings(
     ]
 
 
+def compared_copies(
+    old: dict[str, Any] | None, new: dict[str, Any] | None, pairs: list[tuple[str, str]]
+) -> list[tuple[Metric, dict[str, Any]]]:
+    """Rows of `copies.share` where threshold and training clips are the same; see `compare`.
+
+    Args:
+        old: `copies` of a metrics.json.
+        new: of another.
+        pairs: names of the corpora in both.
+    """
+    if old is None or new is None or not same_copies(old, new):
+        return []
+    rows = [
+        compared(now, COPIED_SHARE, old["corpora"][was], new["corpora"][now]) for was, now in pairs
+    ]
+    return [(COPIED_SHARE, row | {"metric": "copies.share"}) for row in rows if row is not None]
+
+
+def same_copies(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether copies were searched among the same training clips, with the same threshold."""
+    return (
+        old["threshold"]["value"] == new["threshold"]["value"]
+        and old["training"]["digest"] == new["training"]["digest"]
+    )
+
+
 def paired(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
     """Names of the corpora that are compared, in both: equal ones, or the only ones."""
     pairs = [(name, name) for name in after if name in before]
@@ -132,7 +165,7 @@ def paired(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str
 
 
 def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """A line for each generated corpus and embedding that is not compared, and why."""
+    """A line for each generated corpus, embedding and share of copies not compared, and why."""
     before, after = (generated(metrics) for metrics in (old, new))
     pairs = paired(before, after)
     for place, corpora in enumerate((before, after)):
@@ -150,6 +183,13 @@ def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
                 f"not compared: the embedding {name}, which is another in the second: model, "
                 "sample rate, clip length, long_clips or features differ"
             )
+    searched = old["copies"], new["copies"]
+    if None not in searched:
+        if not same_copies(*searched):
+            yield "not compared: the share of copies: training clips or threshold differ"
+    elif searched != (None, None):
+        only = "second" if searched[0] is None else "first"
+        yield f"not compared: the share of copies, which only the {only} has"
 
 
 def generated(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -169,9 +209,9 @@ def compared(
         return None
     gap, p, why = difference(new, old), p_value(new, old), ""
     del gap["told_apart"]
-    sizes = before["compared"], after["compared"]
-    if metric.needs_equal_n and sizes[0] != sizes[1]:
-        gap, p = measure(None, why=f"of {sizes[0]} and of {sizes[1]} clips"), None
+    if metric.needs_equal_n and before["compared"] != after["compared"]:
+        why = f"of {before['compared']} and of {after['compared']} clips"
+        gap, p = measure(None, why=why), None
         why = f"not comparable: {gap['why']}"
     elif p is None:
         why = f"no interval: {gap['why']}"

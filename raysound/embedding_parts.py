@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raysound import features, storage
+from raysound import storage
 from raysound.config import UserError
+from raysound.derived_parts import derive_part, log_mels_of, positions
 from raysound.extraction import read_windows
 from raysound.formats.samples import as_float
 from raysound.log_mel_statistics import QUANTILES, log_mel_statistics
@@ -27,7 +26,7 @@ from raysound.onnx_model import (
     read_model,
 )
 from raysound.part_scoring import digest
-from raysound.predictions import part_index, read_metadata
+from raysound.predictions import part_index
 from raysound.settings import Embedding, FeatureSettings, OnnxEmbedding
 
 # Raised when the same model and clips give other embeddings.
@@ -41,8 +40,6 @@ EMBEDDINGS = pa.schema(
         ("embedding", pa.list_(pa.float32())),
     ]
 )
-PART_KEY = b"raysound.embedding"
-DONE, EMBED = "done", "embed"
 # What is known of a clip before its embedding is read.
 CLIP = np.dtype([("part", np.int32), ("row", np.int32), ("key", np.uint64)])
 
@@ -85,18 +82,6 @@ class EmbeddingSource(NamedTuple):
         return "mean, standard deviation and quantiles of log-mel bands and their differences"
 
 
-class EmbeddingNote(NamedTuple):
-    """What a part says of itself, kept in its Parquet metadata.
-
-    Attributes:
-        digest: stands for the shard, the clips and the source of the embeddings.
-        clips: rows of the part.
-    """
-
-    digest: str
-    clips: int
-
-
 def window_settings(embedding: OnnxEmbedding, long_clips: Any) -> FeatureSettings:
     """Settings by which `read_windows` cuts clips for a model; those of log-mels play no part."""
     return FeatureSettings(
@@ -130,45 +115,30 @@ def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> E
     return EmbeddingSource(name, embedding.path, sha256, model.size, windows, can_use_gpu)
 
 
-def embed_part(row: dict[str, str], source: EmbeddingSource, run: str) -> dict[str, Any]:
+def embed_part(row: dict[str, str], source: EmbeddingSource, run: str) -> dict[str, str]:
     """Computes the embeddings of the clips of one part of the predictions, unless they are there.
 
     Args:
-        row: `shard` (URI of the log-mels), `scored` (of the part of the predictions) and `part` (of
-            the file to write).
+        row: see `derive_part`.
         source: of the embeddings.
         run: of the evaluation; a process reads the index of a manifest once a run.
 
     Returns:
-        `todo`: what had to be done, DONE or EMBED.
+        See `derive_part`.
 
     Raises:
         UserError: a clip can't be read as the classifier read it, or its embedding is not finite.
     """
-    with storage.open_file(row["shard"]) as opened:
-        metadata = pq.read_metadata(opened).metadata
-    record = features.Shard.from_json(metadata[features.SHARD_KEY].decode())
-    clips = storage.read_table(row["scored"], ["clip_id", "split", "label"]).combine_chunks()
-    chosen = digest(clips["clip_id"].to_pylist(), clips["split"].to_pylist())
-    wanted = digest(
-        source.digest,
-        BATCH_SAMPLES,
-        BATCH_WINDOWS,
-        record.digest,
-        record.written,
-        record.windows,
-        chosen,
-    )
-    note = read_metadata(row["part"], PART_KEY, EmbeddingNote)
-    if note is not None and note.digest == wanted:
-        return {"todo": DONE}
-    names = clips["clip_id"].combine_chunks()
-    if source.path:
-        found = embedded_windows(row["shard"], names, source, run)
-    else:
-        found = window_statistics(row["shard"], names)
-    write_part(row["part"], clips, mean_of_windows(names, found, source), wanted)
-    return {"todo": EMBED}
+
+    def embed(shard: str, clips: pa.Table) -> pa.Table:
+        names = clips["clip_id"].combine_chunks()
+        if source.path:
+            found = embedded_windows(shard, names, source, run)
+        else:
+            found = window_statistics(shard, names)
+        return with_embedding(clips, mean_of_windows(names, found, source))
+
+    return derive_part(row, digest(source.digest, BATCH_SAMPLES, BATCH_WINDOWS), embed)
 
 
 def window_statistics(shard: str, names: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -177,16 +147,9 @@ def window_statistics(shard: str, names: pa.Array) -> Iterator[tuple[np.ndarray,
     Yields:
         The clip's place among the names, `(n,)`, and the embedding, `(n, size)`, of some windows.
     """
-    with storage.open_file(shard) as opened:
-        file = pq.ParquetFile(opened)
-        for number in range(file.num_row_groups):
-            rows = file.read_row_group(number, ["clip_id", "log_mel"])
-            rows = rows.filter(pc.is_in(rows["clip_id"], names))
-            if len(rows):
-                log_mel = features.tensor_array(rows["log_mel"])
-                # One by one: float64 copies of a row group would take twice its memory.
-                found = [log_mel_statistics(one[np.newaxis]) for one in log_mel]
-                yield positions(rows["clip_id"], names), np.concatenate(found)
+    for place, log_mel in log_mels_of(shard, names):
+        # One by one: float64 copies of a row group would take twice its memory.
+        yield place, np.concatenate([log_mel_statistics(one[np.newaxis]) for one in log_mel])
 
 
 def embedded_windows(
@@ -224,12 +187,6 @@ def to_float(waveform: pa.Buffer, samples: int) -> np.ndarray:
     return as_float(np.frombuffer(waveform, dtype))
 
 
-def positions(column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
-    """Where the values of a column stand in an array that holds all of them."""
-    found: np.ndarray = pc.index_in(column, names).to_numpy().astype(np.int64)
-    return found
-
-
 def mean_of_windows(
     names: pa.Array, windows: Iterator[tuple[np.ndarray, np.ndarray]], source: EmbeddingSource
 ) -> np.ndarray:
@@ -255,16 +212,11 @@ def mean_of_windows(
     return means
 
 
-def write_part(uri: str, clips: pa.Table, embedding: np.ndarray, wanted: str) -> None:
-    """Writes the embeddings of some clips as one Parquet file, which appears whole."""
+def with_embedding(clips: pa.Table, embedding: np.ndarray) -> pa.Table:
+    """EMBEDDINGS of some clips and their embeddings, `(n, size)`."""
     ends = pa.array(np.arange(len(clips) + 1) * embedding.shape[1], pa.int32())
     column = pa.ListArray.from_arrays(ends, pa.array(embedding.reshape(-1)))
-    table = clips.append_column("embedding", column).cast(EMBEDDINGS)
-    note = json.dumps(EmbeddingNote(wanted, len(clips))._asdict())
-    storage.write_table(
-        uri, table.replace_schema_metadata({PART_KEY: note}), compression="zstd",
-        use_dictionary=["split", "label"],
-    )  # fmt: skip
+    return clips.append_column("embedding", column).cast(EMBEDDINGS)
 
 
 def sample_of_parts(uris: list[str], is_train: bool, most: int) -> tuple[np.ndarray, int]:

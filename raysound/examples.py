@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raysound.audio import Reject, encode, read_first_window
+from raysound.audio import Reject, encode, read_window
 from raysound.logmel import LogMel
+from raysound.report.copies import ShownWindow
 from raysound.report.page import Example
 from raysound.settings import FeatureSettings
 from raysound.sounds import Sound
@@ -63,15 +64,9 @@ def load(
         sound: as `open_sounds` gives it.
         settings: of the log-mel.
     """
-    try:
-        if isinstance(sound, Reject):
-            raise sound
-        window = read_first_window(sound, settings)
-    except Reject as reject:
-        logger.warning("%s: %s can't be shown in the report: %s", corpus, row["clip_id"], reject)
+    shown = load_window(corpus, row["clip_id"], sound, settings)
+    if shown is None:
         return None
-    with torch.inference_mode():
-        log_mel = LogMel(settings)(torch.from_numpy(window)).numpy()
     return Example(
         corpus=corpus,
         clip_id=row["clip_id"],
@@ -81,8 +76,33 @@ def load(
         probability=row["probability"],
         asked_probability=row["asked_probability"],
         nearest=row["nearest"],
-        log_mel=log_mel,
-        audio=encode(window, settings.sample_rate, "FLAC"),
-        seconds_per_frame=settings.hop_length / settings.sample_rate,
+        log_mel=shown.log_mel,
+        audio=shown.audio,
+        seconds_per_frame=shown.seconds_per_frame,
         windows=row["windows"],
     )
+
+
+def load_window(
+    corpus: str, clip_id: str, sound: Sound, settings: FeatureSettings, number: int = 0
+) -> ShownWindow | None:
+    """Reads one window of a clip, as picture and sound; None and a warning if it is gone.
+
+    Args:
+        corpus: its name.
+        clip_id: of the clip.
+        sound: as `open_sounds` gives it.
+        settings: of the log-mel.
+        number: of the window.
+    """
+    try:
+        if isinstance(sound, Reject):
+            raise sound
+        window = read_window(sound, settings, number)
+    except Reject as reject:
+        logger.warning("%s: %s can't be shown in the report: %s", corpus, clip_id, reject)
+        return None
+    with torch.inference_mode():
+        log_mel = LogMel(settings)(torch.from_numpy(window)).numpy()
+    audio = encode(window, settings.sample_rate, "FLAC")
+    return ShownWindow(log_mel, audio, settings.hop_length / settings.sample_rate)

@@ -689,13 +689,24 @@ Embedding = Annotated[
 ]
 
 
+class CopiesSettings(Section):
+    """The search for copies of training clips among generated clips.
+
+    A clip counts as a copy above the similarity that a share of `rate` of real clips reach. At most
+    so many `training_windows` are searched: of more, whole clips are drawn.
+    """
+
+    rate: Number = Field(0.01, gt=0, lt=1)
+    training_windows: PositiveInt = 50_000
+
+
 class EvaluationSettings(Section):
     """How the judge scores. `checkpoint` is a training run's folder; by default this config's.
 
     The report shows so many of the hardest and of the most convincing clips of each class and
     corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too,
     `csv` the predictions of each corpus as a CSV file. `embeddings` are further embeddings, by
-    name, in which the distances are computed.
+    name, in which the distances are computed. `copies` searches copies of training clips.
     """
 
     checkpoint: Place | None = None
@@ -705,6 +716,7 @@ class EvaluationSettings(Section):
     tensorboard: StrictBool = False
     csv: StrictBool = False
     embeddings: dict[CorpusName, Embedding] = {}
+    copies: CopiesSettings | None = None
 
 
 class ComputeSettings(Section):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysound import storage
 from raysound.audio import Reject, Unreadable
@@ -41,6 +42,12 @@ def open_sounds(clips: pa.Table) -> Iterator[Sound]:
             yield from _tar_members(path, run)
         else:
             yield from _parquet_rows(path, run)
+
+
+def open_chosen(clips: pa.Table) -> Iterator[tuple[int, Sound]]:
+    """The same of manifest rows in any order, as they lie in their files; with each row's place."""
+    order = pc.sort_indices(clips, [("path", "ascending"), ("offset", "ascending")])
+    yield from zip(order.to_pylist(), open_sounds(clips.take(order)), strict=True)
 
 
 def _container(row: dict[str, Any]) -> tuple[str, bool]:

@@ -91,6 +91,7 @@ def metrics_of(corpora, labels=LABELS, **changes):
         "ranking": ranking(generated),
         "mismatch": [],
         "embeddings": {},
+        "copies": None,
         "cas": None,
     } | changes
 

@@ -16,19 +16,12 @@ import ray.data
 import torch
 
 from raysound import storage
-from raysound.distributed.failures import RETRIES, finite_retries, reported
-from raysound.distributed.score import (
-    PARTS_OF_A_TASK,
-    delete_others,
-    made_waveform,
-    on_gpus,
-    parts_of,
-    tables_of_parts,
-)
+from raysound.derived_parts import DERIVE, DONE
+from raysound.distributed.derived import derived_parts, map_parts
+from raysound.distributed.failures import RETRIES, reported
+from raysound.distributed.score import PARTS_OF_A_TASK, made_waveform, on_gpus
 from raysound.distributed.session import cluster_gpus, run_remote, run_remote_all
 from raysound.embedding_parts import (
-    DONE,
-    EMBED,
     EmbeddingSource,
     embed_part,
     find_source,
@@ -42,7 +35,7 @@ from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, prepare
 from raysound.metrics.sampling import drawn
 from raysound.onnx_model import load_model
-from raysound.predictions import as_array, part_index, part_uri, part_uris, read_rows
+from raysound.predictions import as_array, part_uris, read_rows
 from raysound.settings import Config
 from raysound.wording import counted
 
@@ -109,7 +102,7 @@ def embedding_metrics(
         made = embed_corpora(source, folders, storage.join(out, "predictions"), folder)
         logger.info(
             "embedding %s: %s computed, %d there already",
-            source.name, counted(made[EMBED], "part"), made[DONE],
+            source.name, counted(made[DERIVE], "part"), made[DONE],
         )  # fmt: skip
         found[source.name] = {
             "size": source.size,
@@ -142,31 +135,18 @@ def embed_corpora(
     Returns:
         How many parts were computed, or left as they were.
     """
-    parts = parts_of(folders, folder)
-    delete_others(parts, folder)
-    scored = [
-        part_uri(predictions, corpus, part_index(uri))
-        for corpus, uri in zip(parts["corpus"].to_pylist(), parts["part"].to_pylist(), strict=True)
-    ]
-    parts = parts.append_column("scored", pa.array(scored, pa.string()))
+    parts = derived_parts(folders, predictions, folder)
     arguments = {"source": source, "run": f"{time.time_ns():x}"}
     gpus = int(cluster_gpus()) if source.on_gpu else 0
-    batches: dict[str, Any] = {
-        "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True
-    }  # fmt: skip
-    with finite_retries() as retries:
-        work = ray.data.from_arrow(tables_of_parts(parts, parts_of_a_task))
-        if gpus:
-            work = work.map_batches(
-                EmbedParts, fn_constructor_kwargs=arguments,
-                num_gpus=1 / ACTORS_OF_A_GPU, num_cpus=0,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gpus * ACTORS_OF_A_GPU),
-                max_restarts=RETRIES, max_task_retries=RETRIES, **batches,
-            )  # fmt: skip
-        else:
-            work = work.map_batches(
-                embed_step, fn_kwargs=arguments, num_cpus=1, **batches, **retries
-            )
+    if gpus:
+        work = map_parts(
+            parts, EmbedParts, arguments, parts_of_a_task,
+            num_gpus=1 / ACTORS_OF_A_GPU, num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gpus * ACTORS_OF_A_GPU),
+            max_restarts=RETRIES, max_task_retries=RETRIES,
+        )  # fmt: skip
+    else:
+        work = map_parts(parts, embed_step, arguments, parts_of_a_task)
     with reported(f"computing the embedding {source.name}"):
         return Counter(row["todo"] for row in work.iter_rows())
 

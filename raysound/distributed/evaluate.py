@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysound import checkpoint, examples, storage
+from raysound import checkpoint, storage
 from raysound.cas import read_scores
 from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed import gauges
+from raysound.distributed.copies import copy_metrics
 from raysound.distributed.embeddings import check_embeddings, embedding_metrics
 from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.exclusive import sole_writer
@@ -25,17 +26,17 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
+from raysound.distributed.shown import chosen_examples, chosen_pairs, windows_of_page
 from raysound.embedding_parts import EmbeddingSource
 from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
 from raysound.predictions import write_csv
+from raysound.report.copies import copy_lines
 from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
 from raysound.report.measures import unmade, warnings
-from raysound.report.page import REJECTS_SHOWN, Example, Rejects, kind_of, render
-from raysound.selected import Selected
+from raysound.report.page import REJECTS_SHOWN, Rejects, kind_of, render
 from raysound.settings import Config
-from raysound.sounds import open_sounds
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +102,20 @@ def write_report(
     metrics["embeddings"] = embedding_metrics(
         config, sources, folders, out, metrics["reference"]["set_size"]
     )
+    metrics["copies"] = copy_metrics(config, real, folders, out)
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
+    room = windows_of_page(config)
+    pairs = chosen_pairs(metrics["copies"], folders, config, room)
+    examples = list(chosen_examples(folders, selected, config, room - 2 * len(pairs)))
     page = render(
         metrics,
         read_history(storage.join(run, "history.jsonl")),
-        list(chosen_examples(folders, selected, config)),
+        examples,
         {name: clips.cells for name, clips in selected.items()},
         [point for clips in selected.values() for point in clips.points],
         read_rejects(folders),
         config.to_yaml(),
+        pairs,
     )
     storage.write_bytes(storage.join(out, "report.html"), page.encode())
     storage.write_bytes(
@@ -212,35 +218,6 @@ def usable_labels(folder: str) -> list[str]:
     return sorted(found)
 
 
-def places_of(folder: str, clip_ids: list[str]) -> pa.Table:
-    """Runs in a Ray task: where the sounds of some clips lie, in the order given."""
-    wanted = pa.array(clip_ids, pa.string())
-    rows = [
-        batch.filter(pc.is_in(batch["clip_id"], wanted))
-        for batch in manifest_rows(folder, ["clip_id", "path", "offset", "size"])
-    ]
-    found = pa.concat_tables(rows)
-    return found.take(pc.index_in(wanted, found["clip_id"].combine_chunks()))
-
-
-def chosen_examples(
-    folders: dict[str, str], selected: dict[str, Selected], config: Config
-) -> Iterator[Example]:
-    """The clips that the report shows, as far as they fit in it."""
-    # A FLAC is at the most as large as its samples, and a third larger as text in the page.
-    largest = config.features.clip_samples * 2 * 4 / 3
-    most = int(config.evaluation.examples_megabytes * 1e6 / largest / len(folders))
-    chosen = {name: selected[name].examples[:most] for name in folders}
-    calls = [
-        (folder, [row["clip_id"] for row, _ in chosen[name]]) for name, folder in folders.items()
-    ]
-    for name, clips in zip(folders, run_remote_all(places_of, calls), strict=True):
-        for (row, kind), sound in zip(chosen[name], open_sounds(clips), strict=True):
-            example = examples.load(name, row, kind, sound, config.features)
-            if example is not None:
-                yield example
-
-
 def read_rejects(folders: dict[str, str]) -> Rejects:
     """The rejected clips of every corpus: some of them, and how many of each kind."""
     shown: list[dict[str, str]] = []
@@ -287,6 +264,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
             f"{'–' if mmd is None else format(mmd, '.2f'):>8}  {shares}"
         )
     yield from embedding_lines(metrics["embeddings"])
+    yield from copy_lines(metrics["copies"])
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
     for row in unmade(metrics):

@@ -122,16 +122,15 @@ def parts_of(folders: Mapping[str, str], predictions: str) -> pa.Table:
     return pa.table(columns, schema=pa.schema([WORK.field(place) for place in range(3)]))
 
 
-def delete_others(parts: pa.Table, predictions: str) -> None:
-    """Deletes what lies in the folder of the predictions and is none of some parts."""
-    wanted, corpora = set(parts["part"].to_pylist()), set(parts["corpus"].to_pylist())
+def delete_others(parts: pa.Table, predictions: str, kept: str | None = None) -> None:
+    """Deletes what lies in the folder of the predictions and is none of some parts, nor `kept`."""
+    wanted, corpora = {*parts["part"].to_pylist(), kept}, set(parts["corpus"].to_pylist())
     # A list: what is deleted is not to be scanned.
     for name, _, _ in list(storage.scan(predictions)):
         folder, uri = name.split("/")[0], storage.join(predictions, *name.split("/"))
-        if folder not in corpora:
-            storage.delete(storage.join(predictions, folder))
-        elif uri not in wanted:
-            storage.delete(uri)
+        if uri in wanted:
+            continue
+        storage.delete(uri if folder in corpora else storage.join(predictions, folder))
 
 
 def features_digest(folder: str) -> str:

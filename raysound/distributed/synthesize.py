@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from raysound import storage
-from raysound.audio import Reject, encode, read_first_window
+from raysound.audio import Reject, encode, read_window
 from raysound.config import UserError, places
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import MADE, check_places, run_remote_all
@@ -220,7 +220,7 @@ def changed_clips(
         try:
             if isinstance(sound, Reject):
                 raise sound
-            window = read_first_window(sound, features)
+            window = read_window(sound, features)
         except Reject:
             continue
         name = clip_id.replace("/", "-") + ".wav"

@@ -193,7 +193,10 @@ def normalised(vectors: NDArray[np.float32], centre: NDArray[np.float32]) -> NDA
 
 
 def candidates(
-    generated: NDArray[np.float32], reference: NDArray[np.float32], k: int = CANDIDATES
+    generated: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    k: int = CANDIDATES,
+    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
     """The `k` training windows with the largest inner product, by exact search in blocks.
 
@@ -203,6 +206,8 @@ def candidates(
         generated: `(n, d)`, see `normalised`.
         reference: `(m, d)`.
         k: at least 1; all if there are fewer than `k`.
+        groups: of `generated` and of `reference`, `(n,)` and `(m,)`: windows of one group come
+            after all others.
 
     Returns:
         Indices `(n, min(k, m))`, the best first, of equal ones the lower index first.
@@ -212,6 +217,8 @@ def candidates(
     step = max(1, BLOCK // max(1, len(reference)))
     for start in range(0, len(generated), step):
         block = generated[start : start + step] @ reference.T
+        if groups is not None:
+            block[groups[0][start : start + step, np.newaxis] == groups[1]] = -np.inf
         least = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]
         for row, (values, limit) in enumerate(zip(block, least, strict=True)):
             found = np.flatnonzero(values >= limit)
@@ -360,6 +367,7 @@ def find_copies(
     k: int = CANDIDATES,
     max_lag: float = MAX_LAG_SECONDS,
     excluded: NDArray[np.int64] | None = None,
+    own: NDArray[np.int64] | None = None,
 ) -> Copies:
     """The most similar training window of every generated window.
 
@@ -368,8 +376,9 @@ def find_copies(
         reference: training windows.
         k: candidates that are compared exactly.
         max_lag: seconds, see `similarity`.
-        excluded: group of each training window `(m,)`, if `generated` are the training windows
+        excluded: group of each training window `(m,)`, if `generated` are training windows
             themselves: windows of the same group are not compared. Used for `threshold_of`.
+        own: group of each of `generated` `(n,)`; None where they are all the training windows.
 
     Returns:
         One entry per generated window.
@@ -378,21 +387,18 @@ def find_copies(
         ValueError: windows of different shape, or `excluded` of another length.
     """
     vectors = normalised(coarse_vectors(generated), reference.centre)
-    wanted = k
+    groups = None
     if excluded is not None:
-        if not len(excluded) == len(generated) == len(reference.patches):
+        groups = (excluded if own is None else own), excluded
+        if (len(groups[0]), len(excluded)) != (len(generated), len(reference.patches)):
             raise ValueError(
-                f"{len(excluded)} groups for {len(generated)} windows and "
+                f"{len(groups[0])} and {len(excluded)} groups for {len(generated)} windows and "
                 f"{len(reference.patches)} training windows"
             )
-        # So many more that k of other groups remain.
-        wanted += int(np.unique(excluded, return_counts=True)[1].max())
-    chosen = candidates(vectors, reference.vectors, wanted)
+    chosen = candidates(vectors, reference.vectors, k, groups)
     found, lag = similarity(generated, reference.patches, chosen, reference.frame_seconds, max_lag)
-    if excluded is not None:
-        found = np.where(excluded[chosen] == excluded[:, np.newaxis], -np.inf, found)
-        # Only the k best of other groups count, as for any other clip.
-        found[np.cumsum(np.isfinite(found), axis=1) > k] = -np.inf
+    if groups is not None:
+        found = np.where(groups[1][chosen] == groups[0][:, np.newaxis], -np.inf, found)
     # Of equal ones the lower index.
     order = np.lexsort((chosen, -found), axis=1)[:, 0]
     rows = np.arange(len(chosen))

@@ -278,3 +278,11 @@ EMBEDDING_METRICS = tuple(
         "coverage", "authenticity",
     )
 )  # fmt: skip
+# Of `evaluation.copies`, which not every evaluation has.
+COPIED_SHARE = Metric(
+    key="share",
+    name="Copies",
+    higher_is_better=False,
+    form="percent",
+    says="Share of clips that resemble a training clip more than real clips do.",
+)

@@ -10,19 +10,22 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from raysound import storage
-from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS, Metric
+from raysound.metrics.declarations import COPIED_SHARE, EMBEDDING_METRICS, METRICS, Metric
 
 
 def write_events(metrics: dict[str, Any], folder: str) -> None:
     """Writes each metric of each corpus and anchor as a scalar `metric/corpus`.
 
-    Those of other embeddings are `embedding.metric/corpus`. The step is the epoch of the judge.
+    Those of other embeddings are `embedding.metric/corpus`, the share of copies is
+    `copies.share/corpus`. The step is the epoch of the judge.
 
     Args:
         metrics: content of metrics.json.
         folder: where the event file goes; what lies there is replaced.
     """
     scalars: list[tuple[str, Sequence[Metric], dict[str, Any]]] = [("", METRICS, metrics)]
+    if metrics["copies"] is not None:
+        scalars.append(("copies.", [COPIED_SHARE], {"anchors": {}, **metrics["copies"]}))
     scalars += [(f"{name}.", EMBEDDING_METRICS, one) for name, one in metrics["embeddings"].items()]
     storage.delete(folder)
     with tempfile.TemporaryDirectory() as here:

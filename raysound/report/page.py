@@ -22,6 +22,7 @@ from raysound.metrics.declarations import (
     SET_CLIPS,
 )
 from raysound.report import maps, pictures
+from raysound.report.copies import ShownPair, ShownWindow, shown_copies
 from raysound.report.maps import MapPoint
 from raysound.report.measures import (
     ANCHOR_WORDS,
@@ -107,6 +108,7 @@ def render(
     points: Sequence[MapPoint],
     rejects: Rejects,
     settings_yaml: str,
+    pairs: Sequence[ShownPair] = (),
 ) -> str:
     """Write the report.
 
@@ -120,6 +122,7 @@ def render(
         points: Clips on the map of embeddings; may be empty.
         rejects: Some rejected clips, and how many there are of each kind.
         settings_yaml: The settings as they were read.
+        pairs: Clips to show beside training clips; may be empty.
 
     Returns:
         A complete HTML page. Whatever came in as text is escaped in it.
@@ -132,7 +135,13 @@ def render(
     labels = metrics["judge"]["labels"]
     corpora = _corpora(metrics["corpora"], labels)
     real = next((corpus for corpus in corpora if corpus["role"] == "real"), None)
-    low, high = pictures.colour_range(example.log_mel for example in examples)
+    log_mels = [example.log_mel for example in examples]
+    log_mels += [window.log_mel for pair in pairs for window in (pair.clip, pair.training)]
+    low, high = pictures.colour_range(log_mels)
+    cards = {
+        (pair.corpus, pair.rank): [_card(one, low, high) for one in (pair.clip, pair.training)]
+        for pair in pairs
+    }
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     order = [corpus["name"] for corpus in corpora]
     return (
@@ -150,6 +159,7 @@ def render(
             anchor_words=ANCHOR_WORDS,
             embeddings=metrics["embeddings"],
             embedding_metrics=EMBEDDING_METRICS,
+            copies=shown_copies(metrics["copies"], cards),
             warnings=warnings(metrics),
             unmade=unmade(metrics),
             mismatch=metrics["mismatch"],
@@ -374,16 +384,22 @@ def _by_corpus(
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in order}
     for example in examples:
-        picture = pictures.spectrogram(example.log_mel, low, high)
-        length = example.log_mel.shape[1] * example.seconds_per_frame
         card = {
             "example": example,
             "right": example.label == example.prediction,
-            "picture": picture,
-            "audio": pictures.data_uri(example.audio, "audio/flac"),
-            "bands": example.log_mel.shape[0],
-            "length": length,
-            "ticks": pictures.ticks(0, length),
+            **_card(example, low, high),
         }
         groups.setdefault(example.corpus, []).append(card)
     return [(name, cards) for name, cards in groups.items() if cards]
+
+
+def _card(shown: Example | ShownWindow, low: float, high: float) -> dict[str, Any]:
+    """The picture and the sound of a window as the templates take them."""
+    length = shown.log_mel.shape[1] * shown.seconds_per_frame
+    return {
+        "picture": pictures.spectrogram(shown.log_mel, low, high),
+        "audio": pictures.data_uri(shown.audio, "audio/flac"),
+        "bands": shown.log_mel.shape[0],
+        "length": length,
+        "ticks": pictures.ticks(0, length),
+    }

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from raysound import features, loudness
-from raysound.audio import Decoder, read_clip, read_first_window
+from raysound.audio import Decoder, read_clip, read_window
 from raysound.config import UserError, from_tree
 from raysound.extraction import extract_shard, log_mels, read_windows
 from raysound.features import Shard, Totals
@@ -259,7 +259,7 @@ def test_all_windows_of_a_clip_get_one_gain(tmp_path: Path, level: dict[str, flo
     np.testing.assert_allclose(gained.windows, plain.windows * gained.gain.factor, rtol=1e-6)
     whole = soundfile.read(path, dtype="float32")[0]
     assert gained.gain.decibels == pytest.approx(measured(whole, loud(level)).decibels, abs=1e-6)
-    np.testing.assert_array_equal(read_first_window(path, loud(level)), gained.windows[0])
+    np.testing.assert_array_equal(read_window(path, loud(level)), gained.windows[0])
 
 
 def test_a_file_of_many_blocks_is_measured_piece_by_piece(

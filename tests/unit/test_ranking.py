@@ -33,7 +33,8 @@ def metrics(**corpora: dict[str, Any]) -> dict[str, Any]:
     judge |= {"feature_id": "f", "split_digest": "s"}
     real = {"real": {"role": "real"}}
     corpora = {**real, **corpora}
-    return {"schema": METRICS_SCHEMA, "judge": judge, "corpora": corpora, "embeddings": {}}
+    found = {"schema": METRICS_SCHEMA, "judge": judge, "corpora": corpora}
+    return found | {"embeddings": {}, "copies": None}
 
 
 def estimate(rng: np.random.Generator) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""Copies of training clips: as lines of text, and as what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysound.report.measures import written
+
+# Pairs with pictures and players: of a generated corpus, and of the real clips.
+PAIRS_OF_CORPUS, REAL_PAIRS = 3, 2
+
+
+class ShownWindow(NamedTuple):
+    """One window to look at and to listen to.
+
+    Attributes:
+        log_mel: `(n_mels, n_frames)`, mel band 0 lowest in pitch.
+        audio: a FLAC file.
+        seconds_per_frame: of the log-mel.
+    """
+
+    log_mel: NDArray[np.float32]
+    audio: bytes
+    seconds_per_frame: float
+
+
+class ShownPair(NamedTuple):
+    """A clip and the training clip that it resembles most.
+
+    Attributes:
+        corpus: of the clip; None for a pair of training clips.
+        rank: place among the pairs of the corpus in metrics.json, from 0.
+        clip: its window that resembles a training window most.
+        training: that training window.
+    """
+
+    corpus: str | None
+    rank: int
+    clip: ShownWindow
+    training: ShownWindow
+
+
+def pairs_to_show(
+    copies: Mapping[str, Any], most: int
+) -> list[tuple[str | None, int, Mapping[str, Any]]]:
+    """The pairs that get pictures and players.
+
+    In turns: the most similar pair of each generated corpus and of the real clips, then the next
+    ones.
+
+    Args:
+        copies: of metrics.json.
+        most: pairs.
+
+    Returns:
+        Corpus, None for the real clips, rank and pair, see `ShownPair`.
+    """
+    pairs = {
+        name: row["pairs"][:PAIRS_OF_CORPUS]
+        for name, row in copies["corpora"].items()
+        if name != "real"
+    }
+    rows = {**pairs, None: copies["real_pairs"][:REAL_PAIRS]}
+    turns = (
+        (name, rank, some[rank])
+        for rank in range(PAIRS_OF_CORPUS)
+        for name, some in rows.items()
+        if rank < len(some)
+    )
+    return list(islice(turns, most))
+
+
+def copy_lines(copies: Mapping[str, Any] | None) -> Iterator[str]:
+    """One line per corpus, below one with what was searched; none without a search."""
+    if copies is None:
+        return
+    threshold, training = copies["threshold"], copies["training"]
+    limit = f"from a similarity of {threshold['value'] or 0:.3f} on"
+    yield (
+        f"copies: {limit if threshold['value'] is not None else 'no threshold'}; "
+        f"{training['clips']} of {training['of']} training clips searched"
+    )
+    if threshold["why"]:
+        yield f"note: copies have no threshold: {threshold['why']}"
+    shown = {f"{name} (test)" if name == "real" else name: row for name, row in
+             copies["corpora"].items()}  # fmt: skip
+    width = max(map(len, shown))
+    yield f"{'corpus':<{width}}  clips  {'copies':>7}  {'95 % interval':<16}  most similar"
+    for name, row in shown.items():
+        share, interval, best = row["share"], "", "–"
+        if share["value"] is not None:
+            interval = f"{share['low']:6.1%} – {share['high']:6.1%}"
+        if row["pairs"]:
+            pair = row["pairs"][0]
+            best = f"{pair['similarity']:.3f}  {pair['clip_id']}, {pair['training_clip']}"
+        yield (
+            f"{name:<{width}}  {row['clips']:5d}  {written(share, 'percent'):>7}  "
+            f"{interval:<16}  {best}"
+        )
+
+
+def shown_copies(
+    copies: Mapping[str, Any] | None, cards: Mapping[tuple[str | None, int], Any]
+) -> dict[str, Any] | None:
+    """What the page shows of the copies.
+
+    Args:
+        copies: of metrics.json; None without a search.
+        cards: of the clip and of the training clip, by corpus and rank of the pair.
+
+    Returns:
+        The same, with `cards` and `flagged` in each pair.
+    """
+    if copies is None:
+        return None
+    limit = copies["threshold"]["value"]
+
+    def dressed(corpus: str | None, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                **pair,
+                "cards": cards.get((corpus, rank)),
+                "flagged": limit is not None and pair["similarity"] >= limit,
+            }
+            for rank, pair in enumerate(pairs)
+        ]
+
+    corpora = {
+        name: {**row, "pairs": dressed(name, row["pairs"])}
+        for name, row in copies["corpora"].items()
+    }
+    return {**copies, "corpora": corpora, "real_pairs": dressed(None, copies["real_pairs"])}
