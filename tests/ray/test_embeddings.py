@@ -205,7 +205,7 @@ def test_a_rerun_computes_nothing_and_a_change_what_it_concerns(
     folders = {name: finished_features(name, config) for name in CORPORA}
     predictions = str(evaluated["output"] / "predictions")
     made = embed_corpora(source, folders, predictions, str(folder / "conv"))
-    assert (made["embed"], made["done"]) == (1, len(before) // 2 - 1)
+    assert (made["derive"], made["done"]) == (1, len(before) // 2 - 1)
 
     other = write_model(tmp_path / "other.onnx", size=7)
     changed = copy.deepcopy(tree)

@@ -11,7 +11,7 @@ import yaml
 
 from raysound import settings
 from raysound.config import UserError, apply_override, from_tree, known_keys, load, nearest, places
-from raysound.settings import Adam, Config, FeatureSettings, StepLR
+from raysound.settings import Adam, Config, CopiesSettings, FeatureSettings, StepLR
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
 STEP = ["training.scheduler.name=StepLR", "training.scheduler.step_size=5"]
@@ -791,6 +791,17 @@ def test_files_of_weights_are_absolute_where_they_are_searched_too(least, monkey
     assert places(config)["model.weights"] == str(tmp_path / "a.pt")
     choice = config.search.space["model.weights"].choice
     assert choice == (None, str(tmp_path / "b.pt"), "s3://bucket/c.pt")
+
+
+def test_copies_are_off_or_have_defaults(least, tmp_path):
+    assert load(least, []).evaluation.copies is None
+    config = load(least, ["evaluation.copies={}"])
+    assert config.evaluation.copies == CopiesSettings(rate=0.01, training_windows=50_000)
+    assert load(written(tmp_path, config.to_yaml())) == config
+    assert load(least, ["evaluation.copies.rate=0.05"]).evaluation.copies.rate == 0.05
+    for wrong in ("rate=0", "rate=1", "training_windows=0", "training_windows=1.5"):
+        key = wrong.partition("=")[0]
+        assert f"evaluation.copies.{key}: " in fault(least, f"evaluation.copies.{wrong}")
 
 
 EMBEDDING = "{path: a.onnx, sample_rate: 32000, clip_length: 10}"

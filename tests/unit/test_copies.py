@@ -222,6 +222,22 @@ def test_the_group_of_a_training_clip_is_not_compared(reference, waves) -> None:
     assert (alone.similarity == -1).all()
 
 
+def test_some_training_clips_are_searched_as_all_are(reference, waves) -> None:
+    """Groups of several windows: each finds the best of another group, however large its own is."""
+    doubled = Reference.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
+    groups = np.array([*(np.arange(CLIPS) // 20), 7, 8, 9])
+    whole = find_copies(doubled.patches, doubled, k=2, excluded=groups)
+    assert whole.index[:3].tolist() == [CLIPS, CLIPS + 1, CLIPS + 2]
+    assert (groups[whole.index] != groups).all()
+
+    some = np.array([1, 5, CLIPS])
+    found = find_copies(doubled.patches[some], doubled, k=2, excluded=groups, own=groups[some])
+    assert found.index.tolist() == whole.index[some].tolist()
+    assert found.similarity == pytest.approx(whole.similarity[some], abs=1e-6)
+    with pytest.raises(ValueError, match="2 and 27 groups for 3 windows and 27 training windows"):
+        find_copies(doubled.patches[some], doubled, excluded=groups, own=groups[:2])
+
+
 def test_patches_do_not_depend_on_the_level_and_average_short_frames() -> None:
     log_mel = np.random.default_rng(0).uniform(-9, 0, size=(2, 8, 101)).astype(np.float32)
 

@@ -7,14 +7,13 @@ import pyarrow as pa
 import pytest
 
 from raysound.config import UserError
+from raysound.derived_parts import PART_KEY, DerivedNote, write_derived
 from raysound.embedding_parts import (
-    PART_KEY,
-    EmbeddingNote,
     EmbeddingSource,
     mean_of_windows,
     sample_of_parts,
     window_settings,
-    write_part,
+    with_embedding,
 )
 from raysound.metrics.selection import keys
 from raysound.predictions import as_array, part_uri, part_uris, read_metadata, read_rows
@@ -76,8 +75,8 @@ def test_a_sample_holds_the_clips_with_the_smallest_hashes(tmp_path: Path) -> No
             "label": pa.nulls(len(names[rows]), pa.string()),
         })  # fmt: skip
         uri = part_uri(str(tmp_path), "real", part)
-        write_part(uri, clips, embedding[rows], "digest")
-        assert read_metadata(uri, PART_KEY, EmbeddingNote) == ("digest", len(clips))
+        write_derived(uri, with_embedding(clips, embedding[rows]), "digest")
+        assert read_metadata(uri, PART_KEY, DerivedNote) == ("digest", len(clips))
 
     for is_train in (True, False):
         own = [place for place in range(60) if (splits[place] == "train") == is_train]

@@ -74,6 +74,23 @@ def test_of_a_long_clip_only_the_first_window_is_decoded(
     assert np.abs(sound - ramp[:4000]).max() < 1e-4
 
 
+def test_any_window_of_a_clip_is_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wav = tmp_path / "a.wav"
+    ramp = np.linspace(0, 1, 12_000)
+    soundfile.write(wav, ramp, 8000, subtype="FLOAT")
+
+    shown = examples.load_window("mine", "a.wav", str(wav), SETTINGS, 2)
+
+    assert shown is not None
+    assert shown.log_mel.shape == (20, 51)
+    sound, _ = soundfile.read(io.BytesIO(shown.audio))
+    assert np.abs(sound - ramp[8000:]).max() < 1e-4
+    assert examples.load_window("mine", "a.wav", str(wav), SETTINGS, 3) is None
+    assert "mine: a.wav can't be shown in the report: ends before its window 4" in caplog.text
+
+
 def test_a_clip_that_is_gone_is_told_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

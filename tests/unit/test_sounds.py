@@ -12,7 +12,7 @@ import pytest
 
 from raysound.audio import Reject
 from raysound.manifest import SCHEMA, read_corpus
-from raysound.sounds import open_sounds
+from raysound.sounds import open_chosen, open_sounds
 
 # Bytes of a sound; what is in them is not the reader's concern.
 SIZE = 5000
@@ -118,6 +118,30 @@ def test_listed_clips_lead_back_to_their_bytes(tmp_path, by):
     assert contents(rows.take([3, 4, 19, 29])) == [sounds[number] for number in (3, 4, 19, 29)]
     both = pa.concat_tables([rows.slice(28), tars.slice(0, 2), rows.slice(5, 1)])
     assert contents(both) == [sounds[number] for number in (28, 29, 0, 1, 5)]
+
+
+def test_chosen_clips_are_found_in_any_order(tmp_path):
+    """Rows of several row groups, members of a tar file and files, one of them twice."""
+    sounds = sounds_of(40)
+    write_parquet(tmp_path / "a.parquet", sounds[:30], row_group_size=7)
+    write_tar(tmp_path / "b.tar", {f"dog/{n}.wav": sounds[n] for n in range(30, 40)})
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "c.wav").write_bytes(b"sound")
+    packed = pa.concat_tables(
+        read_corpus(str(tmp_path / name), lambda note: None) for name in ("a.parquet", "b.tar")
+    )
+    plain = manifest([{"path": str(tmp_path / "dog" / "c.wav"), "size": 5}])
+    clips = pa.concat_tables([packed, plain])
+    order = [*np.random.default_rng(0).permutation(len(clips)).tolist(), 3]
+    expected = {row["clip_id"]: content(next(open_sounds(clips.slice(place, 1))))
+                for place, row in enumerate(clips.to_pylist())}  # fmt: skip
+
+    found = {place: content(sound) for place, sound in open_chosen(clips.take(order))}
+
+    assert sorted(found) == list(range(len(order)))
+    for place, row in enumerate(order):
+        assert found[place] == expected[clips["clip_id"][row].as_py()]
+    assert set(found.values()) == {*sounds, b"sound"}
 
 
 def test_a_row_without_bytes_is_a_reject(tmp_path):
