@@ -74,9 +74,7 @@ def test_of_a_long_clip_only_the_first_window_is_decoded(
     assert np.abs(sound - ramp[:4000]).max() < 1e-4
 
 
-def test_any_window_of_a_clip_is_shown(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_any_window_of_a_clip_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wav = tmp_path / "a.wav"
     ramp = np.linspace(0, 1, 12_000)
     soundfile.write(wav, ramp, 8000, subtype="FLOAT")
