@@ -10,7 +10,9 @@ from raysound.metrics.anchors import sanity
 from raysound.metrics.classification import classification_report
 from raysound.metrics.declarations import METRICS_SCHEMA
 from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
+from raysound.metrics.intervals import share_measure
 from raysound.metrics.ranking import ranking
+from raysound.report.copies import ShownPair, ShownWindow
 from raysound.report.maps import MapPoint
 from raysound.report.page import REJECTS_SHOWN, Example, Rejects, kind_of, render
 
@@ -140,6 +142,38 @@ def example(**changes):
         "seconds_per_frame": 0.02,
     }
     return Example(**fields | changes)
+
+
+def pair(clip_id, training_clip, similarity=0.95, lag=0.4, **changes):
+    """A clip and its most similar training clip, as metrics.json has them."""
+    named = {"clip_id": clip_id, "window": 0, "training_clip": training_clip, "training_window": 0}
+    return named | {"similarity": similarity, "lag": lag} | changes
+
+
+def copies_of(corpora, **changes):
+    """Copies of some corpora: of each generated one a fifth, and twelve similar pairs."""
+    found = {}
+    for name, row in corpora.items():
+        pairs = [
+            pair(f"{name}/{n}.wav", f"real/{n}.wav", 0.95 - n / 20, 0.4 - n / 10)
+            for n in range(min(10, row["clips"]))
+        ]
+        copied = 0 if row["role"] == "real" else row["clips"] // 5
+        share = share_measure(copied, row["clips"])
+        found[name] = {"clips": row["clips"], "share": share, "pairs": pairs}
+    return {
+        "rate": 0.01,
+        "threshold": {"value": 0.88, "clips": 120, "why": ""},
+        "training": {"clips": 100, "of": 120, "windows": 100, "digest": "x"},
+        "real_pairs": [pair("real/a.wav", "real/b.wav", 0.97, 0), pair("real/c.wav", "real/d.wav")],
+        "corpora": found,
+    } | changes
+
+
+def shown_pair(corpus, rank, level=0.0):
+    """Two windows to look at and to listen to."""
+    log_mel = example().log_mel + np.float32(level)
+    return ShownPair(corpus, rank, *[ShownWindow(log_mel, FLAC, 0.02)] * 2)
 
 
 def cells_of(corpora):

@@ -114,7 +114,8 @@ def shown_copies(
         cards: of the clip and of the training clip, by corpus and rank of the pair.
 
     Returns:
-        The same, with `cards` and `flagged` in each pair.
+        The same, with `cards` and `flagged` in each pair, and `order`, the generated corpora that
+        have pairs, those with the most copies first.
     """
     if copies is None:
         return None
@@ -134,4 +135,11 @@ def shown_copies(
         name: {**row, "pairs": dressed(name, row["pairs"])}
         for name, row in copies["corpora"].items()
     }
-    return {**copies, "corpora": corpora, "real_pairs": dressed(None, copies["real_pairs"])}
+    order = sorted(
+        (name for name, row in corpora.items() if name != "real" and row["pairs"]),
+        key=lambda name: (
+            -(corpora[name]["share"]["value"] or 0), -corpora[name]["pairs"][0]["similarity"]
+        ),
+    )  # fmt: skip
+    real_pairs = dressed(None, copies["real_pairs"])
+    return {**copies, "corpora": corpora, "order": order, "real_pairs": real_pairs}

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from tests.report_sample import LABELS, corpus, example, metrics, metrics_of, page
+from tests.report_sample import (
+    LABELS,
+    copies_of,
+    corpus,
+    example,
+    metrics,
+    metrics_of,
+    page,
+    pair,
+    shown_pair,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM = CHROMIUM or shutil.which("google-chrome")
@@ -136,6 +146,41 @@ def test_a_clip_is_played(opened: Callable[..., Page]) -> None:
 
     assert audio.evaluate("audio => audio.duration") == pytest.approx(1, abs=0.05)
     assert audio.evaluate("audio => audio.error") is None
+
+
+def test_a_clip_stands_beside_the_training_clip_that_it_resembles(
+    opened: Callable[..., Page],
+) -> None:
+    """Two players a pair, which play; below each other on a phone."""
+    given = metrics()
+    copies = copies_of(given["corpora"])
+    copies["corpora"]["faithful"]["pairs"][0] = pair(f"{QUOTES}{SCRIPT}", QUOTES, 0.99)
+    html = page(
+        metrics=given | {"copies": copies},
+        pairs=[shown_pair("faithful", 0), shown_pair("faithful", 1), shown_pair(None, 0)],
+    )
+    tab = opened(html)
+    section = tab.locator("#copies")
+    pairs = section.locator(".pair")
+    assert pairs.count() == 3
+    assert [pairs.nth(place).locator("audio").count() for place in range(3)] == [2, 2, 2]
+    first = pairs.first
+    assert first.locator("p.clip").all_inner_texts() == [f"{QUOTES}{SCRIPT}", QUOTES]
+    left, right = (picture.bounding_box() for picture in first.locator("img").all())
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] < right["x"]
+    for audio in first.locator("audio").all():
+        audio.evaluate("audio => audio.play()")
+        assert audio.evaluate("audio => audio.error") is None
+    assert not pairs.nth(2).is_visible()
+    section.locator("summary", has_text="Training clips of different groups").click()
+    assert pairs.nth(2).is_visible()
+    assert tab.evaluate("window.hurt") is None
+
+    phone = opened(html, viewport={"width": 360, "height": 740})
+    assert phone.evaluate("document.documentElement.scrollWidth") == 360
+    above, below = (box.bounding_box() for box in phone.locator("#copies .pair img").all()[:2])
+    assert above["y"] + above["height"] < below["y"]
 
 
 def test_a_corpus_goes_from_the_map_and_comes_back(opened: Callable[..., Page]) -> None:

@@ -239,3 +239,33 @@ def test_what_is_no_metrics_json_is_told(tmp_path: Path, content: str | None, to
 
     with pytest.raises(UserError, match=told):
         read_metrics(str(uri))
+
+
+def with_copies(copied: int, value: float | None = 0.9, digest: str = "x") -> dict[str, Any]:
+    """Metrics of one generated corpus of 100 clips, some of which are copies."""
+    found = metrics(gan=row(50, 100))
+    found["copies"] = {
+        "threshold": {"value": value},
+        "training": {"digest": digest},
+        "corpora": {"gan": {"share": share_measure(copied, 100)}},
+    }
+    return found
+
+
+def test_fewer_copies_are_better_where_they_were_searched_alike() -> None:
+    def verdicts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        return [one["verdict"] for one in compare(old, new) if one["metric"] == "copies.share"]
+
+    assert verdicts(with_copies(40), with_copies(5)) == ["better"]
+    assert verdicts(with_copies(5), with_copies(40)) == ["worse"]
+    assert verdicts(with_copies(5), with_copies(6)) == ["no significant difference"]
+    for other in (with_copies(5, value=0.8), with_copies(5, digest="y")):
+        assert verdicts(with_copies(40), other) == []
+        assert list(left_out(with_copies(40), other)) == [
+            "not compared: the share of copies: training clips or threshold differ"
+        ]
+    assert verdicts(metrics(gan=row(5, 9)), with_copies(5)) == []
+    assert list(left_out(metrics(gan=row(5, 9)), with_copies(5))) == [
+        "not compared: the share of copies, which only the second has"
+    ]
+    assert list(left_out(with_copies(1), with_copies(2))) == []

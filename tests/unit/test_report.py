@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.intervals import difference, share_measure
 from raysound.report import maps, pictures
+from raysound.report.copies import copy_lines, pairs_to_show
 from raysound.report.embeddings import embedding_lines
 from raysound.report.maps import MapPoint
 from raysound.report.measures import number
@@ -23,14 +24,17 @@ from tests.report_sample import (
     FLAC,
     LABELS,
     cells_of,
+    copies_of,
     corpus,
     example,
     history,
     metrics,
     metrics_of,
     numbers,
+    pair,
     points_of,
     rejects_of,
+    shown_pair,
 )
 from tests.report_sample import page as html
 
@@ -322,6 +326,120 @@ def test_other_embeddings_have_a_table_each():
     assert len(lines) == 1 + 2 * len(rows)
     assert {len(line) for line in lines} == {len(lines[0])}
     assert list(embedding_lines({})) == []
+
+
+@pytest.mark.parametrize("evil", [SCRIPT, BREAKOUT])
+def test_names_of_copies_do_nothing(evil):
+    corpora = {"real": corpus("real", 9, 12), evil: corpus("generated", 7, 12)}
+    copies = copies_of(corpora, real_pairs=[pair(evil, evil)])
+    copies["corpora"][evil]["pairs"] = [pair(evil, evil)]
+    copies["threshold"] = {"value": None, "clips": 0, "why": evil}
+    given = metrics_of(corpora) | {"copies": copies}
+    tree = page(metrics=given, pairs=[shown_pair(evil, 0), shown_pair(None, 0)])
+
+    assert_harmless(tree)
+    section = tree.one("section", id="copies")
+    assert section.one("p", class_="intro").text.endswith(f"called a copy: {evil}.")
+    for card in section.all("li", class_="pair"):
+        assert [clip.text for clip in card.all("p", class_="clip")] == [evil, evil]
+        assert [audio.attributes["aria-label"] for audio in card.all("audio")] == [evil, evil]
+
+
+def with_copies(**changes):
+    """Metrics with copies, which are changed."""
+    given = metrics()
+    return given | {"copies": copies_of(given["corpora"], **changes)}
+
+
+def test_copies_have_a_section_with_shares_and_pairs_side_by_side():
+    """Two pictures and two players a pair that is shown, all pairs in a list."""
+    assert 'id="copies"' not in html()
+    pairs = [shown_pair("faithful", 0), shown_pair("faithful", 2), shown_pair(None, 0)]
+    given = with_copies()
+    given["copies"]["corpora"]["faithful"]["share"] = share_measure(30, 100)
+    tree = page(metrics=given, pairs=pairs)
+
+    assert_harmless(tree)
+    section = tree.one("section", id="copies")
+    intro = section.one("p", class_="intro").text
+    assert "the most similar of 100 of 120 training clips" in intro
+    assert "from a similarity of 0.880 on" in intro
+    assert "probability of at most 1%: it is calibrated on 120 training clips" in intro
+    rows = {row.attributes["data-copies"]: row for row in section.all("tr")
+            if "data-copies" in row.attributes}  # fmt: skip
+    assert list(rows) == ["real", "faithful", "poor", "empty"]
+    values = {name: row.one("td", class_="measure") for name, row in rows.items()}
+    assert values["poor"].one("span").text == "20.0%"
+    assert values["poor"].one("small").text == "13.3% to 28.9%"
+    assert values["empty"].one("span").text == "–"
+    cards = list(section.all("li", class_="pair"))
+    assert [len(list(card.all("img"))) for card in cards] == [2, 2, 2]
+    assert [len(list(card.all("audio"))) for card in cards] == [2, 2, 2]
+    words = [card.one("p", class_="decision").text for card in cards]
+    assert words == [
+        "copy: similarity 0.950, 0.40 s later than in the training clip",
+        "no copy: similarity 0.850, 0.20 s later than in the training clip",
+        "similarity 0.970, at the same time",
+    ]
+    names = [clip.text for clip in cards[0].all("p", class_="clip")]
+    assert names == ["faithful/0.wav", "real/0.wav"]
+    summaries = [part.one("summary").text for part in section.all("details")]
+    assert [text.split()[0] for text in summaries] == ["faithful", "poor", "Training"]
+    lists = list(section.all("table", class_="rejects"))
+    assert [len(list(one.one("tbody").all("tr"))) for one in lists] == [10, 10, 2]
+    cells = [cell.text for cell in list(lists[0].one("tbody").all("tr"))[5].all("td")]
+    assert cells == ["real/5.wav", "0.700", "−0.10", "no"]
+
+
+def test_without_a_threshold_nothing_is_called_a_copy():
+    why = "9 real clips: a threshold at 1.00% needs 99 or more"
+    none = {"value": None, "clips": 9, "why": why}
+    tree = page(metrics=with_copies(threshold=none), pairs=[shown_pair("poor", 1)])
+
+    section = tree.one("section", id="copies")
+    intro = section.one("p", class_="intro").text
+    assert f"There is no threshold, so no clip is called a copy: {why}." in intro
+    words = section.one("li", class_="pair").one("p", class_="decision").text
+    assert words == "similarity 0.900, 0.30 s later than in the training clip"
+    assert [cell.text for cell in section.one("table", class_="rejects").all("th")][-2:] != ["Copy"]
+    lines = list(copy_lines(with_copies(threshold=none)["copies"]))
+    assert lines[:2] == [
+        "copies: no threshold; 100 of 120 training clips searched",
+        f"note: copies have no threshold: {why}",
+    ]
+
+
+def test_the_colours_of_pairs_are_those_of_the_examples():
+    """One scale for the page: a pair that is louder than all examples widens it."""
+    narrow, wide = (
+        html(metrics=with_copies(), pairs=[shown_pair("poor", 0, level)]) for level in (0, 20)
+    )
+    high = re.compile(r'alt="from dark to bright"> (\S+)</span>')
+    assert float(high.search(wide)[1]) - float(high.search(narrow)[1]) == pytest.approx(20, abs=0.2)
+
+
+def test_copies_are_lines_of_text():
+    lines = list(copy_lines(with_copies()["copies"]))
+    assert lines[0] == ("copies: from a similarity of 0.880 on; 100 of 120 training clips searched")
+    rows = {line.split()[0]: line.split() for line in lines[2:]}
+    assert list(rows) == ["poor", "empty", "real", "faithful"]
+    assert rows["poor"][1:] == [
+        "100", "20.0%", "13.3%", "–", "28.9%", "0.950", "poor/0.wav,", "real/0.wav",
+    ]  # fmt: skip
+    assert rows["empty"] == ["empty", "0", "–", "–"]
+    assert list(copy_lines(None)) == []
+
+
+def test_pairs_are_shown_in_turns():
+    """The most similar ones of each corpus and of the real clips first."""
+    copies = with_copies()["copies"]
+    copies["corpora"]["poor"]["pairs"] = [pair("p.wav", "q.wav")]
+    shown = [(name, rank) for name, rank, _ in pairs_to_show(copies, 100)]
+    assert shown == [
+        ("poor", 0), ("faithful", 0), (None, 0), ("faithful", 1), (None, 1), ("faithful", 2),
+    ]  # fmt: skip
+    assert [(name, rank) for name, rank, _ in pairs_to_show(copies, 4)] == shown[:4]
+    assert pairs_to_show(copies, 0) == []
 
 
 def test_cells_carry_the_clips_behind_them():
