@@ -47,7 +47,7 @@ COPIES = pa.schema(
         ("lag", pa.float32()),
     ]
 )
-# Of `prepare_windows`.
+# Training windows on their way to `merge_windows`: a row a window.
 WINDOWS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -55,9 +55,9 @@ WINDOWS = pa.schema(
         ("vector", pa.large_list(pa.float32())),
     ]
 )
-# What metrics.json says of two clips.
+# Of two clips, in metrics.json.
 PAIR = ("clip_id", "window", "training_clip", "training_window", "similarity", "lag")
-# Of a corpus, there.
+# Pairs of a corpus, in metrics.json.
 PAIRS_KEPT = 10
 
 
@@ -109,7 +109,7 @@ def draw_training(clips: pa.Table, windows: pa.Table, most: int) -> pa.Table:
 
 
 def prepare_windows(shard: str, names: pa.Array, settings: FeatureSettings) -> pa.Table:
-    """What `merge_windows` takes of the windows of some clips of a shard, a row a window."""
+    """WINDOWS of some clips of a shard, for `merge_windows`."""
     tables = [WINDOWS.empty_table()]
     for place, log_mel in log_mels_of(shard, names):
         patch = patches(log_mel, hop_seconds(settings))
@@ -126,7 +126,7 @@ def prepare_windows(shard: str, names: pa.Array, settings: FeatureSettings) -> p
 def merge_windows(
     tables: Sequence[pa.Table], clips: pa.Table, settings: FeatureSettings
 ) -> SearchedClips:
-    """Windows of `prepare_windows`, those of a clip next to each other, as one reference.
+    """One reference from WINDOWS, those of a clip next to each other.
 
     Args:
         tables: of the shards, in their order.
@@ -164,7 +164,7 @@ def search_part(
         row: see `derive_part`.
         training_digest: of the training clips that are searched.
         settings: of the log-mels.
-        training: these clips; None to do no more than look.
+        training: these clips; None writes nothing.
 
     Returns:
         See `derive_part`.

@@ -1,6 +1,6 @@
-"""Parquet that follows the predictions: of the clips of one part, in their order, something else.
+"""Parquet files with the clips of the predictions, a part a shard: one made, one looked up.
 
-Other embeddings and the most similar training clips are kept so.
+They hold other embeddings than the classifier's, and the most similar training clips.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from raysound.part_scoring import digest
 from raysound.predictions import read_metadata
 
 PART_KEY = b"raysound.derived"
-# What is to be done with a part: nothing, or all.
+# Of a part: it is there, or is to be made.
 DONE, DERIVE = "done", "derive"
 
 
-class DerivedNote(NamedTuple):
-    """What a part says of itself, kept in its Parquet metadata.
+class DerivedRecord(NamedTuple):
+    """The record of a part, kept in its Parquet metadata.
 
     Attributes:
-        digest: stands for all that it was made from.
+        digest: of the shard, the clips and the source.
         clips: rows of the part.
     """
 
@@ -43,12 +43,12 @@ def derive_part(
     Args:
         row: `shard` (URI of the log-mels), `scored` (of the part of the predictions) and `part` (of
             the file to write).
-        source: digest of all that the part depends on beside the shard and the clips.
+        source: digest; together with the shard and the clips it determines the part.
         derive: takes the shard and `clip_id`, `split` and `label` of the clips that the classifier
-            scored, and returns the table to write; None to do no more than look.
+            scored, and returns the table to write; None writes nothing.
 
     Returns:
-        `todo`: what had to be done, or has to be, DONE or DERIVE.
+        `todo`: DONE, or DERIVE where the part was missing or of another digest.
     """
     record = features.read_record(row["shard"])
     if record is None:
@@ -64,16 +64,16 @@ def derive_part(
 
 
 def is_derived(uri: str, wanted: str) -> bool:
-    """Whether a file is there and was made from what a digest stands for."""
-    note = read_metadata(uri, PART_KEY, DerivedNote)
-    return note is not None and note.digest == wanted
+    """Whether there is a file with this digest."""
+    record = read_metadata(uri, PART_KEY, DerivedRecord)
+    return record is not None and record.digest == wanted
 
 
 def write_derived(uri: str, table: pa.Table, wanted: str) -> None:
-    """Writes a table with its note as one Parquet file, which appears whole."""
-    note = json.dumps(DerivedNote(wanted, len(table))._asdict())
+    """Writes a table with its record as one Parquet file, which appears whole."""
+    record = json.dumps(DerivedRecord(wanted, len(table))._asdict())
     storage.write_table(
-        uri, table.replace_schema_metadata({PART_KEY: note}), compression="zstd",
+        uri, table.replace_schema_metadata({PART_KEY: record}), compression="zstd",
         use_dictionary=["split", "label"],
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ def copy_metrics(
 ) -> dict[str, Any] | None:
     """Finds the most similar training clip of all other clips that the classifier scored.
 
-    What is there for the same clips and training clips is left as it is.
+    Parts that are there for the same clips and training clips are left as they are.
 
     Args:
         config: the experiment.

@@ -1,4 +1,4 @@
-"""The clips that the report shows: where they lie, and what a person sees and hears of them."""
+"""The clips of the report, with spectrogram and sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of training clips: as lines of text, and as what the page shows."""
+"""Copies of training clips, as lines of text and for the page."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pairs_to_show(
 
 
 def copy_lines(copies: Mapping[str, Any] | None) -> Iterator[str]:
-    """One line per corpus, below one with what was searched; none without a search."""
+    """The threshold and the training clips, then one line per corpus; none without a search."""
     if copies is None:
         return
     threshold, training = copies["threshold"], copies["training"]
@@ -107,7 +107,7 @@ def copy_lines(copies: Mapping[str, Any] | None) -> Iterator[str]:
 def shown_copies(
     copies: Mapping[str, Any] | None, cards: Mapping[tuple[str | None, int], Any]
 ) -> dict[str, Any] | None:
-    """What the page shows of the copies.
+    """`copies` of metrics.json with all that the template needs.
 
     Args:
         copies: of metrics.json; None without a search.

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from raysound.config import UserError
-from raysound.derived_parts import PART_KEY, DerivedNote, write_derived
+from raysound.derived_parts import PART_KEY, DerivedRecord, write_derived
 from raysound.embedding_parts import (
     EmbeddingSource,
     mean_of_windows,
@@ -76,7 +76,7 @@ def test_a_sample_holds_the_clips_with_the_smallest_hashes(tmp_path: Path) -> No
         })  # fmt: skip
         uri = part_uri(str(tmp_path), "real", part)
         write_derived(uri, with_embedding(clips, embedding[rows]), "digest")
-        assert read_metadata(uri, PART_KEY, DerivedNote) == ("digest", len(clips))
+        assert read_metadata(uri, PART_KEY, DerivedRecord) == ("digest", len(clips))
 
     for is_train in (True, False):
         own = [place for place in range(60) if (splits[place] == "train") == is_train]
