@@ -150,7 +150,11 @@ def merge_windows(
         vectors[rows] = as_array(table["vector"])
     centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     seconds = hop_seconds(settings) * (settings.n_frames // frames)
-    reference = Reference(windows, centre, normalised(vectors, centre), seconds)
+    # In place: at 50,000 windows a copy takes 0.2 GB.
+    for start in range(0, len(vectors), WINDOWS_TOGETHER):
+        some = vectors[start : start + WINDOWS_TOGETHER]
+        some[:] = normalised(some, centre)
+    reference = Reference(windows, centre, vectors, seconds)
     return SearchedClips(clips, clip, group[clip].astype(np.int64), reference)
 
 
