@@ -65,28 +65,25 @@ def chosen_pairs(
     if copies is None:
         return []
     chosen = pairs_to_show(copies, int(PAIRS_SHARE * room) // 2)
-    wanted: dict[str, list[tuple[str, int]]] = {name: [] for name in folders}
-    sides = []
-    for corpus, _, pair in chosen:
-        clip = corpus or "real", (pair["clip_id"], pair["window"])
-        training = "real", (pair["training_clip"], pair["training_window"])
-        sides.append((clip, training))
-        for name, window in (clip, training):
-            wanted[name].append(window)
-    calls = [(folders[name], [clip for clip, _ in some]) for name, some in wanted.items()]
-    loaded = {
-        (name, wanted[name][place]): examples.load_window(
-            name, wanted[name][place][0], sound, config.features, wanted[name][place][1]
+    sides = [
+        (
+            (corpus or "real", pair["clip_id"], pair["window"]),
+            ("real", pair["training_clip"], pair["training_window"]),
         )
-        for name, clips in zip(wanted, run_remote_all(places_of, calls), strict=True)
-        for place, sound in open_chosen(clips)
-    }
-    found = [
-        (corpus, rank, loaded[clip], loaded[training])
-        for (corpus, rank, _), (clip, training) in zip(chosen, sides, strict=True)
+        for corpus, _, pair in chosen
     ]
+    wanted = [[one for pair in sides for one in pair if one[0] == name] for name in folders]
+    calls = [
+        (folder, [clip for _, clip, _ in some])
+        for folder, some in zip(folders.values(), wanted, strict=True)
+    ]
+    loaded = {}
+    for some, clips in zip(wanted, run_remote_all(places_of, calls), strict=True):
+        for place, sound in open_chosen(clips):
+            name, clip, number = some[place]
+            loaded[some[place]] = examples.load_window(name, clip, sound, config.features, number)
     return [
-        ShownPair(corpus, rank, clip, training)
-        for corpus, rank, clip, training in found
-        if clip is not None and training is not None
+        ShownPair(corpus, rank, one, other)
+        for (corpus, rank, _), (clip, training) in zip(chosen, sides, strict=True)
+        if (one := loaded[clip]) is not None and (other := loaded[training]) is not None
     ]

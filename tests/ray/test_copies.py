@@ -1,6 +1,7 @@
 """Copies of training clips in an evaluation: found, shared out over tasks, cached, shown."""
 
 import copy
+import io
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
+from raysound.distributed.shown import chosen_pairs
 from raysound.predictions import part_uris, read_predictions
 from raysound.report.events import write_events
 from raysound.settings import Config
@@ -383,6 +385,36 @@ def test_page_events_console_and_compare_hold_them(
         "not compared: the share of copies, which only the first has"
     ]
     assert not [row for row in compare(off, metrics) if row["metric"] == "copies.share"]
+
+
+def test_pairs_take_a_quarter_of_the_room_for_sounds(
+    evaluated: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose sound is gone is left out with a warning."""
+    config, copies = evaluated["config"], evaluated["copies"]
+    folders = {name: finished_features(name, config) for name in ("real", "made", "flat")}
+    for room, most in ((1000, 8), (40, 5), (8, 1), (7, 0)):
+        shown = chosen_pairs(copies, folders, config, room)
+        assert len(shown) == most
+        assert [(one.corpus, one.rank) for one in shown[:3]] == [
+            ("made", 0), ("flat", 0), (None, 0)
+        ][:most]  # fmt: skip
+    assert chosen_pairs(None, folders, config, 1000) == []
+    best = copies["corpora"]["made"]["pairs"][0]
+    (one, *_) = chosen_pairs(copies, folders, config, 1000)
+    expected, _ = soundfile.read(Path(config.corpora.real.path) / best["training_clip"])
+    found, _ = soundfile.read(io.BytesIO(one.training.audio))
+    assert np.abs(found - expected).max() < 1e-3
+
+    path = Path(config.corpora.generated["made"]) / best["clip_id"]
+    away = path.rename(tmp_path / "away.wav")
+    try:
+        shown = chosen_pairs(copies, folders, config, 1000)
+    finally:
+        away.rename(path)
+    assert len(shown) == 7
+    assert ("made", 0) not in [(one.corpus, one.rank) for one in shown]
+    assert f"made: {best['clip_id']} can't be shown in the report: no such file" in caplog.text
 
 
 def test_it_is_off_by_default(trained: dict[str, Any]) -> None:
