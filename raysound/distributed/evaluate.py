@@ -18,7 +18,6 @@ from raysound.checkpoint import Checkpoint
 from raysound.config import UserError
 from raysound.distributed import gauges
 from raysound.distributed.embeddings import check_embeddings, embedding_metrics
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.judge import run_folder, split_clips, split_digest
 from raysound.distributed.listing import finished_features
@@ -26,6 +25,7 @@ from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
 from raysound.embedding_parts import EmbeddingSource
+from raysound.history import read_history
 from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
 from raysound.predictions import write_csv

@@ -14,28 +14,25 @@ import torch
 import yaml
 
 from raysound import checkpoint, features
+from raysound.batches import Delivery, epoch_order, prefetched, row_batches
 from raysound.config import UserError, from_tree
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.nodes import workers_held_by
 from raysound.distributed.placement import placement
-from raysound.distributed.train_worker import hardware_for, memory_told
 from raysound.distributed.training_data import (
-    Delivery,
     ShardDatasource,
     SplitStreams,
-    ahead,
     announce_epoch,
-    epoch_order,
     normalisation,
     read_all,
-    row_batches,
     stream,
 )
 from raysound.features import MelStatistics
+from raysound.hardware import hardware_for, memory_told
+from raysound.history import read_history
 from raysound.settings import ComputeSettings, TrainingSettings
 from raysound.storage import read_table
 from raysound.training import Hardware, Metrics, best_epoch
@@ -221,7 +218,7 @@ def test_workers_together_take_each_clip_of_an_epoch_once(
     order = epoch_order(rows, seed=3, epoch=2, balanced=False)
 
     shares = [
-        list(ahead(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
+        list(prefetched(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
         for rank in range(workers)
     ]
 
@@ -392,7 +389,7 @@ from raysound.config import load
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import finished_features
 from raysound.distributed.judge import train_judge
-from raysound.distributed.training_data import fits_in_store
+from raysound.distributed.training_data import (fits_in_store)
 ray.init(
     address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False,
     log_to_driver=False,
