@@ -23,7 +23,7 @@ import ray.train.torch
 from raysound import checkpoint, features, storage
 from raysound.batches import class_weights
 from raysound.checkpoint import Checkpoint
-from raysound.config import UserError
+from raysound.config import UserError, real_corpus
 from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
 from raysound.distributed.connect import first_line
@@ -60,7 +60,7 @@ def split_clips(config: Config, folder: str) -> pa.Table:
         UserError: they can't be split as the config says.
     """
     manifest = read_manifest(folder)
-    return features.without_rejects(assign_split(manifest, config.corpora.real.split), folder)
+    return features.without_rejects(assign_split(manifest, real_corpus(config).split), folder)
 
 
 def split_digest(clips: pa.Table) -> str:

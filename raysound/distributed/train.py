@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import ray
 
 from raysound import checkpoint, storage
-from raysound.config import UserError
+from raysound.config import UserError, real_corpus
 from raysound.corpus_checks import folds_of
 from raysound.cross_validation import by_number, summarise, table
 from raysound.distributed.exclusive import sole_writer
@@ -57,6 +57,7 @@ class Variant(NamedTuple):
 
 def train(config: Config) -> str:
     """Trains the judge, or several, on the real corpus. Returns what the job prints at its end."""
+    real_corpus(config)
     if not config.training.trains_several:
         return f"checkpoint: {train_judge(config)}"
     summary, uri = cross_validate(config)

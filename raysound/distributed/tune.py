@@ -13,7 +13,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from raysound import storage
-from raysound.config import UserError, most_epochs, sampled
+from raysound.config import UserError, most_epochs, real_corpus, sampled
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
@@ -55,6 +55,7 @@ def tune(config: Config) -> str:
     Raises:
         UserError: nothing to search, clips no judge can learn from, or no trial that succeeded.
     """
+    real_corpus(config)
     if not config.search.space:
         raise UserError("search.space is empty: name a setting and what it may be, as in README.md")
     materials, corpora = gathered(config)
@@ -106,7 +107,7 @@ def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
     """Where this search lies: another space, budget, split or corpus has another."""
     identity = {
         "corpora": dict(corpora),
-        "split": config.corpora.real.split.model_dump(mode="json"),
+        "split": real_corpus(config).split.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"features", "model", "training"}),
         "search": config.search.model_dump(mode="json", exclude={"concurrent", "gpus_per_trial"}),
     }
