@@ -30,7 +30,7 @@ from raysound.distributed.connect import first_line
 from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import placement
+from raysound.distributed.placement import placement, reading_tasks
 from raysound.distributed.train_worker import QUALITY, read_progress, train_worker
 from raysound.distributed.training_data import ShardDatasource
 from raysound.history import read_history
@@ -141,7 +141,7 @@ class Material:
             of_run = copy(source)
             if split == "train":
                 of_run.run, of_run.seed = job["run"], job["settings"].seed
-            streams[split] = training_data.stream(of_run)
+            streams[split] = training_data.stream(of_run, reading_tasks(job["compute"]))
         return streams
 
 

@@ -21,7 +21,7 @@ from raysound import features, storage
 from raysound.batches import Delivery, Rows
 from raysound.config import UserError
 from raysound.distributed.failures import finite_retries
-from raysound.distributed.session import cluster_cpus, run_remote_all
+from raysound.distributed.session import run_remote_all
 from raysound.features import MelStatistics
 from raysound.scoring import Normalisation
 from raysound.training import Batch
@@ -125,14 +125,17 @@ def next_epoch(run: str) -> int:
         return 1
 
 
-def stream(source: ShardDatasource) -> ray.data.Dataset:
-    """The windows of some clips, read anew each epoch: for what the object store can't hold."""
+def stream(source: ShardDatasource, tasks: int) -> ray.data.Dataset:
+    """The windows of some clips, read anew each epoch by `tasks` tasks at a time.
+
+    For what the object store can't hold.
+    """
     # Asking for no CPU: a range of workers may hold every one, and would wait for ever.
     with finite_retries() as retries:
         rows = ray.data.read_datasource(
             source,
             override_num_blocks=len(source.uris),
-            concurrency=max(1, int(cluster_cpus())),
+            concurrency=tasks,
             ray_remote_args={"num_cpus": 0, **retries},
         )
     # The buffer that shuffles then draws the same batches from the same seed.

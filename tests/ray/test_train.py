@@ -21,7 +21,7 @@ from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.nodes import workers_held_by
-from raysound.distributed.placement import placement
+from raysound.distributed.placement import placement, reading_tasks
 from raysound.distributed.training_data import (
     ShardDatasource,
     SplitStreams,
@@ -140,7 +140,7 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
     }
 
     if streamed:
-        taken = stream(source_of(folder, clips, labels)).take_all()
+        taken = stream(source_of(folder, clips, labels), 2).take_all()
         fed = [(row["clip_id"], row["target"], row["log_mel"]) for row in taken]
     else:
         rows = read_all(folder, clips, labels)
@@ -160,7 +160,7 @@ def test_streamed_validation_scores_each_clip_once_over_all_workers(
     expected = {split: sorted(rows["clip_id"].to_pylist()) for split, rows in clips.items()}
     shards = SplitStreams().configure(
         {
-            split: stream(source_of(folder, rows, ["high", "low", "mid"]))
+            split: stream(source_of(folder, rows, ["high", "low", "mid"]), 2)
             for split, rows in clips.items()
         },
         2,
@@ -192,7 +192,7 @@ def test_each_epoch_of_a_stream_reads_the_shards_in_an_order_of_its_own(
     labels = ["high", "low", "mid"]
 
     def orders(seed: int, epochs: list[int]) -> list[list[str]]:
-        rows = stream(source_of(folder, clips, labels, run=str(tmp_path), seed=seed))
+        rows = stream(source_of(folder, clips, labels, run=str(tmp_path), seed=seed), 2)
         found = []
         for epoch in epochs:
             announce_epoch(str(tmp_path), epoch)
@@ -253,6 +253,8 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
         scaling, threads = placement(asking(workers=2), is_streamed=is_streamed)
         assert scaling.resources_per_worker == {"CPU": cpus}
         assert threads == 1
+    # On the CPU that the workers leave free.
+    assert reading_tasks(asking(workers=2).compute) == 1
 
 
 @pytest.mark.parametrize(
@@ -389,7 +391,7 @@ from raysound.config import load
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import finished_features
 from raysound.distributed.judge import train_judge
-from raysound.distributed.training_data import (fits_in_store)
+from raysound.distributed.training_data import fits_in_store
 ray.init(
     address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False,
     log_to_driver=False,
