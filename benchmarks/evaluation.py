@@ -141,12 +141,19 @@ def evaluate(folder: str) -> None:
         for _ in range(2):
             score_corpora(folders, names_of_real(), run, config, predictions)
             times.append(time.perf_counter())
-        metrics, selected = measure(config, run, checkpoint.read_note(run), folders, predictions)
+        note = checkpoint.read_note(run)
+        metrics, _, selected, _ = measure(config, run, note, folders, {*folders}, predictions)
         times.append(time.perf_counter())
         points = [point for clips in selected.values() for point in clips.points]
         cells = {name: clips.cells for name, clips in selected.items()}
         page = render(
-            metrics | {"cas": None}, [], [], cells, points, read_rejects(folders), config.to_yaml()
+            metrics | {"cas": None, "embeddings": {}},
+            [],
+            [],
+            cells,
+            points,
+            read_rejects(folders),
+            config.to_yaml(),
         )
         times.append(time.perf_counter())
     seconds = np.diff(times).round(1).tolist()

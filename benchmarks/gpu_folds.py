@@ -26,7 +26,6 @@ import torch
 
 from raysound import features
 from raysound.config import load
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
     describe,
@@ -43,6 +42,7 @@ from raysound.distributed.session import ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train import Variant, variants
 from raysound.distributed.train_worker import train_alone
+from raysound.history import read_history
 from raysound.predictions import read_predictions
 from raysound.settings import Config, FormulaSettings
 

@@ -7,17 +7,21 @@ python benchmarks/training.py --clip-length 5 --sample-rate 44100 --hop-length 4
 Synthesizes sounds, extracts them, and prints two Markdown tables. The first compares clips/s of a
 loop as in PyTorch's tutorial over tensors in memory, of `jobs/train.py` with the features in Ray's
 object store, of the same with the features streamed from Parquet each epoch, and of raysound's step
-alone on data that is on the device already: the same model, batches, precision and threads. The
+alone on data that is on the device already: the same model, batches, precision and threads. It
+counts the epochs without their checkpoints; what these take beside an epoch is printed below. The
 second compares the switches of `compute`, one at a time, with all of them off and all of them on.
 Uses a GPU where there is one. Progress goes to stderr; with `--seconds`, no round starts that would
 not end in time.
 """
 
 import argparse
+import glob
+import os
 import platform
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -27,17 +31,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raysound import storage
+from raysound import batches, storage
 from raysound.config import from_tree
 from raysound.distributed import training_data
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import Material, describe, gather, job_of, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
-from raysound.distributed.train_worker import hardware_for, train_alone
+from raysound.distributed.train_worker import train_alone
+from raysound.hardware import hardware_for
+from raysound.history import read_history
 from raysound.models import build
 from raysound.scoring import Normalisation
 from raysound.settings import Config, FormulaSettings
@@ -64,7 +69,7 @@ SWITCHES = {
     "compile": {"compile": True},
 }
 CPU_SWITCHES = ("bfloat16", "channels_last")
-GPU_SHARE = training_data.GPU_SHARE
+GPU_SHARE = batches.GPU_SHARE
 
 
 def arguments() -> argparse.Namespace:
@@ -110,7 +115,7 @@ def config_for(options: argparse.Namespace, folder: str) -> Config:
 
 
 def plain_loop(
-    rows: training_data.Rows,
+    rows: batches.Rows,
     config: Config,
     hardware: Hardware,
     norm: Normalisation,
@@ -147,17 +152,41 @@ def rate_of(history: list[dict[str, float]]) -> float:
     return median(row["train_clips"] / row["seconds"] for row in history[1:])
 
 
-def under_raysound(config: Config, seed: int, share: float) -> float:
-    """Clips/s of train_judge, with features in the store or streamed."""
+def under_raysound(config: Config, seed: int, share: float, pauses: list[float]) -> float:
+    """Clips/s of train_judge, with features in the store or streamed.
+
+    Appends to `pauses` the seconds between two epochs, in which the first one's checkpoint is
+    written and reported.
+    """
     training_data.STORE_SHARE = share
     tree = config.model_dump()
     tree["training"]["seed"] = seed
-    run = train_judge(Config.model_validate(tree))
-    return rate_of(read_history(storage.join(run, "history.jsonl")))
+    ends: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            files = glob.glob(f"{config.output}/training/*/history.jsonl")
+            last = max((os.path.getmtime(file) for file in files), default=0.0)
+            if last > began and last not in ends:
+                ends.append(last)
+
+    began = time.time()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        run = train_judge(Config.model_validate(tree))
+    finally:
+        done.set()
+        thread.join()
+    history = read_history(storage.join(run, "history.jsonl"))
+    for before, end, row in zip(ends, ends[1:], history[1:], strict=False):
+        pauses.append(end - before - row["seconds"])
+    return rate_of(history)
 
 
 def step_alone(
-    rows: training_data.Rows, config: Config, hardware: Hardware, device: torch.device
+    rows: batches.Rows, config: Config, hardware: Hardware, device: torch.device
 ) -> float:
     """Clips/s of raysound's loop over batches that are on the device already."""
     size = config.training.batch_size
@@ -191,7 +220,7 @@ def with_switches(
     tree = config.model_dump()
     tree["compute"] |= compute
     config = Config.model_validate(tree)
-    training_data.GPU_SHARE = GPU_SHARE if "data kept on the GPU" in on else 0.0
+    batches.GPU_SHARE = GPU_SHARE if "data kept on the GPU" in on else 0.0
     with tempfile.TemporaryDirectory() as run:
         train_alone(job_of(config, material, describe(config, material), run, threads), device, {})
         return rate_of(read_history(storage.join(run, "history.jsonl")))
@@ -278,6 +307,7 @@ def compare_ways(
     gpu = device.type == "cuda"
     hardware = hardware_for(device, config.compute)
     torch.backends.cudnn.benchmark = gpu
+    pauses: list[float] = []
     rates = repeated(
         options.rounds,
         {
@@ -285,10 +315,10 @@ def compare_ways(
                 rows, config, hardware, norm, device
             ),
             "raysound, features in the object store": lambda seed: under_raysound(
-                config, 2 * seed, 0.4
+                config, 2 * seed, 0.4, pauses
             ),
             "raysound, features streamed from Parquet": lambda seed: under_raysound(
-                config, 2 * seed + 1, 0.0
+                config, 2 * seed + 1, 0.0, pauses
             ),
             "raysound's step alone, data on the device": lambda number: step_alone(
                 rows, config, hardware, device
@@ -302,7 +332,8 @@ def compare_ways(
     for name, values in rates.items():
         of_plain, of_step = (span(ratios(values, of), ".3f") for of in (plain, step))
         print(f"| {name} | {span(values, '.1f')} | {of_plain} | {of_step} | {peak.cells(values)} |")
-    print(f"\n{peak.line()}\n", flush=True)
+    print(f"\n{peak.line()}")
+    print(f"between two epochs: {span(pauses, '.2f')} s for the checkpoint and Ray\n", flush=True)
 
 
 def compare_switches(

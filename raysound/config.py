@@ -20,6 +20,7 @@ from raysound.settings import (
     Embedding,
     Optimizer,
     PopulationBasedTraining,
+    RealCorpus,
     Scheduler,
     TrialScheduler,
 )
@@ -48,6 +49,7 @@ PATH_KEYS = (
     ("model", "weights"),
     ("search", "space", "model.weights", "choice"),
     ("evaluation", "checkpoint"),
+    ("evaluation", "reference"),
     ("evaluation", "embeddings", "*", "path"),
     ("synthesis", "formula", "output"),
     ("synthesis", "griffin_lim", "output"),
@@ -216,6 +218,20 @@ def sampled(config: Config, values: Mapping[str, Any]) -> Config:
     for key in sorted(values, key=lambda key: key.count(".")):
         set_key(tree, key, values[key])
     return from_tree(tree, ", ".join(f"{key}={values[key]}" for key in values))
+
+
+def real_corpus(config: Config) -> RealCorpus:
+    """The real corpus of a config.
+
+    Raises:
+        UserError: it has none, but `evaluation.reference`.
+    """
+    if config.corpora.real is None:
+        raise UserError(
+            "corpora.real is missing, and this step needs the real recordings: with "
+            "evaluation.reference there are jobs/extract.py, jobs/evaluate.py and jobs/pipeline.py"
+        )
+    return config.corpora.real
 
 
 def places(config: Config) -> dict[str, str]:

@@ -8,7 +8,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.config import UserError
+from raysound.config import UserError, real_corpus
 from raysound.layouts import listed, plain_name, shown
 from raysound.settings import Config, SplitSettings
 from raysound.split import assign_split
@@ -117,7 +117,7 @@ def splits_of(clips: pa.Table, config: Config) -> list[SplitSettings]:
     Raises:
         UserError: one a fold, and the corpus has no two.
     """
-    split = config.corpora.real.split
+    split = real_corpus(config).split
     if config.training.folds != "all":
         return [split]
     changed = {"validation_folds": ()}

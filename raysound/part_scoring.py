@@ -22,6 +22,7 @@ from raysound.checkpoint import Checkpoint
 from raysound.metrics.mismatch import sound_of
 from raysound.metrics.nearest import nearest
 from raysound.metrics.neighbours import K, nearest_others, per_clip
+from raysound.metrics.selection import keys
 from raysound.models import Classifier
 from raysound.predictions import (
     COMPARED,
@@ -95,14 +96,17 @@ def digest(*values: Any) -> str:
 
 def classifier_digest(run: str) -> str:
     """Stands for the weights and the note of a trained classifier."""
-    hashes = []
-    for name in (checkpoint.NOTE, checkpoint.WEIGHTS):
-        with storage.open_file(storage.join(run, name)) as file:
-            sha = hashlib.sha256()
-            while block := file.read(1 << 20):
-                sha.update(block)
-        hashes.append(sha.hexdigest())
-    return digest(*hashes)
+    names = (checkpoint.NOTE, checkpoint.WEIGHTS)
+    return digest(*(file_sha256(storage.join(run, name)) for name in names))
+
+
+def file_sha256(uri: str) -> str:
+    """SHA-256 of a file's content, in hex digits."""
+    with storage.open_file(uri) as file:
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None) -> dict[str, Any]:
@@ -261,14 +265,20 @@ def predictions_of(
 
 
 def references_of(parts: Sequence[str]) -> References:
-    """The training clips of some parts, in their order."""
+    """The training clips of some parts, in the order in which samples are drawn."""
     tables = [storage.read_table(uri, ["clip_id", "split", "embedding"]) for uri in parts]
     real = pa.concat_tables([table.filter(pc.equal(table["split"], "train")) for table in tables])
-    embedding = as_array(real["embedding"])
+    order = np.argsort(keys(real["clip_id"].to_pylist()), kind="stable")
+    real = real.take(pa.array(order))
+    return references_from(real["clip_id"].to_pylist(), as_array(real["embedding"]))
+
+
+def references_from(clip_ids: list[str], embedding: np.ndarray) -> References:
+    """Training clips whose embeddings, float32 `(n, size)`, are at hand."""
     near = np.empty((0, K))
     if len(embedding) > K:
         near = nearest_others(embedding.astype(np.float64), K)[1]
-    return References(real["clip_id"].combine_chunks(), embedding, near)
+    return References(pa.array(clip_ids, pa.string()), embedding, near)
 
 
 def set_against(scored: pa.Table, references: References) -> pa.Table:

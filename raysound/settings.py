@@ -151,9 +151,12 @@ class RealCorpus(Section):
 
 
 class CorporaSettings(Section):
-    """One real corpus, any number of generated ones by name."""
+    """One real corpus, any number of generated ones by name.
 
-    real: RealCorpus
+    `real` is left out where `evaluation.reference` stands for it.
+    """
+
+    real: RealCorpus | None = None
     generated: dict[CorpusName, Place] = {}
 
     @model_validator(mode="after")
@@ -166,6 +169,11 @@ class CorporaSettings(Section):
                 "a row of that name; rename the corpus"
             )
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All corpora, `real` first where there is one."""
+        return (*(("real",) if self.real else ()), *self.generated)
 
 
 class Loudness(Section):
@@ -706,10 +714,12 @@ class EvaluationSettings(Section):
     The report shows so many of the hardest and of the most convincing clips of each class and
     corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too,
     `csv` the predictions of each corpus as a CSV file. `embeddings` are further embeddings, by
-    name, in which the distances are computed. `copies` searches copies of training clips.
+    name, in which the distances are computed. `reference` is a file of jobs/reference.py, which
+    stands for the real corpus; it wants `checkpoint`. `copies` searches copies of training clips.
     """
 
     checkpoint: Place | None = None
+    reference: Place | None = None
     batch_size: PositiveInt = 64
     examples: NonNegativeInt = 1
     examples_megabytes: NonNegativeFloat = 12.0
@@ -841,6 +851,32 @@ class Config(Section):
                     f"training.batch_size {self.training.batch_size} can't be split evenly over "
                     f"compute.workers {workers}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _real_clips_or_a_reference(self) -> Config:
+        if self.evaluation.reference is None:
+            if self.corpora.real is None:
+                raise ValueError(
+                    "'corpora.real' is missing: name the real recordings, or name a file of "
+                    "jobs/reference.py as evaluation.reference"
+                )
+            return self
+        if self.corpora.real is not None:
+            raise ValueError(
+                "evaluation.reference stands for the real recordings: leave out corpora.real, or it"
+            )
+        if self.evaluation.checkpoint is None:
+            raise ValueError(
+                "evaluation.reference wants evaluation.checkpoint, the folder of its classifier"
+            )
+        if not self.corpora.generated:
+            raise ValueError("evaluation.reference wants corpora.generated, which it evaluates")
+        if self.evaluation.copies is not None:
+            raise ValueError(
+                "evaluation.copies compares with the real recordings, which evaluation.reference "
+                "does not hold: leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from raysound import checkpoint, storage
 from raysound.cas import CAS_SCHEMA, clips_by_class, equal_clips
-from raysound.config import UserError
+from raysound.config import UserError, real_corpus
 from raysound.corpus_checks import check_classes
 from raysound.distributed.evaluate import (
     check_corpora,
@@ -43,6 +43,7 @@ def cas(config: Config) -> str:
     Raises:
         UserError: there is no generated corpus, no real test clip, or too few classes in common.
     """
+    real_corpus(config)
     names = list(config.corpora.generated)
     if not names:
         raise UserError("the config has no corpora.generated: there is nothing to learn from")

@@ -39,13 +39,15 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
+# Training clips among those of other groups, in the folder of the copies.
+OF_REAL = "training.parquet"
 # Training clips that a task of the calibration searches.
 CLIPS_OF_A_TASK = 100
 
 
 def copy_metrics(
     config: Config,
-    real: pa.Table,
+    real: pa.Table | None,
     folders: Mapping[str, str],
     out: str,
     parts_of_a_task: int = PARTS_OF_A_TASK,
@@ -56,7 +58,8 @@ def copy_metrics(
 
     Args:
         config: the experiment.
-        real: the usable real clips with their `split`, `label` and `group`.
+        real: the usable real clips with their `split`, `label` and `group`; None where they are not
+            at hand, and the config does not ask for copies.
         folders: of the log-mels, by the corpus's name, `real` among them.
         out: folder of the evaluation, with the predictions.
         parts_of_a_task: at most; no result depends on it.
@@ -68,11 +71,11 @@ def copy_metrics(
         UserError: no training clip fits `training_windows`, or a process died each time.
     """
     settings = config.evaluation.copies
-    if settings is None:
+    if settings is None or real is None:
         return None
     folder = storage.join(out, "copies")
-    of_real = storage.join(folder, "training.parquet")
-    parts = derived_parts(folders, storage.join(out, "predictions"), folder, kept=of_real)
+    of_real = storage.join(folder, OF_REAL)
+    parts = derived_parts(folders, storage.join(out, "predictions"), folder, [OF_REAL])
     shards = parts.filter(pc.equal(parts["corpus"], "real"))
     train = real.filter(pc.equal(real["split"], "train"))
     chosen = choose_training(train, shards, settings.training_windows, parts_of_a_task)

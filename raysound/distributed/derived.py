@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from raysound.predictions import part_index, part_uri
 
 
 def derived_parts(
-    folders: Mapping[str, str], predictions: str, folder: str, kept: str | None = None
+    folders: Mapping[str, str], predictions: str, folder: str, others: Collection[str] = ()
 ) -> pa.Table:
     """The parts to write to a folder, in which all others are deleted.
 
@@ -22,13 +22,13 @@ def derived_parts(
         folders: of the log-mels, by the corpus's name.
         predictions: folder of the predictions.
         folder: to write to: `<corpus>/part-NNNNNNNN.parquet`.
-        kept: URI of a file of the folder that is no part and stays.
+        others: corpora, or files, of the folder that stay as they are.
 
     Returns:
         Rows of `corpus`, `shard`, `part` and `scored`, the part of the predictions.
     """
     parts = parts_of(folders, folder)
-    delete_others(parts, folder, kept)
+    delete_others(parts, folder, others)
     scored = [
         part_uri(predictions, corpus, part_index(uri))
         for corpus, uri in zip(parts["corpus"].to_pylist(), parts["part"].to_pylist(), strict=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ from raysound.metrics.fidelity import Reference, fidelity_report, prepare
 from raysound.metrics.sampling import drawn
 from raysound.onnx_model import load_model
 from raysound.predictions import as_array, part_uris, read_rows
+from raysound.reference_file import RealEmbedding, RealSide
 from raysound.settings import Config
 from raysound.wording import counted
 
@@ -45,18 +46,6 @@ logger = logging.getLogger(__name__)
 ACTORS_OF_A_GPU = 4
 # Clips of noise and of silence: every evaluation computes them anew, on one core.
 MADE_CLIPS = 25
-
-
-class Training(NamedTuple):
-    """Real training clips in one embedding, up to PAIR_CLIPS of them.
-
-    Attributes:
-        scored: their embeddings, and their labels as numbers.
-        prepared: from the embeddings.
-    """
-
-    scored: Scored
-    prepared: Reference
 
 
 def check_embeddings(config: Config) -> list[EmbeddingSource]:
@@ -75,7 +64,9 @@ def embedding_metrics(
     folders: Mapping[str, str],
     out: str,
     set_size: int,
-) -> dict[str, Any]:
+    side: RealSide | None = None,
+    others: Collection[str] = (),
+) -> tuple[dict[str, Any], dict[str, RealEmbedding]]:
     """Computes the embeddings of all clips that the classifier scored, and their distances.
 
     Embeddings that are there for the same clips, model and settings are left as they are.
@@ -83,34 +74,40 @@ def embedding_metrics(
     Args:
         config: the experiment.
         sources: see `check_embeddings`.
-        folders: of the log-mels, by the corpus's name, `real` among them.
+        folders: of the log-mels, by the corpus's name, `real` among them unless `side` is given.
         out: folder of the evaluation, with the predictions.
         set_size: see `fidelity_report`.
+        side: has the real side in all of these embeddings; None to compute it.
+        others: corpora whose embeddings stay as they are, although they are not computed.
 
     Returns:
-        `embeddings` of metrics.json, by name.
+        `embeddings` of metrics.json, by name; the real side in each.
 
     Raises:
         UserError: a clip can't be read any more, its embedding is not finite, or a process died
             each time.
     """
-    found = {}
+    found, sides = {}, {}
     for source in sources:
         if source.on_gpu and not on_gpus(config):
             source = source._replace(on_gpu=False)
         folder = storage.join(out, "embeddings", source.name)
-        made = embed_corpora(source, folders, storage.join(out, "predictions"), folder)
+        made = embed_corpora(
+            source, folders, storage.join(out, "predictions"), folder, others=others
+        )
         logger.info(
             "embedding %s: %s computed, %d there already",
             source.name, counted(made[DERIVE], "part"), made[DONE],
         )  # fmt: skip
+        known = None if side is None else side.embeddings[source.name]
+        rows, sides[source.name] = measure_embedding(source, [*folders], folder, set_size, known)
         found[source.name] = {
             "size": source.size,
             "source": source.words,
             "digest": source.digest,
-            **measure_embedding(source, [*folders], folder, set_size),
+            **rows,
         }
-    return found
+    return found, sides
 
 
 def embed_corpora(
@@ -119,6 +116,7 @@ def embed_corpora(
     predictions: str,
     folder: str,
     parts_of_a_task: int = PARTS_OF_A_TASK,
+    others: Collection[str] = (),
 ) -> Counter[str]:
     """Writes the embeddings of each part of the predictions as a file of its own.
 
@@ -131,11 +129,12 @@ def embed_corpora(
         predictions: folder of the predictions.
         folder: to write to: `<corpus>/part-NNNNNNNN.parquet`.
         parts_of_a_task: at most; no embedding depends on it.
+        others: corpora whose parts stay as they are, although they are not computed.
 
     Returns:
         How many parts were computed, or left as they were.
     """
-    parts = derived_parts(folders, predictions, folder)
+    parts = derived_parts(folders, predictions, folder, others)
     arguments = {"source": source, "run": f"{time.time_ns():x}"}
     gpus = int(cluster_gpus()) if source.on_gpu else 0
     if gpus:
@@ -169,32 +168,64 @@ class EmbedParts:
 
 
 def measure_embedding(
-    source: EmbeddingSource, corpora: list[str], folder: str, set_size: int
-) -> dict[str, Any]:
+    source: EmbeddingSource,
+    corpora: list[str],
+    folder: str,
+    set_size: int,
+    side: RealEmbedding | None,
+) -> tuple[dict[str, Any], RealEmbedding]:
     """Distances of each corpus, and of corpora of known quality, to the real training clips.
 
     Args:
         source: of the embeddings.
-        corpora: names, `real` among them.
+        corpora: names, `real` among them unless `side` is given.
         folder: of the embeddings.
         set_size: see `fidelity_report`.
+        side: the real side, if at hand.
 
     Returns:
-        `corpora` and `anchors`: by name `clips` and what `fidelity_report` returns.
+        `corpora` and `anchors`: by name `clips` and what `fidelity_report` returns. The real side.
     """
-    training = ray.remote(max_retries=RETRIES)(read_training).remote(folder, source.size)
-    of_corpora = run_remote_all(
-        measure_embedded, [(folder, name, source.size, [training], set_size) for name in corpora]
+    prepared = ray.remote(max_retries=RETRIES)(prepare)
+    if side is None:
+        clips = run_remote(read_training, folder, source.size)
+        training = prepared.remote(clips.embedding)
+        side = real_embedding(source, folder, set_size, clips, training)
+    else:
+        training = prepared.remote(side.training)
+    generated = [name for name in corpora if name != "real"]
+    of_generated = run_remote_all(
+        measure_embedded, [(folder, name, source.size, [training], set_size) for name in generated]
     )
-    rows = dict(zip(corpora, of_corpora, strict=True))
-    made = min(rows["real"]["clips"], MADE_CLIPS)
-    anchors = run_remote(measure_real_anchors, [training], set_size)
+    rows = {"real": side.row, **dict(zip(generated, of_generated, strict=True))}
+    return {"corpora": rows, "anchors": side.anchors}, side
+
+
+def real_embedding(
+    source: EmbeddingSource, folder: str, set_size: int, clips: Scored, training: ray.ObjectRef
+) -> RealEmbedding:
+    """The real side in one embedding.
+
+    Args:
+        source: of the embedding.
+        folder: of the embeddings.
+        set_size: see `fidelity_report`.
+        clips: the real training clips.
+        training: `prepare` of their embeddings.
+    """
+    # While the test clips are measured, so are the anchors.
+    task = ray.remote(max_retries=RETRIES)(measure_real_anchors)
+    waiting = task.remote(clips, [training], set_size)
+    row = run_remote(measure_embedded, folder, "real", source.size, [training], set_size)
+    with reported("the task measure_real_anchors"):
+        anchors: dict[str, Any] = ray.get(waiting)
+    made = min(row["clips"], MADE_CLIPS)
     kinds = ("noise", "silence") if made else ()
     calls = [(source, kind, made, [training], set_size) for kind in kinds]
     found = run_remote_all(measure_made, calls, num_gpus=int(source.on_gpu))
     made_rows = dict(zip(kinds, found, strict=True))
     anchors |= {kind: row for kind, row in made_rows.items() if row is not None}
-    return {"corpora": rows, "anchors": anchors}
+    return RealEmbedding(source.digest, clips.embedding, row, anchors)
 
 
 def read_sample(
@@ -206,34 +237,34 @@ def read_sample(
     return table, as_array(table["embedding"]).reshape(-1, size), clips
 
 
-def read_training(folder: str, size: int) -> Training:
-    """Runs in a Ray task: the real training clips as a reference."""
+def read_training(folder: str, size: int) -> Scored:
+    """Runs in a Ray task: real training clips, up to PAIR_CLIPS, with their labels as numbers."""
     table, embedding, _ = read_sample(folder, "real", size, True, ("label",))
     labels = table["label"].combine_chunks()
     names = pc.array_sort_indices(labels.unique())
     truth = pc.index_in(labels, labels.unique().take(names)).to_numpy().astype(np.int64)
-    scored = Scored(truth, np.zeros((len(truth), 0), np.float32), embedding)
-    return Training(scored, prepare(embedding))
+    return Scored(truth, np.zeros((len(truth), 0), np.float32), embedding)
 
 
 def measure_embedded(
     folder: str, corpus: str, size: int, training: list[ray.ObjectRef], set_size: int
 ) -> dict[str, Any]:
     """Runs in a Ray task, which gives numpy one thread: the distances of one corpus."""
-    real: Training = ray.get(training[0])
+    real: Reference = ray.get(training[0])
     _, embedding, clips = read_sample(folder, corpus, size, False)
     return {
         "clips": clips,
-        **fidelity_report(embedding, real.prepared, seed=0, set_size=set_size),
+        **fidelity_report(embedding, real, seed=0, set_size=set_size),
     }
 
 
-def measure_real_anchors(training: list[ray.ObjectRef], set_size: int) -> dict[str, Any]:
+def measure_real_anchors(
+    clips: Scored, training: list[ray.ObjectRef], set_size: int
+) -> dict[str, Any]:
     """Runs in a Ray task: distances of training clips, copied, and half against half."""
-    real: Training = ray.get(training[0])
-    copied = drawn(real.scored.embedding, set_size, 0)
-    calls = {"training_copy": (copied, real.prepared)}
-    half, other = halves(real.scored)
+    real: Reference = ray.get(training[0])
+    calls = {"training_copy": (drawn(clips.embedding, set_size, 0), real)}
+    half, other = halves(clips)
     if len(other.truth) > 1:
         calls["real_halves"] = (half.embedding, prepare(other.embedding))
     return {
@@ -253,7 +284,7 @@ def measure_made(
     Returns:
         None where an embedding is not finite.
     """
-    real: Training = ray.get(training[0])
+    real: Reference = ray.get(training[0])
     on_gpu = source.on_gpu and bool(ray.get_gpu_ids())
     # Silence is always the same.
     found = [
@@ -265,7 +296,7 @@ def measure_made(
         return None
     return {
         "clips": clips,
-        **fidelity_report(embedding, real.prepared, seed=0, set_size=set_size),
+        **fidelity_report(embedding, real, seed=0, set_size=set_size),
     }
 
 

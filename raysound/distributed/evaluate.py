@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,18 +19,19 @@ from raysound.config import UserError
 from raysound.distributed import gauges
 from raysound.distributed.copies import copy_metrics
 from raysound.distributed.embeddings import check_embeddings, embedding_metrics
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.judge import run_folder, split_clips, split_digest
 from raysound.distributed.listing import finished_features
-from raysound.distributed.measure import measure
+from raysound.distributed.measure import classifier_identity, measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
 from raysound.distributed.shown import chosen_examples, chosen_pairs, windows_of_page
 from raysound.embedding_parts import EmbeddingSource
+from raysound.history import read_history
 from raysound.manifest_parts import manifest_rows
 from raysound.metrics.selection import keys, smallest
 from raysound.predictions import write_csv
+from raysound.reference_file import RealSide, check_reference, read_reference
 from raysound.report.copies import copy_lines
 from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
@@ -48,24 +49,79 @@ REJECTS_TOGETHER = 8192
 MOST_KINDS = 1000
 
 
+class Inputs(NamedTuple):
+    """What an evaluation begins with.
+
+    Attributes:
+        run: the judge's folder.
+        judge: its checkpoint.
+        folders: of the features, by the corpus's name.
+        labelled: the corpora whose clips have labels.
+        real: the usable real clips with their split; None where `evaluation.reference` is given.
+        sources: of other embeddings.
+        side: the real side that `evaluation.reference` holds; None without it.
+    """
+
+    run: str
+    judge: Checkpoint
+    folders: dict[str, str]
+    labelled: set[str]
+    real: pa.Table | None
+    sources: list[EmbeddingSource]
+    side: RealSide | None
+
+
 def evaluate(config: Config) -> str:
     """Scores every corpus of the config and writes the report. Returns the last line of the job."""
+    inputs = checked_inputs(config, config.corpora.names)
+    out = storage.join(config.output, "evaluation")
+    with sole_writer(out):
+        write_report(config, *inputs, out)
+    return f"report: {storage.join(out, 'report.html')}"
+
+
+def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
+    """Finds what an evaluation of some corpora begins with, and checks that it fits together.
+
+    Raises:
+        UserError: features, classifier, an embedding's model or `evaluation.reference` are missing,
+            or are of other settings.
+    """
     # Settings that differ from the judge's are told before features that are missing for them.
     run = config.evaluation.checkpoint
     if run is not None:
         check_features(config, checkpoint.read_note(run), run)
     sources = check_embeddings(config)
-    folders = {
-        name: finished_features(name, config) for name in ("real", *config.corpora.generated)
-    }
+    side = published_side(config, sources)
+    folders = {name: finished_features(name, config) for name in corpora}
     run = run or run_folder(config, folders["real"])
     judge = checkpoint.read_note(run)
-    real = split_clips(config, folders["real"])
+    real = split_clips(config, folders["real"]) if side is None else None
     labelled = check_corpora(folders, real, judge, run)
-    out = storage.join(config.output, "evaluation")
-    with sole_writer(out):
-        write_report(config, run, judge, folders, labelled, real, sources, out)
-    return f"report: {storage.join(out, 'report.html')}"
+    return Inputs(run, judge, folders, labelled, real, sources, side)
+
+
+def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSide | None:
+    """The real side that `evaluation.reference` holds; None without it.
+
+    Raises:
+        UserError: it can't be read, or is of another classifier, or of other features or
+            embeddings than the config's.
+    """
+    uri, run = config.evaluation.reference, config.evaluation.checkpoint
+    if uri is None or run is None:
+        return None
+    judge = checkpoint.read_note(run)
+    check_features(config, judge, run)
+    side = read_reference(uri)
+    known = {
+        "labels": judge.labels,
+        "feature_id": judge.features.id,
+        "split_digest": judge.data["split_digest"],
+        **classifier_identity(run, judge),
+    }
+    check_reference(side, uri, known, run, {one.name: one.digest for one in sources})
+    return side
 
 
 def write_report(
@@ -74,8 +130,9 @@ def write_report(
     judge: Checkpoint,
     folders: dict[str, str],
     labelled: set[str],
-    real: pa.Table,
+    real: pa.Table | None,
     sources: list[EmbeddingSource],
+    side: RealSide | None,
     out: str,
 ) -> None:
     """Scores the corpora, measures them, and writes it all to a folder.
@@ -86,22 +143,24 @@ def write_report(
         judge: its checkpoint.
         folders: of the features, by the corpus's name.
         labelled: the corpora whose clips have labels.
-        real: the usable real clips with their split.
+        real: the usable real clips with their split; None where there is a `side`.
         sources: of other embeddings.
+        side: the real side, where `evaluation.reference` gives it.
         out: the folder to write to.
     """
     predictions = storage.join(out, "predictions")
     storage.delete(storage.join(out, "metrics.json"))
     # Of a version that wrote one file.
     storage.delete(storage.join(out, "predictions.parquet"))
-    # A class has a first test clip or none at all: what was not scored can't be judged.
-    if not pc.any(pc.equal(real["split"], "test")).as_py():
-        raise UserError("the real corpus has no usable test clip: the judge can't be judged")
-    score_corpora(folders, judged_and_compared(real), run, config, predictions)
-    metrics, selected, decreases = measure(config, run, judge, folders, labelled, predictions)
-    metrics["embeddings"] = embedding_metrics(
-        config, sources, folders, out, metrics["reference"]["set_size"]
+    score_corpora(folders, judged_and_compared(real), run, config, predictions, side)
+    metrics, _, selected, decreases = measure(
+        config, run, judge, folders, labelled, predictions, side
     )
+    metrics["embeddings"], _ = embedding_metrics(
+        config, sources, folders, out, metrics["reference"]["set_size"], side
+    )
+    if config.evaluation.reference is not None:
+        metrics["reference"]["file"] = config.evaluation.reference.rpartition("/")[2]
     metrics["copies"] = copy_metrics(config, real, folders, out)
     metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
     room = windows_of_page(config)
@@ -159,8 +218,17 @@ def accuracy_scores(
         return None
 
 
-def judged_and_compared(real: pa.Table) -> pa.Table:
-    """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained."""
+def judged_and_compared(real: pa.Table | None) -> pa.Table:
+    """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained.
+
+    Raises:
+        UserError: there is no test clip.
+    """
+    if real is None:
+        return pa.table({"clip_id": pa.array([], pa.string()), "split": pa.array([], pa.string())})
+    # A class has a first test clip or none at all: what was not scored can't be judged.
+    if not pc.any(pc.equal(real["split"], "test")).as_py():
+        raise UserError("the real corpus has no usable test clip: the judge can't be judged")
     is_train = pc.equal(real["split"], "train")
     train = real.filter(is_train)
     drawn = smallest(keys(train["clip_id"].to_pylist()), REFERENCE_CLIPS)
@@ -185,13 +253,15 @@ def check_features(config: Config, judge: Checkpoint, run: str) -> None:
         )
 
 
-def check_corpora(folders: dict[str, str], real: pa.Table, judge: Checkpoint, run: str) -> set[str]:
+def check_corpora(
+    folders: dict[str, str], real: pa.Table | None, judge: Checkpoint, run: str
+) -> set[str]:
     """The corpora whose clips have labels.
 
     Raises:
         UserError: a real split that is not the judge's, or a class it never learned.
     """
-    if split_digest(real) != judge.data["split_digest"]:
+    if real is not None and split_digest(real) != judge.data["split_digest"]:
         raise UserError(
             f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
             "have learned clips that would now test it; train it again with jobs/train.py"
@@ -265,6 +335,8 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
         )
     yield from embedding_lines(metrics["embeddings"])
     yield from copy_lines(metrics["copies"])
+    if "file" in metrics["reference"]:
+        yield f"note: the real row and the anchors are those of {metrics['reference']['file']}"
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
     for row in unmade(metrics):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from raysound import features, storage
+from raysound import checkpoint, features, storage
 from raysound.config import UserError
 from raysound.corpus_checks import check_classes
 from raysound.distributed import gauges
@@ -54,20 +54,25 @@ def extract(config: Config, to_train: bool = False) -> str:
             "raise features.n_fft or lower features.n_mels",
             len(silent), config.features.n_mels,
         )  # fmt: skip
-    names = ("real", *config.corpora.generated)
+    has_real = config.corpora.real is not None
     with ExitStack() as locks:
-        for name in names:
+        for name in config.corpora.names:
             locks.enter_context(sole_writer(features.folder(config.output, name, config.features)))
         # All are listed before one is decoded: an error in the last is reported at once. One after
         # the other, because listing holds the rows of a corpus in memory.
-        plans = {"real": plan_corpus("real", config)}
-        too_few = call_for_corpus(check_manifest, "real", config)
-        if too_few and to_train:
-            raise UserError(too_few)
-        if too_few:
-            logger.warning("%s", too_few)
+        plans = {}
+        if has_real:
+            plans["real"] = plan_corpus("real", config)
+            too_few = call_for_corpus(check_manifest, "real", config)
+            if too_few and to_train:
+                raise UserError(too_few)
+            if too_few:
+                logger.warning("%s", too_few)
         plans |= {name: plan_corpus(name, config) for name in config.corpora.generated}
-        check_classes({name: plan["labels"] for name, plan in plans.items()})
+        labels = {name: plan["labels"] for name, plan in plans.items()}
+        if config.evaluation.checkpoint is not None and not has_real:
+            labels["real"] = checkpoint.read_note(config.evaluation.checkpoint).labels
+        check_classes(labels)
         for name, plan in plans.items():
             folder = extract_corpus(name, config, plan)
             if name == "real":

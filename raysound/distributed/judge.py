@@ -21,17 +21,19 @@ import ray.train
 import ray.train.torch
 
 from raysound import checkpoint, features, storage
+from raysound.batches import class_weights
 from raysound.checkpoint import Checkpoint
-from raysound.config import UserError
+from raysound.config import UserError, real_corpus
 from raysound.corpus_checks import check_clips as check_clips
 from raysound.distributed import training_data
 from raysound.distributed.connect import first_line
-from raysound.distributed.epochs_shown import epochs_shown, read_history
+from raysound.distributed.epochs_shown import epochs_shown
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import placement
+from raysound.distributed.placement import placement, reading_tasks
 from raysound.distributed.train_worker import QUALITY, read_progress, train_worker
 from raysound.distributed.training_data import ShardDatasource
+from raysound.history import read_history
 from raysound.manifest_parts import read_manifest
 from raysound.models import build
 from raysound.scoring import Normalisation
@@ -58,7 +60,7 @@ def split_clips(config: Config, folder: str) -> pa.Table:
         UserError: they can't be split as the config says.
     """
     manifest = read_manifest(folder)
-    return features.without_rejects(assign_split(manifest, config.corpora.real.split), folder)
+    return features.without_rejects(assign_split(manifest, real_corpus(config).split), folder)
 
 
 def split_digest(clips: pa.Table) -> str:
@@ -139,7 +141,7 @@ class Material:
             of_run = copy(source)
             if split == "train":
                 of_run.run, of_run.seed = job["run"], job["settings"].seed
-            streams[split] = training_data.stream(of_run)
+            streams[split] = training_data.stream(of_run, reading_tasks(job["compute"]))
         return streams
 
 
@@ -268,7 +270,7 @@ def job_of(
             "training.balance: sampling wants the features in Ray's object store, which is too "
             "small for them: use weights"
         )
-    weights = training_data.class_weights(material.clips_a_class)
+    weights = class_weights(material.clips_a_class)
     crop = settings.crop_length
     return {
         "note": note,

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from raysound import features, storage
-from raysound.config import UserError
+from raysound.config import UserError, real_corpus
 from raysound.corpus_checks import check_real, check_unlabelled
 from raysound.distributed.failures import reported
 from raysound.distributed.listing_pipeline import clips_of, map_blocks
@@ -123,7 +123,7 @@ def check_manifest(name: str, config: Config) -> str | None:
 
 def corpus_path(name: str, config: Config) -> str:
     """Where the clips of a corpus are."""
-    return config.corpora.real.path if name == "real" else config.corpora.generated[name]
+    return real_corpus(config).path if name == "real" else config.corpora.generated[name]
 
 
 def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:

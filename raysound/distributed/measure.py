@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from raysound import features, storage
-from raysound.checkpoint import Checkpoint
+from raysound.checkpoint import WEIGHTS, Checkpoint
 from raysound.distributed.failures import RETRIES, finite_retries, reported
 from raysound.distributed.score import on_gpus, score_made, tables_of_parts
 from raysound.distributed.session import run_remote_all
@@ -24,6 +24,7 @@ from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
 from raysound.metrics.mmd import decreases
 from raysound.metrics.ranking import ranking
 from raysound.metrics.selection import limits
+from raysound.part_scoring import digest, file_sha256
 from raysound.partial_sums import (
     OTHERS,
     TRAIN,
@@ -38,6 +39,7 @@ from raysound.partial_sums import (
     selected,
 )
 from raysound.predictions import embedding_size, part_index, part_uris, read_rows
+from raysound.reference_file import RealSide
 from raysound.selected import Selected, selected_clips
 from raysound.settings import Config
 
@@ -73,41 +75,105 @@ def measure(
     folders: dict[str, str],
     labelled: set[str],
     predictions: str,
-) -> tuple[dict[str, Any], dict[str, Selected], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    side: RealSide | None = None,
+) -> tuple[dict[str, Any], RealSide, dict[str, Selected], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Computes all metrics.
 
     Args:
         config: the experiment.
         run: the judge's folder.
         judge: its checkpoint.
-        folders: of the features, by the corpus's name.
+        folders: of the features, by the corpus's name; `real` is among them unless `side` is given.
         labelled: the corpora whose clips have labels.
         predictions: the folder of all corpora.
+        side: the real side, if at hand.
 
     Returns:
-        The content of metrics.json; by corpus the clips to show in the report; by corpus `entries`
-        and `decreases` of `Measured`.
+        The content of metrics.json; the real side, its embeddings left out; by corpus the clips to
+        show in the report; by corpus `entries` and `decreases` of `Measured`.
     """
-    labels, n_mels = judge.labels, judge.features.n_mels
-    size = embedding_size(predictions, "real")
+    labels = judge.labels
+    size = embedding_size(predictions, "real") if side is None else side.training.embedding.shape[1]
     plan = Plan(
         labels, judge.features.clip_length, size,
         limits(len(labels), size, config.evaluation.examples),
     )  # fmt: skip
     sums = sum_corpora([*folders], predictions, plan)
+    prepare = ray.remote(max_retries=RETRIES)(real_clips)
+    measured: dict[str, Measured] = {}
+    if side is None:
+        side, measured["real"], real = measure_real(
+            config, run, judge, folders["real"], predictions, plan, sums["real"]
+        )
+    else:
+        real = prepare.remote(side.training)
+    generated = [name for name in folders if name != "real"]
+    empty = nothing(judge.features.n_mels)
+    calls = [
+        (
+            predictions, name, sums[name], empty, plan, [real], side.set_size, side.class_sizes,
+            name in labelled,
+        )
+        for name in generated
+    ]  # fmt: skip
+    measured |= zip(generated, run_remote_all(measure_corpus, calls), strict=True)
+    rows = {name: corpus_row("generated", folders[name], measured[name]) for name in generated}
+    metrics = {
+        "schema": METRICS_SCHEMA,
+        "name": config.name,
+        "judge": side.judge,
+        "reference": dict(side.reference),
+        "corpora": {"real": side.row, **rows},
+        "anchors": side.anchors,
+        "sanity": sanity({"real": side.row, **side.anchors}),
+        "ranking": ranking(rows),
+        "mismatch": all_mismatches(
+            judge, {name: measured[name].sound for name in generated}, side.sound
+        ),
+    }
+    shown = {name: one.selected for name, one in measured.items()}
+    falls = {name: (one.entries, one.decreases) for name, one in measured.items()}
+    return metrics, side, shown, falls
+
+
+def measure_real(
+    config: Config,
+    run: str,
+    judge: Checkpoint,
+    folder: str,
+    predictions: str,
+    plan: Plan,
+    sums: ray.ObjectRef,
+) -> tuple[RealSide, Measured, ray.ObjectRef]:
+    """All numbers about the real clips, and what those about others need of them.
+
+    Args:
+        config: the experiment.
+        run: the judge's folder.
+        judge: its checkpoint.
+        folder: of the real features.
+        predictions: the folder of all corpora.
+        plan: of the sums.
+        sums: over the real clips.
+
+    Returns:
+        The real side, its embeddings left out; all about the test clips; the training clips as
+        `RealClips`.
+    """
     with reported("summing up the predictions"):
-        of_real = ray.get(sums["real"])
-    empty = nothing(n_mels)
+        of_real = ray.get(sums)
+    labels, empty = judge.labels, nothing(judge.features.n_mels)
     of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
-    train, test = (
-        read_scored(predictions, "real", sample(one.entries, plan)[:PAIR_CLIPS], plan)
-        for one in (of_train, of_test)
-    )
+    drawn, of_tests = (sample(one.entries, plan)[:PAIR_CLIPS] for one in (of_train, of_test))
+    train, test = (read_scored(predictions, "real", one, plan) for one in (drawn, of_tests))
     prepare = ray.remote(max_retries=RETRIES)(real_clips)
     real = prepare.remote(train)
     set_size = min(of_test.classification.clips, SET_CLIPS)
     of_class = of_test.classification.confusion(len(labels)).sum(axis=1)
     sizes = set_size, np.minimum(of_class, plan.limit.of_class).tolist()
+    # While the test clips are measured, so are the anchors.
+    task = ray.remote(max_retries=RETRIES)(measure_corpus)
+    waiting = task.remote(predictions, "real", sums, empty, plan, [real], *sizes, True)
 
     anchors = made_anchors(run, test, labels, config)
     anchors |= anchors_of_real(test, train, set_size)
@@ -116,37 +182,13 @@ def measure(
     if len(other.truth) > 1:
         anchors["real_halves"] = half
         against["real_halves"] = prepare.remote(other)
-    measured = dict(
-        zip(
-            folders,
-            run_remote_all(
-                measure_corpus,
-                [
-                    (predictions, name, sums[name], empty, plan, [real], *sizes, name in labelled)
-                    for name in folders
-                ],
-            ),
-            strict=True,
-        )
-    )
     calls = [([ray.put(anchors[name])], [against[name]], labels, *sizes) for name in anchors]
     reports = run_remote_all(measure_anchor, calls)
-    anchor_rows = {
-        name: {"role": "anchor", **report} for name, report in zip(anchors, reports, strict=True)
-    }
-    corpora = {}
-    for name, folder in folders.items():
-        summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
-        corpora[name] = {
-            "role": "real" if name == "real" else "generated",
-            "found": summary["found"],
-            "rejected": summary["rejected"],
-            **measured[name].report,
-        }
-    metrics = {
-        "schema": METRICS_SCHEMA,
-        "name": config.name,
-        "judge": {
+    with reported("the task measure_corpus"):
+        measured: Measured = ray.get(waiting)
+    names = read_rows(predictions, "real", drawn["part"], drawn["row"], ["clip_id"])["clip_id"]
+    side = RealSide(
+        judge={
             "run": run.rpartition("/")[2],
             "model": judge.model,
             "labels": labels,
@@ -156,27 +198,52 @@ def measure(
             "split_digest": judge.data["split_digest"],
             "train_clips": judge.data["train"],
             "validation_clips": judge.data["validation"],
-            "embedding_size": size,
+            "embedding_size": plan.embedding_size,
         },
-        "reference": {
+        reference={
             "split": "train",
             "clips": judge.data["train"],
             "used": len(train.truth),
             "set_size": set_size,
         },
-        "corpora": corpora,
-        "anchors": anchor_rows,
-        "sanity": sanity({"real": corpora["real"], **anchor_rows}),
-        "ranking": ranking(
-            {name: row for name, row in corpora.items() if row["role"] == "generated"}
-        ),
-        "mismatch": all_mismatches(
-            judge, {name: one.sound for name, one in measured.items()},
-            sound_of_corpus(predictions, "real", of_train, plan),
-        ),
-    }  # fmt: skip
-    shown = {name: one.selected for name, one in measured.items()}
-    return metrics, shown, {name: (one.entries, one.decreases) for name, one in measured.items()}
+        clip_ids=names.to_pylist(),
+        training=train,
+        class_sizes=sizes[1],
+        row=corpus_row("real", folder, measured),
+        anchors={
+            name: {"role": "anchor", **report}
+            for name, report in zip(anchors, reports, strict=True)
+        },
+        sound=merge_sound(sound_of_corpus(predictions, "real", of_train, plan), measured.sound),
+        embeddings={},
+        classifier=classifier_identity(run, judge),
+    )
+    return side, measured, real
+
+
+def corpus_row(role: str, folder: str, measured: Measured) -> dict[str, Any]:
+    """The row of a corpus in metrics.json.
+
+    Args:
+        role: `real` or `generated`.
+        folder: of its features.
+        measured: all numbers about its clips.
+    """
+    summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
+    return {
+        "role": role,
+        "found": summary["found"],
+        "rejected": summary["rejected"],
+        **measured.report,
+    }
+
+
+def classifier_identity(run: str, judge: Checkpoint) -> dict[str, str]:
+    """`RealSide.classifier` of the classifier in a folder."""
+    return {
+        "weights_sha256": file_sha256(storage.join(run, WEIGHTS)),
+        "normalisation": digest(judge.normalisation.__dict__),
+    }
 
 
 def sum_corpora(
@@ -331,20 +398,23 @@ def made_anchors(run: str, test: Scored, labels: list[str], config: Config) -> d
     return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
 
 
-def all_mismatches(
-    judge: Checkpoint, sounds: dict[str, Sound], train: Sound
-) -> list[dict[str, Any]]:
-    """What sets each generated corpus apart from the real one, training clips included."""
-    test, edges = sounds["real"], features.band_edges(judge.features)
-    normalised = judge.features.loudness is not None
-    real = Sound(
+def merge_sound(train: Sound, test: Sound) -> Sound:
+    """How the real clips sound, those that trained and the others."""
+    return Sound(
         merge_sounds([train.sums, test.sums]),
         np.concatenate([train.level, test.level]),
         np.concatenate([train.duration, test.duration]),
     )
+
+
+def all_mismatches(
+    judge: Checkpoint, sounds: dict[str, Sound], real: Sound
+) -> list[dict[str, Any]]:
+    """What sets each generated corpus apart from the real one, training clips included."""
+    edges = features.band_edges(judge.features)
+    normalised = judge.features.loudness is not None
     return [
         row
         for name, sound in sounds.items()
-        if name != "real"
         for row in mismatches(name, sound, real, judge.features.sample_rate, edges, normalised)
     ]

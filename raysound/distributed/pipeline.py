@@ -5,7 +5,7 @@ from __future__ import annotations
 from raysound.config import UserError
 from raysound.corpus_checks import check_real
 from raysound.distributed.embeddings import check_embeddings
-from raysound.distributed.evaluate import evaluate
+from raysound.distributed.evaluate import evaluate, published_side
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import call_for_corpus, list_corpus
 from raysound.distributed.synthesize import synthesize
@@ -19,8 +19,8 @@ def run_all(config: Config) -> str:
     Several judges, a fold or seed each, are summed up by `train`; none of them is the judge of the
     generated corpora, so the road ends there.
     """
-    # A model that can't be used is found before hours of extraction and training.
-    check_embeddings(config)
+    # A model or reference that can't be used is found before hours of extraction and training.
+    published_side(config, check_embeddings(config))
     if config.synthesis != SynthesisSettings():
         if config.synthesis.formula is None:
             # The real corpus is there: what is wrong with it is found before hours of Griffin-Lim.

@@ -17,6 +17,22 @@ def spare_cpus(is_streamed: bool) -> float:
     return min(1.0, cluster_cpus() / 2) if is_streamed else 0.0
 
 
+def cpus_of_worker(compute: ComputeSettings, cpus: float) -> float:
+    """What each training worker takes of so many CPUs."""
+    return compute.cpus_per_worker or min(1.0, cpus / compute.workers_range[0])
+
+
+def reading_tasks(compute: ComputeSettings) -> int:
+    """Tasks that read a stream at a time: one for each CPU that the training workers leave free.
+
+    Ray keeps no more idle processes than CPUs that are free: a further task would start a process
+    anew in every epoch, which takes longer than it reads.
+    """
+    cpus = cluster_cpus()
+    taken = compute.workers_range[1] * cpus_of_worker(compute, cpus - spare_cpus(True))
+    return max(1, int(cpus - taken))
+
+
 def placement(
     config: Config, together: int = 1, is_streamed: bool = False
 ) -> tuple[ray.train.ScalingConfig, int]:
@@ -44,7 +60,7 @@ def placement(
     if use_gpu and gpus < least:
         raise UserError(f"compute.workers {least} want a GPU each; the cluster has {gpus:g}")
     spare = spare_cpus(is_streamed)
-    per_worker = compute.cpus_per_worker or min(1.0, (cpus - spare) / least)
+    per_worker = cpus_of_worker(compute, cpus - spare)
     if least * per_worker > cpus - spare and not compute.wait_for_nodes:
         kept = f" less {spare:g} that reads the features" if spare else ""
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,12 @@ from raysound.part_scoring import (
     load_classifier,
     predictions_of,
     read_shard,
+    references_from,
     references_of,
     write_predictions,
 )
 from raysound.predictions import part_index, part_uri
+from raysound.reference_file import RealSide
 from raysound.settings import Config, FeatureSettings
 from raysound.wording import counted
 
@@ -61,6 +63,8 @@ def score_corpora(
     run: str,
     config: Config,
     predictions: str,
+    side: RealSide | None = None,
+    others: Collection[str] = (),
 ) -> Counter[str]:
     """Scores all shards and writes the predictions of each as a file of its own.
 
@@ -69,11 +73,13 @@ def score_corpora(
     training clips; so are its other clips, in the pass in which the others are scored.
 
     Args:
-        folders: of the features, by the corpus's name, `real` among them.
-        chosen: which clips of `real` are scored, with their `split`.
+        folders: of the features, by the corpus's name, `real` among them unless `side` is given.
+        chosen: which clips of `real` are scored, with their `split`; without `real` none.
         run: the classifier's folder.
         config: the experiment.
         predictions: the folder to write to: `<corpus>/part-NNNNNNNN.parquet`.
+        side: has the real training clips to set others against; None for those of `real`.
+        others: corpora whose predictions stay as they are, although they are not scored.
 
     Returns:
         How many parts were scored, compared anew, or left as they were.
@@ -82,7 +88,7 @@ def score_corpora(
         UserError: a process died each time, or a GPU is asked for and there is none.
     """
     parts = parts_of(folders, predictions)
-    delete_others(parts, predictions)
+    delete_others(parts, predictions, others)
     chosen = chosen.select(["clip_id", "split"]).combine_chunks()
     kept = ray.put(chosen)
     classifier, batch_size = classifier_digest(run), config.evaluation.batch_size
@@ -90,7 +96,11 @@ def score_corpora(
     gpus = int(cluster_gpus()) if on_gpus(config) else 0
     on = gpus, "cuda" if gpus else "cpu"
     made, references, compared = Counter[str](), None, ""
-    if len(train) > K:
+    if side is not None:
+        task = ray.remote(max_retries=RETRIES)(references_from)
+        references = task.remote(side.clip_ids, side.training.embedding)
+        compared = digest(classifier, batch_size, side.digest)
+    elif len(train) > K:
         waiting = Identity(classifier, batch_size, None)
         real = parts.filter(pc.equal(parts["corpus"], "real"))
         found = list(score_parts(real, run, waiting, kept, None, *on))
@@ -122,13 +132,16 @@ def parts_of(folders: Mapping[str, str], predictions: str) -> pa.Table:
     return pa.table(columns, schema=pa.schema([WORK.field(place) for place in range(3)]))
 
 
-def delete_others(parts: pa.Table, predictions: str, kept: str | None = None) -> None:
-    """Deletes what lies in the folder of the predictions and is none of some parts, nor `kept`."""
-    wanted, corpora = {*parts["part"].to_pylist(), kept}, set(parts["corpus"].to_pylist())
+def delete_others(parts: pa.Table, predictions: str, others: Collection[str] = ()) -> None:
+    """Deletes what lies in the folder of the predictions and is none of some parts.
+
+    What belongs to the corpora `others` stays; none of the parts does.
+    """
+    wanted, corpora = set(parts["part"].to_pylist()), set(parts["corpus"].to_pylist())
     # A list: what is deleted is not to be scanned.
     for name, _, _ in list(storage.scan(predictions)):
         folder, uri = name.split("/")[0], storage.join(predictions, *name.split("/"))
-        if uri in wanted:
+        if uri in wanted or folder in others:
             continue
         storage.delete(uri if folder in corpora else storage.join(predictions, folder))
 

@@ -15,7 +15,7 @@ import torch
 
 from raysound import storage
 from raysound.audio import Reject, encode, read_window
-from raysound.config import UserError, places
+from raysound.config import UserError, places, real_corpus
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import MADE, check_places, run_remote_all
 from raysound.griffin_lim import log_mel_to_waveform
@@ -43,6 +43,8 @@ CLIPS_A_TASK = 64
 def synthesize(config: Config) -> str:
     """Makes the corpora of the config's `synthesis` section. Returns the last line of the job."""
     check_places({key: at for key, at in places(config).items() if key in MADE})
+    if config.synthesis.griffin_lim is not None or config.synthesis.ladder is not None:
+        real_corpus(config)
     made = []
     if config.synthesis.formula is not None:
         settings = config.synthesis.formula
@@ -142,7 +144,8 @@ def of_test_clips(
         make: takes some clips, the folder and the arguments, and returns how many it could use.
         arguments: of `make`.
     """
-    clips = assign_split(read_corpus(config.corpora.real.path), config.corpora.real.split)
+    real = real_corpus(config)
+    clips = assign_split(read_corpus(real.path), real.split)
     test = clips.filter(pc.equal(clips["split"], "test"))
     identity = {
         **identity,

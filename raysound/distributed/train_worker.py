@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,17 +20,25 @@ import torch.distributed as dist
 from torch import nn
 
 from raysound import checkpoint, storage
+from raysound.batches import (
+    Delivery,
+    delivery_to,
+    epoch_order,
+    log_mels_on,
+    prefetched,
+    row_batches,
+    validation_order,
+)
 from raysound.checkpoint import Checkpoint, Weights
 from raysound.config import UserError
 from raysound.distributed import training_data
 from raysound.distributed.session import available_cpus
+from raysound.hardware import decided, hardware_for, memory_told
 from raysound.models import build
-from raysound.scoring import out_of_memory
-from raysound.settings import ComputeSettings, TrainingSettings
+from raysound.settings import TrainingSettings
 from raysound.storage import FORBIDDEN, FULL, explained
 from raysound.training import (
     Batch,
-    Hardware,
     Metrics,
     Progress,
     fit,
@@ -61,6 +70,8 @@ class WorkerContext:
         stream: of a split's rows, where the object store can't hold them.
         report: takes an epoch's metrics and, of rank 0, its `checkpoint`.
         checkpoint: the latest one that was reported; None at the beginning.
+        uploads_later: whether `report` copies a checkpoint while the next epoch trains, and deletes
+            its folder afterwards.
     """
 
     rank: int
@@ -70,19 +81,27 @@ class WorkerContext:
     stream: Callable[[str], Any]
     report: Callable[..., None]
     checkpoint: ray.train.Checkpoint | None = None
+    uploads_later: bool = False
 
 
 def train_worker(job: dict[str, Any]) -> None:
     """Runs in each Ray Train worker; continues from the run's latest checkpoint."""
     context = ray.train.get_context()
+    # To copy a file on a disk takes less time than an epoch's first batch.
+    uploads_later = "://" in job["run"]
+    mode = ray.train.CheckpointUploadMode
     worker = WorkerContext(
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
         device=ray.train.torch.get_device(),
         prepare=ray.train.torch.prepare_model,
         stream=ray.train.get_dataset_shard,
-        report=ray.train.report,
+        report=partial(
+            ray.train.report,
+            checkpoint_upload_mode=mode.ASYNC if uploads_later else mode.SYNC,
+        ),
         checkpoint=ray.train.get_checkpoint(),
+        uploads_later=uploads_later,
     )
     try:
         train_on(worker, job)
@@ -164,12 +183,16 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in progress.history)
         storage.write_bytes(storage.join(job["run"], "history.jsonl"), lines.encode())
         means = averaged.state_dict() if averaged is not None else {}
-        with tempfile.TemporaryDirectory() as folder:
+        folder = tempfile.mkdtemp()
+        try:
             weights = Weights(classifier.state_dict(), means)
             checkpoint.save_progress(folder, weights, progress)
             with explained(job["run"], FULL | FORBIDDEN):
                 reported = ray.train.Checkpoint.from_directory(folder)
                 worker.report(metrics, checkpoint=reported)
+        finally:
+            if not worker.uploads_later:
+                shutil.rmtree(folder)
 
     with memory_told(settings):
         fit(
@@ -208,60 +231,6 @@ def metrics_for_ray(history: list[Metrics], settings: TrainingSettings) -> Metri
     }
 
 
-@contextmanager
-def memory_told(settings: TrainingSettings) -> Iterator[None]:
-    """Says what can be done where a GPU's memory is too small; tried again it would be the same."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"a GPU has too little memory for training.batch_size {settings.batch_size} in "
-            f"{settings.accumulate} turns: raise training.accumulate, or add workers "
-            f"({out_of_memory(error)})"
-        ) from error
-
-
-def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
-    """What `compute` says of the arithmetic; `auto` is what helps on the device."""
-    is_gpu = device.type == "cuda"
-    if is_gpu:
-        torch.backends.cuda.matmul.allow_tf32 = compute.tf32
-        torch.backends.cudnn.allow_tf32 = compute.tf32
-        torch.backends.cudnn.benchmark = True
-    # Where it is only emulated, it is slower than float32.
-    low = torch.cuda.is_bf16_supported(including_emulation=False) if is_gpu else cpu_has_bfloat16()
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    precision = named.get(compute.precision, torch.bfloat16 if low else torch.float32)
-    switch = compute.channels_last
-    return Hardware(
-        precision=precision,
-        channels_last=is_gpu or precision == torch.bfloat16 if switch == "auto" else switch,
-        compile=compute.compile,
-    )
-
-
-def cpu_has_bfloat16() -> bool:
-    """True where the CPU has instructions for bfloat16; oneDNN uses those of x86."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def delivery_to(device: torch.device, compute: ComputeSettings) -> training_data.Delivery:
-    """What `compute` says of the way from memory to the model."""
-    is_gpu = device.type == "cuda"
-    ahead = compute.prefetch_batches
-    return training_data.Delivery(
-        device=device,
-        pin=is_gpu and decided(compute.pin_memory, device),
-        ahead=(2 if is_gpu else 0) if ahead == "auto" else ahead,
-    )
-
-
-def decided(switch: bool | str, device: torch.device) -> bool:
-    """A switch's position; `auto` is on where the device is a GPU."""
-    return device.type == "cuda" if isinstance(switch, str) else switch
-
-
 def feed(
     job: dict[str, Any], worker: WorkerContext
 ) -> tuple[TrainBatches, ValidationBatches | None]:
@@ -273,34 +242,30 @@ def feed(
         ahead = STREAMED_AHEAD if asked == "auto" else asked
         return streamed(job, worker, delivery, ahead)
     train = ray.get(job["rows"]["train"])
-    on_device = training_data.on_device(train, delivery.device)
+    on_device = log_mels_on(train, delivery.device)
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         balanced = settings.balance == "sampling"
-        order = training_data.epoch_order(train, settings.seed, epoch, balanced)
-        batches = training_data.row_batches(
+        order = epoch_order(train, settings.seed, epoch, balanced)
+        batches = row_batches(
             train, settings.batch_size, order, worker.rank, worker.workers, delivery, on_device
         )
-        return training_data.ahead(batches, delivery.ahead)
+        return prefetched(batches, delivery.ahead)
 
     if not job["has_validation"]:
         return train_batches, None
     validation = ray.get(job["rows"]["validation"])
-    order = training_data.validation_order(
-        validation, settings.batch_size, worker.rank, worker.workers
-    )
+    order = validation_order(validation, settings.batch_size, worker.rank, worker.workers)
 
     def validation_batches() -> Iterator[Batch]:
-        batches = training_data.row_batches(
-            validation, settings.batch_size, order, 0, 1, delivery, None
-        )
-        return training_data.ahead(batches, delivery.ahead)
+        batches = row_batches(validation, settings.batch_size, order, 0, 1, delivery, None)
+        return prefetched(batches, delivery.ahead)
 
     return train_batches, validation_batches
 
 
 def streamed(
-    job: dict[str, Any], worker: WorkerContext, delivery: training_data.Delivery, ahead: int
+    job: dict[str, Any], worker: WorkerContext, delivery: Delivery, ahead: int
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """The same from Ray Data, shuffled in a buffer."""
     settings: TrainingSettings = job["settings"]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,14 +14,14 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 import ray.train
-import torch
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from raysound import features, storage
+from raysound.batches import Delivery, Rows
 from raysound.config import UserError
 from raysound.distributed.failures import finite_retries
-from raysound.distributed.session import cluster_cpus, run_remote_all
+from raysound.distributed.session import run_remote_all
 from raysound.features import MelStatistics
 from raysound.scoring import Normalisation
 from raysound.training import Batch
@@ -32,25 +29,8 @@ from raysound.training import Batch
 # What of the object store the training data may take. Kept there, an epoch of a small corpus costs
 # a hundredth of what it costs to read it anew: benchmarks/training.py.
 STORE_SHARE = 0.4
-# What of a GPU's free memory the training data may take; then no batch crosses the bus.
-GPU_SHARE = 0.3
 # In the folder of a run: the epoch that streams are read for.
 EPOCH = "epoch"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Windows of a split, all of them.
-
-    Attributes:
-        log_mel: `(n, n_mels, n_frames)`, as stored.
-        target: class indices, int64 `(n,)`.
-        clip_id: names `(n,)`.
-    """
-
-    log_mel: np.ndarray
-    target: np.ndarray
-    clip_id: np.ndarray
 
 
 def fits_in_store(folder: str, sharing: int = 1) -> bool:
@@ -91,98 +71,6 @@ def read_rows(uri: str, clip_ids: pa.Array) -> pa.Table:
     with storage.open_file(uri) as file:
         table = pq.read_table(file, columns=["clip_id", "log_mel"])
     return table.filter(pc.is_in(table["clip_id"], clip_ids))
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """How batches come to the model.
-
-    Attributes:
-        device: where they are wanted.
-        pin: through memory that a GPU reads by itself.
-        ahead: how many are on their way while one is used.
-    """
-
-    device: torch.device
-    pin: bool = False
-    ahead: int = 0
-
-    def bring(self, array: np.ndarray) -> torch.Tensor:
-        """An array, on the device."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return (tensor.pin_memory() if self.pin else tensor).to(self.device, non_blocking=True)
-
-
-def ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-    """The same batches, so many of them made by a thread while one is used."""
-    if not count:
-        yield from batches
-        return
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, batches, None) for _ in range(count))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, batches, None))
-            yield batch
-
-
-def row_batches(
-    rows: Rows,
-    batch_size: int,
-    order: np.ndarray,
-    rank: int,
-    workers: int,
-    delivery: Delivery,
-    on_device: torch.Tensor | None,
-) -> Iterator[Batch]:
-    """This worker's share of each batch of some rows, in some order.
-
-    Worker r takes every `workers`th clip of a batch, so that together they take those that one
-    worker would, but for the last of a batch that can't be divided evenly.
-
-    Args:
-        rows: all windows.
-        batch_size: of all workers together.
-        order: indices of rows.
-        rank: this worker.
-        workers: how many there are.
-        delivery: how and where they are wanted.
-        on_device: `rows.log_mel` on that device, if it is kept there.
-    """
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        mine = batch[: len(batch) // workers * workers][rank::workers]
-        if len(mine) == 0:
-            return
-        if on_device is not None:
-            log_mel = on_device[delivery.bring(mine)]
-        else:
-            log_mel = delivery.bring(rows.log_mel[mine])
-        yield Batch(log_mel, delivery.bring(rows.target[mine]), rows.clip_id[mine].tolist())
-
-
-def epoch_order(rows: Rows, seed: int, epoch: int, balanced: bool) -> np.ndarray:
-    """The rows of an epoch in a drawn order; balanced, as many of each class, drawn with return."""
-    rng = np.random.default_rng((seed, epoch))
-    if not balanced:
-        return rng.permutation(len(rows.target))
-    share = 1 / np.bincount(rows.target)[rows.target]
-    return rng.choice(len(rows.target), len(rows.target), p=share / share.sum())
-
-
-def validation_order(rows: Rows, batch_size: int, rank: int, workers: int) -> np.ndarray:
-    """The rows of every `workers`th batch: one worker's share, whole batches in the rows' order."""
-    index = np.arange(len(rows.target))
-    return index[index // batch_size % workers == rank]
-
-
-def on_device(rows: Rows, device: torch.device) -> torch.Tensor | None:
-    """The log-mels on a GPU, where they take at most GPU_SHARE of what is free there."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    if rows.log_mel.nbytes > GPU_SHARE * free:
-        return None
-    return torch.tensor(rows.log_mel, device=device)
 
 
 class ShardDatasource(Datasource):
@@ -237,14 +125,17 @@ def next_epoch(run: str) -> int:
         return 1
 
 
-def stream(source: ShardDatasource) -> ray.data.Dataset:
-    """The windows of some clips, read anew each epoch: for what the object store can't hold."""
+def stream(source: ShardDatasource, tasks: int) -> ray.data.Dataset:
+    """The windows of some clips, read anew each epoch by `tasks` tasks at a time.
+
+    For what the object store can't hold.
+    """
     # Asking for no CPU: a range of workers may hold every one, and would wait for ever.
     with finite_retries() as retries:
         rows = ray.data.read_datasource(
             source,
             override_num_blocks=len(source.uris),
-            concurrency=max(1, int(cluster_cpus())),
+            concurrency=tasks,
             ray_remote_args={"num_cpus": 0, **retries},
         )
     # The buffer that shuffles then draws the same batches from the same seed.
@@ -314,13 +205,3 @@ def shard_statistics(uri: str, chosen: list[ray.ObjectRef]) -> MelStatistics | N
     """Runs in a Ray task: the statistics of the chosen clips' windows in one shard."""
     table = read_rows(uri, ray.get(chosen[0]))
     return MelStatistics.of(features.tensor_array(table["log_mel"])) if len(table) else None
-
-
-def class_weights(rows_a_class: np.ndarray) -> torch.Tensor:
-    """Weights that let every class count alike in the loss, 1 on the mean over rows.
-
-    Args:
-        rows_a_class: how many training rows each class has, at least 1.
-    """
-    weights = rows_a_class.sum() / (len(rows_a_class) * rows_a_class)
-    return torch.tensor(weights, dtype=torch.float32)

@@ -14,9 +14,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
 from raysound.config import UserError, sampled
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.judge import Material, describe, job_of, run_workers
 from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
+from raysound.history import read_history
 from raysound.settings import Config, PopulationBasedTraining
 from raysound.training import is_finished
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -16,8 +13,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from raysound import storage
-from raysound.config import UserError, most_epochs, sampled
-from raysound.distributed.epochs_shown import read_history
+from raysound.config import UserError, most_epochs, real_corpus, sampled
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
@@ -32,7 +28,9 @@ from raysound.distributed.placement import check_labels, placement, room
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.trial import MISTAKE, Search, decoded
 from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
-from raysound.report.search_page import TrialRow, best_of, render_search, shown
+from raysound.history import read_history
+from raysound.report.search_page import TrialRow, best_of, render_search
+from raysound.search_results import last_line, summary_lines, trials_csv
 from raysound.settings import Config, digest
 from raysound.training import is_finished, kept_epoch
 from raysound.wording import counted
@@ -57,6 +55,7 @@ def tune(config: Config) -> str:
     Raises:
         UserError: nothing to search, clips no judge can learn from, or no trial that succeeded.
     """
+    real_corpus(config)
     if not config.search.space:
         raise UserError("search.space is empty: name a setting and what it may be, as in README.md")
     materials, corpora = gathered(config)
@@ -108,7 +107,7 @@ def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
     """Where this search lies: another space, budget, split or corpus has another."""
     identity = {
         "corpora": dict(corpora),
-        "split": config.corpora.real.split.model_dump(mode="json"),
+        "split": real_corpus(config).split.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"features", "model", "training"}),
         "search": config.search.model_dump(mode="json", exclude={"concurrent", "gpus_per_trial"}),
     }
@@ -208,11 +207,6 @@ def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
         yield TrialRow(number, trial_id, state, values, history, kept, error)
 
 
-def last_line(text: str) -> str:
-    """What an error says, without the way it took."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
 def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
     """Leaves trials.csv, report.html and, last, best.yaml; clears away what trials went on from.
 
@@ -240,29 +234,3 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
     )
     text = head + sampled(config, best.values).to_yaml()
     storage.write_bytes(storage.join(folder, "best.yaml"), text.encode())
-
-
-def trials_csv(rows: list[TrialRow]) -> str:
-    """A line a trial, its values as JSON."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    measured = ["state", "accuracy", "loss", "kept_epoch", "epochs", "seconds"]
-    table.writerow(["trial", *measured, *(rows[0].values if rows else ()), "error"])
-    for row in rows:
-        values = (json.dumps(value) for value in row.values.values())
-        table.writerow(
-            [row.number, *(getattr(row, name) for name in measured), *values, row.error or ""]
-        )
-    return text.getvalue()
-
-
-def summary_lines(rows: list[TrialRow], best: TrialRow | None, most: int) -> Iterator[str]:
-    """What the search came to, as lines of text."""
-    states = Counter(row.state for row in rows)
-    spent = sum(row.epochs for row in rows)
-    ended = ", ".join(f"{count} {state}" for state, count in states.items())
-    yield f"{counted(len(rows), 'trial')}: {ended}"
-    yield f"{spent} of {counted(most, 'epoch')} trained"
-    if best is not None:
-        values = ", ".join(f"{key} {shown(value)}" for key, value in best.values.items())
-        yield f"best: trial {best.number}, {best.accuracy:.1%} of the validation clips: {values}"

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raysound.batches import Delivery, Rows, prefetched, row_batches
 from raysound.config import UserError
-from raysound.distributed import training_data
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import describe, gather, job_of, split_clips, train_judge
 from raysound.distributed.listing import finished_features
-from raysound.distributed.train_worker import hardware_for, train_alone
+from raysound.distributed.train_worker import train_alone
+from raysound.hardware import hardware_for
+from raysound.history import read_history
 from raysound.models import build
 from raysound.scoring import Normalisation
 from raysound.settings import ComputeSettings, Config, TrainingSettings
@@ -87,18 +88,18 @@ def test_batches_hold_their_rows_whichever_way_they_come(
 ) -> None:
     """From pinned memory, by a thread, or from what lies on the GPU."""
     rng = np.random.default_rng(0)
-    rows = training_data.Rows(
+    rows = Rows(
         rng.normal(size=(50, 24, 51)).astype(np.float32),
         rng.integers(0, 3, 50),
         np.array([f"clip-{number}" for number in range(50)], dtype=object),
     )
     order = rng.permutation(50)
-    delivery = training_data.Delivery(device, pin=device.type == "cuda", ahead=ahead)
+    delivery = Delivery(device, pin=device.type == "cuda", ahead=ahead)
     lying = torch.tensor(rows.log_mel, device=device) if kept else None
 
-    came = training_data.row_batches(rows, 8, order, 0, 1, delivery, lying)
+    came = row_batches(rows, 8, order, 0, 1, delivery, lying)
     # All of them, before one is looked at: none may be overwritten by a later one.
-    batches = list(training_data.ahead(came, ahead))
+    batches = list(prefetched(came, ahead))
 
     assert [batch.log_mel.device.type for batch in batches] == [device.type] * 7
     np.testing.assert_array_equal(

@@ -51,6 +51,9 @@ RUN_BY = {
     r"python jobs/evaluate\.py configs/demo\.yaml 'evaluation\.embeddings=.*": (
         "tests/ray/test_embeddings.py::test_metrics_json_page_and_console_hold_them"
     ),
+    r"python jobs/reference\.py configs/demo\.yaml": (
+        "tests/ray/test_reference.py::test_the_file_is_written_again_from_what_is_there"
+    ),
     r"bash benchmarks/gpu\.sh": (
         "tests/jobs/test_gpu_benchmark.py::test_every_step_runs_on_a_cpu_and_leaves_its_table"
     ),

@@ -15,11 +15,11 @@ import soundfile
 
 from raysound import checkpoint
 from raysound.config import UserError, from_tree
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, split_digest
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train import train
+from raysound.history import read_history
 from raysound.predictions import read_predictions
 from raysound.settings import Config
 

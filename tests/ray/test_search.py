@@ -17,10 +17,10 @@ import yaml
 
 from raysound import storage
 from raysound.config import UserError, from_tree, load
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import train_judge
 from raysound.distributed.tune import tune
+from raysound.history import read_history
 from raysound.settings import Config
 from tests.processes import job, poll, processes_below, run_script, said
 
@@ -365,7 +365,7 @@ from pathlib import Path
 from ray.util import placement_group_table
 from raysound.config import load
 from raysound.distributed.session import open_session
-from raysound.distributed.tune import tune
+from raysound.distributed.tune import (tune)
 from tests.processes import poll_until_empty
 config = load(sys.argv[1])
 open_session(config.compute, dashboard=True)

@@ -14,28 +14,25 @@ import torch
 import yaml
 
 from raysound import checkpoint, features
+from raysound.batches import Delivery, epoch_order, prefetched, row_batches
 from raysound.config import UserError, from_tree
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.nodes import workers_held_by
-from raysound.distributed.placement import placement
-from raysound.distributed.train_worker import hardware_for, memory_told
+from raysound.distributed.placement import placement, reading_tasks
 from raysound.distributed.training_data import (
-    Delivery,
     ShardDatasource,
     SplitStreams,
-    ahead,
     announce_epoch,
-    epoch_order,
     normalisation,
     read_all,
-    row_batches,
     stream,
 )
 from raysound.features import MelStatistics
+from raysound.hardware import hardware_for, memory_told
+from raysound.history import read_history
 from raysound.settings import ComputeSettings, TrainingSettings
 from raysound.storage import read_table
 from raysound.training import Hardware, Metrics, best_epoch
@@ -143,7 +140,7 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
     }
 
     if streamed:
-        taken = stream(source_of(folder, clips, labels)).take_all()
+        taken = stream(source_of(folder, clips, labels), 2).take_all()
         fed = [(row["clip_id"], row["target"], row["log_mel"]) for row in taken]
     else:
         rows = read_all(folder, clips, labels)
@@ -163,7 +160,7 @@ def test_streamed_validation_scores_each_clip_once_over_all_workers(
     expected = {split: sorted(rows["clip_id"].to_pylist()) for split, rows in clips.items()}
     shards = SplitStreams().configure(
         {
-            split: stream(source_of(folder, rows, ["high", "low", "mid"]))
+            split: stream(source_of(folder, rows, ["high", "low", "mid"]), 2)
             for split, rows in clips.items()
         },
         2,
@@ -195,7 +192,7 @@ def test_each_epoch_of_a_stream_reads_the_shards_in_an_order_of_its_own(
     labels = ["high", "low", "mid"]
 
     def orders(seed: int, epochs: list[int]) -> list[list[str]]:
-        rows = stream(source_of(folder, clips, labels, run=str(tmp_path), seed=seed))
+        rows = stream(source_of(folder, clips, labels, run=str(tmp_path), seed=seed), 2)
         found = []
         for epoch in epochs:
             announce_epoch(str(tmp_path), epoch)
@@ -221,7 +218,7 @@ def test_workers_together_take_each_clip_of_an_epoch_once(
     order = epoch_order(rows, seed=3, epoch=2, balanced=False)
 
     shares = [
-        list(ahead(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
+        list(prefetched(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
         for rank in range(workers)
     ]
 
@@ -256,6 +253,8 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
         scaling, threads = placement(asking(workers=2), is_streamed=is_streamed)
         assert scaling.resources_per_worker == {"CPU": cpus}
         assert threads == 1
+    # On the CPU that the workers leave free.
+    assert reading_tasks(asking(workers=2).compute) == 1
 
 
 @pytest.mark.parametrize(

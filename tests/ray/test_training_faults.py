@@ -19,14 +19,14 @@ import yaml
 from ray.train import CheckpointConsistencyMode
 from torch.distributed import DistNetworkError
 
-from raysound import checkpoint
+from raysound import checkpoint, storage
 from raysound.config import UserError, from_tree
 from raysound.distributed import judge
-from raysound.distributed.epochs_shown import read_history
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import is_bug, train_worker
+from raysound.history import read_history
 from raysound.training import Metrics
 from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
 
@@ -115,6 +115,22 @@ def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> No
     weights = [(folder / checkpoint.WEIGHTS).read_bytes() for folder in (run, whole["run"])]
     assert weights[0] == weights[1]
     assert {path.name for path in run.iterdir()} == {path.name for path in whole["run"].iterdir()}
+
+
+def test_a_training_into_an_object_store_equals_that_on_a_disk(
+    object_store: str, whole: dict[str, Any]
+) -> None:
+    """Its checkpoints are uploaded while the next epoch trains, the last one before the end."""
+    config = from_tree({**whole["tree"], "output": f"{object_store}/whole"}, "test")
+    extract(config)
+    run = train_judge(config)
+
+    names = {name for name, _, _ in storage.list_files(run)}
+    assert names == {path.name for path in whole["run"].iterdir()}
+    history, expected = (read_history(f"{folder}/history.jsonl") for folder in (run, whole["run"]))
+    assert without_seconds(history) == without_seconds(expected)
+    weights = storage.read_bytes(storage.join(run, checkpoint.WEIGHTS))
+    assert weights == (whole["run"] / checkpoint.WEIGHTS).read_bytes()
 
 
 def test_a_worker_killed_within_an_epoch_changes_nothing(

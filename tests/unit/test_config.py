@@ -10,7 +10,16 @@ import torch
 import yaml
 
 from raysound import settings
-from raysound.config import UserError, apply_override, from_tree, known_keys, load, nearest, places
+from raysound.config import (
+    UserError,
+    apply_override,
+    from_tree,
+    known_keys,
+    load,
+    nearest,
+    places,
+    real_corpus,
+)
 from raysound.settings import Adam, Config, CopiesSettings, FeatureSettings, StepLR
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
@@ -370,6 +379,41 @@ def test_a_missing_key_is_named(tmp_path, key):
         section = section[name]
     del section[last]
     assert f"'{key}' is missing" in fault(written(tmp_path, yaml.safe_dump(tree)))
+
+
+def test_a_reference_stands_for_the_real_corpus(least):
+    given = ["evaluation.reference=real.safetensors", "evaluation.checkpoint=runs/judge"]
+    generated = "corpora.generated.gan=wavs"
+    config = load(least, [*given, generated, "corpora.real=null"])
+    assert config.corpora.real is None
+    assert config.corpora.names == ("gan",)
+    assert config.evaluation.reference == os.path.abspath("real.safetensors")
+    assert places(config)["evaluation.reference"] == config.evaluation.reference
+    assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
+    with pytest.raises(UserError, match=r"^corpora\.real is missing, and this step needs"):
+        real_corpus(config)
+    with_real = load(least, [generated])
+    assert with_real.corpora.names == ("real", "gan")
+    assert real_corpus(with_real) is with_real.corpora.real
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], "leave out corpora.real, or it"),
+        (["corpora.real=null", "evaluation.checkpoint=null"], "wants evaluation.checkpoint"),
+        (["corpora.real=null", "corpora.generated={}"], "wants corpora.generated"),
+        (["corpora.real=null", "evaluation.copies={}"], "evaluation.copies compares with the real"),
+        (["corpora.real=null", "evaluation.reference=null"], "'corpora.real' is missing"),
+        (["corpora.real=null", "evaluation.reference=s3://a:b@c/d"], "write it as s3://"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_one_line(least, overrides, words):
+    given = ["evaluation.reference=r", "evaluation.checkpoint=c", "corpora.generated.gan=wavs"]
+    with pytest.raises(UserError) as refusal:
+        load(least, [*given, *overrides])
+    assert words in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("rate", [8000, 44100, 11025])

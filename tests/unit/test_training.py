@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from raysound import checkpoint
 from raysound.checkpoint import Weights
 from raysound.config import UserError
-from raysound.distributed.epochs_shown import epoch_lines
+from raysound.history import epoch_lines
 from raysound.scoring import Normalisation
 from raysound.settings import TrainingSettings
 from raysound.training import (

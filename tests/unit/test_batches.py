@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from raysound.distributed.training_data import (
+from raysound.batches import (
     Delivery,
     Rows,
-    ahead,
     class_weights,
     epoch_order,
+    prefetched,
     row_batches,
     validation_order,
 )
@@ -136,7 +136,9 @@ def test_batches_made_ahead_are_the_same_in_the_same_order(count: int) -> None:
     def made() -> Iterator[Batch]:
         return row_batches(some, 6, drawn(20), 0, 1, HERE, None)
 
-    assert [numbers(batch) for batch in ahead(made(), count)] == [numbers(one) for one in made()]
+    assert [numbers(batch) for batch in prefetched(made(), count)] == [
+        numbers(one) for one in made()
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -148,7 +150,7 @@ def test_an_error_behind_some_batches_comes_after_them(count: int) -> None:
         yield batch
         raise OSError("no disk")
 
-    got = ahead(made(), count)
+    got = prefetched(made(), count)
 
     assert [next(got), next(got)] == [batch, batch]
     with pytest.raises(OSError, match="no disk"):
@@ -164,7 +166,7 @@ def test_no_more_is_made_ahead_than_was_asked_for() -> None:
             made.append(index)
             yield batch
 
-    got = ahead(count(), 3)
+    got = prefetched(count(), 3)
     next(got)
     got.close()
 

@@ -1,0 +1,60 @@
+"""What classifiers of several folds and seeds come to: means, spreads and a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from raysound.metrics.intervals import wilson_interval
+
+
+def by_number(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """Sorts 10 behind 9."""
+    return tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part)
+                 for part in re.findall(r"\d+|\D+", name))  # fmt: skip
+
+
+def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread (standard deviation, of a sample) over folds and over seeds.
+
+    Args:
+        results: a row a judge with fold, seed, clips, right and accuracy.
+    """
+    folds, seeds = (list(dict.fromkeys(row[key] for row in results)) for key in ("fold", "seed"))
+    accuracy = np.array([row["accuracy"] for row in results]).reshape(len(folds), len(seeds))
+    clips, right = (sum(row[key] for row in results) for key in ("clips", "right"))
+    low, high = wilson_interval(right, clips)
+    return {
+        "folds": folds,
+        "seeds": seeds,
+        "accuracy": float(accuracy.mean()),
+        "by_fold": accuracy.mean(axis=1).tolist(),
+        "by_seed": accuracy.mean(axis=0).tolist(),
+        "spread_over_folds": spread(accuracy.mean(axis=1)),
+        "spread_over_seeds": spread(accuracy.mean(axis=0)),
+        "of_all_clips": {"clips": clips, "right": right, "low": low, "high": high},
+        "judges": results,
+    }
+
+
+def spread(values: np.ndarray) -> float | None:
+    """Standard deviation of a sample; None of a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def table(summary: dict[str, Any]) -> Iterator[str]:
+    """The sums as lines of text: a row a fold, a column a seed."""
+    seeds = summary["seeds"]
+    yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + "      mean"
+    judges = iter(summary["judges"])
+    for fold, mean in zip(summary["folds"], summary["by_fold"], strict=True):
+        cells = "".join(f"{next(judges)['accuracy']:10.1%}" for _ in seeds)
+        yield f"{fold if fold is not None else 'own split':<12}{cells}{mean:10.1%}"
+    cells = "".join(f"{value:10.1%}" for value in summary["by_seed"])
+    yield f"{'mean':<12}{cells}{summary['accuracy']:10.1%}"
+    for kind in ("folds", "seeds"):
+        if summary[f"spread_over_{kind}"] is not None:
+            yield f"standard deviation over {kind}: {summary[f'spread_over_{kind}']:.1%}"

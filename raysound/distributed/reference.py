@@ -1,0 +1,51 @@
+"""The real side of an evaluation, computed once and written as one file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from raysound import storage
+from raysound.config import real_corpus
+from raysound.distributed.embeddings import embedding_metrics
+from raysound.distributed.evaluate import checked_inputs, judged_and_compared
+from raysound.distributed.exclusive import sole_writer
+from raysound.distributed.measure import measure
+from raysound.distributed.score import score_corpora
+from raysound.reference_file import REFERENCE_NAME, write_reference
+from raysound.settings import Config
+from raysound.wording import counted
+
+logger = logging.getLogger(__name__)
+
+
+def reference(config: Config) -> str:
+    """Scores the real corpus and writes what others need to evaluate against it.
+
+    Predictions and embeddings of the real clips are those of `evaluate`: what is there is used.
+
+    Returns:
+        The last line of the job.
+
+    Raises:
+        UserError: the config has no real corpus, or what `evaluate` raises.
+    """
+    real_corpus(config)
+    run, judge, folders, labelled, real, sources, _ = checked_inputs(config, ["real"])
+    out = storage.join(config.output, "evaluation")
+    predictions, generated = storage.join(out, "predictions"), config.corpora.generated
+    uri = storage.join(config.output, REFERENCE_NAME)
+    with sole_writer(out):
+        score_corpora(
+            folders, judged_and_compared(real), run, config, predictions, others=generated
+        )
+        _, side, _, _ = measure(config, run, judge, folders, labelled, predictions)
+        _, embeddings = embedding_metrics(
+            config, sources, folders, out, side.set_size, others=generated
+        )
+        write_reference(uri, replace(side, embeddings=embeddings))
+    logger.info(
+        "distances are measured to %s, %s held out; classifier: %s",
+        counted(len(side.clip_ids), "training clip"), counted(side.row["clips"], "test clip"), run,
+    )  # fmt: skip
+    return f"reference: {uri}"
