@@ -102,6 +102,9 @@ def draw_training(clips: pa.Table, windows: pa.Table, most: int) -> pa.Table:
         fit, with the column `windows`.
     """
     place = pc.index_in(clips["clip_id"], windows["clip_id"].combine_chunks())
+    if place.null_count:
+        lost = clips["clip_id"].filter(pc.is_null(place))[0]
+        raise RuntimeError(f"{lost} has no window")
     clips = clips.append_column("windows", windows["windows"].take(place))
     clips = clips.take(pa.array(np.argsort(keys(clips["clip_id"].to_pylist()), kind="stable")))
     fitting = np.cumsum(clips["windows"].to_numpy()) <= most

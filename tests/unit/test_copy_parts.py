@@ -80,6 +80,8 @@ def test_whole_clips_are_drawn_by_the_hash_of_their_names() -> None:
                     if sum(counts[m] for m in order[: place + 1]) <= most]  # fmt: skip
         assert drawn["clip_id"].to_pylist() == [names[n] for n in expected]
         assert drawn["windows"].to_pylist() == [counts[n] for n in expected]
+    with pytest.raises(RuntimeError, match=r"^29\.wav has no window"):
+        draw_training(clips_of(names), windows.slice(1), 5)
 
 
 @pytest.fixture
