@@ -23,9 +23,8 @@ import numpy as np
 import soundfile
 import torch
 
-from raysound.audio import read_clip
-from raysound.config import load
-from raysound.logmel import LogMel
+from raysound.audio.decode import read_clip
+from raysound.audio.log_mel import LogMel
 from raysound.metrics.copies import (
     CANDIDATES,
     Copies,
@@ -41,7 +40,8 @@ from raysound.metrics.copies import (
     threshold_of,
 )
 from raysound.metrics.intervals import wilson_interval
-from raysound.settings import FeatureSettings
+from raysound.settings.loading import load
+from raysound.settings.schema import FeatureSettings
 
 RATES = (0.01, 0.02, 0.05)
 GENERATED = 1_000_000

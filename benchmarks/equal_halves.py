@@ -20,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.comparison import compare
+from raysound.evaluation.comparison import compare
+from raysound.evaluation.partial_sums import scored_of
+from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS
 from raysound.metrics.fidelity import Reference, fidelity_report, prepare
 from raysound.metrics.intervals import wilson_interval
 from raysound.metrics.significance import p_value, significant
-from raysound.partial_sums import scored_of
-from raysound.predictions import as_array, read_predictions
 
 
 def read(folder: Path, corpus: str, columns: list[str]) -> tuple[pa.Table, pa.Table]:

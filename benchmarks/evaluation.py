@@ -24,12 +24,14 @@ import pyarrow as pa
 import torch
 from memory import run_watched
 
-from raysound import checkpoint, features, storage
-from raysound.checkpoint import Checkpoint
-from raysound.config import from_tree
+from raysound import storage
+from raysound.features import parquet
 from raysound.models import build
-from raysound.scoring import Normalisation, score
-from raysound.settings import Config, FeatureSettings
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config, FeatureSettings
+from raysound.training import checkpoint
+from raysound.training.checkpoint import Checkpoint
+from raysound.training.inference import Normalisation, score
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = FeatureSettings(
@@ -60,11 +62,11 @@ def write_shard(folder: str, corpus: str, index: int, clips: int, classes: int) 
             "sample_rate": pa.array([SETTINGS.sample_rate] * clips, pa.int32()),
         }
     )
-    with features.write_shard(storage.join(folder, features.shard_name(index)), SETTINGS) as shard:
+    with parquet.write_shard(storage.join(folder, parquet.shard_name(index)), SETTINGS) as shard:
         shard.add(rows, patterns(classes)[truth] + noise)
         digest = f"{corpus}-{index}"
         shard.finish(
-            features.Shard(
+            parquet.Shard(
                 digest, clips, clips, clips, SETTINGS.clip_length * clips, shard.statistics
             )
         )
@@ -81,7 +83,7 @@ def write_corpus(folder: str, corpus: str, clips: int, classes: int) -> None:
         ]
         for call in calls:
             call.result()
-    storage.write_table(f"{folder}/rejects.parquet", features.REJECT_SCHEMA.empty_table())
+    storage.write_table(f"{folder}/rejects.parquet", parquet.REJECT_SCHEMA.empty_table())
     summary = {"found": clips, "rejected": 0, "digest": f"{corpus}-{clips}"}
     storage.write_bytes(f"{folder}/summary.json", json.dumps(summary).encode())
 

@@ -12,8 +12,8 @@ import argparse
 import numpy as np
 import pyarrow as pa
 
+from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.frechet import frechet_distance_infinite, frechet_distance_of
-from raysound.predictions import as_array, read_predictions
 
 SIZES = (50, 100, 200, 500, 1000, 2000)
 

@@ -24,8 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raysound import features
-from raysound.config import load
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
     describe,
@@ -42,9 +40,11 @@ from raysound.distributed.session import ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train import Variant, variants
 from raysound.distributed.train_worker import train_alone
-from raysound.history import read_history
-from raysound.predictions import read_predictions
-from raysound.settings import Config, FormulaSettings
+from raysound.evaluation.predictions import read_predictions
+from raysound.features import parquet
+from raysound.settings.loading import load
+from raysound.settings.schema import Config, FormulaSettings
+from raysound.training.history import read_history
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = [
@@ -182,7 +182,7 @@ def main() -> None:
         return
     config = load(recipe, [*(SMALL if options.smoke else FEATURES), f"output={options.output}"])
     with ray_session(config.compute), tempfile.TemporaryDirectory() as made:
-        folder = features.folder(options.carried, "real", config.features)
+        folder = parquet.folder(options.carried, "real", config.features)
         if options.smoke:
             config = with_epochs(config, 2)
             tree = config.model_dump()

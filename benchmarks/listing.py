@@ -18,11 +18,11 @@ from pathlib import Path
 
 from memory import KINDS, run_watched
 
-from raysound import features
-from raysound.config import from_tree
+from raysound.corpora.manifest_parts import manifest_rows, read_index
 from raysound.distributed.listing import digest_on_cluster, plan_here, plan_on_cluster
 from raysound.distributed.session import ray_session
-from raysound.manifest_parts import manifest_rows, read_index
+from raysound.features import parquet
+from raysound.settings.loading import from_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,7 +65,7 @@ def watched(corpus: Path, output: Path, way: str) -> tuple[list[float], dict]:
 def differ(outputs: list[Path]) -> bool:
     """True where the manifests of two outputs are not the same row by row."""
     settings = from_tree({"name": "x", "output": "x", "corpora": {"real": {"path": "x"}}}, "x")
-    folders = [features.folder(str(output), "real", settings.features) for output in outputs]
+    folders = [parquet.folder(str(output), "real", settings.features) for output in outputs]
     first, second = (read_index(folder) for folder in folders)
     if first is None or second is None or first.digest != second.digest:
         return True

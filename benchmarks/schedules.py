@@ -18,11 +18,11 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from raysound import storage
-from raysound.config import load
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.session import ray_session
 from raysound.distributed.train import Variant, trained_together
-from raysound.history import read_history
+from raysound.settings.loading import load
+from raysound.training.history import read_history
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEDULES = {

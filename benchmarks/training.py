@@ -31,8 +31,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raysound import batches, storage
-from raysound.config import from_tree
+from raysound import storage
 from raysound.distributed import training_data
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import Material, describe, gather, job_of, split_clips, train_judge
@@ -41,12 +40,14 @@ from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train_worker import train_alone
-from raysound.hardware import hardware_for
-from raysound.history import read_history
 from raysound.models import build
-from raysound.scoring import Normalisation
-from raysound.settings import Config, FormulaSettings
-from raysound.training import Batch, Hardware, fit
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config, FormulaSettings
+from raysound.training import batches
+from raysound.training.hardware import hardware_for
+from raysound.training.history import read_history
+from raysound.training.inference import Normalisation
+from raysound.training.loop import Batch, Hardware, fit
 
 # Dense bfloat16 arithmetic, by words of the device's name; from the vendor's data sheets. The first
 # entry whose words all occur counts.

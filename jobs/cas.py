@@ -1,9 +1,9 @@
-"""Classification accuracy score: trains on generated clips, tests on real ones, and the reverse.
+"""`raysound cas` as a script, for `ray job submit`.
 
-python jobs/cas.py configs/demo.yaml [key=value ...]
+python jobs/cas.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.cas:cas", __doc__)
+    main("cas")

@@ -1,9 +1,9 @@
-"""Tells whether a generator got better: the metrics.json of two evaluations by the same judge.
+"""`raysound compare` as a script, for `ray job submit`.
 
 python jobs/compare.py OLD/evaluation/metrics.json NEW/evaluation/metrics.json
 """
 
-from raysound.job import run_command
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_command("raysound.comparison:compare_files", 2, __doc__)
+    main("compare")

@@ -1,9 +1,9 @@
-"""Lets the judge score every corpus and writes metrics.json and report.html.
+"""`raysound evaluate` as a script, for `ray job submit`.
 
-python jobs/evaluate.py configs/demo.yaml [key=value ...]
+python jobs/evaluate.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.evaluate:evaluate", __doc__)
+    main("evaluate")

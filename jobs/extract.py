@@ -1,9 +1,9 @@
-"""Turns the sounds of every corpus into log-mel arrays, stored as Parquet.
+"""`raysound extract` as a script, for `ray job submit`.
 
-python jobs/extract.py configs/demo.yaml [key=value ...]
+python jobs/extract.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.extract:extract", __doc__)
+    main("extract")

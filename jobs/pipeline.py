@@ -1,9 +1,9 @@
-"""The whole road: synthesize (where the config says so), extract, train, evaluate.
+"""`raysound pipeline` as a script, for `ray job submit`.
 
-python jobs/pipeline.py configs/demo.yaml [key=value ...]
+python jobs/pipeline.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.pipeline:run_all", __doc__)
+    main("pipeline")

@@ -1,9 +1,9 @@
-"""Writes what others need to evaluate against the real recordings without having them: one file.
+"""`raysound reference` as a script, for `ray job submit`.
 
-python jobs/reference.py configs/demo.yaml [key=value ...]
+python jobs/reference.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.reference:reference", __doc__)
+    main("reference")

@@ -1,9 +1,9 @@
-"""Makes labelled corpora: by formula, or from real clips through log-mel and back.
+"""`raysound synthesize` as a script, for `ray job submit`.
 
-python jobs/synthesize.py configs/demo.yaml [key=value ...]
+python jobs/synthesize.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.synthesize:synthesize", __doc__)
+    main("synthesize")

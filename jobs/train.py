@@ -1,9 +1,9 @@
-"""Trains the judge, a classifier of log-mels, on the real corpus that jobs/extract.py prepared.
+"""`raysound train` as a script, for `ray job submit`.
 
-python jobs/train.py configs/demo.yaml [key=value ...]
+python jobs/train.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.train:train", __doc__)
+    main("train")

@@ -1,9 +1,9 @@
-"""Searches settings of the judge by Ray Tune, as the config's section `search` says.
+"""`raysound tune` as a script, for `ray job submit`.
 
-python jobs/tune.py configs/demo-search.yaml [key=value ...]
+python jobs/tune.py CONFIG [key=value ...]
 """
 
-from raysound.job import run_job
+from raysound.cli import main
 
 if __name__ == "__main__":
-    run_job("raysound.distributed.tune:tune", __doc__)
+    main("tune")

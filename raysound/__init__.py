@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysound.distributed.datasets import log_mels as log_mels
     from raysound.distributed.datasets import read_features as read_features
-    from raysound.settings import FeatureSettings as FeatureSettings
+    from raysound.settings.schema import FeatureSettings as FeatureSettings
 
 __all__ = ["FeatureSettings", "log_mels", "read_features"]
 
 _MODULES = {
-    "FeatureSettings": "raysound.settings",
+    "FeatureSettings": "raysound.settings.schema",
     "log_mels": "raysound.distributed.datasets",
     "read_features": "raysound.distributed.datasets",
 }

@@ -42,7 +42,7 @@ def run_job(function: str, usage: str) -> NoReturn:
     """
 
     def command(words: list[str]) -> str:
-        from raysound.config import load
+        from raysound.settings.loading import load
 
         config = load(words[0], words[1:])
         # A Ray call in a thread that outlives the session raises, and starts no other cluster.
@@ -124,7 +124,7 @@ def exit_code(command: Callable[[list[str]], str], usage: str, words: int | None
     if asked or not given or len(given) != (words or len(given)):
         return show(usage.strip()) if asked else show(usage.strip()) or 2
     try:
-        from raysound.config import UserError
+        from raysound.errors import UserError
 
         try:
             result = command(given)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from raysound import storage
-from raysound.config import UserError
+from raysound.errors import UserError
 from raysound.storage import FORBIDDEN, FULL, explained
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raysound.config import UserError
+from raysound.errors import UserError
 
 OBJECT_STORES = {"s3", "gs", "gcs"}
 ASKED_AT_ONCE = 32

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from raysound.predictions import PREDICTIONS
+from raysound.evaluation.predictions import PREDICTIONS
 
 CLASSES, SIZE, BANDS = 5, 4, 3
 LABELS = [f"class {number}" for number in range(CLASSES)]

@@ -10,12 +10,12 @@ import pyarrow as pa
 import ray
 import torch
 
+from raysound.corpora.manifest import read_corpus
 from raysound.distributed.datasets import by_shard
-from raysound.extraction import extract_shard
-from raysound.features import shard_name
-from raysound.manifest import read_corpus
-from raysound.settings import FeatureSettings
-from raysound.shards import assign_shards, clips_per_shard
+from raysound.features.extraction import extract_shard
+from raysound.features.parquet import shard_name
+from raysound.features.shards import assign_shards, clips_per_shard
+from raysound.settings.schema import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=5.0, sample_rate=44100, hop_length=441, n_fft=1024, n_mels=64, f_min=0, f_max=22050

@@ -12,10 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound import checkpoint, storage
-from raysound.cas import CAS_SCHEMA, clips_by_class, equal_clips
-from raysound.config import UserError, real_corpus
-from raysound.corpus_checks import check_classes
+from raysound import storage
+from raysound.corpora.checks import check_classes
 from raysound.distributed.evaluate import (
     check_corpora,
     check_features,
@@ -26,10 +24,14 @@ from raysound.distributed.judge import check_clips, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
+from raysound.errors import UserError
+from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, equal_clips
+from raysound.evaluation.predictions import read_predictions
 from raysound.metrics.intervals import paired_difference, paired_p_value, share_measure
 from raysound.metrics.significance import holm, significant
-from raysound.predictions import read_predictions
-from raysound.settings import Config
+from raysound.settings.loading import real_corpus
+from raysound.settings.schema import Config
+from raysound.training import checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import ray
 
-from raysound.config import UserError
 from raysound.descendants import children, kill_below, send
+from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)
 

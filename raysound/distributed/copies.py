@@ -12,8 +12,12 @@ import ray
 import ray.data
 
 from raysound import storage
-from raysound.config import UserError
-from raysound.copy_parts import (
+from raysound.distributed.derived import derived_parts, map_parts
+from raysound.distributed.failures import RETRIES, reported
+from raysound.distributed.score import PARTS_OF_A_TASK, features_digest
+from raysound.distributed.session import run_remote_all
+from raysound.errors import UserError
+from raysound.evaluation.copy_parts import (
     COPIES_VERSION,
     SearchedClips,
     calibrated,
@@ -26,15 +30,11 @@ from raysound.copy_parts import (
     search_part,
     search_sample,
 )
-from raysound.derived_parts import DERIVE, is_derived, write_derived
-from raysound.distributed.derived import derived_parts, map_parts
-from raysound.distributed.failures import RETRIES, reported
-from raysound.distributed.score import PARTS_OF_A_TASK, features_digest
-from raysound.distributed.session import run_remote_all
+from raysound.evaluation.derived_parts import DERIVE, is_derived, write_derived
+from raysound.evaluation.part_scoring import digest
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.selection import keys, smallest
-from raysound.part_scoring import digest
-from raysound.settings import Config, FeatureSettings
+from raysound.settings.schema import Config, FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

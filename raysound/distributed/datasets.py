@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from raysound import features, storage
+from raysound import storage
+from raysound.corpora.manifest import read_corpus
 from raysound.distributed.extraction_pipeline import map_log_mels
 from raysound.distributed.failures import finite_retries
-from raysound.extraction import Transform, read_windows
-from raysound.manifest import read_corpus
-from raysound.settings import FeatureSettings
-from raysound.shards import assign_shards, clips_per_shard
+from raysound.features import parquet
+from raysound.features.extraction import Transform, read_windows
+from raysound.features.shards import assign_shards, clips_per_shard
+from raysound.settings.schema import FeatureSettings
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def read_features(folder: str, **options: Any) -> ray.data.Dataset:
         options: of `ray.data.read_parquet`.
 
     Returns:
-        See `raysound.features.schema`.
+        See `raysound.features.parquet.schema`.
 
     Raises:
         FileNotFoundError: there is no finished feature folder.
@@ -99,5 +100,5 @@ def read_features(folder: str, **options: Any) -> ray.data.Dataset:
     if not storage.exists(storage.join(folder, "summary.json")):
         raise FileNotFoundError(f"{folder} holds no finished features: run jobs/extract.py first")
     filesystem, _ = storage.locate(folder)
-    parts = [storage.locate(uri)[1] for uri in features.part_uris(folder)]
+    parts = [storage.locate(uri)[1] for uri in parquet.part_uris(folder)]
     return ray.data.read_parquet(parts, filesystem=filesystem, **options)

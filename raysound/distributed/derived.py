@@ -10,7 +10,7 @@ import ray.data
 
 from raysound.distributed.failures import finite_retries
 from raysound.distributed.score import delete_others, parts_of, tables_of_parts
-from raysound.predictions import part_index, part_uri
+from raysound.evaluation.predictions import part_index, part_uri
 
 
 def derived_parts(

@@ -16,28 +16,28 @@ import ray.data
 import torch
 
 from raysound import storage
-from raysound.derived_parts import DERIVE, DONE
+from raysound.audio.log_mel import LogMel
 from raysound.distributed.derived import derived_parts, map_parts
 from raysound.distributed.failures import RETRIES, reported
 from raysound.distributed.score import PARTS_OF_A_TASK, made_waveform, on_gpus
 from raysound.distributed.session import cluster_gpus, run_remote, run_remote_all
-from raysound.embedding_parts import (
+from raysound.evaluation.derived_parts import DERIVE, DONE
+from raysound.evaluation.embedding_parts import (
     EmbeddingSource,
     embed_part,
     find_source,
     sample_of_parts,
 )
-from raysound.log_mel_statistics import log_mel_statistics
-from raysound.logmel import LogMel
+from raysound.evaluation.log_mel_statistics import log_mel_statistics
+from raysound.evaluation.onnx_model import load_model
+from raysound.evaluation.predictions import as_array, part_uris, read_rows
+from raysound.evaluation.reference_file import RealEmbedding, RealSide
 from raysound.metrics.anchors import halves
 from raysound.metrics.corpus import Scored
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, prepare
 from raysound.metrics.sampling import drawn
-from raysound.onnx_model import load_model
-from raysound.predictions import as_array, part_uris, read_rows
-from raysound.reference_file import RealEmbedding, RealSide
-from raysound.settings import Config
+from raysound.settings.schema import Config
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

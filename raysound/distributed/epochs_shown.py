@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raysound.distributed import gauges
-from raysound.history import epoch_lines, read_history
-from raysound.settings import Config
-from raysound.training import Metrics
+from raysound.settings.schema import Config
+from raysound.training.history import epoch_lines, read_history
+from raysound.training.loop import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysound import checkpoint, storage
-from raysound.cas import read_scores
-from raysound.checkpoint import Checkpoint
-from raysound.config import UserError
+from raysound import storage
+from raysound.corpora.manifest_parts import manifest_rows
 from raysound.distributed import gauges
 from raysound.distributed.copies import copy_metrics
 from raysound.distributed.embeddings import check_embeddings, embedding_metrics
@@ -26,18 +24,21 @@ from raysound.distributed.measure import classifier_identity, measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
 from raysound.distributed.shown import chosen_examples, chosen_pairs, windows_of_page
-from raysound.embedding_parts import EmbeddingSource
-from raysound.history import read_history
-from raysound.manifest_parts import manifest_rows
+from raysound.errors import UserError
+from raysound.evaluation.cas import read_scores
+from raysound.evaluation.embedding_parts import EmbeddingSource
+from raysound.evaluation.predictions import write_csv
+from raysound.evaluation.reference_file import RealSide, check_reference, read_reference
 from raysound.metrics.selection import keys, smallest
-from raysound.predictions import write_csv
-from raysound.reference_file import RealSide, check_reference, read_reference
 from raysound.report.copies import copy_lines
 from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
 from raysound.report.measures import unmade, warnings
 from raysound.report.page import REJECTS_SHOWN, Rejects, kind_of, render
-from raysound.settings import Config
+from raysound.settings.schema import Config
+from raysound.training import checkpoint
+from raysound.training.checkpoint import Checkpoint
+from raysound.training.history import read_history
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from threading import Lock
 
 import ray
 
-from raysound.config import UserError
+from raysound.errors import UserError
 from raysound.lock import locked, taken
 
 # Jobs of one cluster see each other's named actors in a common namespace alone.

@@ -16,17 +16,19 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from raysound import checkpoint, features, storage
-from raysound.config import UserError
-from raysound.corpus_checks import check_classes
+from raysound import storage
+from raysound.corpora.checks import check_classes
 from raysound.distributed import gauges
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extraction_pipeline import record_there, write_shards
 from raysound.distributed.failures import reported
 from raysound.distributed.listing import call_for_corpus, check_manifest, plan_corpus
 from raysound.distributed.session import run_remote
-from raysound.features import Totals
-from raysound.settings import LOUDNESS_FLOOR, Config, FeatureSettings
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.features.parquet import Totals
+from raysound.settings.schema import LOUDNESS_FLOOR, Config, FeatureSettings
+from raysound.training import checkpoint
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def extract(config: Config, to_train: bool = False) -> str:
     Raises:
         UserError: a corpus that can't be used, found before one is decoded where listing shows it.
     """
-    silent = features.empty_bands(config.features)
+    silent = parquet.empty_bands(config.features)
     if silent:
         logger.warning(
             "%d of %d mel bands are narrower than one Fourier bin and stay silent: "
@@ -57,7 +59,7 @@ def extract(config: Config, to_train: bool = False) -> str:
     has_real = config.corpora.real is not None
     with ExitStack() as locks:
         for name in config.corpora.names:
-            locks.enter_context(sole_writer(features.folder(config.output, name, config.features)))
+            locks.enter_context(sole_writer(parquet.folder(config.output, name, config.features)))
         # All are listed before one is decoded: an error in the last is reported at once. One after
         # the other, because listing holds the rows of a corpus in memory.
         plans = {}
@@ -94,7 +96,7 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
     Raises:
         UserError: not one clip of the corpus can be used.
     """
-    folder = features.folder(config.output, name, config.features)
+    folder = parquet.folder(config.output, name, config.features)
     with sole_writer(folder):
         plan = plan or plan_corpus(name, config)
         if plan["finished"]:
@@ -143,17 +145,17 @@ def finish(
     """
     totals = Totals(name, settings)
     reasons: Counter[str] = Counter()
-    schema = features.REJECT_SCHEMA
+    schema = parquet.REJECT_SCHEMA
     with (
         storage.whole_file(storage.join(folder, "rejects.parquet")) as file,
         pq.ParquetWriter(file, schema) as writer,
     ):
-        for shard in features.read_records(folder, plan["shards"]):
+        for shard in parquet.read_records(folder, plan["shards"]):
             totals.add(shard)
             if shard.rejects:
                 writer.write_table(pa.Table.from_pylist(shard.rejects, schema=schema))
                 reasons.update(reject["reason"] for reject in shard.rejects)
-    wanted = {features.shard_name(index) for index in plan["shards"]}
+    wanted = {parquet.shard_name(index) for index in plan["shards"]}
     for file_name, _, _ in storage.scan(folder):
         is_shard = file_name.startswith("part-") and file_name not in wanted
         if is_shard or file_name.endswith(".tmp"):
@@ -168,7 +170,7 @@ class Progress:
     def __init__(self, folder: str, name: str, plan: dict[str, Any], experiment: str) -> None:
         self.folder, self.name, self.clips = folder, name, plan["clips"]
         self.tags = {"experiment": experiment, "corpus": name}
-        self.waiting = {features.shard_name(index): index for index in plan["shards"]}
+        self.waiting = {parquet.shard_name(index): index for index in plan["shards"]}
         self.found = self.rejected = 0
         self.hours = 0.0
 
@@ -264,7 +266,7 @@ def report_loudness(name: str, summary: dict[str, Any]) -> None:
 def report_lengths(folder: str, settings: FeatureSettings) -> None:
     """Says how long the real clips are, and which `clip_length` would hold most of them whole."""
     filesystem, _ = storage.locate(folder)
-    parts = [storage.locate(uri)[1] for uri in features.part_uris(folder)]
+    parts = [storage.locate(uri)[1] for uri in parquet.part_uris(folder)]
     table = pyarrow.dataset.dataset(parts, filesystem=filesystem).to_table(
         columns=["duration"], filter=pyarrow.dataset.field("window") == 0
     )
@@ -272,5 +274,5 @@ def report_lengths(folder: str, settings: FeatureSettings) -> None:
     logger.info(
         "real: clip lengths: %s longest %.2f s; suggested features.clip_length: %g (now %g)",
         " ".join(f"{p} % ≤ {np.percentile(durations, p):.2f} s," for p in (10, 50, 80, 90)),
-        durations.max(), features.suggest_clip_length(durations), settings.clip_length,
+        durations.max(), parquet.suggest_clip_length(durations), settings.clip_length,
     )  # fmt: skip

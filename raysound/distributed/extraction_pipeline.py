@@ -17,13 +17,14 @@ import ray.data
 from ray.data import Datasink, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from raysound import features, storage
-from raysound.config import UserError
+from raysound import storage
+from raysound.corpora.manifest_parts import shard_clips
 from raysound.distributed.failures import finite_retries
 from raysound.distributed.session import cluster_cpus, log_here
-from raysound.features import Shard
-from raysound.manifest_parts import shard_clips
-from raysound.settings import FeatureSettings
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.features.parquet import Shard
+from raysound.settings.schema import FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -101,17 +102,17 @@ def read_shards(
     """Runs in a Ray task: decodes the clips of shards that do not exist yet.
 
     Yields:
-        The rows of `raysound.extraction.read_windows`, with a column `shard`.
+        The rows of `raysound.features.extraction.read_windows`, with a column `shard`.
     """
     # Torch takes seconds to import: the workers need it, the driver does not.
     import torch
 
-    from raysound.extraction import read_windows, shard_digest
+    from raysound.features.extraction import read_windows, shard_digest
 
     torch.set_num_threads(1)
     for index in shards:
         clips = shard_clips(folder, run, index)
-        record = record_there(storage.join(folder, features.shard_name(index)))
+        record = record_there(storage.join(folder, parquet.shard_name(index)))
         if record and not record.unreadable and record.digest == shard_digest(clips, settings):
             continue
         with guarded(folder, index, clips, settings, run, timeout) as known:
@@ -130,9 +131,9 @@ def guarded(
     Raises:
         UserError: the process died again and again, though none of the clips alone crashes it.
     """
-    from raysound.probe import find_crashing_clips
+    from raysound.features.probe import find_crashing_clips
 
-    name = features.shard_name(index)
+    name = parquet.shard_name(index)
     mark = attempt_mark(folder, index)
     deaths = deaths_before(mark, run)
     if deaths >= MOST_DEATHS:
@@ -153,7 +154,7 @@ def guarded(
 
 def attempt_mark(folder: str, index: int) -> str:
     """The file that exists while a shard is being extracted."""
-    return storage.join(folder, "attempts", features.shard_name(index))
+    return storage.join(folder, "attempts", parquet.shard_name(index))
 
 
 def deaths_before(mark: str, run: str) -> int:
@@ -171,15 +172,15 @@ def deaths_before(mark: str, run: str) -> int:
 def record_there(uri: str) -> Shard | None:
     """The record of a shard; None if there is no such file, or one that can't be read."""
     try:
-        return features.read_record(uri)
+        return parquet.read_record(uri)
     except (OSError, ValueError, LookupError, TypeError):
         # The machine went down while the file was being written, or an older version wrote it.
         return None
 
 
 def map_log_mels(block: pa.Table, settings: FeatureSettings, **options: Any) -> pa.Table:
-    """Runs in a Ray task: `raysound.extraction.log_mels`."""
-    from raysound.extraction import log_mels
+    """Runs in a Ray task: `raysound.features.extraction.log_mels`."""
+    from raysound.features.extraction import log_mels
 
     # Of shards that all exist already there is a block without columns.
     return log_mels(block, settings, **options) if len(block) else block
@@ -193,12 +194,12 @@ class ShardDatasink(Datasink[int]):
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> int:
         """Runs in a Ray task: the rows of a shard follow each other. Returns how many shards."""
-        from raysound.extraction import write_shard
+        from raysound.features.extraction import write_shard
 
         written = 0
         for index, pairs in groupby(by_shard(blocks), lambda pair: pair[0]):
             clips = shard_clips(self.folder, self.run, index)
-            uri = storage.join(self.folder, features.shard_name(index))
+            uri = storage.join(self.folder, parquet.shard_name(index))
             shard = write_shard(uri, clips, self.settings, (rows for _, rows in pairs))
             storage.delete(attempt_mark(self.folder, index))
             log_shard(uri, shard)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ray import exceptions
 from ray.util.annotations import RayDeprecationWarning
 
-from raysound.config import UserError
+from raysound.errors import UserError
 
 # How often a call is made again after its process or node died.
 RETRIES = 3

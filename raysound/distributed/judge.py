@@ -20,11 +20,10 @@ import ray.data
 import ray.train
 import ray.train.torch
 
-from raysound import checkpoint, features, storage
-from raysound.batches import class_weights
-from raysound.checkpoint import Checkpoint
-from raysound.config import UserError, real_corpus
-from raysound.corpus_checks import check_clips as check_clips
+from raysound import storage
+from raysound.corpora.checks import check_clips as check_clips
+from raysound.corpora.manifest_parts import read_manifest
+from raysound.corpora.split import assign_split
 from raysound.distributed import training_data
 from raysound.distributed.connect import first_line
 from raysound.distributed.epochs_shown import epochs_shown
@@ -33,12 +32,16 @@ from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement, reading_tasks
 from raysound.distributed.train_worker import QUALITY, read_progress, train_worker
 from raysound.distributed.training_data import ShardDatasource
-from raysound.history import read_history
-from raysound.manifest_parts import read_manifest
+from raysound.errors import UserError
+from raysound.features import parquet
 from raysound.models import build
-from raysound.scoring import Normalisation
-from raysound.settings import Config, TrainingSettings, digest
-from raysound.split import assign_split
+from raysound.settings.loading import real_corpus
+from raysound.settings.schema import Config, TrainingSettings, digest
+from raysound.training import checkpoint
+from raysound.training.batches import class_weights
+from raysound.training.checkpoint import Checkpoint
+from raysound.training.history import read_history
+from raysound.training.inference import Normalisation
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ def split_clips(config: Config, folder: str) -> pa.Table:
         UserError: they can't be split as the config says.
     """
     manifest = read_manifest(folder)
-    return features.without_rejects(assign_split(manifest, real_corpus(config).split), folder)
+    return parquet.without_rejects(assign_split(manifest, real_corpus(config).split), folder)
 
 
 def split_digest(clips: pa.Table) -> str:
@@ -243,7 +246,7 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
             rows[split] = training_data.kept_in_store(folder, part, labels)
         else:
             chosen = ray.put(part.select(["clip_id", "label"]))
-            sources[split] = ShardDatasource(features.part_uris(folder), chosen, labels)
+            sources[split] = ShardDatasource(parquet.part_uris(folder), chosen, labels)
     found = pc.value_counts(parts["train"]["label"]).to_pylist()
     of_class = {row["values"]: row["counts"] for row in found}
     return Material(

@@ -10,22 +10,24 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from raysound import features, storage
-from raysound.config import UserError, real_corpus
-from raysound.corpus_checks import check_real, check_unlabelled
-from raysound.distributed.failures import reported
-from raysound.distributed.listing_pipeline import clips_of, map_blocks
-from raysound.distributed.session import Result, run_remote
-from raysound.distributed.shard_plan import plan_shards
-from raysound.manifest import read_corpus, tell_same_names
-from raysound.manifest_parts import (
+from raysound import storage
+from raysound.corpora.checks import check_real, check_unlabelled
+from raysound.corpora.manifest import read_corpus, tell_same_names
+from raysound.corpora.manifest_parts import (
     digest_of,
     digest_text,
     read_index,
     read_manifest,
 )
-from raysound.packed import CONTAINERS
-from raysound.settings import Config
+from raysound.corpora.packed import CONTAINERS
+from raysound.distributed.failures import reported
+from raysound.distributed.listing_pipeline import clips_of, map_blocks
+from raysound.distributed.session import Result, run_remote
+from raysound.distributed.shard_plan import plan_shards
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.settings.loading import real_corpus
+from raysound.settings.schema import Config
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def plan_corpus(name: str, config: Config) -> dict[str, Any]:
     if not plan["labels"]:
         check_unlabelled(name, corpus_path(name, config))
     if _listed is not None:
-        _listed.add(features.folder(config.output, name, config.features))
+        _listed.add(parquet.folder(config.output, name, config.features))
     return plan
 
 
@@ -117,7 +119,7 @@ def is_small(path: str) -> bool:
 
 def check_manifest(name: str, config: Config) -> str | None:
     """`check_real` of the real corpus as it was listed just now."""
-    folder = features.folder(config.output, name, config.features)
+    folder = parquet.folder(config.output, name, config.features)
     return check_real(read_manifest(folder), config)
 
 
@@ -137,7 +139,7 @@ def finished_features(name: str, config: Config) -> str:
     Raises:
         UserError: they were not extracted with these settings, or the corpus has changed since.
     """
-    folder = features.folder(config.output, name, config.features)
+    folder = parquet.folder(config.output, name, config.features)
     if not storage.exists(storage.join(folder, "summary.json")):
         raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
     if _listed is not None and folder in _listed:
@@ -169,7 +171,7 @@ def digest_on_cluster(name: str, config: Config) -> str:
 @contextmanager
 def temporary_folder(name: str, config: Config) -> Iterator[str]:
     """A folder for a corpus's rows while it is listed, which is removed in the end."""
-    folder = features.folder(config.output, name, config.features)
+    folder = parquet.folder(config.output, name, config.features)
     temporary = storage.join(folder, "listing", uuid4().hex)
     try:
         yield temporary

@@ -14,13 +14,10 @@ import pyarrow.parquet as pq
 import ray.data
 
 from raysound import storage
-from raysound.config import UserError
-from raysound.distributed.failures import finite_retries
-from raysound.distributed.session import run_remote
-from raysound.folders import layout_of, meanings
-from raysound.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks
-from raysound.layouts import SCHEMA, Tally, Tell, merge_tallies, utf8
-from raysound.manifest import (
+from raysound.corpora.folders import layout_of, meanings
+from raysound.corpora.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks
+from raysound.corpora.layouts import SCHEMA, Tally, Tell, merge_tallies, utf8
+from raysound.corpora.manifest import (
     clips_in_folders,
     is_file,
     look_over,
@@ -31,8 +28,11 @@ from raysound.manifest import (
     refuse_unlabelled,
     with_meaning,
 )
-from raysound.packed import Container, check_containers, read_container
-from raysound.tables import name_clips, tables_to_open
+from raysound.corpora.packed import Container, check_containers, read_container
+from raysound.corpora.tables import name_clips, tables_to_open
+from raysound.distributed.failures import finite_retries
+from raysound.distributed.session import run_remote
+from raysound.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -117,12 +117,12 @@ def clips_of(path: str, temporary: str, tell: Tell) -> ray.data.Dataset:
     A corpus that is labelled by a table, and a manifest, is read by one process.
 
     Args:
-        path: see `raysound.manifest.read_corpus`.
+        path: see `raysound.corpora.manifest.read_corpus`.
         temporary: a folder for temporary files, which all nodes see.
         tell: takes a line about what is left out, or is doubtful.
 
     Raises:
-        UserError: see `raysound.manifest.read_corpus`.
+        UserError: see `raysound.corpora.manifest.read_corpus`.
     """
     sources = run_remote(sources_of, path)
     if sources is None:
@@ -156,7 +156,7 @@ def sources_of(path: str) -> tuple[list[tuple[str, bool]], pa.Table] | None:
         met on the way; None for a file.
 
     Raises:
-        UserError: see `raysound.manifest.read_corpus`.
+        UserError: see `raysound.corpora.manifest.read_corpus`.
     """
     if is_file(path):
         return None

@@ -11,21 +11,12 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raysound import features, storage
-from raysound.checkpoint import WEIGHTS, Checkpoint
+from raysound import storage
 from raysound.distributed.failures import RETRIES, finite_retries, reported
 from raysound.distributed.score import on_gpus, score_made, tables_of_parts
 from raysound.distributed.session import run_remote_all
-from raysound.metrics.anchors import anchors_of_real, halves, sanity
-from raysound.metrics.corpus import RealClips, Scored, corpus_report
-from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
-from raysound.metrics.fidelity import mmd_kernels
-from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
-from raysound.metrics.mmd import decreases
-from raysound.metrics.ranking import ranking
-from raysound.metrics.selection import limits
-from raysound.part_scoring import digest, file_sha256
-from raysound.partial_sums import (
+from raysound.evaluation.part_scoring import digest, file_sha256
+from raysound.evaluation.partial_sums import (
     OTHERS,
     TRAIN,
     PartialSums,
@@ -38,10 +29,20 @@ from raysound.partial_sums import (
     scored_of,
     selected,
 )
-from raysound.predictions import embedding_size, part_index, part_uris, read_rows
-from raysound.reference_file import RealSide
-from raysound.selected import Selected, selected_clips
-from raysound.settings import Config
+from raysound.evaluation.predictions import embedding_size, part_index, part_uris, read_rows
+from raysound.evaluation.reference_file import RealSide
+from raysound.evaluation.selected import Selected, selected_clips
+from raysound.features import parquet
+from raysound.metrics.anchors import anchors_of_real, halves, sanity
+from raysound.metrics.corpus import RealClips, Scored, corpus_report
+from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
+from raysound.metrics.fidelity import mmd_kernels
+from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
+from raysound.metrics.mmd import decreases
+from raysound.metrics.ranking import ranking
+from raysound.metrics.selection import limits
+from raysound.settings.schema import Config
+from raysound.training.checkpoint import WEIGHTS, Checkpoint
 
 # Clips of noise and of silence: one is much like the other, and a large classifier takes its time.
 MADE_CLIPS = 100
@@ -411,7 +412,7 @@ def all_mismatches(
     judge: Checkpoint, sounds: dict[str, Sound], real: Sound
 ) -> list[dict[str, Any]]:
     """What sets each generated corpus apart from the real one, training clips included."""
-    edges = features.band_edges(judge.features)
+    edges = parquet.band_edges(judge.features)
     normalised = judge.features.loudness is not None
     return [
         row

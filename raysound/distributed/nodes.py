@@ -7,8 +7,8 @@ import time
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from raysound.config import UserError
-from raysound.settings import ComputeSettings
+from raysound.errors import UserError
+from raysound.settings.schema import ComputeSettings
 from raysound.wording import counted
 
 # Seconds between two looks at the nodes that have come.

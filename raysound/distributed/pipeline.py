@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from raysound.config import UserError
-from raysound.corpus_checks import check_real
+from raysound.corpora.checks import check_real
 from raysound.distributed.embeddings import check_embeddings
 from raysound.distributed.evaluate import evaluate, published_side
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import call_for_corpus, list_corpus
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
-from raysound.settings import Config, SynthesisSettings
+from raysound.errors import UserError
+from raysound.settings.schema import Config, SynthesisSettings
 
 
 def run_all(config: Config) -> str:

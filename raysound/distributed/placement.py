@@ -5,10 +5,10 @@ from __future__ import annotations
 import ray
 import ray.train
 
-from raysound.config import UserError
 from raysound.distributed.nodes import await_nodes, workers_held
 from raysound.distributed.session import cluster_cpus, cluster_gpus
-from raysound.settings import ComputeSettings, Config
+from raysound.errors import UserError
+from raysound.settings.schema import ComputeSettings, Config
 from raysound.wording import counted
 
 

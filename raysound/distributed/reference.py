@@ -6,14 +6,14 @@ import logging
 from dataclasses import replace
 
 from raysound import storage
-from raysound.config import real_corpus
 from raysound.distributed.embeddings import embedding_metrics
 from raysound.distributed.evaluate import checked_inputs, judged_and_compared
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
-from raysound.reference_file import REFERENCE_NAME, write_reference
-from raysound.settings import Config
+from raysound.evaluation.reference_file import REFERENCE_NAME, write_reference
+from raysound.settings.loading import real_corpus
+from raysound.settings.schema import Config
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -15,15 +15,14 @@ import ray
 import ray.data
 import torch
 
-from raysound import features, storage
-from raysound.config import UserError
+from raysound import storage
+from raysound.audio.log_mel import LogMel
+from raysound.audio.loudness import normalise
 from raysound.distributed.failures import RETRIES, finite_retries, reported
 from raysound.distributed.nodes import await_nodes
 from raysound.distributed.session import cluster_cpus, cluster_gpus
-from raysound.logmel import LogMel
-from raysound.loudness import normalise
-from raysound.metrics.neighbours import K
-from raysound.part_scoring import (
+from raysound.errors import UserError
+from raysound.evaluation.part_scoring import (
     COMPARE,
     DONE,
     RESULT,
@@ -40,9 +39,11 @@ from raysound.part_scoring import (
     references_of,
     write_predictions,
 )
-from raysound.predictions import part_index, part_uri
-from raysound.reference_file import RealSide
-from raysound.settings import Config, FeatureSettings
+from raysound.evaluation.predictions import part_index, part_uri
+from raysound.evaluation.reference_file import RealSide
+from raysound.features import parquet
+from raysound.metrics.neighbours import K
+from raysound.settings.schema import Config, FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def parts_of(folders: Mapping[str, str], predictions: str) -> pa.Table:
     rows = [
         (name, uri, part_uri(predictions, name, part_index(uri)))
         for name, folder in folders.items()
-        for uri in features.part_uris(folder)
+        for uri in parquet.part_uris(folder)
     ]
     columns = [[row[place] for row in rows] for place in range(3)]
     return pa.table(columns, schema=pa.schema([WORK.field(place) for place in range(3)]))

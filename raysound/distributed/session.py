@@ -17,11 +17,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysound import storage
-from raysound.config import UserError, places
 from raysound.distributed.connect import connect
 from raysound.distributed.failures import RETRIES, reported
 from raysound.distributed.nodes import await_nodes
-from raysound.settings import ComputeSettings, Config, SynthesisSettings
+from raysound.errors import UserError
+from raysound.settings.loading import places
+from raysound.settings.schema import ComputeSettings, Config, SynthesisSettings
 
 Result = TypeVar("Result")
 
@@ -173,7 +174,7 @@ def import_torch() -> None:
     """Runs in a Ray task: imports what most tasks need, which takes two seconds."""
     with uncollected():
         import raysound.distributed.extraction_pipeline
-        import raysound.extraction  # noqa: F401
+        import raysound.features.extraction  # noqa: F401
 
 
 @contextmanager

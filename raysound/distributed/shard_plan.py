@@ -9,12 +9,20 @@ from uuid import uuid4
 import pyarrow as pa
 import ray.data
 
-from raysound import features, storage
+from raysound import storage
+from raysound.corpora.manifest_parts import (
+    OLD,
+    Index,
+    digest_text,
+    read_index,
+    runs_of,
+    write_index,
+)
 from raysound.distributed.listing_pipeline import map_blocks, map_calls
-from raysound.manifest_parts import OLD, Index, digest_text, read_index, runs_of, write_index
-from raysound.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
-from raysound.settings import Config
-from raysound.shards import clips_per_shard, first_shards
+from raysound.features import parquet
+from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
+from raysound.features.shards import clips_per_shard, first_shards
+from raysound.settings.schema import Config
 
 
 def plan_shards(
@@ -31,7 +39,7 @@ def plan_shards(
         How many `clips` there are, their `labels`, the numbers of their `shards`, and `finished`:
         True where all shards are there.
     """
-    folder = features.folder(config.output, name, config.features)
+    folder = parquet.folder(config.output, name, config.features)
     facts = Facts.all(map_blocks(clips, Facts.of))
     index = read_index(folder)
     is_same = index is not None and index.digest == digest_text(facts.digest)
@@ -129,4 +137,4 @@ def is_finished(folder: str, shards: list[int]) -> bool:
     if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
         return False
     # By number: older versions gave their files shorter names.
-    return {*shards} <= {index for index, _ in features.parts(folder)}
+    return {*shards} <= {index for index, _ in parquet.parts(folder)}

@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound import examples
+from raysound.audio.sounds import open_chosen
+from raysound.corpora.manifest_parts import manifest_rows
 from raysound.distributed.session import run_remote_all
-from raysound.manifest_parts import manifest_rows
+from raysound.evaluation import examples
+from raysound.evaluation.selected import Selected
 from raysound.report.copies import ShownPair, pairs_to_show
 from raysound.report.page import Example
-from raysound.selected import Selected
-from raysound.settings import Config
-from raysound.sounds import open_chosen
+from raysound.settings.schema import Config
 
 # Of the room for sounds in the page, what pairs of clips may take.
 PAIRS_SHARE = 0.25

@@ -14,14 +14,17 @@ import pyarrow.compute as pc
 import torch
 
 from raysound import storage
-from raysound.audio import Reject, encode, read_window
-from raysound.config import UserError, places, real_corpus
+from raysound.audio.decode import Reject, encode, read_window
+from raysound.audio.griffin_lim import log_mel_to_waveform
+from raysound.audio.log_mel import LogMel
+from raysound.audio.sounds import open_sounds
+from raysound.corpora.manifest import read_corpus
+from raysound.corpora.split import assign_split
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import MADE, check_places, run_remote_all
-from raysound.griffin_lim import log_mel_to_waveform
-from raysound.logmel import LogMel
-from raysound.manifest import read_corpus
-from raysound.settings import (
+from raysound.errors import UserError
+from raysound.settings.loading import places, real_corpus
+from raysound.settings.schema import (
     Config,
     FeatureSettings,
     FormulaSettings,
@@ -29,9 +32,13 @@ from raysound.settings import (
     LadderSettings,
     digest,
 )
-from raysound.sounds import open_sounds
-from raysound.split import assign_split
-from raysound.synthesis import FORMULA_VERSION, KINDS, ROLE_SNR_DB, plan_corpus, synthesize_clip
+from raysound.synthesis.formula import (
+    FORMULA_VERSION,
+    KINDS,
+    ROLE_SNR_DB,
+    plan_corpus,
+    synthesize_clip,
+)
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

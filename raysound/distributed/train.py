@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 import ray
 
-from raysound import checkpoint, storage
-from raysound.config import UserError, real_corpus
-from raysound.corpus_checks import folds_of
-from raysound.cross_validation import by_number, summarise, table
+from raysound import storage
+from raysound.corpora.checks import folds_of
+from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.failures import RETRIES, reported
 from raysound.distributed.judge import (
@@ -31,9 +30,12 @@ from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import cancel_running
 from raysound.distributed.training_data import fits_in_store
-from raysound.manifest_parts import read_manifest
-from raysound.predictions import read_predictions
-from raysound.settings import Config, digest
+from raysound.errors import UserError
+from raysound.evaluation.predictions import read_predictions
+from raysound.settings.loading import real_corpus
+from raysound.settings.schema import Config, digest
+from raysound.training import checkpoint
+from raysound.training.cross_validation import by_number, summarise, table
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

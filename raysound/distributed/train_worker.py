@@ -19,8 +19,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from raysound import checkpoint, storage
-from raysound.batches import (
+from raysound import storage
+from raysound.distributed import training_data
+from raysound.distributed.session import available_cpus
+from raysound.errors import UserError
+from raysound.models import build
+from raysound.settings.schema import TrainingSettings
+from raysound.storage import FORBIDDEN, FULL, explained
+from raysound.training import checkpoint
+from raysound.training.batches import (
     Delivery,
     delivery_to,
     epoch_order,
@@ -29,15 +36,9 @@ from raysound.batches import (
     row_batches,
     validation_order,
 )
-from raysound.checkpoint import Checkpoint, Weights
-from raysound.config import UserError
-from raysound.distributed import training_data
-from raysound.distributed.session import available_cpus
-from raysound.hardware import decided, hardware_for, memory_told
-from raysound.models import build
-from raysound.settings import TrainingSettings
-from raysound.storage import FORBIDDEN, FULL, explained
-from raysound.training import (
+from raysound.training.checkpoint import Checkpoint, Weights
+from raysound.training.hardware import decided, hardware_for, memory_told
+from raysound.training.loop import (
     Batch,
     Metrics,
     Progress,
@@ -51,7 +52,7 @@ TrainBatches = Callable[[int], Iterable[Batch]]
 ValidationBatches = Callable[[], Iterable[Batch]]
 # Batches of a stream that are on their way while one is used.
 STREAMED_AHEAD = 2
-# Metrics that Ray gets beside those of `raysound.training.fit`. Ray Train keeps the checkpoint of
+# Metrics that Ray gets beside those of `fit`. Ray Train keeps the checkpoint of
 # the best quality; Ray Tune compares trials by the validation accuracy of that epoch.
 QUALITY, SCORE = "quality", "score"
 # False for a trial that Ray Tune stopped: its own `done` is true of every trial that ended.

@@ -17,14 +17,15 @@ import ray.train
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from raysound import features, storage
-from raysound.batches import Delivery, Rows
-from raysound.config import UserError
+from raysound import storage
 from raysound.distributed.failures import finite_retries
 from raysound.distributed.session import run_remote_all
-from raysound.features import MelStatistics
-from raysound.scoring import Normalisation
-from raysound.training import Batch
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.features.parquet import MelStatistics
+from raysound.training.batches import Delivery, Rows
+from raysound.training.inference import Normalisation
+from raysound.training.loop import Batch
 
 # What of the object store the training data may take. Kept there, an epoch of a small corpus costs
 # a hundredth of what it costs to read it anew: benchmarks/training.py.
@@ -51,10 +52,10 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
     """Runs in a Ray task: reads the windows of some clips, in the order of the shards."""
     wanted = clips["clip_id"].combine_chunks()
     parts = []
-    for uri in features.part_uris(folder):
+    for uri in parquet.part_uris(folder):
         table = read_rows(uri, wanted)
         if len(table):
-            parts.append((features.tensor_array(table["log_mel"]), table["clip_id"]))
+            parts.append((parquet.tensor_array(table["log_mel"]), table["clip_id"]))
     if not parts:
         raise UserError(f"{folder} holds no clip of {len(clips)}")
     clip_id = pa.chunked_array([chunk for _, column in parts for chunk in column.chunks])
@@ -191,7 +192,7 @@ def stream_batches(
 def normalisation(folder: str, clips: pa.Table) -> Normalisation:
     """Mean and spread of every mel band over the windows of some clips, the same anywhere."""
     chosen = ray.put(clips["clip_id"].combine_chunks())
-    calls = ((uri, [chosen]) for uri in features.part_uris(folder))
+    calls = ((uri, [chosen]) for uri in parquet.part_uris(folder))
     total = None
     for part in run_remote_all(shard_statistics, calls):
         if part is not None:
@@ -204,4 +205,4 @@ def normalisation(folder: str, clips: pa.Table) -> Normalisation:
 def shard_statistics(uri: str, chosen: list[ray.ObjectRef]) -> MelStatistics | None:
     """Runs in a Ray task: the statistics of the chosen clips' windows in one shard."""
     table = read_rows(uri, ray.get(chosen[0]))
-    return MelStatistics.of(features.tensor_array(table["log_mel"])) if len(table) else None
+    return MelStatistics.of(parquet.tensor_array(table["log_mel"])) if len(table) else None

@@ -13,12 +13,13 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
-from raysound.config import UserError, sampled
 from raysound.distributed.judge import Material, describe, job_of, run_workers
 from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
-from raysound.history import read_history
-from raysound.settings import Config, PopulationBasedTraining
-from raysound.training import is_finished
+from raysound.errors import UserError
+from raysound.settings.loading import sampled
+from raysound.settings.schema import Config, PopulationBasedTraining
+from raysound.training.history import read_history
+from raysound.training.loop import is_finished
 
 # Of a trial that failed because of its values: why.
 MISTAKE = "mistake"

@@ -12,7 +12,7 @@ from ray import tune
 from raysound.distributed.train_worker import FINISHED, SCORE
 from raysound.distributed.trial import MISTAKE, decoded
 from raysound.report.search_page import shown
-from raysound.settings import Config
+from raysound.settings.schema import Config
 from raysound.wording import counted
 
 # Seconds between two drawings of the table.

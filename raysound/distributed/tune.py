@@ -13,7 +13,6 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from raysound import storage
-from raysound.config import UserError, most_epochs, real_corpus, sampled
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import (
@@ -28,11 +27,13 @@ from raysound.distributed.placement import check_labels, placement, room
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.trial import MISTAKE, Search, decoded
 from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
-from raysound.history import read_history
+from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
-from raysound.search_results import last_line, summary_lines, trials_csv
-from raysound.settings import Config, digest
-from raysound.training import is_finished, kept_epoch
+from raysound.report.search_results import last_line, summary_lines, trials_csv
+from raysound.settings.loading import most_epochs, real_corpus, sampled
+from raysound.settings.schema import Config, digest
+from raysound.training.history import read_history
+from raysound.training.loop import is_finished, kept_epoch
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,12 @@ from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 
 from raysound import storage
-from raysound.config import UserError, most_epochs
 from raysound.distributed.train_worker import SCORE
 from raysound.distributed.trial import Search, run_trial
 from raysound.distributed.trials_shown import TrialsShown
-from raysound.settings import Config, Dimension, PopulationBasedTraining
+from raysound.errors import UserError
+from raysound.settings.loading import most_epochs
+from raysound.settings.schema import Config, Dimension, PopulationBasedTraining
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.session import ray_session
-from raysound.settings import ComputeSettings, Config
+from raysound.settings.schema import ComputeSettings, Config
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raysound.config import UserError
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
+from raysound.errors import UserError
+from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.models import MODELS, build
-from raysound.predictions import as_array, read_predictions
-from raysound.scoring import Normalisation, score
-from raysound.settings import Config
+from raysound.settings.schema import Config
+from raysound.training.inference import Normalisation, score
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 

@@ -11,7 +11,7 @@ import torch
 
 from raysound.distributed.trials_shown import TrialsShown
 from raysound.distributed.tune import tune
-from raysound.settings import Config
+from raysound.settings.schema import Config
 
 # Less than a process that computes on a GPU takes of its memory, MiB.
 LEAST_OF_A_PROCESS = 150

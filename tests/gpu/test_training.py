@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raysound.batches import Delivery, Rows, prefetched, row_batches
-from raysound.config import UserError
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import describe, gather, job_of, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train_worker import train_alone
-from raysound.hardware import hardware_for
-from raysound.history import read_history
+from raysound.errors import UserError
 from raysound.models import build
-from raysound.scoring import Normalisation
-from raysound.settings import ComputeSettings, Config, TrainingSettings
-from raysound.training import Batch, Hardware, fit
+from raysound.settings.schema import ComputeSettings, Config, TrainingSettings
+from raysound.training.batches import Delivery, Rows, prefetched, row_batches
+from raysound.training.hardware import hardware_for
+from raysound.training.history import read_history
+from raysound.training.inference import Normalisation
+from raysound.training.loop import Batch, Hardware, fit
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("torch_flags")]
 

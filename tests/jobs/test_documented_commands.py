@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raysound.config import load
+from raysound.settings.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

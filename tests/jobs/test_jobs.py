@@ -41,16 +41,17 @@ def test_a_comparison_of_what_is_not_there_is_told(root: Path, tmp_path: Path) -
     assert done.stderr == (
         f"error: there is no {tmp_path}/a.json: name the metrics.json that jobs/evaluate.py wrote\n"
     )
-    assert "python jobs/compare.py OLD" in bare.stdout
+    assert "usage: raysound compare OLD" in bare.stdout
 
 
 def test_without_arguments_a_job_says_how_to_call_it(root: Path) -> None:
     asked, bare = run(root, "extract", "--help"), run(root, "extract")
 
     assert asked.returncode == 0
-    assert "python jobs/extract.py configs/demo.yaml [key=value ...]" in asked.stdout
+    assert "usage: raysound extract CONFIG [key=value ...]" in bare.stdout
     assert bare.returncode == 2
-    assert bare.stdout == asked.stdout
+    assert asked.stdout.startswith(bare.stdout)
+    assert "  features.hop_length " in asked.stdout
 
 
 def test_a_missing_corpus_is_told_by_its_path(root: Path, tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
     code = (
         "import os, ray\n"
         "from raysound.distributed.session import ray_session\n"
-        "from raysound.settings import ComputeSettings\n"
+        "from raysound.settings.schema import ComputeSettings\n"
         "with ray_session(ComputeSettings(local_cpus=1)):\n"
         "    assert ray.is_initialized()\n"
         "    print(os.environ['RAY_AUTH_MODE'])\n"

@@ -9,12 +9,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from raysound.config import from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
 from raysound.distributed.session import ray_session
-from raysound.settings import ComputeSettings
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import ComputeSettings
 
 
 @pytest.fixture(scope="session")

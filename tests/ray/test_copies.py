@@ -14,18 +14,20 @@ import pytest
 import soundfile
 from jsonschema import Draft202012Validator
 
-from raysound import features, storage
-from raysound.comparison import compare, left_out
-from raysound.config import UserError, from_tree
+from raysound import storage
 from raysound.distributed.copies import copy_metrics
 from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.shown import chosen_pairs
-from raysound.predictions import part_uris, read_predictions
+from raysound.errors import UserError
+from raysound.evaluation.comparison import compare, left_out
+from raysound.evaluation.predictions import part_uris, read_predictions
+from raysound.features import parquet
 from raysound.report.events import write_events
-from raysound.settings import Config
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -268,7 +270,7 @@ def test_a_rerun_computes_nothing_and_a_lost_part_alone(
     folder = evaluated["output"] / "copies"
     before = times(folder)
     parts = sum(
-        len(features.part_uris(finished_features(name, evaluated["config"])))
+        len(parquet.part_uris(finished_features(name, evaluated["config"])))
         for name in ("real", "made", "flat")
     )
     assert len(before) == parts + 1

@@ -13,15 +13,16 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysound import checkpoint
-from raysound.config import UserError, from_tree
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, split_digest
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train import train
-from raysound.history import read_history
-from raysound.predictions import read_predictions
-from raysound.settings import Config
+from raysound.errors import UserError
+from raysound.evaluation.predictions import read_predictions
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config
+from raysound.training import checkpoint
+from raysound.training.history import read_history
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -11,10 +11,10 @@ import ray.data
 import soundfile
 
 import raysound
-from raysound import features
-from raysound.config import from_tree
 from raysound.distributed import datasets
 from raysound.distributed.extract import extract
+from raysound.features import parquet
+from raysound.settings.loading import from_tree
 
 SETTINGS = raysound.FeatureSettings(
     clip_length=0.5, sample_rate=8000, hop_length=160, n_fft=512, n_mels=24, f_min=0, f_max=4000
@@ -40,7 +40,7 @@ def test_log_mels_are_those_that_the_job_writes_and_take_further_steps(
         "test",
     )  # fmt: skip
     extract(config)
-    folder = features.folder(str(tmp_path), "real", SETTINGS)
+    folder = parquet.folder(str(tmp_path), "real", SETTINGS)
 
     made = by_clip(raysound.log_mels(str(tones["good"]), SETTINGS).take_all())
     written = by_clip(raysound.read_features(folder).take_all())
@@ -72,7 +72,7 @@ def test_rejects_are_left_out_and_logged(
 ) -> None:
     """One at its head, one at its end, when a block with its first windows has left."""
     settings = SETTINGS.model_copy(update={"clip_length": 0.25})
-    monkeypatch.setattr(features, "ROW_GROUP_BYTES", 2 * settings.n_mels * settings.n_frames * 4)
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 2 * settings.n_mels * settings.n_frames * 4)
     folder = tmp_path / "clips" / "dog"
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
@@ -99,10 +99,10 @@ def test_features_that_are_not_finished_are_not_read(tmp_path: Path) -> None:
 
 
 def test_columns_of_features_can_be_chosen(trained: dict[str, Any]) -> None:
-    folder = features.folder(trained["config"].output, "real", trained["config"].features)
+    folder = parquet.folder(trained["config"].output, "real", trained["config"].features)
 
     rows = raysound.read_features(folder).select_columns(["clip_id", "label"])
 
     assert isinstance(rows, ray.data.Dataset)
     assert rows.columns() == ["clip_id", "label"]
-    assert rows.count() == sum(pq.read_metadata(uri).num_rows for uri in features.part_uris(folder))
+    assert rows.count() == sum(pq.read_metadata(uri).num_rows for uri in parquet.part_uris(folder))

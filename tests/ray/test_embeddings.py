@@ -12,24 +12,26 @@ import pyarrow.compute as pc
 import pytest
 from jsonschema import Draft202012Validator
 
-from raysound import features, storage
-from raysound.audio import read_clip
-from raysound.comparison import compare, left_out
-from raysound.config import UserError, from_tree
+from raysound import storage
+from raysound.audio.decode import read_clip
 from raysound.distributed.embeddings import check_embeddings, embed_corpora
 from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
-from raysound.embedding_parts import (
+from raysound.errors import UserError
+from raysound.evaluation.comparison import compare, left_out
+from raysound.evaluation.embedding_parts import (
     window_settings,
 )
-from raysound.log_mel_statistics import log_mel_statistics
+from raysound.evaluation.log_mel_statistics import log_mel_statistics
+from raysound.evaluation.predictions import as_array, read_predictions
+from raysound.features import parquet
 from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.selection import keys
-from raysound.predictions import as_array, read_predictions
 from raysound.report.events import write_events
-from raysound.settings import Config, OnnxEmbedding
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config, OnnxEmbedding
 from tests.onnx_models import embedded, write_model
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -144,11 +146,11 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_log_mel_statistics_are_those_of_the_feature_shards(evaluated: dict[str, Any]) -> None:
     folder = finished_features("good", evaluated["config"])
-    tables = [storage.read_table(uri) for uri in features.part_uris(folder)]
+    tables = [storage.read_table(uri) for uri in parquet.part_uris(folder)]
     rows = pa.concat_tables(tables)
     found = read(evaluated, "mel", "good")
     assert found["clip_id"].to_pylist() == rows["clip_id"].to_pylist()
-    expected = log_mel_statistics(features.tensor_array(rows["log_mel"]))
+    expected = log_mel_statistics(parquet.tensor_array(rows["log_mel"]))
     assert (as_array(found["embedding"]) == expected).all()
     assert evaluated["metrics"]["embeddings"]["mel"]["size"] == expected.shape[1] == 240
 
@@ -191,7 +193,7 @@ def test_a_rerun_computes_nothing_and_a_change_what_it_concerns(
     folder = evaluated["output"] / "embeddings"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     assert len(before) == 2 * sum(
-        len(features.part_uris(finished_features(name, evaluated["config"]))) for name in CORPORA
+        len(parquet.part_uris(finished_features(name, evaluated["config"]))) for name in CORPORA
     )
     evaluate(evaluated["config"])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before

@@ -15,14 +15,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from tensorboardX.proto.event_pb2 import Event
 
-from raysound import checkpoint, features
-from raysound.config import UserError, from_tree
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, extract_corpus
 from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
-from raysound.part_scoring import (
+from raysound.errors import UserError
+from raysound.evaluation.part_scoring import (
     Identity,
     References,
     classifier_digest,
@@ -32,7 +31,7 @@ from raysound.part_scoring import (
     set_against,
     write_predictions,
 )
-from raysound.predictions import (
+from raysound.evaluation.predictions import (
     COMPARED,
     PREDICTIONS,
     as_array,
@@ -40,7 +39,10 @@ from raysound.predictions import (
     part_uri,
     read_predictions,
 )
+from raysound.features import parquet
+from raysound.settings.loading import from_tree
 from raysound.storage import read_table
+from raysound.training import checkpoint
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -114,8 +116,7 @@ def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
         return part
 
     shards = {
-        name: features.part_uris(finished_features(name, config))
-        for name in ("real", "good", "bad")
+        name: parquet.part_uris(finished_features(name, config)) for name in ("real", "good", "bad")
     }
     references = references_of([alone("real", uri, None) for uri in shards["real"]])
     for name, uris in shards.items():

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from raysound.config import UserError, from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.exclusive import named_actor, sole_writer
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import run_folder
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
-from raysound.features import folder as feature_folder
+from raysound.errors import UserError
+from raysound.features.parquet import folder as feature_folder
 from raysound.lock import locked
+from raysound.settings.loading import from_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

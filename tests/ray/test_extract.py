@@ -12,16 +12,17 @@ import torch
 import torchaudio
 
 import raysound
-from raysound import features
-from raysound.config import UserError, from_tree
+from raysound.corpora.manifest_parts import read_manifest, shard_clips
 from raysound.distributed.extract import Progress, extract, extract_corpus
 from raysound.distributed.judge import run_folder
 from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
-from raysound.extraction import extract_shard
-from raysound.features import MelStatistics
-from raysound.manifest_parts import read_manifest, shard_clips
-from raysound.settings import Config
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.features.extraction import extract_shard
+from raysound.features.parquet import MelStatistics
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config
 
 RATE = 44100
 CHINESE = "狗 叫 (1).wav"
@@ -64,7 +65,7 @@ def stamps(folder: str, pattern: str = "part-*") -> dict[str, int]:
 def shard_of(folder: str, clip_id: str) -> str:
     """The file that holds a clip."""
     shards = {row["clip_id"]: row["shard"] for row in read_manifest(folder).to_pylist()}
-    return features.shard_name(shards[clip_id])
+    return parquet.shard_name(shards[clip_id])
 
 
 def summary_of(folder: str) -> dict[str, Any]:
@@ -123,11 +124,11 @@ EXPECTED_WINDOWS = {
 def rows_of(folder: str) -> list[dict[str, Any]]:
     return [
         {**row, "log_mel": log_mel}
-        for uri in features.part_uris(folder)
+        for uri in parquet.part_uris(folder)
         for table in [pq.read_table(uri)]
         for row, log_mel in zip(
             table.drop_columns("log_mel").to_pylist(),
-            features.tensor_array(table["log_mel"]) if len(table) else [],
+            parquet.tensor_array(table["log_mel"]) if len(table) else [],
             strict=True,
         )
     ]
@@ -411,18 +412,18 @@ def test_a_shard_depends_on_its_clips_alone(noises: Path, tmp_path: Path) -> Non
 
     for index in (2, 0, 1, 0):
         clips = shard_clips(folder, "test", index)
-        extract_shard(str(tmp_path / features.shard_name(index)), clips, config.features)
+        extract_shard(str(tmp_path / parquet.shard_name(index)), clips, config.features)
 
-    for uri in features.part_uris(folder):
+    for uri in parquet.part_uris(folder):
         assert (tmp_path / Path(uri).name).read_bytes() == Path(uri).read_bytes()
 
 
 def test_the_record_of_a_shard_tells_its_statistics(noises: Path, tmp_path: Path) -> None:
     folder = extract_corpus("made", config_for(noises, tmp_path, **SMALL))
 
-    for uri in features.part_uris(folder):
-        shard = features.read_record(uri)
-        log_mels = features.tensor_array(pq.read_table(uri)["log_mel"])
+    for uri in parquet.part_uris(folder):
+        shard = parquet.read_record(uri)
+        log_mels = parquet.tensor_array(pq.read_table(uri)["log_mel"])
         assert shard is not None
         assert (shard.found, shard.written, shard.windows) == (4, 4, 4)
         np.testing.assert_array_equal(shard.statistics.mean, MelStatistics.of(log_mels).mean)
@@ -479,8 +480,8 @@ def test_other_settings_have_another_folder(troubles: Path, tmp_path: Path) -> N
     half = extract_corpus("real", config_for(troubles, tmp_path, dtype="float16"))
 
     assert wide != half
-    assert pq.read_schema(features.part_uris(wide)[0]).field("log_mel").type.shape == [32, 101]
-    assert str(pq.read_schema(features.part_uris(half)[0]).field("log_mel").type.value_type) == (
+    assert pq.read_schema(parquet.part_uris(wide)[0]).field("log_mel").type.shape == [32, 101]
+    assert str(pq.read_schema(parquet.part_uris(half)[0]).field("log_mel").type.value_type) == (
         "halffloat"
     )
 
@@ -520,5 +521,5 @@ def test_what_is_wrong_with_a_corpus_is_told_before_a_sound_is_decoded(
 
     folder = extract(config).removeprefix("features: ")
     assert any(note.startswith("no validation clip among") for note in caplog.messages)
-    assert summary_of(features.folder(config.output, "real", config.features))["written"] == 2
+    assert summary_of(parquet.folder(config.output, "real", config.features))["written"] == 2
     assert folder == str(tmp_path / "out" / "features")

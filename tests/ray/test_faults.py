@@ -20,8 +20,8 @@ import pytest
 import soundfile
 import yaml
 
-from raysound import features
-from raysound.manifest_parts import read_index
+from raysound.corpora.manifest_parts import read_index
+from raysound.features import parquet
 from tests.processes import poll
 from tests.traps.sitecustomize import trapped
 
@@ -64,7 +64,7 @@ def clips_written(folder: Path) -> Counter[str]:
     """How often each clip stands in the shards."""
     return Counter(
         clip_id
-        for uri in features.part_uris(str(folder))
+        for uri in parquet.part_uris(str(folder))
         for clip_id in pq.read_table(uri, columns=["clip_id"])["clip_id"].to_pylist()
     )
 

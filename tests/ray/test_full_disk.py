@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from raysound.config import UserError, from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
 from raysound.distributed.tune import tune
+from raysound.errors import UserError
+from raysound.settings.loading import from_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 JOBS = {

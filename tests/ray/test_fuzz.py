@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raysound import features
-from raysound.config import from_tree
 from raysound.distributed import extract, extraction_pipeline
+from raysound.features import parquet
+from raysound.settings.loading import from_tree
 from tests.fuzzer import damaged_files, good_files
 
 DAMAGED = 300
@@ -90,10 +90,10 @@ def test_every_damaged_file_ends_as_finite_rows_or_as_a_reject_with_its_reason(
         for row in pq.read_table(Path(folder) / "rejects.parquet").to_pylist()
     }
     windows: Counter[str] = Counter()
-    for uri in features.part_uris(folder):
+    for uri in parquet.part_uris(folder):
         table = pq.read_table(uri)
         windows.update(zip(table["clip_id"].to_pylist(), table["window"].to_pylist(), strict=True))
-        assert np.isfinite(features.tensor_array(table["log_mel"])).all()
+        assert np.isfinite(parquet.tensor_array(table["log_mel"])).all()
         assert pq.read_metadata(uri).num_rows == len(table)
     assert len(listed) > 330
     assert set(windows.values()) == {1}

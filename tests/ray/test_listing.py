@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysound import features, ranges
-from raysound.config import UserError, from_tree
+from raysound.corpora.manifest import read_corpus
+from raysound.corpora.manifest_parts import read_index, read_manifest
 from raysound.distributed import listing
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import (
@@ -24,8 +24,9 @@ from raysound.distributed.listing import (
     plan_on_cluster,
 )
 from raysound.distributed.train import train
-from raysound.manifest import read_corpus
-from raysound.manifest_parts import read_index, read_manifest
+from raysound.errors import UserError
+from raysound.features import parquet, ranges
+from raysound.settings.loading import from_tree
 from tests.conftest import write_tones
 
 
@@ -210,7 +211,7 @@ def test_a_large_corpus_is_listed_by_the_cluster(
         config = from_tree(tree, "test")
         plan = (plan_here if name == "here" else plan_on_cluster)("real", config)
         plans.append({**plan, "notes": sorted(plan["notes"])})
-        folder = features.folder(config.output, "real", config.features)
+        folder = parquet.folder(config.output, "real", config.features)
         if lay_out in KINDS:
             manifests.append(read_manifest(folder))
             assert not (Path(folder) / "listing").exists()

@@ -14,8 +14,6 @@ import safetensors.numpy
 from jsonschema import Draft202012Validator
 
 from raysound import storage
-from raysound.comparison import compare, compare_files, left_out
-from raysound.config import UserError, from_tree
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.extract import extract
@@ -25,9 +23,12 @@ from raysound.distributed.reference import reference
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
 from raysound.distributed.tune import tune
+from raysound.errors import UserError
+from raysound.evaluation.comparison import compare, compare_files, left_out
+from raysound.evaluation.predictions import as_array, part_uris
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
-from raysound.predictions import as_array, part_uris
+from raysound.settings.loading import from_tree
 from tests.html_tree import Tree, assert_harmless
 from tests.onnx_models import write_model
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raysound import features, ranges, storage
-from raysound.config import from_tree
+from raysound import storage
+from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, extract_corpus
 from raysound.distributed.listing import (
@@ -19,8 +19,9 @@ from raysound.distributed.listing import (
     plan_on_cluster,
 )
 from raysound.distributed.train import train
-from raysound.manifest_parts import read_manifest
-from raysound.settings import Config
+from raysound.features import parquet, ranges
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def config(tone_config: dict[str, Any], tones: dict[str, Path], object_store: st
 
 
 def parts(folder: str) -> dict[str, bytes]:
-    return {uri.rpartition("/")[2]: storage.read_bytes(uri) for uri in features.part_uris(folder)}
+    return {uri.rpartition("/")[2]: storage.read_bytes(uri) for uri in parquet.part_uris(folder)}
 
 
 @pytest.mark.timeout(240)
@@ -53,11 +54,11 @@ def test_the_road_from_store_to_store(
     """The features are those of the same files on disk; a second run leaves them alone."""
     extract(config)
 
-    folder = features.folder(config.output, "real", config.features)
+    folder = parquet.folder(config.output, "real", config.features)
     here = dict(tone_config, output=str(tmp_path / "here"))
     here["corpora"] = {"real": {"path": str(tones["real"])}}
     local = extract_corpus("real", from_tree(here, "test"))
-    for there, on_disk in zip(features.part_uris(folder), features.part_uris(local), strict=True):
+    for there, on_disk in zip(parquet.part_uris(folder), parquet.part_uris(local), strict=True):
         assert storage.read_table(there).equals(pq.read_table(on_disk))
     before = parts(folder)
     summary = json.loads(storage.read_bytes(f"{folder}/summary.json"))
@@ -104,7 +105,7 @@ def test_a_large_corpus_in_a_store_is_listed_by_the_cluster(
     plans = [plan_on_cluster(name, there), plan_here(name, here)]
 
     assert plans[0] == plans[1]
-    folders = [features.folder(one.output, name, one.features) for one in (there, here)]
+    folders = [parquet.folder(one.output, name, one.features) for one in (there, here)]
     assert read_manifest(folders[0]).equals(read_manifest(folders[1]))
     left = {uri.split("/")[0] for uri, _, _ in storage.list_files(folders[0])}
     assert left == {"manifest"}

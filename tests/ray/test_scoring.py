@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from raysound import features, storage
+from raysound import storage
 from raysound.distributed.evaluate import read_rejects
 from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import sum_corpora
 from raysound.distributed.score import NOISE_RMS, made_waveform, score_corpora
+from raysound.evaluation.partial_sums import OTHERS, TRAIN, Plan, of_parts
+from raysound.evaluation.predictions import embedding_size, part_index, part_uris, read_note
+from raysound.features import parquet
 from raysound.metrics.selection import limits
-from raysound.partial_sums import OTHERS, TRAIN, Plan, of_parts
-from raysound.predictions import embedding_size, part_index, part_uris, read_note
-from raysound.settings import Config, FeatureSettings
+from raysound.settings.schema import Config, FeatureSettings
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)
@@ -102,11 +103,11 @@ def test_only_what_is_missing_cut_or_of_another_shard_is_scored_again(scorer: Sc
 def test_a_changed_shard_is_scored_again_alone(scorer: Scorer, tmp_path: Path) -> None:
     copy = tmp_path / "features"
     shutil.copytree(scorer.folders["bad"], copy)
-    first = features.part_uris(str(copy))[0]
+    first = parquet.part_uris(str(copy))[0]
     table = pq.read_table(first)
     metadata = dict(table.schema.metadata or {}) | dict(pq.read_metadata(first).metadata)
-    record = json.loads(metadata[features.SHARD_KEY]) | {"digest": "another"}
-    metadata[features.SHARD_KEY] = json.dumps(record).encode()
+    record = json.loads(metadata[parquet.SHARD_KEY]) | {"digest": "another"}
+    metadata[parquet.SHARD_KEY] = json.dumps(record).encode()
     storage.write_table(first, table.replace_schema_metadata(metadata))
 
     assert scorer.score(folders=scorer.folders | {"bad": str(copy)}) == {"score": 1, "done": 8}
@@ -197,7 +198,7 @@ def test_rejects_are_counted_by_kind_and_a_hundred_shown(tmp_path: Path) -> None
         for end in [("frames", "samples")[n % 2]]
     ]
     for name, some in (("real", rows), ("good", rows[:3])):
-        table = pa.Table.from_pylist(some, schema=features.REJECT_SCHEMA)
+        table = pa.Table.from_pylist(some, schema=parquet.REJECT_SCHEMA)
         storage.write_table(f"{tmp_path}/{name}/rejects.parquet", table)
 
     found = read_rejects({name: f"{tmp_path}/{name}" for name in ("real", "good")})

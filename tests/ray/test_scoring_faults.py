@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from raysound.config import from_tree
 from raysound.distributed.extract import extract
 from raysound.distributed.failures import RETRIES
 from raysound.distributed.listing import finished_features
-from raysound.predictions import COMPARED, PREDICTIONS, read_predictions
+from raysound.evaluation.predictions import COMPARED, PREDICTIONS, read_predictions
+from raysound.settings.loading import from_tree
 from tests.processes import job, poll, poll_until_empty, processes_of_session, said
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -56,7 +56,7 @@ import sys
 import ray
 from ray.data import DataContext
 from raysound.distributed.score import score_parts, parts_of
-from raysound.part_scoring import Identity, classifier_digest
+from raysound.evaluation.part_scoring import Identity, classifier_digest
 run, predictions, name, folder = sys.argv[1:]
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False)
 DataContext.get_current().enable_progress_bars = False

@@ -16,12 +16,13 @@ import pytest
 import yaml
 
 from raysound import storage
-from raysound.config import UserError, from_tree, load
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.judge import train_judge
 from raysound.distributed.tune import tune
-from raysound.history import read_history
-from raysound.settings import Config
+from raysound.errors import UserError
+from raysound.settings.loading import from_tree, load
+from raysound.settings.schema import Config
+from raysound.training.history import read_history
 from tests.processes import job, poll, processes_below, run_script, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -363,7 +364,7 @@ NESTED = """
 import sys
 from pathlib import Path
 from ray.util import placement_group_table
-from raysound.config import load
+from raysound.settings.loading import load
 from raysound.distributed.session import open_session
 from raysound.distributed.tune import (tune)
 from tests.processes import poll_until_empty

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import ray
 
-from raysound.config import UserError
 from raysound.distributed.session import run_remote_all
+from raysound.errors import UserError
 
 
 def run(folder: str, fails: bool) -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from raysound.config import UserError, from_tree
+from raysound.corpora.manifest import read_corpus
+from raysound.corpora.split import assign_split
 from raysound.distributed.synthesize import synthesize
-from raysound.manifest import read_corpus
-from raysound.settings import Config, Loudness, SplitSettings
-from raysound.split import assign_split
+from raysound.errors import UserError
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config, Loudness, SplitSettings
 
 
 def config_for(output: Path, real: Path, **synthesis: object) -> Config:

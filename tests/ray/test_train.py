@@ -13,9 +13,6 @@ import ray.data
 import torch
 import yaml
 
-from raysound import checkpoint, features
-from raysound.batches import Delivery, epoch_order, prefetched, row_batches
-from raysound.config import UserError, from_tree
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import split_clips, train_judge
@@ -30,12 +27,17 @@ from raysound.distributed.training_data import (
     read_all,
     stream,
 )
-from raysound.features import MelStatistics
-from raysound.hardware import hardware_for, memory_told
-from raysound.history import read_history
-from raysound.settings import ComputeSettings, TrainingSettings
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.features.parquet import MelStatistics
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import ComputeSettings, TrainingSettings
 from raysound.storage import read_table
-from raysound.training import Hardware, Metrics, best_epoch
+from raysound.training import checkpoint
+from raysound.training.batches import Delivery, epoch_order, prefetched, row_batches
+from raysound.training.hardware import hardware_for, memory_told
+from raysound.training.history import read_history
+from raysound.training.loop import Hardware, Metrics, best_epoch
 from tests.processes import run_script
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -50,7 +52,7 @@ def clips_of(config: Any, split: str) -> pa.Table:
 
 def source_of(folder: str, clips: pa.Table, labels: list[str], **order: Any) -> ShardDatasource:
     """What streams read some clips from."""
-    return ShardDatasource(features.part_uris(folder), ray.put(clips), labels, **order)
+    return ShardDatasource(parquet.part_uris(folder), ray.put(clips), labels, **order)
 
 
 def without_seconds(history: list[Metrics]) -> list[Metrics]:
@@ -100,9 +102,9 @@ def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any
     names = set(clips["clip_id"].to_pylist())
     rows = [
         log_mel
-        for table in map(read_table, features.part_uris(folder))
+        for table in map(read_table, parquet.part_uris(folder))
         for name, log_mel in zip(
-            table["clip_id"].to_pylist(), features.tensor_array(table["log_mel"]), strict=True
+            table["clip_id"].to_pylist(), parquet.tensor_array(table["log_mel"]), strict=True
         )
         if name in names
     ]
@@ -133,9 +135,9 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
     assert 0 < len(expected) < 66
     log_mels = {
         name: log_mel
-        for table in map(read_table, features.part_uris(folder))
+        for table in map(read_table, parquet.part_uris(folder))
         for name, log_mel in zip(
-            table["clip_id"].to_pylist(), features.tensor_array(table["log_mel"]), strict=True
+            table["clip_id"].to_pylist(), parquet.tensor_array(table["log_mel"]), strict=True
         )
     }
 
@@ -387,7 +389,7 @@ def test_a_range_of_workers_trains_to_the_end(trained: dict[str, Any], tmp_path:
 SMALL_STORE = """
 import json, sys
 import ray
-from raysound.config import load
+from raysound.settings.loading import load
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import finished_features
 from raysound.distributed.judge import train_judge
@@ -458,7 +460,7 @@ SHOWN = """
 import json, sys
 import ray
 from ray.job_submission import JobSubmissionClient
-from raysound.config import load
+from raysound.settings.loading import load
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import describe, gather, job_of, run_workers, split_clips
 from raysound.distributed.listing import finished_features

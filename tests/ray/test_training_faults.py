@@ -19,15 +19,17 @@ import yaml
 from ray.train import CheckpointConsistencyMode
 from torch.distributed import DistNetworkError
 
-from raysound import checkpoint, storage
-from raysound.config import UserError, from_tree
+from raysound import storage
 from raysound.distributed import judge
 from raysound.distributed.extract import extract
 from raysound.distributed.judge import train_judge
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import is_bug, train_worker
-from raysound.history import read_history
-from raysound.training import Metrics
+from raysound.errors import UserError
+from raysound.settings.loading import from_tree
+from raysound.training import checkpoint
+from raysound.training.history import read_history
+from raysound.training.loop import Metrics
 from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
 
 # The fixture, which trains, counts towards the first test that wants it.

@@ -14,16 +14,17 @@ from jsonschema import Draft202012Validator
 from pyarrow.csv import read_csv
 from scipy.special import rel_entr
 
-from raysound.comparison import compare_files
-from raysound.config import UserError, from_tree
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
+from raysound.errors import UserError
+from raysound.evaluation.comparison import compare_files
+from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.declarations import METRICS
 from raysound.metrics.mmd import mmd
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
-from raysound.predictions import as_array, read_predictions
+from raysound.settings.loading import from_tree
 from raysound.storage import read_table
 
 # The fixture, which trains, counts towards the first test that wants it.

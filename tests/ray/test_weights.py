@@ -8,7 +8,6 @@ import pytest
 import ray.train
 import torch
 
-from raysound.config import from_tree
 from raysound.distributed.judge import (
     describe,
     gather,
@@ -19,6 +18,7 @@ from raysound.distributed.judge import (
 )
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train_worker import read_progress, train_alone
+from raysound.settings.loading import from_tree
 from tests.unit.test_models import STATES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raysound.audio import (
+from raysound.audio.decode import (
     LEAST_SURPLUS,
     Clip,
     Decoder,
@@ -20,8 +20,8 @@ from raysound.audio import (
     resampling_ratio,
     window_starts,
 )  # fmt: skip
-from raysound.formats import samples
-from raysound.settings import FeatureSettings
+from raysound.corpora.formats import samples
+from raysound.settings.schema import FeatureSettings
 
 RATE = 8000
 HALF_SECOND = FeatureSettings(

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raysound.augment import (
+from raysound.audio.log_mel import POWER_FLOOR, LogMel
+from raysound.settings.schema import AugmentSettings, FeatureSettings
+from raysound.training.augment import (
     LOG_POWER_PER_DB,
     change_gain,
     crop,
@@ -15,8 +17,6 @@ from raysound.augment import (
     probabilities,
     roll,
 )
-from raysound.logmel import POWER_FLOOR, LogMel
-from raysound.settings import AugmentSettings, FeatureSettings
 
 FLOOR = math.log(POWER_FLOOR)
 CLIPS, BANDS, FRAMES = 200, 3, 9

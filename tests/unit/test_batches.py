@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysound.batches import (
+from raysound.training.batches import (
     Delivery,
     Rows,
     class_weights,
@@ -16,7 +16,7 @@ from raysound.batches import (
     row_batches,
     validation_order,
 )
-from raysound.training import Batch
+from raysound.training.loop import Batch
 
 HERE = Delivery(torch.device("cpu"))
 

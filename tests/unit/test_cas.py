@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound import cas
-from raysound.cas import clips_by_class, equal_clips, read_scores
-from raysound.config import UserError
+from raysound.errors import UserError
+from raysound.evaluation import cas
+from raysound.evaluation.cas import clips_by_class, equal_clips, read_scores
 
 
 def corpus(name: str, **clips: tuple[int, int, int]) -> pa.Table:

@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from raysound import checkpoint
-from raysound.checkpoint import Checkpoint, Weights
-from raysound.config import UserError
+from raysound.errors import UserError
 from raysound.models import build
-from raysound.scoring import Normalisation, mean_by_clip, score
-from raysound.settings import FeatureSettings, TrainingSettings
-from raysound.training import Progress, make_optimizer, make_scheduler, step_schedule
+from raysound.settings.schema import FeatureSettings, TrainingSettings
+from raysound.training import checkpoint
+from raysound.training.checkpoint import Checkpoint, Weights
+from raysound.training.inference import Normalisation, mean_by_clip, score
+from raysound.training.loop import Progress, make_optimizer, make_scheduler, step_schedule
 
 NOTE = Checkpoint(
     model="cnn",

@@ -15,7 +15,7 @@ import yaml
 from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from raysound.config import load
+from raysound.settings.loading import load
 
 LAUNCHED = ["cluster.yaml", "cluster-own-machines.yaml"]
 # The parts of a walk that ask a cluster to grow, by GPUs too.

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from raysound.config import UserError
-from raysound.containers import is_audio_parquet, parquet_clips, parquet_sounds, tar_clips
+from raysound.corpora.containers import is_audio_parquet, parquet_clips, parquet_sounds, tar_clips
+from raysound.errors import UserError
 
 # Before `datasets` is imported: it would look for news of itself.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound.copy_parts import (
+from raysound.evaluation.copy_parts import (
     COPIES,
     SearchedClips,
     calibrated,
@@ -19,12 +19,12 @@ from raysound.copy_parts import (
     search_sample,
     search_shard,
 )
-from raysound.derived_parts import write_derived
-from raysound.features import Shard, write_shard
+from raysound.evaluation.derived_parts import write_derived
+from raysound.evaluation.predictions import part_uri
+from raysound.features.parquet import Shard, write_shard
 from raysound.metrics.copies import Copies, Reference, Threshold, find_copies, patches
 from raysound.metrics.selection import keys
-from raysound.predictions import part_uri
-from raysound.settings import FeatureSettings
+from raysound.settings.schema import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=1.0, sample_rate=8000, hop_length=240, n_fft=512, n_mels=12, f_max=4000

@@ -3,9 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from raysound.config import UserError, from_tree
-from raysound.corpus_checks import check_classes, check_real
-from raysound.settings import Config
+from raysound.corpora.checks import check_classes, check_real
+from raysound.errors import UserError
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config
 
 
 def clips(labels: str, **columns: list[str | None]) -> pa.Table:

@@ -13,9 +13,9 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from raysound.scoring import Normalisation
-from raysound.settings import TrainingSettings
-from raysound.training import Batch, Progress, fit
+from raysound.settings.schema import TrainingSettings
+from raysound.training.inference import Normalisation
+from raysound.training.loop import Batch, Progress, fit
 
 NORMALISATION = Normalisation((0.5,) * 4, (2.0,) * 4)
 CLIPS, HELD, BATCH, EPOCHS = 60, 31, 16, 3

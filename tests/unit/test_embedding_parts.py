@@ -6,18 +6,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound.config import UserError
-from raysound.derived_parts import PART_KEY, DerivedRecord, write_derived
-from raysound.embedding_parts import (
+from raysound.errors import UserError
+from raysound.evaluation.derived_parts import PART_KEY, DerivedRecord, write_derived
+from raysound.evaluation.embedding_parts import (
     EmbeddingSource,
     mean_of_windows,
     sample_of_parts,
     window_settings,
     with_embedding,
 )
+from raysound.evaluation.predictions import as_array, part_uri, part_uris, read_metadata, read_rows
 from raysound.metrics.selection import keys
-from raysound.predictions import as_array, part_uri, part_uris, read_metadata, read_rows
-from raysound.settings import FeatureSettings, OnnxEmbedding
+from raysound.settings.schema import FeatureSettings, OnnxEmbedding
 
 
 def source(

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysound import examples
-from raysound.formats import samples
-from raysound.settings import FeatureSettings
+from raysound.corpora.formats import samples
+from raysound.evaluation import examples
+from raysound.settings.schema import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=0.5, sample_rate=8000, hop_length=80, n_fft=256, n_mels=20, f_max=4000

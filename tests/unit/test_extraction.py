@@ -15,18 +15,18 @@ import torch
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
-from raysound import extraction, features
-from raysound.audio import Reject, Unreadable
-from raysound.extraction import (
+from raysound.audio.decode import Reject, Unreadable
+from raysound.corpora.manifest import SCHEMA, read_corpus
+from raysound.features import extraction, parquet
+from raysound.features.extraction import (
     extract_shard,
     log_mels,
     read_windows,
     shard_digest,
     write_shard,
 )
-from raysound.features import Shard
-from raysound.manifest import SCHEMA, read_corpus
-from raysound.settings import FeatureSettings
+from raysound.features.parquet import Shard
+from raysound.settings.schema import FeatureSettings
 
 RATE = 8000
 SETTINGS = FeatureSettings(
@@ -48,7 +48,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets how many windows make a table and a row group, from now on."""
 
     def set_room(windows: int) -> None:
-        monkeypatch.setattr(features, "ROW_GROUP_BYTES", windows * WINDOW_BYTES)
+        monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", windows * WINDOW_BYTES)
         monkeypatch.setattr(extraction, "BLOCK_BYTES", windows * SETTINGS.clip_samples * 2)
 
     return set_room
@@ -92,7 +92,7 @@ def extract(
     record = extract_shard(str(path), clips, wanted, **options)
     table = pq.read_table(path)
     metadata = pq.read_metadata(path)
-    there = features.read_record(str(path))
+    there = parquet.read_record(str(path))
     assert there is not None
     assert there.to_json() == record.to_json()
     assert record.found == len(clips) == record.written + len(record.rejects)
@@ -100,7 +100,7 @@ def extract(
     assert [file.name for file in (folder / "out").glob(f"{name}*")] == [name]
     return SimpleNamespace(
         rows=table.drop_columns("log_mel").to_pylist(),
-        log_mels=features.tensor_array(table["log_mel"]),
+        log_mels=parquet.tensor_array(table["log_mel"]),
         groups=[metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)],
         record=record,
         data=path.read_bytes(),
@@ -222,7 +222,7 @@ def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndar
 def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tolerance):
     """From file to Parquet; the file is read in many blocks, and written in two row groups."""
     room(2)
-    monkeypatch.setattr("raysound.formats.samples.BLOCK", 700)
+    monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 700)
     subtype, channels, rate = KINDS[kind]
     rng = np.random.default_rng(len(kind))
     samples = 0.1 * rng.standard_normal((round(0.6 * rate), channels))
@@ -268,7 +268,7 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
     tmp_path, sounds, room, monkeypatch, suffix, place, together
 ):
     """Some had left the decoder already, unless a table holds them all; all else is there."""
-    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
+    monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1000)
     room(together)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / f"broken{suffix}", 2.5)
@@ -295,7 +295,7 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
 
 def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch):
     """None of the others is forgotten."""
-    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
+    monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1000)
     room(3)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     (tmp_path / "text.wav").write_text("no sound")
@@ -316,7 +316,7 @@ def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch
 
 
 def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch):
-    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1000)
+    monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1000)
     room(2)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
     broken = broken_at_the_end(tmp_path / "broken.wav", 2.5)
@@ -522,7 +522,7 @@ def test_without_a_timeout_no_timer_is_touched(tmp_path, sounds, monkeypatch):
 def test_of_a_long_file_no_more_than_a_table_is_decoded_at_a_time(tmp_path, room, monkeypatch):
     """Twenty minutes: 4800 windows, of which 64 are in memory as waveforms."""
     room(64)
-    monkeypatch.setattr("raysound.formats.samples.BLOCK", 1 << 16)
+    monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1 << 16)
     samples = np.random.default_rng(0).integers(-9999, 9999, 20 * 60 * RATE).astype(np.int16)
     path = save(tmp_path / "long.wav", samples)
     del samples
@@ -583,9 +583,9 @@ def test_a_transform_changes_waveforms_before_their_log_mels(tmp_path, sounds):
 
     half = log_mels(plain, SETTINGS, halve)
 
-    expected = features.tensor_array(log_mels(plain, SETTINGS)["log_mel"]) - np.log(4)
+    expected = parquet.tensor_array(log_mels(plain, SETTINGS)["log_mel"]) - np.log(4)
     heard = expected > np.log(1e-9)
-    found = features.tensor_array(half["log_mel"])
+    found = parquet.tensor_array(half["log_mel"])
     assert heard.mean() > 0.5
     np.testing.assert_allclose(found[heard], expected[heard], atol=2e-3)
     assert shapes == [((len(plain), SETTINGS.clip_samples), np.float32)]

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysound import features, storage
-from raysound.features import MelStatistics, Shard, Totals
-from raysound.settings import FeatureSettings
+from raysound import storage
+from raysound.features import parquet
+from raysound.features.parquet import MelStatistics, Shard, Totals
+from raysound.settings.schema import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=0.1, sample_rate=8000, hop_length=160, n_fft=256, n_mels=5, f_max=4000
@@ -60,7 +61,7 @@ def record(**changes) -> Shard:
 def write(path: Path, rows: list[dict], log_mels: np.ndarray, *, group: int = 100, **changes):
     """A shard in row groups of some windows, and the writer that wrote it."""
     wanted = changes.pop("settings", SETTINGS)
-    with features.write_shard(str(path), wanted) as writer:
+    with parquet.write_shard(str(path), wanted) as writer:
         for first in range(0, max(len(rows), len(log_mels)), group):
             some = pa.Table.from_pylist(rows[first : first + group])
             writer.add(some, log_mels[first : first + group])
@@ -95,12 +96,12 @@ def test_a_shard_round_trips(shard):
     ]  # fmt: skip
     columns = table.drop_columns("log_mel").to_pylist()
     assert columns == [{name: row[name] for name in columns[0]} for row in ROWS]
-    assert (features.tensor_array(table["log_mel"]) == noise(3)).all()
+    assert (parquet.tensor_array(table["log_mel"]) == noise(3)).all()
 
 
 def test_a_record_round_trips(shard):
     """Counts, rejects, and every bit of the statistics."""
-    there = features.read_record(str(shard))
+    there = parquet.read_record(str(shard))
     assert there is not None
     assert there.to_json() == record().to_json()
     assert {**vars(there), "statistics": None} == {**vars(record()), "statistics": None}
@@ -124,7 +125,7 @@ def test_a_shard_may_be_written_row_group_by_row_group(tmp_path, group):
     table = pq.read_table(path)
     assert table["clip_id"].to_pylist() == [row["clip_id"] for row in rows]
     assert table["window"].to_pylist() == [*range(7)]
-    assert (features.tensor_array(table["log_mel"]) == noise(7)).all()
+    assert (parquet.tensor_array(table["log_mel"]) == noise(7)).all()
     whole = MelStatistics.of(noise(7))
     assert (writer.windows, writer.statistics.count) == (7, whole.count)
     assert np.allclose(writer.statistics.mean, whole.mean, rtol=1e-12)
@@ -135,20 +136,20 @@ def test_what_is_added_may_be_written_over(tmp_path):
     """Extraction fills the same buffer again and again."""
     path = tmp_path / "part-00000000.parquet"
     buffer = noise(3)
-    with features.write_shard(str(path), SETTINGS) as writer:
+    with parquet.write_shard(str(path), SETTINGS) as writer:
         writer.add(pa.Table.from_pylist(ROWS), buffer)
         buffer[:] = noise(3, seed=1)
         writer.add(pa.Table.from_pylist(ROWS), buffer)
         buffer[:] = 0
         writer.finish(record())
     both = np.concatenate([noise(3), noise(3, seed=1)])
-    assert (features.tensor_array(pq.read_table(path)["log_mel"]) == both).all()
+    assert (parquet.tensor_array(pq.read_table(path)["log_mel"]) == both).all()
 
 
 def test_plain_pyarrow_reads_tensors_with_their_shape(shard):
     """No Ray, no torch, no code of ours: the shape travels in Arrow's own type."""
     table = pq.read_table(shard)
-    assert table.schema.equals(features.schema(SETTINGS))
+    assert table.schema.equals(parquet.schema(SETTINGS))
     kind = table.schema.field("log_mel").type
     assert isinstance(kind, pa.FixedShapeTensorType)
     assert (list(kind.shape), kind.value_type) == (list(SHAPE), pa.float32())
@@ -164,7 +165,7 @@ def test_half_the_bits_on_request(tmp_path):
     writer = write(path, ROWS, noise(3), settings=halved)
     column = pq.read_table(path)["log_mel"]
     assert column.type.value_type == pa.float16()
-    array = features.tensor_array(column)
+    array = parquet.tensor_array(column)
     assert array.dtype == np.float16
     assert np.allclose(array, noise(3), rtol=1e-3, atol=1e-3)
     assert np.allclose(writer.statistics.mean, noise(3).mean((0, 2), np.float64), rtol=1e-12)
@@ -184,12 +185,12 @@ def test_the_tensor_is_split_into_bytes_and_compressed(shard):
     """Byte-stream split is used, not merely asked for: a wrong column name would pass unseen."""
     group = pq.ParquetFile(shard).metadata.row_group(0)
     columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
-    tensor = columns[features.LOG_MEL_LEAF]
+    tensor = columns[parquet.LOG_MEL_LEAF]
     assert "BYTE_STREAM_SPLIT" in tensor.encodings
     assert not {"PLAIN", "RLE_DICTIONARY", "PLAIN_DICTIONARY"} & set(tensor.encodings)
     assert not tensor.is_stats_set
     assert {column.compression for column in columns.values()} == {"ZSTD"}
-    assert all("RLE_DICTIONARY" in columns[name].encodings for name in features.NAME_COLUMNS)
+    assert all("RLE_DICTIONARY" in columns[name].encodings for name in parquet.NAME_COLUMNS)
     assert columns["window"].statistics.max == 1
 
 
@@ -211,9 +212,9 @@ def test_a_shard_without_rows_is_a_shard(tmp_path):
     writer = write(path, [], noise(0), **empty)
     assert (writer.windows, writer.statistics.count) == (0, 0)
     table = pq.read_table(path)
-    assert table.schema.equals(features.schema(SETTINGS))
-    assert features.tensor_array(table["log_mel"]).shape == (0, *SHAPE)
-    there = features.read_record(str(path))
+    assert table.schema.equals(parquet.schema(SETTINGS))
+    assert parquet.tensor_array(table["log_mel"]).shape == (0, *SHAPE)
+    there = parquet.read_record(str(path))
     assert there is not None
     assert there.to_json() == record(**empty).to_json()
 
@@ -261,7 +262,7 @@ def test_a_shard_appears_whole_or_not_at_all(shard):
     before = shard.read_bytes()
 
     def write_and_stop() -> None:
-        with features.write_shard(str(shard), SETTINGS) as writer:
+        with parquet.write_shard(str(shard), SETTINGS) as writer:
             writer.add(pa.Table.from_pylist(ROWS), noise(3, seed=1))
             writer.finish(record(digest="d2"))
             assert shard.read_bytes() == before
@@ -272,13 +273,13 @@ def test_a_shard_appears_whole_or_not_at_all(shard):
     assert shard.read_bytes() == before
     assert list(shard.parent.iterdir()) == [shard]
     write(shard, ROWS, noise(3, seed=1), digest="d2")
-    there = features.read_record(str(shard))
+    there = parquet.read_record(str(shard))
     assert there is not None
     assert there.digest == "d2"
 
 
 def test_no_file_has_no_record(tmp_path):
-    assert features.read_record(str(tmp_path / "absent.parquet")) is None
+    assert parquet.read_record(str(tmp_path / "absent.parquet")) is None
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_no_file_has_no_record(tmp_path):
     ],
 )
 def test_a_row_group_holds_32_mib_of_float32_and_at_least_a_window(changes, windows):
-    assert features.windows_together(FeatureSettings(**changes)) == windows
+    assert parquet.windows_together(FeatureSettings(**changes)) == windows
 
 
 def test_tensor_array_joins_chunks():
@@ -299,7 +300,7 @@ def test_tensor_array_joins_chunks():
     tensors = [
         pa.FixedShapeTensorArray.from_numpy_ndarray(noise(count, seed=count)) for count in (2, 1, 3)
     ]
-    array = features.tensor_array(pa.chunked_array(tensors))
+    array = parquet.tensor_array(pa.chunked_array(tensors))
     assert (array == np.concatenate([noise(count, seed=count) for count in (2, 1, 3)])).all()
 
 
@@ -308,22 +309,22 @@ def test_tensor_array_joins_chunks():
 
 def test_folders_of_other_settings_are_other_folders():
     other = SETTINGS.model_copy(update={"n_mels": 6})
-    uri = features.folder("s3://bucket/run/", "real", SETTINGS)
+    uri = parquet.folder("s3://bucket/run/", "real", SETTINGS)
     assert uri == f"s3://bucket/run/features/real-{SETTINGS.id}"
-    assert features.folder("s3://bucket/run/", "real", other) != uri
+    assert parquet.folder("s3://bucket/run/", "real", other) != uri
 
 
 def test_part_uris_are_the_shards_in_order(tmp_path):
     """By number, five digits long as older versions wrote it or eight, and nothing else."""
     names = ["part-00000000.parquet", "part-99999.parquet", "part-100000.parquet"]
-    for name in (*names, features.shard_name(100), features.shard_name(100_001)):
+    for name in (*names, parquet.shard_name(100), parquet.shard_name(100_001)):
         storage.write_bytes(str(tmp_path / name), b"")
     for name in ("manifest.parquet", "rejects.parquet", "summary.json"):
         storage.write_bytes(str(tmp_path / name), b"")
-    storage.write_bytes(str(tmp_path / f"{features.shard_name(3)}.0123456789abcdef.tmp"), b"half")
+    storage.write_bytes(str(tmp_path / f"{parquet.shard_name(3)}.0123456789abcdef.tmp"), b"half")
     names[1:1] = ["part-00000100.parquet"]
     names.append("part-00100001.parquet")
-    assert features.part_uris(str(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
+    assert parquet.part_uris(str(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
 
 
 @pytest.mark.parametrize("rejected", [[], ["b"], ["a", "b", "c"]])
@@ -334,9 +335,9 @@ def test_usable_clips_are_those_not_rejected(tmp_path, rejected):
     ]
     storage.write_table(
         str(tmp_path / "rejects.parquet"),
-        pa.Table.from_pylist(rejects, schema=features.REJECT_SCHEMA),
+        pa.Table.from_pylist(rejects, schema=parquet.REJECT_SCHEMA),
     )
-    usable = features.without_rejects(manifest, str(tmp_path)).to_pylist()
+    usable = parquet.without_rejects(manifest, str(tmp_path)).to_pylist()
     assert usable == [row for row in manifest.to_pylist() if row["clip_id"] not in rejected]
 
 
@@ -458,7 +459,7 @@ def test_the_summarys_digest_stands_for_every_shard_in_order():
 def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
     """In whole tenths, not a tenth more than that takes, and no more than the longest clip."""
     durations = np.array(seconds)
-    suggested = features.suggest_clip_length(durations)
+    suggested = parquet.suggest_clip_length(durations)
     assert 0 < suggested <= durations.max()
     assert suggested == round(suggested, 1) or suggested > durations.max() - 0.001
     assert (durations <= suggested + 0.02 + 1e-6).mean() >= 0.8 - 1e-9
@@ -480,7 +481,7 @@ def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
     ],
 )
 def test_a_suggested_clip_length_is_no_longer_than_need_be(durations, expected):
-    assert features.suggest_clip_length(np.array(durations)) == expected
+    assert parquet.suggest_clip_length(np.array(durations)) == expected
 
 
 # Statistics

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from raysound.audio import Reject, read_clip, window_starts
-from raysound.formats import mpeg, samples
-from raysound.settings import FeatureSettings
+from raysound.audio.decode import Reject, read_clip, window_starts
+from raysound.corpora.formats import mpeg, samples
+from raysound.settings.schema import FeatureSettings
 
 RATE = 8000
 SETTINGS = FeatureSettings(

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound.audio import Decoder, Reject
-from raysound.probe import find_crashing_clips
-from raysound.settings import FeatureSettings
+from raysound.audio.decode import Decoder, Reject
+from raysound.features.probe import find_crashing_clips
+from raysound.settings.schema import FeatureSettings
 from tests.fuzzer import KINDS, RARE_KINDS, damaged_files
 
 COUNT = 2000

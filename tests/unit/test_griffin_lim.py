@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from raysound.features import empty_bands
-from raysound.griffin_lim import log_mel_to_waveform
-from raysound.logmel import LogMel
-from raysound.settings import FeatureSettings
+from raysound.audio.griffin_lim import log_mel_to_waveform
+from raysound.audio.log_mel import LogMel
+from raysound.features.parquet import empty_bands
+from raysound.settings.schema import FeatureSettings
 
 RATE = 16000
 SETTINGS = FeatureSettings(

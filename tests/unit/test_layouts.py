@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysound.config import UserError
-from raysound.layouts import meaning_of_splits, split_word
-from raysound.manifest import read_corpus
+from raysound.corpora.layouts import meaning_of_splits, split_word
+from raysound.corpora.manifest import read_corpus
+from raysound.errors import UserError
 
 Files = dict[str, str | bytes]
 

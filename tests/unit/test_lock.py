@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raysound.config import UserError
+from raysound.errors import UserError
 from raysound.lock import locked
 
 HOLD = (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raysound.log_mel_statistics import QUANTILES, log_mel_statistics
+from raysound.evaluation.log_mel_statistics import QUANTILES, log_mel_statistics
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchaudio.transforms import MelSpectrogram
 
-from raysound import logmel
-from raysound.features import empty_bands
-from raysound.logmel import POWER_FLOOR, LogMel, filterbank
-from raysound.settings import FeatureSettings
+from raysound.audio import log_mel as log_mel_module
+from raysound.audio.log_mel import POWER_FLOOR, LogMel, filterbank
+from raysound.features.parquet import empty_bands
+from raysound.settings.schema import FeatureSettings
 
 # torchaudio warns of mel bands that hold no Fourier bin; some settings below have them.
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
@@ -217,7 +217,7 @@ def test_its_result_does_not_depend_on_what_goes_together(wanted, rows, clips):
     waveforms = torch.stack([noise(wanted.clip_samples, seed) for seed in range(clips)])
     expected = transform(waveforms)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logmel, "CPU_FRAMES", rows)
+        patch.setattr(log_mel_module, "CPU_FRAMES", rows)
         transform = LogMel(wanted)
     assert torch.allclose(transform(waveforms), expected, atol=1e-4)
 

@@ -9,14 +9,16 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysound import features, loudness
-from raysound.audio import Decoder, read_clip, read_window
-from raysound.config import UserError, from_tree
-from raysound.extraction import extract_shard, log_mels, read_windows
-from raysound.features import Shard, Totals
-from raysound.loudness import k_weighting, measure, normalise
-from raysound.manifest import read_corpus
-from raysound.settings import Config, FeatureSettings
+from raysound.audio import loudness
+from raysound.audio.decode import Decoder, read_clip, read_window
+from raysound.audio.loudness import k_weighting, measure, normalise
+from raysound.corpora.manifest import read_corpus
+from raysound.errors import UserError
+from raysound.features import parquet
+from raysound.features.extraction import extract_shard, log_mels, read_windows
+from raysound.features.parquet import Shard, Totals
+from raysound.settings.loading import from_tree
+from raysound.settings.schema import Config, FeatureSettings
 
 RATE = 8000
 PLAIN = FeatureSettings(clip_length=0.5, sample_rate=RATE, hop_length=80, n_fft=256, n_mels=20)
@@ -228,7 +230,7 @@ def corpus(folder: Path, decibels: float) -> pa.Table:
 
 def tensors(clips: pa.Table, settings: FeatureSettings) -> np.ndarray:
     (rows,) = read_windows(clips, settings)
-    return features.tensor_array(log_mels(rows, settings)["log_mel"])
+    return parquet.tensor_array(log_mels(rows, settings)["log_mel"])
 
 
 @pytest.mark.parametrize("level", FORMS)
@@ -269,7 +271,7 @@ def test_a_file_of_many_blocks_is_measured_piece_by_piece(
     path = save(tmp_path / "long.wav", noise(65, 5, 22050), 22050, "PCM_16")
     settings = loud({"rms": -30})
     pieces: list[int] = []
-    monkeypatch.setattr("raysound.formats.samples.BLOCK", 10000)
+    monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 10000)
 
     windows = [
         (source, window.copy())

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysound import storage
-from raysound.config import UserError
-from raysound.corpus_checks import check_unlabelled
-from raysound.manifest import SCHEMA, read_corpus
+from raysound.corpora.checks import check_unlabelled
+from raysound.corpora.manifest import SCHEMA, read_corpus
+from raysound.errors import UserError
 
 
 def lay(folder: Path, *names: str) -> Path:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raysound import ranges, storage
-from raysound.layouts import SCHEMA
-from raysound.manifest_parts import (
+from raysound import storage
+from raysound.corpora.layouts import SCHEMA
+from raysound.corpora.manifest_parts import (
     OLD,
     Index,
     digest_of,
@@ -23,8 +23,9 @@ from raysound.manifest_parts import (
     shard_clips,
     write_index,
 )
-from raysound.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
-from raysound.shards import first_shards
+from raysound.features import ranges
+from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
+from raysound.features.shards import first_shards
 
 LOOSE, PACKED = "loose", "packed"
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
-from raysound.features import band_edges
-from raysound.logmel import filterbank
+from raysound.audio.log_mel import filterbank
+from raysound.features.parquet import band_edges
 from raysound.metrics.mismatch import Sound, SoundSums, merge_sounds, mismatches, sound_of
-from raysound.settings import FeatureSettings, Loudness
+from raysound.settings.schema import FeatureSettings, Loudness
 
 BANDS = 32
 SETTINGS = FeatureSettings(

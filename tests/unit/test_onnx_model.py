@@ -7,8 +7,14 @@ import numpy as np
 import onnx
 import pytest
 
-from raysound.config import UserError
-from raysound.onnx_model import LARGEST_SIZE, OnnxModel, import_onnxruntime, load_model, read_model
+from raysound.errors import UserError
+from raysound.evaluation.onnx_model import (
+    LARGEST_SIZE,
+    OnnxModel,
+    import_onnxruntime,
+    load_model,
+    read_model,
+)
 from tests.onnx_models import embedded, write_model
 
 SAMPLES = 800

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysound.probe import find_crashing_clips
-from raysound.settings import FeatureSettings
+from raysound.features.probe import find_crashing_clips
+from raysound.settings.schema import FeatureSettings
 from tests.traps.sitecustomize import trapped
 
 SETTINGS = FeatureSettings(
@@ -92,7 +92,7 @@ def test_a_child_that_cannot_begin_makes_no_clip_guilty(
     ids=["stands still", "goes on", "is watched no more"],
 )
 def test_a_process_that_stands_still_is_ended(calls: str, status: int) -> None:
-    code = f"import time; from raysound.probe import set_timeout as watch; {calls}"
+    code = f"import time; from raysound.features.probe import set_timeout as watch; {calls}"
 
     done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysound.comparison import compare, left_out, lines, read_metrics
-from raysound.config import UserError
+from raysound.errors import UserError
+from raysound.evaluation.comparison import compare, left_out, lines, read_metrics
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
 from raysound.metrics.intervals import share_measure

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound import features
-from raysound.features import Shard
-from raysound.settings import FeatureSettings
+from raysound.features import parquet
+from raysound.features.parquet import Shard
+from raysound.settings.schema import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=0.1, sample_rate=8000, hop_length=160, n_fft=256, n_mels=5, f_max=4000
@@ -51,9 +51,9 @@ def shard(
                 }
                 for label in LABELS[rows]
             ],
-            schema=features.schema(settings).remove(8),
+            schema=parquet.schema(settings).remove(8),
         )  # fmt: skip
-        with features.write_shard(str(tmp_path / features.shard_name(index)), settings) as writer:
+        with parquet.write_shard(str(tmp_path / parquet.shard_name(index)), settings) as writer:
             writer.add(table, log_mels[rows])
             writer.finish(Shard("digest", 2, 2, 2, 0.2, writer.statistics))
     monkeypatch.chdir(tmp_path)

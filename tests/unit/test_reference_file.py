@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from raysound.config import UserError
-from raysound.metrics.corpus import Scored
-from raysound.metrics.frechet import frechet_distance
-from raysound.metrics.mismatch import Sound, SoundSums
-from raysound.metrics.moments import moments
-from raysound.reference_file import (
+from raysound.errors import UserError
+from raysound.evaluation.reference_file import (
     HEADER_KEY,
     RealEmbedding,
     RealSide,
@@ -23,6 +19,10 @@ from raysound.reference_file import (
     read_reference,
     write_reference,
 )
+from raysound.metrics.corpus import Scored
+from raysound.metrics.frechet import frechet_distance
+from raysound.metrics.mismatch import Sound, SoundSums
+from raysound.metrics.moments import moments
 
 LABELS = ["<b>dog</b>", "chat"]
 IDENTITY = {"labels": LABELS, "feature_id": "0123abcd", "weights_sha256": "w", "normalisation": "n"}

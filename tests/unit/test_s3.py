@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysound import storage
-from raysound.audio import Reject
-from raysound.config import UserError
-from raysound.manifest import read_corpus
-from raysound.sounds import FETCHED_AHEAD, open_sounds
+from raysound.audio.decode import Reject
+from raysound.audio.sounds import FETCHED_AHEAD, open_sounds
+from raysound.corpora.manifest import read_corpus
+from raysound.errors import UserError
 from tests.s3_server import Object, S3Server, serve
 
 # What people call their files; none of these may end or change a name.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raysound.config import UserError
+from raysound.errors import UserError
 from raysound.models import Classifier
-from raysound.scoring import Normalisation, score
+from raysound.training.inference import Normalisation, score
 
 # As torch's CUDA allocator words it, with its C++ stack.
 SHORTAGE = (

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raysound.config import UserError, from_tree, load, sampled
-from raysound.settings import Config
+from raysound.errors import UserError
+from raysound.settings.loading import from_tree, load, sampled
+from raysound.settings.schema import Config
 
 RATES = {"loguniform": [1e-4, 1e-2]}
 

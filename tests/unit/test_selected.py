@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound import examples, partial_sums
+from raysound.evaluation import examples, partial_sums
+from raysound.evaluation.partial_sums import OTHERS, Plan
+from raysound.evaluation.predictions import part_uri, write_part
+from raysound.evaluation.selected import MAP_POINTS, selected_clips
 from raysound.metrics.corpus import RealClips
 from raysound.metrics.selection import Limits
-from raysound.partial_sums import OTHERS, Plan
-from raysound.predictions import part_uri, write_part
-from raysound.selected import MAP_POINTS, selected_clips
 from tests.made_predictions import CLASSES, LABELS, SIZE, predictions_of
 
 PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))

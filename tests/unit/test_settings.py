@@ -13,12 +13,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from raysound import settings
-from raysound.config import UserError, load, sampled
+from raysound.errors import UserError
 from raysound.metrics.anchors import anchors_of_real
 from raysound.metrics.corpus import Scored
-from raysound.settings import Config, FeatureSettings, TrainingSettings
-from raysound.training import make_optimizer, make_scheduler, step_schedule
+from raysound.settings import schema
+from raysound.settings.loading import load, sampled
+from raysound.settings.schema import Config, FeatureSettings, TrainingSettings
+from raysound.training.loop import make_optimizer, make_scheduler, step_schedule
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
 
@@ -209,7 +210,7 @@ def test_the_names_of_the_rows_that_every_evaluation_adds_are_reserved(least: Pa
     rows = np.arange(24)
     some = Scored(rows % 2, np.full((24, 2), 0.5), np.ones((24, 3)))
     added = {"real", "noise", "silence", "real_halves", *anchors_of_real(some, some, 24)}
-    assert {*settings.RESERVED_NAMES} == added
+    assert {*schema.RESERVED_NAMES} == added
     for name in added:
         with pytest.raises(UserError, match=f"the name '{name}' in generated is reserved"):
             load(least, [f"corpora.generated={{{name}: sounds}}"])

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysound.audio import Reject
-from raysound.manifest import SCHEMA, read_corpus
-from raysound.sounds import open_chosen, open_sounds
+from raysound.audio.decode import Reject
+from raysound.audio.sounds import open_chosen, open_sounds
+from raysound.corpora.manifest import SCHEMA, read_corpus
 
 # Bytes of a sound; what is in them is not the reader's concern.
 SIZE = 5000

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysound.config import UserError
-from raysound.manifest import SCHEMA
-from raysound.settings import SplitSettings
-from raysound.split import assign_split, stratified_split
+from raysound.corpora.manifest import SCHEMA
+from raysound.corpora.split import assign_split, stratified_split
+from raysound.errors import UserError
+from raysound.settings.schema import SplitSettings
 
 THIRDS = {"test": 0.2, "validation": 0.3}
 

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import fs
 
 from raysound import storage
-from raysound.config import UserError
+from raysound.errors import UserError
 
 # What people call their files; `%20` must not become a blank, nor `#` end the name.
 NAMES = ["plain", "with blank", "雨 (1)", "a#b", "50%20", "it's & co.", "e\u0301"]

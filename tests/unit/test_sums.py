@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysound import partial_sums, storage
+from raysound import storage
+from raysound.evaluation import partial_sums
+from raysound.evaluation.partial_sums import OTHERS, TRAIN, PartialSums, Plan
+from raysound.evaluation.predictions import PREDICTIONS, part_uri, read_rows, write_part
 from raysound.metrics import selection, sums
 from raysound.metrics.classification import classification_report
 from raysound.metrics.corpus import RealClips, Scored, Totals, corpus_report
@@ -18,8 +21,6 @@ from raysound.metrics.intervals import mean_measure
 from raysound.metrics.neighbours import BallCounts, per_clip
 from raysound.metrics.selection import ENTRY, Limits, keys, sampled, select, smallest
 from raysound.metrics.sums import ClassificationSums, fold, merge
-from raysound.partial_sums import OTHERS, TRAIN, PartialSums, Plan
-from raysound.predictions import PREDICTIONS, part_uri, read_rows, write_part
 from tests.made_predictions import BANDS, CLASSES, LABELS, SIZE, clips, predictions_of
 
 PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=7, examples=2))

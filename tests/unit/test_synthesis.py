@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysound.synthesis import (
+from raysound.synthesis.formula import (
     KINDS,
     NOISY_SNR_DB,
     PEAK,
@@ -76,7 +76,7 @@ def test_kinds_with_one_seed_differ():
 def test_a_clip_is_the_same_in_another_process():
     """Neither string hashing nor import order has a say."""
     code = (
-        "from raysound.synthesis import synthesize_clip as make; import zlib;"
+        "from raysound.synthesis.formula import synthesize_clip as make; import zlib;"
         "print(zlib.crc32(make('bell', (3, 1), 0.2, 8000, (10, 30)).tobytes()))"
     )
     run = [sys.executable, "-c", code]

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from raysound import checkpoint
-from raysound.checkpoint import Weights
-from raysound.config import UserError
-from raysound.history import epoch_lines
-from raysound.scoring import Normalisation
-from raysound.settings import TrainingSettings
-from raysound.training import (
+from raysound.errors import UserError
+from raysound.settings.schema import TrainingSettings
+from raysound.training import checkpoint
+from raysound.training.checkpoint import Weights
+from raysound.training.history import epoch_lines
+from raysound.training.inference import Normalisation
+from raysound.training.loop import (
     Batch,
     Hardware,
     Metrics,

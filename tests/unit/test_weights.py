@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from raysound.checkpoint import fitting, read_weights
-from raysound.config import UserError
+from raysound.errors import UserError
 from raysound.models import build
+from raysound.training.checkpoint import fitting, read_weights
 
 
 @pytest.fixture

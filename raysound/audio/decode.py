@@ -1,0 +1,284 @@
+"""One sound file → waveforms of exactly `clip_length`: decode, mix down, resample, cut or pad."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache, partial
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import torch
+from torchaudio.transforms import Resample
+
+from raysound import storage
+from raysound.audio.loudness import Gain, measure
+from raysound.corpora.formats.parts import parts
+from raysound.corpora.formats.samples import FLOAT, INT, Samples, as_float, new_buffers, open_part
+from raysound.corpora.formats.samples import Reject as Reject
+from raysound.corpora.formats.samples import Unreadable as Unreadable
+from raysound.corpora.formats.views import Part
+from raysound.settings.schema import FeatureSettings
+
+# Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
+# exact, and shifts the pitch of an odd one by less than half a thousandth: under a cent.
+LARGEST_RATIO_TERM = 2000
+# Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
+LEAST_SURPLUS = 0.05
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a sound file says of itself.
+
+    Attributes:
+        duration: seconds.
+        sample_rate: Hz.
+        gain: what brings the clip to `features.loudness`; None where that is none.
+    """
+
+    duration: float
+    sample_rate: int
+    gain: Gain | None
+
+
+@dataclass(frozen=True)
+class Clip(Source):
+    """One decoded clip.
+
+    Attributes:
+        windows: float32 `(n_windows, clip_samples)`, mono, at the settings' sample rate.
+    """
+
+    windows: np.ndarray
+
+
+def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
+    """Reads one sound file into windows of exactly `clip_length`, all of them at once.
+
+    Args:
+        file: path, URI, or a seekable binary file, in any format that libsndfile reads.
+        settings: of the windows.
+
+    Raises:
+        Reject: the file is missing, empty, no sound, cut short, or holds NaN or absurd samples.
+    """
+    pairs = [(source, as_float(window).copy()) for source, window in Decoder(settings).read(file)]
+    source = pairs[0][0]
+    return Clip(**vars(source), windows=np.stack([window for _, window in pairs]))
+
+
+def read_window(file: str | BinaryIO, settings: FeatureSettings, number: int = 0) -> np.ndarray:
+    """Reads one window of a sound file, and no more of the file than that takes.
+
+    With `features.loudness` the whole file is read, because its loudness sets the gain.
+
+    Args:
+        file: see `read_clip`.
+        settings: of the window.
+        number: of the window, from 0.
+
+    Returns:
+        float32 `(clip_samples,)`, mono, at the settings' sample rate.
+
+    Raises:
+        Reject: see `read_clip`, as far as the file is read; or it ends before the window.
+    """
+    for place, (_, window) in enumerate(Decoder(settings).read(file)):
+        if place == number:
+            return as_float(window).copy()
+    raise Reject(f"ends before its window {number + 1}")
+
+
+class Decoder:
+    """Sound files → windows of exactly `clip_length`, one file at a time.
+
+    However long a file is, no more of it is held than a window and a block; the buffers are kept
+    from file to file, for fresh ones would cost as much as the decoding. With `features.loudness` a
+    file is read twice: once to measure it, once for its windows.
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self.settings = settings
+        self.window = {dtype: np.empty(settings.clip_samples, dtype) for dtype in (INT, FLOAT)}
+        self.held = new_buffers()
+
+    def read(
+        self, file: str | BinaryIO, after_piece: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Source, np.ndarray]]:
+        """Yields what the file says of itself, and window after window.
+
+        What is wrong with a file may show only at its end: it is sound when all were taken.
+
+        Args:
+            file: path, URI, or a seekable binary file, in any format that libsndfile reads.
+            after_piece: called after each piece of a file whose loudness is measured.
+
+        Yields:
+            The source, and a window at the settings' rate: float32 `(clip_samples,)` within 2**31,
+            or int16, where 32768 stands for 1. The next one is written over it. With
+            `features.loudness` it is float32 and has the gain of the whole file.
+
+        Raises:
+            Reject: see `read_clip`.
+        """
+        try:
+            with _open(file) as opened:
+                size = opened.seek(0, 2)
+                if size == 0:
+                    raise Reject("the file is empty (0 bytes)")
+                found = parts(opened, size)
+                gain = self._gain(found, after_piece) if self.settings.loudness else None
+                with self._samples(found) as samples:
+                    source = Source(samples.frames / samples.rate, samples.rate, gain)
+                    for window in self._windows(samples):
+                        yield source, window if gain is None else gain.apply(window)
+        except soundfile.LibsndfileError as error:
+            raise Reject(f"not a sound file that can be decoded: {error.error_string}") from error
+        except FileNotFoundError as error:
+            raise Unreadable("no such file") from error
+        except OSError as error:
+            raise Unreadable(f"can't be read: {error.strerror or error}") from error
+        except ValueError as error:
+            # pyarrow's word for a path that is none, such as one with a NUL in it.
+            raise Reject(f"can't be read: {error}") from error
+
+    @contextmanager
+    def _samples(self, found: Sequence[Part]) -> Iterator[Samples]:
+        sounds: list[soundfile.SoundFile] = []
+        try:
+            for part in found:
+                sounds.append(open_part(part))
+            yield Samples(sounds, found, self.held)
+        finally:
+            for sound in sounds:
+                sound.close()
+
+    def _gain(self, found: Sequence[Part], after_piece: Callable[[], None]) -> Gain:
+        with self._samples(found) as samples:
+            ratio = resampling_ratio(samples.rate, self.settings.sample_rate)
+            span = partial(_span, samples, ratio)
+            return measure(span, _length(samples, ratio), self.settings, after_piece)
+
+    def _windows(self, samples: Samples) -> Iterator[np.ndarray]:
+        wanted = self.settings.clip_samples
+        ratio = resampling_ratio(samples.rate, self.settings.sample_rate)
+        length = _length(samples, ratio)
+        try:
+            starts = window_starts(length, wanted, self.settings.long_clips)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise Reject("its header tells no length, or one that can't be true") from error
+        for start in map(int, starts):
+            begin, end = max(start, 0), min(start + wanted, length)
+            inner = _span(samples, ratio, begin, end)
+            if len(inner) < wanted:
+                window = self.window[inner.dtype]
+                window.fill(0)
+                window[begin - start : end - start] = inner
+                inner = window
+            yield inner
+        samples.finish()
+
+
+def _open(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    if not isinstance(file, str):
+        return nullcontext(file)
+    if "://" in file:
+        return storage.open_file(file)
+    return open(file, "rb", buffering=0)
+
+
+@lru_cache(maxsize=256)
+def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
+    """Source samples for one sample at the target rate (Hz), as near as its terms may be.
+
+    Raises:
+        Reject: no sound has a rate so far from the other.
+    """
+    if max(source_rate, target_rate) > LARGEST_RATIO_TERM * min(source_rate, target_rate):
+        raise Reject(f"a sample rate of {source_rate} Hz can't be brought to {target_rate} Hz")
+    ratio = Fraction(source_rate, target_rate)
+    if ratio > 1:
+        return 1 / (1 / ratio).limit_denominator(LARGEST_RATIO_TERM)
+    return ratio.limit_denominator(LARGEST_RATIO_TERM)
+
+
+def resample(waveform: np.ndarray, ratio: Fraction) -> np.ndarray:
+    """Resamples float32 `(n,)` to `ceil(n / ratio)` samples, by windowed sinc interpolation."""
+    with torch.inference_mode():
+        resampled: np.ndarray = _resampler(ratio)(torch.from_numpy(waveform)).numpy()
+    return resampled
+
+
+@lru_cache(maxsize=16)
+def _resampler(ratio: Fraction) -> Resample:
+    """Made once a ratio and process: the kernel costs more than its use."""
+    return Resample(ratio.numerator, ratio.denominator)
+
+
+def _length(samples: Samples, ratio: Fraction) -> int:
+    """Samples of the resampled file."""
+    # In whole numbers: a division of fractions costs as much as reading a small header.
+    return -(-samples.frames * ratio.denominator // ratio.numerator)
+
+
+def _span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
+    """Samples `[begin, end)` of the resampled file, from no more of the file than they hear.
+
+    A piece that begins where the pattern of phases does, with the reach of the kernel on both
+    sides, gives what the whole file would.
+    """
+    source, target = ratio.numerator, ratio.denominator
+    if source == target:
+        return samples.span(begin, end)
+    reach = math.ceil(_resampler(ratio).width / source)
+    first = max(begin // target - reach, 0)
+    last = min((-(-end // target) + reach) * source, samples.frames)
+    piece = resample(as_float(samples.span(first * source, last)), ratio)
+    return piece[begin - first * target : end - first * target]
+
+
+def window_starts(length: int, clip_samples: int, long_clips: str) -> np.ndarray:
+    """Where the windows of a waveform begin, ascending.
+
+    A short one stands in the middle of its window, which begins before it: zeros on both sides,
+    the odd zero behind. A long one is cut: `start` and `center` keep one window; `split` keeps as
+    few as cover it, evenly spread, so that neighbours overlap instead of the last one being
+    padded. What exceeds whole windows by less than LEAST_SURPLUS earns no window of its own: the
+    two ends are trimmed alike.
+
+    Args:
+        length: of the waveform, in samples.
+        clip_samples: length of a window.
+        long_clips: split, center or start.
+
+    Returns:
+        int64 `(n_windows,)`.
+    """
+    surplus = length - clip_samples
+    if surplus <= 0:
+        return np.array([-(-surplus // 2)])
+    if long_clips == "start":
+        return np.array([0])
+    windows = math.ceil(length / clip_samples - LEAST_SURPLUS)
+    if long_clips == "center" or windows == 1:
+        return np.array([surplus // 2])
+    trimmed = max(0, length - windows * clip_samples) // 2
+    last = min(surplus - trimmed, trimmed + (windows - 1) * clip_samples)
+    return np.linspace(trimmed, last, windows).round().astype(np.int64)
+
+
+def encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:
+    """A mono waveform `(n_samples,)` as a 16-bit file, `WAV` or `FLAC`.
+
+    What exceeds full scale is scaled down to it, not clipped; nothing is made louder.
+    """
+    file = io.BytesIO()
+    peak = float(np.abs(waveform).max(initial=1.0))
+    soundfile.write(file, waveform / peak, sample_rate, format=container, subtype="PCM_16")
+    return file.getvalue()

@@ -1,0 +1,62 @@
+"""Log-mel → waveform: the plainest generator there is, a real clip through log-mel and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchaudio.transforms import GriffinLim
+
+from raysound.audio.log_mel import filterbank
+from raysound.settings.schema import FeatureSettings
+
+# More change little.
+UPDATES = 50
+
+
+def log_mel_to_waveform(
+    log_mel: Tensor, settings: FeatureSettings, iterations: int, seed: int
+) -> Tensor:
+    """Finds a waveform whose log-mel is near the one given.
+
+    The phase is guessed by Griffin and Lim's iteration (IEEE TASSP 32, 1984) with momentum
+    (Perraudin et al., 2013).
+
+    Args:
+        log_mel: `(n_mels, n_frames)`, natural log of power.
+        settings: what it was made with.
+        iterations: more give a smoother phase.
+        seed: of the first guess of the phase.
+
+    Returns:
+        float32 `(clip_samples,)`.
+    """
+    power = unmel(log_mel.exp(), filterbank(settings))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        waveform: Tensor = GriffinLim(
+            n_fft=settings.n_fft,
+            hop_length=settings.hop_length,
+            n_iter=iterations,
+            length=settings.clip_samples,
+        )(power)
+    return waveform
+
+
+def unmel(mel: Tensor, filters: Tensor) -> Tensor:
+    """The non-negative power spectrum whose mel power is nearest, by multiplicative updates.
+
+    Lee and Seung (Nature 401, 1999). A least-squares inverse would go below zero and, cut off
+    there, fill the quiet bands.
+
+    Args:
+        mel: power `(n_mels, n_frames)`.
+        filters: `(n_bins, n_mels)`.
+
+    Returns:
+        Power `(n_bins, n_frames)`.
+    """
+    target = filters @ mel
+    power = target.clone()
+    for _ in range(UPDATES):
+        power *= target / (filters @ (filters.T @ power)).clamp(min=1e-30)
+    return power

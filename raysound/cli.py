@@ -1,0 +1,138 @@
+"""The commands: `raysound train CONFIG [key=value ...]`, and jobs/train.py for `ray job submit`."""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple, NoReturn
+
+from raysound.job import run_command, run_job, show
+
+HELP = {"-h", "--help"}
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        function: as "module:name"; imported when it runs.
+        summary: one line.
+        sections: of the config that it reads, with all settings shown by its help.
+        words: of its command line in place of a config, if it reads none.
+    """
+
+    function: str
+    summary: str
+    sections: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+DATA = ("corpora", "features")
+COMMANDS = {
+    "synthesize": Command(
+        "raysound.distributed.synthesize:synthesize",
+        "Writes corpora of synthetic sounds, or of real clips through log-mel and back.",
+        ("synthesis", "compute"),
+    ),
+    "extract": Command(
+        "raysound.distributed.extract:extract",
+        "Extracts the log-mels of every corpus to Parquet.",
+        (*DATA, "compute"),
+    ),
+    "train": Command(
+        "raysound.distributed.train:train",
+        "Trains the classifier on the real corpus, or one for each fold and seed.",
+        (*DATA, "model", "training", "compute"),
+    ),
+    "tune": Command(
+        "raysound.distributed.tune:tune",
+        "Searches settings with Ray Tune and writes the best config.",
+        (*DATA, "model", "training", "search", "compute"),
+    ),
+    "evaluate": Command(
+        "raysound.distributed.evaluate:evaluate",
+        "Scores every corpus with the classifier; writes metrics.json and report.html.",
+        (*DATA, "evaluation", "compute"),
+    ),
+    "pipeline": Command(
+        "raysound.distributed.pipeline:run_all",
+        "Runs synthesize (where the config says so), extract, train and evaluate.",
+        (*DATA, "model", "training", "evaluation", "synthesis", "compute"),
+    ),
+    "cas": Command(
+        "raysound.distributed.cas:cas",
+        "Trains on generated clips and tests on real ones: classification accuracy scores.",
+        (*DATA, "model", "training", "compute"),
+    ),
+    "reference": Command(
+        "raysound.distributed.reference:reference",
+        "Writes one file that others evaluate against without the real recordings.",
+        (*DATA, "evaluation", "compute"),
+    ),
+    "compare": Command(
+        "raysound.evaluation.comparison:compare_files",
+        "Compares the metrics.json of two evaluations by the same classifier.",
+        words=("OLD/evaluation/metrics.json", "NEW/evaluation/metrics.json"),
+    ),
+}
+
+
+def main(name: str | None = None) -> NoReturn:
+    """Runs a command with the words of the command line, and exits.
+
+    Args:
+        name: of the command; None takes the first word of the command line.
+    """
+    if name is None:
+        given, *sys.argv[1:] = sys.argv[1:] or [""]
+        if given in HELP | {""}:
+            sys.exit(show(overview()) or (0 if given else 2))
+        if given not in COMMANDS:
+            print(
+                f"error: raysound has no command {given!r}: {', '.join(COMMANDS)}", file=sys.stderr
+            )
+            sys.exit(2)
+        name = given
+    command = COMMANDS[name]
+    if HELP & set(sys.argv[1:]):
+        sys.exit(show("\n".join([usage(name), *settings_of(command)])))
+    if command.words:
+        run_command(command.function, len(command.words), usage(name))
+    run_job(command.function, usage(name))
+
+
+def overview() -> str:
+    """All commands, one line each."""
+    wide = max(map(len, COMMANDS))
+    lines = [f"  {name:<{wide}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: raysound COMMAND CONFIG [key=value ...]",
+            "",
+            *lines,
+            "",
+            "raysound COMMAND --help lists the settings of a command.",
+        ]
+    )
+
+
+def usage(name: str) -> str:
+    """How one command is called, and what it does."""
+    command = COMMANDS[name]
+    words = " ".join(command.words) or "CONFIG [key=value ...]"
+    return f"usage: raysound {name} {words}\n\n{command.summary}"
+
+
+def settings_of(command: Command) -> list[str]:
+    """The settings of a command, with type and default, as lines of text."""
+    if not command.sections:
+        return []
+    from raysound.settings.describe import described
+
+    rows = [row for row in described() if row.path.partition(".")[0] in command.sections]
+    wide, typed = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = [f"  {row.path:<{wide}}  {row.type:<{typed}}  {row.default}".rstrip() for row in rows]
+    return ["", "Settings, with type and default, also as key=value:", "", *lines]
+
+
+if __name__ == "__main__":
+    main()

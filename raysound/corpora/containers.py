@@ -1,0 +1,241 @@
+"""Corpora packed into few large files: tar (WebDataset), and Parquet that holds the bytes."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysound.corpora.layouts import HIDDEN, shown, split_word, utf8
+from raysound.errors import UserError
+
+# Where Parquet files keep the sound, and where the label; Hugging Face's names first.
+AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
+LABEL_COLUMNS = (
+    "label", "labels", "category", "class", "class_label", "primary_label", "scene_label", "genre",
+    "species", "word", "command", "emotion",
+)  # fmt: skip
+# Of the files beside a sound in a tar file: the later one's word goes before the earlier one's.
+NOTE_SUFFIXES = (".txt", ".json", ".cls")
+# Zeros that may follow the last member of a tar file; more stand for what never was downloaded.
+LARGEST_PADDING = 1 << 20
+# Rows of a Parquet file whose sounds are decoded from it at a time.
+ROWS_TOGETHER = 16
+
+Row = dict[str, Any]
+
+
+def tar_clips(
+    file: BinaryIO, suffixes: frozenset[str], other: Callable[[str], object] = lambda name: None
+) -> Iterator[Row]:
+    """The sounds of a tar file: members of one name, up to its first dot, are one sample.
+
+    The label stands in `name.cls`, else as `label` in `name.json` (which may tell `fold`, `split`
+    and `group` too), else in `name.txt`; without any, the folder that the sound stands in is its
+    label, and where each of these has one split above or below it, that is its split. A sound
+    of several in a sample, such as `name.left.wav`, may have a `name.left.cls` of its own.
+
+    Args:
+        file: an uncompressed tar file, open for reading.
+        suffixes: endings of sounds, in small letters.
+        other: takes the name of each file that is neither a sound nor tells of one.
+
+    Yields:
+        name, label (None if there is none), fold, split, group, offset and size (bytes).
+
+    Raises:
+        UserError: no tar file, one that is compressed, damaged or cut short, or a sound that
+            doesn't lie in it in one piece.
+    """
+    sounds: list[Row] = []
+    notes: dict[str, Row] = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                name = utf8(member.name.removeprefix("./"))
+                stem, suffix = posixpath.splitext(name)
+                suffix = suffix.lower()
+                if re.search(HIDDEN, name) or member.isdir():
+                    continue
+                if suffix in suffixes:
+                    if not member.isreg() or member.issparse():
+                        raise UserError(
+                            f"{shown(name)} is a link or has holes: pack it anew, with tar's "
+                            "options --dereference and --hard-dereference, without --sparse"
+                        )
+                    sounds.append({"name": name, "offset": member.offset_data, "size": member.size})
+                elif suffix in NOTE_SUFFIXES and (content := tar.extractfile(member)):
+                    notes[stem + suffix] = _note(suffix, content.read())
+                else:
+                    other(name)
+            _refuse_cut(file, tar.offset)
+    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+        raise UserError(
+            f"no tar file that can be read ({error}); compressed ones can't be"
+        ) from error
+    for sound in sounds:
+        stem = posixpath.splitext(sound["name"])[0]
+        folder, _, base = stem.rpartition("/")
+        sample = stem[: len(stem) - len(base)] + base.partition(".")[0]
+        sound["folder"] = folder
+        for known in (sample, stem):
+            for suffix in NOTE_SUFFIXES:
+                sound |= notes.get(known + suffix, {})
+    of_folder = _folders(sound["folder"] for sound in sounds if "label" not in sound)
+    for sound in sounds:
+        label, split = of_folder.get(sound.pop("folder"), (None, None))
+        yield {"label": label, "fold": None, "split": split, "group": None, **sound}
+
+
+def _folders(folders: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
+    """Folder → the label and split that its path says."""
+    parts = {folder: folder.split("/") for folder in folders}
+    splits = {folder: [part for part in path if split_word(part)] for folder, path in parts.items()}
+    if all(len(found) == 1 < len(parts[folder]) for folder, found in splits.items()):
+        return {
+            folder: ([part for part in path if part not in splits[folder]][-1], splits[folder][0])
+            for folder, path in parts.items()
+        }
+    return {folder: (path[-1] or None, None) for folder, path in parts.items()}
+
+
+def _refuse_cut(file: BinaryIO, end: int) -> None:
+    """Its reader takes for the end of a tar file whatever is no header; the end is zeros alone."""
+    file.seek(end)
+    rest = file.read(LARGEST_PADDING + 1)
+    if not tarfile.BLOCKSIZE <= len(rest) <= LARGEST_PADDING or rest.strip(b"\0"):
+        raise UserError(f"cut short, damaged or two in one: after byte {end} it can't be read")
+
+
+def _note(suffix: str, content: bytes) -> Row:
+    """What a file beside a sound says of it; nothing that is empty."""
+    text = content.decode("utf-8-sig", "replace").strip()
+    values: Any = {"label": text}
+    if suffix == ".json":
+        try:
+            values = json.loads(text)
+        except ValueError:
+            return {}
+    if not isinstance(values, dict):
+        return {}
+    told = {key: values.get(key) for key in ("label", "fold", "split", "group")}
+    return {
+        # As JSON writes them: `true`, not Python's True.
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in told.items()
+        if isinstance(value, str | int | float) and value != ""
+    }
+
+
+def is_audio_parquet(schema: pa.Schema) -> bool:
+    """True where a Parquet file holds sounds, not only their paths."""
+    return _audio_column(schema) is not None
+
+
+def _audio_column(schema: pa.Schema) -> str | None:
+    """The path of the column with the bytes, such as `audio.bytes`, or None."""
+    for name in AUDIO_COLUMNS:
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        if _is_bytes(kind):
+            return name
+        if pa.types.is_struct(kind) and any(
+            field.name == "bytes" and _is_bytes(field.type) for field in kind
+        ):
+            return f"{name}.bytes"
+    return None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _sound_column(schema: pa.Schema) -> str:
+    column = _audio_column(schema)
+    if column is None:
+        raise UserError(f"no column with the bytes of sounds ({', '.join(AUDIO_COLUMNS)})")
+    return column
+
+
+def parquet_clips(file: BinaryIO) -> pa.Table:
+    """The rows of a Parquet file with sounds, the bytes left out.
+
+    Returns:
+        name (of the sound, or null), label (null where no column is one of LABEL_COLUMNS), fold,
+        split and group as text, offset (the row).
+
+    Raises:
+        UserError: no sounds.
+    """
+    parquet = pq.ParquetFile(file)
+    schema = parquet.schema_arrow
+    audio = _sound_column(schema).partition(".")[0]
+    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    has_path = pa.types.is_struct(schema.field(audio).type) and any(
+        field.name == "path" for field in schema.field(audio).type
+    )
+    extra = [name for name in ("fold", "split", "group") if name in schema.names]
+    wanted = [*filter(None, [label]), *extra, *([f"{audio}.path"] if has_path else [])]
+    table = parquet.read(columns=wanted)
+    count = len(table)
+    nothing = pa.nulls(count, pa.string())
+    names = table[audio].combine_chunks().field("path") if has_path and count else nothing
+    return pa.table(
+        {
+            "name": names.cast(pa.string()),
+            "label": _class_names(table[label], schema, label) if label else nothing,
+            **{
+                name: table[name].cast(pa.string()) if name in extra else nothing
+                for name in ("fold", "split", "group")
+            },
+            "offset": pa.array(range(count), pa.int64()),
+        }
+    )
+
+
+def _class_names(column: pa.ChunkedArray, schema: pa.Schema, label: str) -> pa.ChunkedArray:
+    """Hugging Face keeps classes as numbers, and their names in the metadata."""
+    names: list[str] = []
+    if pa.types.is_integer(column.type):
+        with suppress(KeyError, TypeError, ValueError):
+            note = json.loads((schema.metadata or {})[b"huggingface"])
+            names = note["info"]["features"][label]["names"]
+    if not names:
+        return column.cast(pa.string())
+    is_known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
+    return pa.array(names, pa.string()).take(pc.if_else(is_known, column, None))
+
+
+def parquet_sounds(file: BinaryIO, rows: Sequence[int]) -> Iterator[bytes | None]:
+    """The bytes of some rows, which ascend, of a Parquet file with sounds.
+
+    It ends early where the file does.
+
+    Raises:
+        UserError: no sounds in it.
+    """
+    parquet = pq.ParquetFile(file)
+    column = _sound_column(parquet.schema_arrow)
+    wanted, first = list(rows), 0
+    for group in range(parquet.num_row_groups):
+        last = first + parquet.metadata.row_group(group).num_rows
+        if wanted and wanted[0] < last:
+            for batch in parquet.iter_batches(ROWS_TOGETHER, [group], columns=[column]):
+                sounds = batch.column(0)
+                if "." in column:
+                    sounds = sounds.field("bytes")
+                while wanted and wanted[0] < first + len(batch):
+                    yield sounds[wanted.pop(0) - first].as_py()
+                first += len(batch)
+                if not wanted:
+                    return
+        first = last

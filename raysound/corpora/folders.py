@@ -1,0 +1,273 @@
+"""Folders → classes, splits and folds; folders that are none of these are refused."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysound.corpora.layouts import (
+    FOUND,
+    SPLIT_WORDS,
+    UNCERTAIN_WORDS,
+    Names,
+    Tell,
+    listed,
+    meaning_of_splits,
+    shown,
+    split_word,
+    word_in,
+)
+from raysound.errors import UserError
+
+# Numbered folders of these names are pieces of a corpus, or its speakers, not its classes.
+_PIECE = re.compile(
+    r"(?:(fold)|(part|split|chunk|shard|batch|set|subset|session|disc|disk|cd|dvd|vol|volume|archive"
+    r"|section|segment|dir|folder)|(actor|speaker|spk|subject|participant|singer|person))s?"
+    r"[-_ .]*([0-9]+)",
+    re.IGNORECASE,
+)
+# Recordings that come with Speech Commands to be mixed with its words.
+NO_CLASSES = ("_background_noise_",)
+# Folders of the second level that are remembered: one more than are shown.
+SOME = 4
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What the names of sound files say of the folders that they stand in; merges in any order.
+
+    Attributes:
+        left: files in folders that are no classes, by the folder.
+        first: folders of the first level, as far as they are no such ones.
+        bare: how many files stand in no folder, and the least name.
+        flat: how many stand in a folder of the first level itself, and the least name.
+        second: the first few folders of the second level by name.
+        words: those of all folders of the second level that mean splits.
+        only_words: True where all of these mean splits.
+    """
+
+    left: dict[str, int]
+    first: frozenset[str]
+    bare: Names
+    flat: Names
+    second: tuple[str, ...]
+    words: frozenset[str]
+    only_words: bool
+
+    @classmethod
+    def of(cls, names: pa.ChunkedArray) -> Folders:
+        """What some names say, which are relative to the corpus."""
+        nested = pc.match_substring(names, "/")
+        bare = Names.of(names.filter(pc.invert(nested)))
+        names = names.filter(nested)
+        counts = pc.value_counts(_first(names))
+        found = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
+        left = {name: found.pop(name) for name in NO_CLASSES if name in found}
+        names = _in_classes(names)
+        deep = pc.match_substring_regex(names, "^[^/]*/[^/]*/")
+        flat = Names.of(names.filter(pc.invert(deep)))
+        folders = pc.replace_substring_regex(names.filter(deep), r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
+        second = pc.unique(folders).to_pylist()
+        words = frozenset(name for name in second if split_word(name))
+        return cls(
+            left=left,
+            first=frozenset(found),
+            bare=bare,
+            flat=flat,
+            second=tuple(sorted(second)[:SOME]),
+            words=words,
+            only_words=len(words) == len(second),
+        )
+
+    def merge(self, other: Folders) -> Folders:
+        """What both say."""
+        return Folders(
+            left=dict(Counter(self.left) + Counter(other.left)),
+            first=self.first | other.first,
+            bare=self.bare.merge(other.bare),
+            flat=self.flat.merge(other.flat),
+            second=tuple(sorted({*self.second, *other.second})[:SOME]),
+            words=self.words | other.words,
+            only_words=self.only_words and other.only_words,
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which folders of a corpus are its classes.
+
+    Attributes:
+        above: folders above the classes: what each means; None where the classes are the first.
+        are: what they mean, `split` or `fold`.
+        below: words for splits of the folders below the classes: what each means; empty where
+            these folders belong to the classes.
+        is_flat: True where the sounds stand in no folder, and have no class.
+    """
+
+    above: dict[str, str] | None
+    are: str
+    below: dict[str, str]
+    is_flat: bool = False
+
+
+def layout_of(folders: Folders, path: str, tell: Tell) -> Layout:
+    """Finds out which folders of a corpus are its classes.
+
+    Above or below the classes the folders may be splits; above them also folds. Sounds in no
+    folder have no class, and are the only ones of their corpus.
+
+    Args:
+        folders: of all its sound files.
+        path: of the corpus.
+        tell: takes a line about what is left out, or is doubtful.
+
+    Raises:
+        UserError: some sounds in class folders and some in none, or folders that are no classes.
+    """
+    for name, count in folders.left.items():
+        tell(f"{path}: {count} sound files in '{name}' are left out: no class")
+    if not folders.first and not folders.bare.total:
+        raise UserError(f"{path} lists no clips")
+    first = sorted(filter(None, folders.first))
+    if not first:
+        return Layout(None, "split", {}, is_flat=True)
+    words = {folder: split_word(name) for folder, name in _without_common_start(first).items()}
+    splits = {folder: word for folder, word in words.items() if word}
+    above: dict[str, str] | None = None
+    are, unclassed = "split", folders.bare
+    if not folders.bare.total and first and len(splits) == len(first):
+        above = splits
+    elif not folders.bare.total and not folders.flat.total and (folds := _folds_above(first)):
+        above, are = folds, "fold"
+    if above:
+        unclassed = folders.flat
+    if unclassed.total:
+        raise UserError(
+            f"{path}: {unclassed.total} sound files stand in no class folder, "
+            f"{shown(unclassed.least)} among them; put each into a folder named after its class, "
+            "or list them in a metadata.csv with the columns file_name and label"
+        )
+    if above:
+        return Layout(_splits(above, path) if are == "split" else above, are, {})
+    refuse_pieces(first, path, tell)
+    below: dict[str, str] = {}
+    if not folders.flat.total and folders.only_words:
+        found = {name: word for name in folders.words if (word := split_word(name))}
+        if len({*found.values()}) > 1:
+            below = _splits(found, path)
+    if len(first) == 1 and len(folders.second) > 1:
+        inner = ", ".join(folders.second[: SOME - 1]) + (", …" * (len(folders.second) == SOME))
+        tell(
+            f"{path}: all sound files stand below {shown(first[0])}, which is taken for their "
+            f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
+        )
+    return Layout(None, are, below)
+
+
+def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
+    """The clips of a corpus that has a folder a class, as a table of FOUND.
+
+    Args:
+        names: of some of its sound files, relative to it.
+        layout: of the corpus.
+    """
+    names = _in_classes(names)
+    nothing = pa.nulls(len(names), pa.string())
+    columns = {"name": names, "fold": nothing, "split": nothing, "group": nothing}
+    below = names
+    if layout.above:
+        columns[layout.are] = _mapped(_first(names), layout.above)
+        below = pc.replace_substring_regex(names, "^[^/]*/", "")
+    elif layout.below:
+        second = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
+        columns["split"] = _mapped(second, layout.below)
+    columns["label"] = nothing if layout.is_flat else _first(below)
+    return pa.table([columns[name] for name in FOUND.names], schema=FOUND)
+
+
+def _in_classes(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Names without those in folders that are no classes."""
+    no_classes = pa.array(NO_CLASSES)
+    return names.filter(pc.invert(pc.is_in(_first(names), value_set=no_classes)))
+
+
+def _first(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The first folder of each name."""
+    return pc.replace_substring_regex(names, r"(?s)/.*", "")
+
+
+def _mapped(column: pa.ChunkedArray, values: dict[str, str]) -> pa.ChunkedArray:
+    keys = pa.array(list(values), pa.string())
+    return pa.array(list(values.values()), pa.string()).take(pc.index_in(column, keys))
+
+
+def meanings(words: Iterable[str], path: str) -> dict[str, str]:
+    """What words for splits mean. Raises UserError for one that means none in this corpus."""
+    try:
+        return meaning_of_splits(words)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _splits(words: dict[str, str], path: str) -> dict[str, str]:
+    """Folder → the split that its word means."""
+    meaning = meanings(words.values(), path)
+    return {folder: meaning[word] for folder, word in words.items()}
+
+
+def _without_common_start(folders: list[str]) -> dict[str, str]:
+    """Names without the words that all begin with, such as `nsynth-` of nsynth-train."""
+    names = sorted(name.lower() for name in folders)
+    if len(names) < 2:
+        return dict(zip(folders, folders, strict=True))
+    low, high = names[0], names[-1]
+    same = 0
+    while same < min(map(len, (low, high))) and low[same] == high[same]:
+        same += 1
+    cut = max(low.rfind(mark, 0, same) + 1 for mark in "-_. ")
+    return {name: name[cut:] for name in folders}
+
+
+def _folds_above(folders: list[str]) -> dict[str, str] | None:
+    """Folder → number of its fold, where all folders are folds."""
+    found = {name: _PIECE.fullmatch(name) for name in folders}
+    if len(folders) > 1 and all(match and match[1] for match in found.values()):
+        return {name: str(int(match[4])) for name, match in found.items() if match}
+    return None
+
+
+def refuse_pieces(folders: list[str], path: str, tell: Tell) -> None:
+    """Raises UserError for folders that are folds, parts or splits and no classes."""
+    remedy = (
+        "say in a metadata.csv with the columns file_name, label, split and fold what each clip is"
+    )
+    matches = [match for name in folders if (match := _PIECE.fullmatch(name))]
+    if len(folders) > 1 and len(matches) == len(folders):
+        some = listed(sorted(folders), 3)
+        if any(match[3] for match in matches):
+            tell(
+                f"{path}: the {len(folders)} classes are called {some}; if they are none, {remedy}"
+            )
+        else:
+            raise UserError(
+                f"{path}: the folders {some} are pieces of the corpus, no classes: {remedy}"
+            )
+    splits = {name: word for name in folders if (word := split_word(name))}
+    in_names = {name: word for name in folders if (word := word_in(name))}
+    kinds = {SPLIT_WORDS.get(word) or UNCERTAIN_WORDS[word] for word in splits.values()}
+    if "train" in kinds and len(kinds) > 1:
+        others = listed((shown(name) for name in sorted({*folders} - {*splits})), 3)
+        raise UserError(
+            f"{path}: beside the splits {', '.join(sorted(splits))} stands {others}: take it out, "
+            f"or {remedy}"
+        )
+    if len(in_names) == len(folders) > 1 and len({*in_names.values()}) > 1:
+        raise UserError(
+            f"{path}: the folders {listed(sorted(folders), 4)} look like splits, no classes: "
+            f"{remedy}, or put the classes below train, validation and test"
+        )

@@ -1,0 +1,350 @@
+"""A corpus on disk → one table of clips, its own folds, groups and split kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import posixpath
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysound import storage
+from raysound.corpora.cells import ROWS_AT_ONCE, as_text, each, to_columns
+from raysound.corpora.folders import Layout, folder_rows, layout_of, meanings
+from raysound.corpora.inventory import Inventory, files_of, list_blocks
+from raysound.corpora.layouts import (
+    AUDIO_SUFFIXES,
+    SCHEMA,
+    Tally,
+    Tell,
+    is_sound,
+    plain_name,
+    shown,
+    tell_unread,
+    unread_sounds,
+)
+from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
+from raysound.corpora.tables import labelled_rows, read_tables, tables_to_open, with_split_lists
+from raysound.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
+
+
+def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
+    """Lists the clips of a corpus as a table of SCHEMA, in an order that mixes the classes.
+
+    A corpus is a manifest of ours (`.parquet`), a folder with a table of file names and labels
+    (see `tables`), a folder a class with splits above or below them or without (see `layouts`), or
+    a folder of tar files (WebDataset) or of Parquet files with the sounds inside (Hugging Face).
+    The files of a flat folder, and clips that neither folder nor table labels, have the label null:
+    then all clips have. `split` is the corpus's own or null. `size` is in bytes, -1 where the file
+    is missing (of a row in Parquet: its share of the file); `modified` in ns. `offset` is null for
+    a file of its own, else where the clip begins: a byte of a tar file, a row of a Parquet file.
+    Clips in such containers stay in the containers' order.
+
+    Args:
+        path: folder or manifest, local or a URI.
+        tell: takes a line about what was left out, or is doubtful.
+
+    Raises:
+        UserError: no such folder, no sound in it, labels of some clips only, folders that are no
+            classes, an unknown split, or a file listed twice.
+    """
+    table = (_file if is_file(path) else _folder)(path, tell)
+    tell_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
+    return in_order(table)
+
+
+def is_file(path: str) -> bool:
+    """True for a corpus that is a file, False for a folder. Raises UserError for neither."""
+    kind = {".parquet": "manifest", ".tar": "tar file"}.get(posixpath.splitext(path)[1], "folder")
+    try:
+        found = storage.stat_files([path])[0][0] >= 0
+        is_folder = not found and storage.is_folder(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be reached: {error}") from error
+    if found and kind == "folder":
+        raise UserError(f"{path} is a file, and no such folder: give the folder that it stands in")
+    if not found and not is_folder:
+        raise UserError(f"{path}: no such {kind}")
+    return found
+
+
+def _file(path: str, tell: Tell) -> pa.Table:
+    """A tar file, one Parquet file with sounds, or a manifest of ours."""
+    if path.endswith(".parquet") and not holds_sounds(path):
+        return _own_manifest(storage.read_table(path), path)
+    name = storage.locate(path)[1].rpartition("/")[2]
+    return checked(
+        read_containers(path, [(name, path, *storage.stat_files([path])[0])], tell), path
+    )
+
+
+def _folder(path: str, tell: Tell) -> pa.Table:
+    listing = pa.concat_tables(list_blocks(path))
+    found = Inventory.of(listing)
+    packed = look_over(found, path, tell)
+    if packed:
+        return checked(read_containers(path, packed, tell), path)
+    tables = tables_to_open(found.tables, path, tell)
+    return loose_clips(listing, found, tables, path, tell)
+
+
+def look_over(found: Inventory, path: str, tell: Tell) -> list[Container]:
+    """Decides what the clips of a corpus are.
+
+    Args:
+        found: what its files are.
+        path: of the corpus.
+        tell: takes a line about what is left out.
+
+    Returns:
+        The tar or Parquet files that hold them; empty where they are files of their own.
+
+    Raises:
+        UserError: no sound in any file.
+    """
+    found.tell_odd(path, tell)
+    tell_unread(found.endings, path, tell)
+    packs = found.containers_of(path)
+    if not found.sounds:
+        # Without containers a table may name clips of other endings.
+        return _containers(packs, path, found.endings, tell) if packs else []
+    for kind in CONTAINERS:
+        beside = [name for name, uri, *_ in packs if name.endswith(kind) and holds_sounds(uri)]
+        if beside:
+            tell(
+                f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
+                f"are left out, {shown(beside[0])} among them"
+            )
+    return []
+
+
+def loose_clips(
+    listing: pa.Table, found: Inventory, tables: list[str], path: str, tell: Tell
+) -> pa.Table:
+    """The clips of a corpus of files, labelled by a table or by their folders.
+
+    Args:
+        listing: all files of the corpus.
+        found: what they are.
+        tables: see `tables_to_open`.
+        path: of the corpus.
+        tell: takes a line about what is left out, or is doubtful.
+
+    Returns:
+        A table of SCHEMA, in any order.
+
+    Raises:
+        UserError: see `read_corpus`.
+    """
+    files = files_of(listing)
+    opened = read_tables(tables, files["name"], path, tell)
+    rows = labelled_rows(opened, found.sounds, path, tell)
+    if rows is None and not found.sounds:
+        raise UserError(no_sounds(path, found.endings))
+    sounds = files["name"].filter(is_sound(files["name"]))
+    if rows is None:
+        rows = folder_rows(sounds, layout_of(found.folders, path, tell))
+    else:
+        _tell_unlisted(sounds, rows["name"], path, tell)
+    if not len(rows):
+        raise UserError(f"{path} lists no clips")
+    return _finish(with_split_lists(rows, opened, path, tell), files, path)
+
+
+def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
+    """The clips among some files of a corpus that has a folder a class.
+
+    Args:
+        block: see `list_blocks`.
+        layout: of the corpus.
+        path: of the corpus.
+
+    Returns:
+        A table of SCHEMA, in any order.
+    """
+    files = files_of(block)
+    sounds = files["name"].filter(is_sound(files["name"]))
+    return _finish(folder_rows(sounds, layout), files, path)
+
+
+def _tell_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, tell: Tell) -> None:
+    left = sounds.filter(pc.invert(pc.is_in(sounds, names.combine_chunks())))
+    if len(left):
+        tell(
+            f"{path}: {len(left)} sound files are in no table row and are left out, "
+            f"{shown(pc.min(left).as_py())} among them"
+        )
+
+
+def _containers(packs: list[Container], path: str, counted: Tally, tell: Tell) -> list[Container]:
+    """The tar files, else the Parquet files with sounds inside."""
+    tars = [pack for pack in packs if pack[0].endswith(".tar")]
+    parquets = [pack for pack in packs if pack[0].endswith(".parquet")]
+    audible = any(holds_sounds(uri) for _, uri, *_ in parquets)
+    if tars and audible:
+        tell(
+            f"{path}: {len(parquets)} Parquet files stand beside the tar files and are left out, "
+            f"{shown(parquets[0][0])} among them"
+        )
+    if not tars and not audible:
+        raise UserError(no_sounds(path, counted))
+    return tars or parquets
+
+
+def no_sounds(path: str, counted: Tally) -> str:
+    """Says that a folder holds no sounds, given the endings of its files."""
+    unread = unread_sounds(counted)
+    return (
+        f"{path} holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))}), no tar files with "
+        f"sounds and no Parquet files with sounds{'; ' if unread else ''}{unread}"
+    )
+
+
+def tell_same_names(labels: list[str], path: str, tell: Tell) -> None:
+    """Says which classes are called alike but for capitals, blanks or the form of Unicode."""
+    forms: dict[str, str] = {}
+    for label in sorted(filter(None, labels)):
+        other = forms.setdefault(plain_name(label), label)
+        if other != label:
+            tell(
+                f"{path}: the classes {shown(other)} and {shown(label)} differ only in capitals, "
+                "blanks or the form of Unicode: are they one?"
+            )
+
+
+def _own_manifest(table: pa.Table, path: str) -> pa.Table:
+    if "path" not in table.column_names:
+        raise UserError(f"{path} lacks the column path")
+    if not len(table):
+        raise UserError(f"{path} lists no clips")
+    nothing = pa.chunked_array([pa.nulls(len(table), pa.string())])
+    text = {
+        name: as_text(table[name], name, path) if name in table.column_names else nothing
+        for name in ("clip_id", "path", "label", "fold", "split", "group")
+    }
+    empty = pc.fill_null(pc.equal(text["path"], ""), True)
+    if pc.any(empty).as_py():
+        row = table.filter(empty).slice(0, 1).to_pylist()[0]
+        raise UserError(f"{path}: a row has no 'path': {row}")
+    folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else os.getcwd())
+
+    def absolute(name: str) -> str:
+        return name if "://" in name or name.startswith("/") else storage.join(folder, name)
+
+    clip_id = pc.coalesce(
+        pc.if_else(pc.equal(text["clip_id"], ""), None, text["clip_id"]), text["path"]
+    )
+    paths = each(text["path"], absolute, pa.string())
+    files = pc.unique(paths)
+    stats = to_columns(
+        (
+            (uri, *stat)
+            for start in range(0, len(files), ROWS_AT_ONCE)
+            for some in [files.slice(start, ROWS_AT_ONCE).to_pylist()]
+            for uri, stat in zip(some, storage.stat_files(some), strict=True)
+        ),
+        STATS,
+    )
+    place = pc.index_in(paths, stats["name"].combine_chunks())
+    size, offset = stats["size"].take(place), nothing.cast(pa.int64())
+    if {"offset", "size"} <= set(table.column_names):
+        try:
+            offset, sizes = (table[name].cast(pa.int64()) for name in ("offset", "size"))
+        except pa.ArrowException as error:
+            raise UserError(f"{path}: offset and size must be whole numbers: {error}") from error
+        size = pc.if_else(pc.is_valid(offset), sizes, size)
+    columns = {
+        **text,
+        "label": pc.if_else(pc.equal(text["label"], ""), None, text["label"]),
+        "clip_id": clip_id,
+        "path": paths,
+        "group": pc.coalesce(text["group"], clip_id),
+        "size": size,
+        "modified": stats["modified"].take(place),
+        "offset": offset,
+    }
+    return checked(pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA), path)
+
+
+def _finish(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
+    """What a reader found, with paths, sizes and times, checked."""
+    place = pc.index_in(rows["name"], listing["name"].combine_chunks())
+    found = {
+        **dict(zip(rows.column_names, rows.columns, strict=True)),
+        "clip_id": rows["name"],
+        "path": each(rows["name"], lambda name: storage.join(root, name), pa.string()),
+        "group": pc.coalesce(rows["group"], rows["name"]),
+        "size": pc.fill_null(listing["size"].take(place), -1),
+        "modified": pc.fill_null(listing["modified"].take(place), 0),
+        "offset": pa.nulls(len(rows), pa.int64()),
+    }
+    return checked(pa.table([found[name] for name in SCHEMA.names], schema=SCHEMA), root)
+
+
+def checked(table: pa.Table, source: str) -> pa.Table:
+    """Clips with what their words for splits mean.
+
+    Args:
+        table: of SCHEMA.
+        source: where the clips come from.
+
+    Raises:
+        UserError: a clip that is listed twice, labels of some clips only, or words that mean no
+            split.
+    """
+    refuse_clips(table, source)
+    words = pc.unique(table["split"].drop_null()).to_pylist()
+    return with_meaning(table, meanings(words, source)) if words else table
+
+
+def refuse_clips(table: pa.Table, source: str) -> None:
+    """Raises UserError for a clip that is listed twice, or alone has no label."""
+    if pc.count_distinct(table["clip_id"]).as_py() < len(table):
+        counts = pc.value_counts(table["clip_id"])
+        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        raise UserError(f"{source}: {shown(twice[0].as_py())} is listed twice")
+    unlabelled = table.filter(pc.is_null(table["label"]))
+    if 0 < len(unlabelled) < len(table):
+        refuse_unlabelled(unlabelled["clip_id"][0].as_py(), source)
+
+
+def refuse_unlabelled(clip_id: str, source: str) -> NoReturn:
+    """Raises UserError for a clip without a label, where others have one."""
+    raise UserError(f"{source}: {shown(clip_id)} has no label, and other clips have one")
+
+
+def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:
+    """Clips whose words for splits are replaced by what they mean."""
+    words = pa.array(list(meaning), pa.string())
+    split = pa.array(list(meaning.values()), pa.string()).take(pc.index_in(table["split"], words))
+    place = table.schema.get_field_index("split")
+    return table.set_column(place, SCHEMA.field("split"), split)
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The clips in an order that does not depend on how they were listed."""
+    packed = table.filter(pc.is_valid(table["offset"]))
+    loose = table.filter(pc.is_null(table["offset"]))
+    # By a hash of the name: every shard is then a fair sample of all classes. What is packed is
+    # read in the order in which it lies.
+    order = np.argsort(hashes(loose["clip_id"]), kind="stable")
+    packed = packed.sort_by([("path", "ascending"), ("offset", "ascending")])
+    return pa.concat_tables([loose.take(order), packed]).combine_chunks()
+
+
+def hashes(clip_ids: pa.ChunkedArray) -> np.ndarray:
+    """The first 64 bits of SHA-256 of each clip id, uint64 `(n,)`."""
+    found: np.ndarray = each(clip_ids, _hash, pa.uint64()).to_numpy()
+    return found
+
+
+def _hash(clip_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")

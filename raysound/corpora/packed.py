@@ -1,0 +1,144 @@
+"""Corpora of tar and Parquet files → tables of clips."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysound import storage
+from raysound.corpora.containers import is_audio_parquet, parquet_clips, tar_clips
+from raysound.corpora.folders import refuse_pieces
+from raysound.corpora.layouts import (
+    AUDIO_SUFFIXES,
+    FOUND,
+    SCHEMA,
+    Tally,
+    Tell,
+    merge_tallies,
+    split_of_file,
+    tally,
+    unread_sounds,
+)
+from raysound.errors import UserError
+
+# Ending → what such files are called.
+CONTAINERS = {".tar": "tar", ".parquet": "Parquet"}
+# Container files whose contents are listed at a time.
+LISTED_AT_ONCE = 8
+# Bytes of a tar file in an object store that are fetched at a time to find its sounds.
+TAR_BUFFER = 4 << 20
+
+# Name, path or URI, size in bytes, modification time in ns.
+Container = tuple[str, str, int, int]
+
+
+def holds_sounds(uri: str) -> bool:
+    """True for a tar file, and for a Parquet file with sounds inside.
+
+    Raises:
+        UserError: it is called like a Parquet file, and is none.
+    """
+    if uri.endswith(".tar"):
+        return True
+    try:
+        with storage.open_file(uri) as file:
+            return is_audio_parquet(pq.read_schema(file))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{uri} is no Parquet file: {error}") from error
+
+
+def read_containers(path: str, containers: list[Container], tell: Tell) -> pa.Table:
+    """The clips of a corpus that is packed into tar or Parquet files, as a table of SCHEMA.
+
+    Args:
+        path: of the corpus.
+        containers: its files.
+        tell: takes a line about what was left out.
+
+    Raises:
+        UserError: a file that can't be read, no sound in any, or folders that are no classes.
+    """
+    with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
+        tables, others = zip(*pool.map(read_container, containers), strict=True)
+    rows = pa.concat_tables(tables)
+    labels = pc.unique(rows["label"].drop_null()).to_pylist()
+    check_containers(containers, len(rows), labels, merge_tallies(others), path, tell)
+    return rows
+
+
+def check_containers(
+    containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, tell: Tell
+) -> None:
+    """Looks at what is known of all containers of a corpus together.
+
+    Args:
+        containers: its files.
+        clips: how many sounds they hold.
+        labels: of these.
+        left: the endings of what else they hold.
+        path: of the corpus.
+        tell: takes a line about what was left out.
+
+    Raises:
+        UserError: no sound in any, or folders that are no classes.
+    """
+    unread = unread_sounds(left)
+    if not clips:
+        files = f"{path} holds no sounds in its {len(containers)} tar or Parquet files"
+        raise UserError(f"{files}; {unread}" if unread else files)
+    if unread:
+        tell(f"{path}: {unread}")
+    if containers[0][0].endswith(".tar"):
+        refuse_pieces(sorted(labels), path, tell)
+
+
+def read_container(container: Container) -> tuple[pa.Table, Tally]:
+    """The clips of one file as a table of SCHEMA, and what else it holds.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    name, uri, size, modified = container
+    others: list[str] = []
+    try:
+        with storage.open_file(uri) as file:
+            if name.endswith(".tar"):
+                # An object store would be asked for every header alone.
+                tar = io.BufferedReader(cast(Any, file), TAR_BUFFER) if "://" in uri else file
+                found = pa.Table.from_pylist(
+                    list(tar_clips(tar, AUDIO_SUFFIXES, others.append)),
+                    schema=pa.schema([*FOUND, ("offset", pa.int64()), ("size", pa.int64())]),
+                )
+            else:
+                found = parquet_clips(file)
+                share = size // max(len(found), 1)
+                found = found.append_column("size", pa.array([share] * len(found), pa.int64()))
+    except (UserError, OSError, pa.ArrowException) as error:
+        raise UserError(f"{uri}: {error}") from error
+    names = found["name"]
+    if not name.endswith(".tar"):
+        # Names inside may be missing or the same: the row's number tells them apart.
+        rows = found["offset"].cast(pa.string())
+        names = pc.binary_join_element_wise(
+            rows, names, "-", null_handling="skip", null_replacement=""
+        )
+    word = split_of_file(name)
+    count = len(found)
+    clip_id = pc.binary_join_element_wise(pa.scalar(name), names, "/")
+    columns = {
+        "clip_id": clip_id,
+        "path": pa.array([uri] * count, pa.string()),
+        "label": pc.if_else(pc.equal(found["label"], ""), None, found["label"]),
+        "fold": found["fold"],
+        "split": pc.fill_null(found["split"], word) if word else found["split"],
+        "group": pc.coalesce(found["group"], clip_id),
+        "size": found["size"],
+        "modified": pa.array([modified] * count, pa.int64()),
+        "offset": found["offset"],
+    }
+    return pa.table(columns, schema=SCHEMA), tally(others)

@@ -1,0 +1,260 @@
+"""One metrics.json against another: is the new checkpoint of a generator better?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from raysound import storage
+from raysound.errors import UserError
+from raysound.metrics.declarations import (
+    COPIED_SHARE,
+    EMBEDDING_METRICS,
+    METRICS,
+    METRICS_SCHEMA,
+    Metric,
+)
+from raysound.metrics.intervals import difference, measure
+from raysound.metrics.significance import holm, p_value, significant
+
+# What must be the same for two numbers to mean the same: whose ears, against which clips.
+JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
+
+
+def compare_files(first: str, second: str) -> str:
+    """The comparison of two metrics.json as text: a line a metric of each corpus that both hold.
+
+    Args:
+        first: path or URI of the old one.
+        second: of the new one.
+
+    Raises:
+        UserError: one is missing or unreadable, or they can't be compared.
+    """
+    old, new = read_metrics(first), read_metrics(second)
+    return "\n".join((*lines(compare(old, new)), *left_out(old, new)))
+
+
+def read_metrics(uri: str) -> dict[str, Any]:
+    """A metrics.json.
+
+    Raises:
+        UserError: there is none, or it was written by another version.
+    """
+    if not storage.exists(uri):
+        raise UserError(f"there is no {uri}: name the metrics.json that jobs/evaluate.py wrote")
+    try:
+        metrics: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        schema = metrics["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{uri} is no metrics.json of raysound's") from None
+    if schema != METRICS_SCHEMA:
+        raise UserError(
+            f"{uri} has schema {schema}, this version reads {METRICS_SCHEMA}: run jobs/evaluate.py "
+            "again to write it anew"
+        )
+    return metrics
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """What changed in each generated corpus that both hold; a single one may change its name.
+
+    Args:
+        old: content of a metrics.json.
+        new: of another.
+
+    Returns:
+        A dict a corpus and metric that either has a value of: `corpus`, `metric`, `old` and `new`
+        (values), `difference` (a measure, new less old, its interval is one of 95 % for this row
+        alone), `p_adjusted`, by Holm's method over all rows, None without an interval, and
+        `verdict`. Where `p_adjusted` is below 0.05 that is `better`, `worse` or, of a metric
+        without a better direction, `differs`; else `no significant difference`, or `not
+        comparable` or `no interval` and why.
+
+    Raises:
+        UserError: the judge, its features or its clips differ, or no corpus is in both.
+    """
+    for key in JUDGED_BY:
+        if old["judge"][key] != new["judge"][key]:
+            raise UserError(
+                f"the two were judged differently: judge.{key} is {old['judge'][key]} in the first "
+                f"and {new['judge'][key]} in the second; evaluate both with one judge "
+                "(evaluation.checkpoint=…)"
+            )
+    before, after = (generated(metrics) for metrics in (old, new))
+    pairs = paired(before, after)
+    if not pairs:
+        raise UserError(
+            f"no generated corpus is in both: {', '.join(before) or 'none'} in the first, "
+            f"{', '.join(after) or 'none'} in the second"
+        )
+    found = [
+        (metric, row)
+        for was, now in pairs
+        for metric in METRICS
+        if (row := compared(now, metric, before[was], after[now])) is not None
+    ]
+    found += compared_embeddings(old["embeddings"], new["embeddings"], pairs)
+    found += compared_copies(old["copies"], new["copies"], pairs)
+    adjusted = holm([row.pop("p") for _, row in found])
+    return [
+        row | {"p_adjusted": p, "verdict": row["verdict"] or verdict(metric, row, p)}
+        for (metric, row), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def compared_embeddings(
+    old: dict[str, Any], new: dict[str, Any], pairs: list[tuple[str, str]]
+) -> list[tuple[Metric, dict[str, Any]]]:
+    """Rows of the embeddings that both have with one digest; the metric is `<embedding>.<key>`.
+
+    Args:
+        old: `embeddings` of a metrics.json.
+        new: of another.
+        pairs: names of the corpora in both.
+    """
+    rows = [
+        (name, metric, compared(now, metric, *(
+            side[name]["corpora"][corpus] for side, corpus in ((old, was), (new, now))
+        )))
+        for name in new
+        if name in old and old[name]["digest"] == new[name]["digest"]
+        for was, now in pairs
+        for metric in EMBEDDING_METRICS
+    ]  # fmt: skip
+    return [
+        (metric, row | {"metric": f"{name}.{metric.key}"})
+        for name, metric, row in rows
+        if row is not None
+    ]
+
+
+def compared_copies(
+    old: dict[str, Any] | None, new: dict[str, Any] | None, pairs: list[tuple[str, str]]
+) -> list[tuple[Metric, dict[str, Any]]]:
+    """Rows of `copies.share` where threshold and training clips are the same; see `compare`.
+
+    Args:
+        old: `copies` of a metrics.json.
+        new: of another.
+        pairs: names of the corpora in both.
+    """
+    if old is None or new is None or not same_copies(old, new):
+        return []
+    rows = [
+        compared(now, COPIED_SHARE, old["corpora"][was], new["corpora"][now]) for was, now in pairs
+    ]
+    return [(COPIED_SHARE, row | {"metric": "copies.share"}) for row in rows if row is not None]
+
+
+def same_copies(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether copies were searched among the same training clips, with the same threshold."""
+    return (
+        old["threshold"]["value"] == new["threshold"]["value"]
+        and old["training"]["digest"] == new["training"]["digest"]
+    )
+
+
+def paired(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names of the corpora that are compared, in both: equal ones, or the only ones."""
+    pairs = [(name, name) for name in after if name in before]
+    if not pairs and len(before) == len(after) == 1:
+        pairs = [(next(iter(before)), next(iter(after)))]
+    return pairs
+
+
+def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """A line for each generated corpus, embedding and share of copies not compared, and why."""
+    before, after = (generated(metrics) for metrics in (old, new))
+    pairs = paired(before, after)
+    for place, corpora in enumerate((before, after)):
+        compared_ones = {pair[place] for pair in pairs}
+        for name in corpora:
+            if name not in compared_ones:
+                yield f"not compared: {name}, which only the {('first', 'second')[place]} has"
+    first, second = old["embeddings"], new["embeddings"]
+    for name in sorted({*first, *second}):
+        if name not in first or name not in second:
+            only = "first" if name in first else "second"
+            yield f"not compared: the embedding {name}, which only the {only} has"
+        elif first[name]["digest"] != second[name]["digest"]:
+            yield (
+                f"not compared: the embedding {name}, which is another in the second: model, "
+                "sample rate, clip length, long_clips or features differ"
+            )
+    searched = old["copies"], new["copies"]
+    if None not in searched:
+        if not same_copies(*searched):
+            yield "not compared: the share of copies: training clips or threshold differ"
+    elif searched != (None, None):
+        only = "second" if searched[0] is None else "first"
+        yield f"not compared: the share of copies, which only the {only} has"
+
+
+def generated(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The generated corpora by name."""
+    return {name: row for name, row in metrics["corpora"].items() if row["role"] == "generated"}
+
+
+def compared(
+    corpus: str, metric: Metric, before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any] | None:
+    """One row of `compare`, not adjusted yet; None where neither side has a value.
+
+    It has `p` in place of `p_adjusted`, and its verdict is empty where there is one.
+    """
+    old, new = before[metric.key], after[metric.key]
+    if old["value"] is None and new["value"] is None:
+        return None
+    gap, p, why = difference(new, old), p_value(new, old), ""
+    del gap["told_apart"]
+    if metric.needs_equal_n and before["compared"] != after["compared"]:
+        why = f"of {before['compared']} and of {after['compared']} clips"
+        gap, p = measure(None, why=why), None
+        why = f"not comparable: {gap['why']}"
+    elif p is None:
+        why = f"no interval: {gap['why']}"
+    return {
+        "corpus": corpus,
+        "metric": metric.key,
+        "old": old["value"],
+        "new": new["value"],
+        "difference": gap,
+        "p": p,
+        "verdict": why,
+    }
+
+
+def verdict(metric: Metric, row: dict[str, Any], adjusted: float | None) -> str:
+    """What an adjusted p-value says of a row."""
+    if not significant(adjusted):
+        return "no significant difference"
+    if metric.higher_is_better is None:
+        return "differs"
+    return "better" if metric.higher_is_better == (row["difference"]["value"] > 0) else "worse"
+
+
+def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The comparison as text."""
+    wide = max([26, *(len(row["metric"]) for row in rows)])
+    yield (
+        f"{'corpus':<20} {'metric':<{wide}} {'old':>9} {'new':>9}   "
+        f"{'new − old (95 % interval)':<31} {'p':>7}  verdict"
+    )
+    for row in rows:
+        change, interval = row["difference"], ""
+        if change["low"] is not None:
+            interval = f"{change['value']:+.4g} ({change['low']:+.4g} to {change['high']:+.4g})"
+        old, new = ("–" if row[key] is None else format(row[key], ".4g") for key in ("old", "new"))
+        p = row["p_adjusted"]
+        shown = "–" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
+        yield (
+            f"{row['corpus']:<20} {row['metric']:<{wide}} {old:>9} {new:>9}   {interval:<31} "
+            f"{shown:>7}  {row['verdict']}"
+        )
+    tested = sum(row["p_adjusted"] is not None for row in rows)
+    yield (
+        f"p: adjusted by Holm's method for the {tested} comparisons of this table; a difference is "
+        "significant below 0.05. Each 95 % interval is of its row alone, unadjusted."
+    )

@@ -1,0 +1,313 @@
+"""The predictions of one shard of log-mels, in three steps: read, classify, write.
+
+Between the steps a part is a row of `WORK`. A step that has nothing to do hands it on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from raysound import storage
+from raysound.evaluation.predictions import (
+    COMPARED,
+    PREDICTIONS,
+    PREDICTIONS_VERSION,
+    as_array,
+    read_note,
+    write_part,
+)
+from raysound.features import parquet
+from raysound.metrics.mismatch import sound_of
+from raysound.metrics.nearest import nearest
+from raysound.metrics.neighbours import K, nearest_others, per_clip
+from raysound.metrics.selection import keys
+from raysound.models import Classifier
+from raysound.training import checkpoint
+from raysound.training.checkpoint import Checkpoint
+from raysound.training.inference import mean_by_clip, score
+
+COLUMNS = ("clip_id", "label", "duration", "sample_rate")
+# What is to be done with a part: nothing, setting its clips against others, or all.
+DONE, COMPARE, SCORE = "done", "compare", "score"
+# A part between two steps; `table` holds what the step before has read or made, as an Arrow stream.
+WORK = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("shard", pa.string()),
+        ("part", pa.string()),
+        ("todo", pa.string()),
+        ("scored", pa.string()),
+        ("table", pa.large_binary()),
+    ]
+)
+RESULT = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("part", pa.string()),
+        ("todo", pa.string()),
+        ("clips", pa.int64()),
+        ("train", pa.int64()),
+        ("embedding_size", pa.int64()),
+    ]
+)
+
+
+class Identity(NamedTuple):
+    """What predictions depend on beside the shard.
+
+    Attributes:
+        classifier: stands for its weights and its note.
+        batch_size: log-mels a forward pass.
+        compared: stands for the training clips to set others against; "" for none, None where this
+            waits until they are scored.
+    """
+
+    classifier: str
+    batch_size: int
+    compared: str | None
+
+
+class References(NamedTuple):
+    """Real training clips that others are set against.
+
+    Attributes:
+        clip_id: names, `(n,)`.
+        embedding: float32 `(n, size)`.
+        near: squared distances to the K nearest others, `(n, K)`; empty where there are too few.
+    """
+
+    clip_id: pa.Array
+    embedding: np.ndarray
+    near: np.ndarray
+
+
+def digest(*values: Any) -> str:
+    """Stands for some values that JSON can hold."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def classifier_digest(run: str) -> str:
+    """Stands for the weights and the note of a trained classifier."""
+    names = (checkpoint.NOTE, checkpoint.WEIGHTS)
+    return digest(*(file_sha256(storage.join(run, name)) for name in names))
+
+
+def file_sha256(uri: str) -> str:
+    """SHA-256 of a file's content, in hex digits."""
+    with storage.open_file(uri) as file:
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None) -> dict[str, Any]:
+    """First step: what is to be done with a part, and the log-mels where it is to be scored.
+
+    Args:
+        row: of WORK, with `corpus`, `shard` and `part`.
+        identity: what the predictions depend on.
+        chosen: `clip_id` and `split` of the clips that are scored; None for all clips.
+    """
+    with storage.open_file(row["shard"]) as opened:
+        file = pq.ParquetFile(opened)
+        record = parquet.Shard.from_json(file.metadata.metadata[parquet.SHARD_KEY].decode())
+        splits = None
+        if chosen is not None:
+            names = file.read(["clip_id"])["clip_id"].combine_chunks()
+            splits = splits_of(names, chosen)
+        # A shard that was made again with clips that could not be read before has the same digest.
+        mine = None if splits is None else splits.to_pylist()
+        scored = digest(
+            PREDICTIONS_VERSION, record.digest, record.written, record.windows,
+            identity.classifier, identity.batch_size, mine,
+        )  # fmt: skip
+        note = read_note(row["part"])
+        if note is not None and note.scored == scored:
+            same = identity.compared in (None, note.compared)
+            return row | {"todo": DONE if same else COMPARE, "scored": scored, "table": b""}
+        if splits is None or splits.null_count < len(splits):
+            table = file.read([*COLUMNS, "log_mel"])
+        else:
+            table, splits = file.schema_arrow.empty_table(), None
+    if splits is not None:
+        table = table.append_column("split", splits).filter(pc.is_valid(splits))
+    table = table.replace_schema_metadata(None)
+    return row | {"todo": SCORE, "scored": scored, "table": to_stream(table)}
+
+
+def splits_of(names: pa.Array, chosen: pa.Table) -> pa.Array:
+    """The split of each of some clips, `(n,)`; null for those that are not chosen."""
+    mine = chosen.filter(pc.is_in(chosen["clip_id"], names)).combine_chunks()
+    place = pc.index_in(names, mine["clip_id"].combine_chunks())
+    return mine["split"].combine_chunks().take(place)
+
+
+def classify(row: dict[str, Any], run: str, identity: Identity, device: str) -> dict[str, Any]:
+    """Second step: the predictions of a shard's log-mels.
+
+    A shard is scored whole, so that no score depends on how many processes share the work.
+    """
+    if row["todo"] != SCORE:
+        return row
+    rows = from_stream(row["table"])
+    if not len(rows):
+        return row | {"table": to_stream(PREDICTIONS.empty_table())}
+    classifier, model = load_classifier(run, device, identity.classifier)
+    log_mel = parquet.tensor_array(rows["log_mel"])
+    splits = rows["split"] if "split" in rows.column_names else None
+    found = predictions_of(
+        row["corpus"], rows.select(COLUMNS), splits, log_mel, classifier, model,
+        identity.batch_size,
+    )  # fmt: skip
+    return row | {"table": to_stream(found)}
+
+
+def write_predictions(
+    row: dict[str, Any], identity: Identity, references: References | None
+) -> dict[str, Any]:
+    """Third step: sets the clips against the references, and writes the part whole.
+
+    Returns:
+        A row of RESULT.
+    """
+    if row["todo"] == DONE:
+        note = read_note(row["part"])
+        if note is None:
+            raise FileNotFoundError(f"{row['part']} is gone")
+    else:
+        if row["todo"] == SCORE:
+            table = from_stream(row["table"])
+        else:
+            table = storage.read_table(row["part"])
+        if references is not None:
+            table = set_against(table, references)
+        note = write_part(row["part"], table, row["scored"], identity.compared or "")
+    result = {name: row[name] for name in ("corpus", "part", "todo")}
+    return result | {
+        "clips": note.clips, "train": note.train, "embedding_size": note.embedding_size,
+    }  # fmt: skip
+
+
+def to_stream(table: pa.Table) -> bytes:
+    """A table as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def from_stream(stream: Any) -> pa.Table:
+    """The table of an Arrow stream, without a copy."""
+    return pa.ipc.open_stream(stream).read_all()
+
+
+def predictions_of(
+    corpus: str,
+    rows: pa.Table,
+    splits: pa.ChunkedArray | None,
+    log_mel: np.ndarray,
+    classifier: Checkpoint,
+    model: Classifier,
+    batch_size: int,
+) -> pa.Table:
+    """PREDICTIONS of some windows, those of a clip next to each other.
+
+    Args:
+        corpus: its name.
+        rows: a row a window: clip_id, label, duration, sample_rate.
+        splits: train, validation or test, one a window; None of a generated corpus.
+        log_mel: `(n, n_mels, n_frames)`.
+        classifier: whose labels count.
+        model: in eval mode.
+        batch_size: log-mels a forward pass.
+    """
+    probabilities, embeddings = score(model, classifier.normalisation, log_mel, batch_size)
+    spectra, levels, shares = sound_of(log_mel)
+    names = rows["clip_id"].to_numpy()
+    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
+    labels = rows["label"].take(starts)
+    probabilities = mean_by_clip(probabilities, starts)
+    # A clip of a class that the classifier did not learn has no probability of it.
+    asked = np.append(probabilities, np.zeros((len(starts), 1), np.float32), axis=1)
+    known = classifier.labels
+    column = [known.index(x) if x in known else -1 for x in labels.to_pylist()]
+    asked = pa.array(asked[np.arange(len(starts)), column], mask=labels.is_null().to_numpy())
+    count, nothing = len(starts), pa.nulls(len(starts))
+    return pa.table(
+        {
+            "corpus": [corpus] * count,
+            "clip_id": names[starts],
+            "split": nothing if splits is None else splits.take(starts),
+            "label": labels,
+            "prediction": [known[index] for index in probabilities.argmax(axis=1)],
+            "probability": probabilities.max(axis=1),
+            "asked_probability": asked,
+            "windows": np.diff(np.append(starts, len(names))),
+            "sample_rate": rows["sample_rate"].take(starts),
+            "duration": rows["duration"].take(starts),
+            "level": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
+            "sounding": mean_by_clip(shares[:, np.newaxis], starts)[:, 0],
+            **dict.fromkeys(COMPARED, nothing),
+            "probabilities": list(probabilities),
+            "embedding": list(mean_by_clip(embeddings, starts)),
+            "spectrum": list(mean_by_clip(spectra, starts)),
+        }
+    ).cast(PREDICTIONS)
+
+
+def references_of(parts: Sequence[str]) -> References:
+    """The training clips of some parts, in the order in which samples are drawn."""
+    tables = [storage.read_table(uri, ["clip_id", "split", "embedding"]) for uri in parts]
+    real = pa.concat_tables([table.filter(pc.equal(table["split"], "train")) for table in tables])
+    order = np.argsort(keys(real["clip_id"].to_pylist()), kind="stable")
+    real = real.take(pa.array(order))
+    return references_from(real["clip_id"].to_pylist(), as_array(real["embedding"]))
+
+
+def references_from(clip_ids: list[str], embedding: np.ndarray) -> References:
+    """Training clips whose embeddings, float32 `(n, size)`, are at hand."""
+    near = np.empty((0, K))
+    if len(embedding) > K:
+        near = nearest_others(embedding.astype(np.float64), K)[1]
+    return References(pa.array(clip_ids, pa.string()), embedding, near)
+
+
+def set_against(scored: pa.Table, references: References) -> pa.Table:
+    """Predictions with the columns COMPARED filled in, but for those of the references."""
+    own = pc.fill_null(pc.equal(scored["split"], "train"), False)
+    values: dict[str, pa.Array] = dict.fromkeys(COMPARED, pa.nulls(len(scored)))
+    if len(scored) and len(references.near):
+        embedding = as_array(scored["embedding"])
+        found = nearest(embedding, references.embedding, K, references.near)
+        alone = per_clip(embedding, references.embedding, K, references.near)
+        values = {
+            "realism": pa.array(found.realism, pa.float32()),
+            "nearest": references.clip_id.take(pa.array(found.index)),
+            "balls": pa.array(alone.balls, pa.int32()),
+            "authentic": pa.array(alone.authentic),
+        }
+    for name in COMPARED:
+        column = pc.if_else(own, pa.scalar(None, values[name].type), values[name])
+        scored = scored.set_column(scored.schema.get_field_index(name), name, column)
+    return scored.cast(PREDICTIONS)
+
+
+@lru_cache(maxsize=1)
+def load_classifier(run: str, device: str, classifier: str) -> tuple[Checkpoint, Classifier]:
+    """The classifier on a device, loaded once a process and digest."""
+    torch.set_num_threads(1)
+    # TensorFloat-32 saves little here, and a score is to be the same wherever it is made.
+    torch.backends.cudnn.allow_tf32 = False
+    note = checkpoint.read_note(run)
+    return note, checkpoint.load_model(run, note).to(device)

@@ -1,0 +1,228 @@
+"""The real side of an evaluation as one file: who has it needs none of the real clips.
+
+A safetensors file. Its arrays are named in docs/reference.md; all else is JSON in its header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from raysound import storage
+from raysound.errors import UserError
+from raysound.metrics.corpus import Scored
+from raysound.metrics.declarations import METRICS_SCHEMA
+from raysound.metrics.mismatch import Sound, SoundSums
+from raysound.metrics.moments import covariance, moments
+
+# Raised when the file gets another layout. The rows in it have the layout of metrics.json.
+REFERENCE_VERSION = 1
+HEADER_KEY = "raysound.reference"
+REFERENCE_NAME = "reference.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class RealEmbedding:
+    """The real side in one further embedding.
+
+    Attributes:
+        digest: of the embedding, see `EmbeddingSource.digest`.
+        training: real training clips, in the order in which they are drawn, float32 `(n, size)`.
+        row: distances of the real test clips.
+        anchors: distances of corpora of known quality, by name.
+    """
+
+    digest: str
+    training: NDArray[np.float32]
+    row: dict[str, Any]
+    anchors: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class RealSide:
+    """All that the evaluation of a generated corpus needs of the real clips.
+
+    Attributes:
+        judge: `judge` of metrics.json.
+        reference: `reference` of metrics.json.
+        clip_ids: names of the training clips that distances are measured to.
+        training: the same clips, at most PAIR_CLIPS, in the order in which they are drawn.
+        class_sizes: clips of each class that the metrics which depend on their number take.
+        row: the real row of metrics.json.
+        anchors: `anchors` of metrics.json.
+        sound: how the real clips sound, training clips included.
+        embeddings: by name, the same in further embeddings.
+        classifier: `weights_sha256` and `normalisation` (a digest) of the classifier.
+    """
+
+    judge: dict[str, Any]
+    reference: dict[str, Any]
+    clip_ids: list[str]
+    training: Scored
+    class_sizes: list[int]
+    row: dict[str, Any]
+    anchors: dict[str, dict[str, Any]]
+    sound: Sound
+    embeddings: dict[str, RealEmbedding]
+    classifier: dict[str, str]
+
+    @property
+    def set_size(self) -> int:
+        """Clips that the metrics which depend on their number take."""
+        size: int = self.reference["set_size"]
+        return size
+
+    @property
+    def digest(self) -> str:
+        """Stands for the training clips that others are set against."""
+        text = json.dumps(self.clip_ids).encode()
+        return hashlib.sha256(text + self.training.embedding.tobytes()).hexdigest()
+
+
+def write_reference(uri: str, side: RealSide) -> None:
+    """Writes a real side as one file, which appears whole.
+
+    Args:
+        uri: of the file.
+        side: with two training clips or more, so that they have a covariance.
+    """
+    training, sound = side.training, side.sound
+    arrays = {
+        **with_moments(training.embedding),
+        "truth": training.truth,
+        "probabilities": training.probabilities,
+        "sound.rows": sound.sums.rows,
+        "sound.level": sound.level,
+        "sound.duration": sound.duration,
+    }
+    for name, one in side.embeddings.items():
+        for key, array in with_moments(one.training).items():
+            arrays[f"embeddings/{name}/{key}"] = array
+    content = {
+        "version": REFERENCE_VERSION,
+        "metrics_schema": METRICS_SCHEMA,
+        "judge": side.judge,
+        "classifier": side.classifier,
+        "reference": side.reference,
+        "class_sizes": side.class_sizes,
+        "real": side.row,
+        "anchors": side.anchors,
+        "sample_rates": list(sound.sums.rates.items()),
+        "embeddings": {
+            name: {"digest": one.digest, "real": one.row, "anchors": one.anchors}
+            for name, one in side.embeddings.items()
+        },
+        "clip_ids": side.clip_ids,
+    }
+    header = {HEADER_KEY: json.dumps(content, ensure_ascii=False, allow_nan=False)}
+    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    storage.write_bytes(uri, safetensors.numpy.save(contiguous, header))
+
+
+def with_moments(embedding: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Embeddings `(n, d)`, their mean `(d,)` and covariance `(d, d)`, the last two float64."""
+    of = moments(embedding)
+    return {"embedding": embedding, "mean": of.mean, "covariance": covariance(of)}
+
+
+def read_reference(uri: str) -> RealSide:
+    """What `write_reference` wrote.
+
+    Raises:
+        UserError: there is no such file, it is cut short or something else, or it was written by
+            another version.
+    """
+    try:
+        data = storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"evaluation.reference: {uri} can't be read: {error}") from error
+    try:
+        arrays = safetensors.numpy.load(data)
+        # The library reads the header's text from files on a local disk alone.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = json.loads(header["__metadata__"][HEADER_KEY])
+        written = content["version"], content["metrics_schema"]
+        if written != (REFERENCE_VERSION, METRICS_SCHEMA):
+            raise UserError(
+                f"evaluation.reference: {uri} has version {written[0]} with metrics schema "
+                f"{written[1]}, and version {REFERENCE_VERSION} with schema {METRICS_SCHEMA} is "
+                "read: write it anew with jobs/reference.py"
+            )
+        return side_of(content, arrays)
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as no:
+        raise UserError(
+            f"evaluation.reference: {uri} is cut short, or is not a file that jobs/reference.py "
+            "wrote"
+        ) from no
+
+
+def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> RealSide:
+    """The real side from a file's header and arrays.
+
+    Raises:
+        KeyError, ValueError, TypeError or AttributeError: a part is missing, or is something else.
+    """
+    rates = {int(rate): int(count) for rate, count in content["sample_rates"]}
+    sums = SoundSums(rates, arrays["sound.rows"])
+    scored = Scored(arrays["truth"], arrays["probabilities"], arrays["embedding"])
+    clips, classes = len(content["clip_ids"]), len(content["judge"]["labels"])
+    shapes = scored.truth.shape, scored.probabilities.shape, scored.embedding.shape[:1]
+    if shapes != ((clips,), (clips, classes), (clips,)):
+        raise ValueError(f"arrays of {shapes} for {clips} clips of {classes} classes")
+    return RealSide(
+        judge=content["judge"],
+        reference=content["reference"],
+        clip_ids=content["clip_ids"],
+        training=scored,
+        class_sizes=content["class_sizes"],
+        row=content["real"],
+        anchors=content["anchors"],
+        sound=Sound(sums, arrays["sound.level"], arrays["sound.duration"]),
+        embeddings={
+            name: RealEmbedding(
+                one["digest"], arrays[f"embeddings/{name}/embedding"], one["real"], one["anchors"]
+            )
+            for name, one in content["embeddings"].items()
+        },
+        classifier=content["classifier"],
+    )
+
+
+def check_reference(
+    side: RealSide, uri: str, classifier: Mapping[str, Any], run: str, embeddings: Mapping[str, str]
+) -> None:
+    """Raises UserError for a real side that is not that of a classifier, or lacks an embedding.
+
+    Args:
+        side: that was read.
+        uri: of its file.
+        classifier: what `judge` and `classifier` of the side must hold, by key.
+        run: folder of the classifier.
+        embeddings: digests of the embeddings that are wanted, by name.
+    """
+    held = side.judge | side.classifier
+    differing = [key for key, value in classifier.items() if held.get(key) != value]
+    if differing:
+        raise UserError(
+            f"evaluation.reference: {uri} is of another classifier than evaluation.checkpoint "
+            f"{run}: {', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}"
+        )
+    for name, digest in embeddings.items():
+        if name not in side.embeddings:
+            raise UserError(
+                f"evaluation.embeddings.{name}: evaluation.reference {uri} has no embedding of "
+                f"this name, but {', '.join(side.embeddings) or 'none at all'}"
+            )
+        if side.embeddings[name].digest != digest:
+            raise UserError(
+                f"evaluation.embeddings.{name}: evaluation.reference {uri} has another embedding "
+                "of this name: model, sample rate, clip length, long_clips or features differ"
+            )

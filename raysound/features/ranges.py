@@ -1,0 +1,208 @@
+"""The clips of a corpus, divided into ranges that are laid out in shards in parallel.
+
+Clips are divided by the hash of their id, or, where they lie in tar or Parquet files, by these
+files. A range makes one part of the manifest, and no new shard has clips of two ranges.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysound import storage
+from raysound.corpora.manifest import hashes, in_order
+from raysound.corpora.manifest_parts import digest_of
+from raysound.features.shards import Cuts, count_cuts, number_shards, with_known_shards
+
+# Clips of a range, about: those of one process at a time.
+CLIPS_TOGETHER = 1 << 17
+# Rows of a part that a task reads to find its own.
+ROW_GROUP = 4096
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is to be known of all clips of a corpus before they are laid out.
+
+    Attributes:
+        clips: how many there are.
+        digest: see `digest_of`.
+        labels: of the clips; None is that of those without.
+        loose: how many are files of their own.
+        packed: how many lie in each tar or Parquet file.
+    """
+
+    clips: int
+    digest: int
+    labels: frozenset[str | None]
+    loose: int
+    packed: Counter[str]
+
+    @classmethod
+    def of(cls, clips: pa.Table) -> Facts:
+        """Of some clips, a table of SCHEMA."""
+        packed = clips.filter(pc.is_valid(clips["offset"]))
+        counts = pc.value_counts(packed["path"])
+        paths, numbers = (counts.field(place).to_pylist() for place in range(2))
+        return cls(
+            clips=len(clips),
+            digest=digest_of(clips),
+            labels=frozenset(pc.unique(clips["label"]).to_pylist()),
+            loose=len(clips) - len(packed),
+            packed=Counter(dict(zip(paths, numbers, strict=True))),
+        )
+
+    @classmethod
+    def all(cls, facts: Iterable[Facts]) -> Facts:
+        """Of all clips, given those of each block."""
+        facts = list(facts)
+        packed: Counter[str] = Counter()
+        for one in facts:
+            packed.update(one.packed)
+        return cls(
+            clips=sum(one.clips for one in facts),
+            digest=sum(one.digest for one in facts) % (1 << 256),
+            labels=frozenset().union(*(one.labels for one in facts)),
+            loose=sum(one.loose for one in facts),
+            packed=packed,
+        )
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """How clips are divided into ranges.
+
+    Attributes:
+        bits: loose clips have the first so many bits of their hash in common; None if there are
+            no such clips.
+        firsts: the first container of each range of packed clips, sorted.
+    """
+
+    bits: int | None
+    firsts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, facts: Facts) -> Ranges:
+        """Ranges of about CLIPS_TOGETHER clips."""
+        bits = max(0, (facts.loose - 1).bit_length() - (CLIPS_TOGETHER - 1).bit_length())
+        firsts: list[str] = []
+        together = CLIPS_TOGETHER
+        for path in sorted(facts.packed):
+            if together + facts.packed[path] > CLIPS_TOGETHER:
+                firsts.append(path)
+                together = 0
+            together += facts.packed[path]
+        return cls(bits if facts.loose else None, tuple(firsts))
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.loose + len(self.firsts)
+
+    @property
+    def loose(self) -> int:
+        """How many are of loose clips; they come first."""
+        return 0 if self.bits is None else 1 << self.bits
+
+    def places(self, clips: pa.Table) -> np.ndarray:
+        """The range of each clip, `(n,)`; -1 for one that fits in none."""
+        places = np.full(len(clips), -1, np.int64)
+        is_loose = pc.is_null(clips["offset"]).to_numpy()
+        if self.bits is not None:
+            first = hashes(clips["clip_id"].filter(pc.is_null(clips["offset"])))
+            # Numpy leaves a number as it is that is shifted by all its bits.
+            places[is_loose] = first >> np.uint64(64 - self.bits) if self.bits else 0
+        if self.firsts:
+            paths = clips["path"].filter(pc.is_valid(clips["offset"])).to_pylist()
+            places[~is_loose] = [
+                self.loose + place - 1 if (place := bisect_right(self.firsts, path)) else -1
+                for path in paths
+            ]
+        return places
+
+
+BLOCKS = pa.schema(
+    [("uri", pa.string()), ("has_shards", pa.bool_()), ("ranges", pa.list_(pa.int32()))]
+)
+
+
+def group(clips: pa.Table, ranges: Ranges, uri: str) -> dict[str, Any]:
+    """Writes some clips to a temporary file, a row group a range.
+
+    Args:
+        clips: of SCHEMA; those of the manifest before with its column `shard`.
+        ranges: of the corpus.
+        uri: of the file.
+
+    Returns:
+        A row of BLOCKS: the file, and the range of each of its row groups.
+    """
+    places = ranges.places(clips)
+    order = np.argsort(places, kind="stable")
+    order = order[np.searchsorted(places[order], 0) :]
+    clips, places = clips.take(order), places[order]
+    numbers, starts = np.unique(places, return_index=True)
+    sizes = np.diff(starts, append=len(places))
+    with storage.whole_file(uri) as file, pq.ParquetWriter(file, clips.schema) as writer:
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            writer.write_table(clips.slice(start, size), row_group_size=size)
+    return {"uri": uri, "has_shards": "shard" in clips.column_names, "ranges": numbers.tolist()}
+
+
+def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> Cuts:
+    """Brings the clips of a range into their order, and counts the shards that they make.
+
+    Args:
+        number: of the range.
+        blocks: a file of all rows of BLOCKS.
+        per_shard: clips of a shard at the most.
+        uri: of the temporary file that then holds the clips, with the shards that they had before.
+    """
+    pieces = [
+        (row["uri"], row["ranges"].index(number), row["has_shards"])
+        for row in storage.read_table(blocks).to_pylist()
+        if number in row["ranges"]
+    ]
+    # An object store answers each question in some hundredths of a second.
+    with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in uri else 1) as pool:
+        tables = list(pool.map(_read, pieces))
+    pairs = [(rows, has_shards) for rows, (*_, has_shards) in zip(tables, pieces, strict=True)]
+    clips = in_order(pa.concat_tables(rows for rows, has_shards in pairs if not has_shards))
+    before = [rows for rows, has_shards in pairs if has_shards]
+    known = with_known_shards(clips, pa.concat_tables(before) if before else None)
+    storage.write_table(uri, known)
+    return count_cuts(known, per_shard)
+
+
+def write_part(uri: str, laid_out: str, first: int, anew: bool, per_shard: int) -> list[int]:
+    """Writes the clips of a range with the numbers of their shards.
+
+    Args:
+        uri: of the part.
+        laid_out: what `sort_range` wrote.
+        first: number of the first shard that is new.
+        anew: True where all shards are.
+        per_shard: clips of a shard at the most.
+
+    Returns:
+        The numbers of the shards.
+    """
+    clips = number_shards(storage.read_table(laid_out), first, anew, per_shard)
+    storage.write_table(uri, clips, row_group_size=ROW_GROUP)
+    shards: list[int] = pc.unique(clips["shard"]).to_pylist()
+    return shards
+
+
+def _read(piece: tuple[str, int, bool]) -> pa.Table:
+    uri, row_group, _ = piece
+    with storage.open_file(uri) as file:
+        return pq.ParquetFile(file).read_row_group(row_group)

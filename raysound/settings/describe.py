@@ -1,0 +1,98 @@
+"""Every setting of a config with its path, type and default, from the models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic_core import PydanticUndefined
+
+from raysound.settings.schema import Config, Section
+
+# Longer types are named by their kind.
+LONGEST_TYPE = 48
+
+
+class Setting(NamedTuple):
+    """One setting.
+
+    Attributes:
+        path: as on a command line, `training.epochs`.
+        type: for a reader.
+        default: as in a YAML, "required" without one, "" where it follows from others.
+    """
+
+    path: str
+    type: str
+    default: str
+
+
+def described(model: type[Section] = Config, above: str = "") -> Iterator[Setting]:
+    """The settings of a section and of the sections in it, in their order."""
+    for name, field in model.model_fields.items():
+        path = f"{above}{name}"
+        section = only_section(field.annotation)
+        if section is not None:
+            yield from described(section, f"{path}.")
+            continue
+        default = field.get_default()
+        if field.is_required():
+            shown = "required"
+        elif field.default is PydanticUndefined:
+            shown = ""
+        else:
+            shown = as_yaml(default)
+        yield Setting(path, type_text(field.annotation), shown)
+
+
+def only_section(annotation: Any) -> type[Section] | None:
+    """The section that a setting is, or may be beside null; None for any other setting."""
+    kinds = [one for one in alternatives(annotation) if one is not NoneType]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Section):
+        return kinds[0]
+    return None
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The types that a value may have, without what is annotated."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return [one for part in get_args(annotation) for one in alternatives(part)]
+    return [annotation]
+
+
+def type_text(annotation: Any) -> str:
+    """A type in the words of YAML."""
+    kinds = [kind_text(one) for one in alternatives(annotation) if one is not NoneType]
+    text = " | ".join(dict.fromkeys(kinds))
+    return text if len(text) <= LONGEST_TYPE else f"{text[: LONGEST_TYPE - 1]}…"
+
+
+def kind_text(kind: Any) -> str:
+    """One of several types."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " | ".join(as_yaml(value) for value in inside)
+    if origin is tuple:
+        return f"[{', '.join('…' if one is ... else type_text(one) for one in inside)}]"
+    if origin is dict:
+        return f"{{name: {type_text(inside[1])}}}"
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind.__name__
+    return {bool: "true | false", str: "text", int: "integer", float: "number"}.get(kind, "any")
+
+
+def as_yaml(value: Any) -> str:
+    """A default as it stands in a YAML."""
+    if isinstance(value, Section):
+        value = value.model_dump(mode="json")
+        return "{" + ", ".join(f"{key}: {as_yaml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value)

@@ -1,0 +1,228 @@
+"""A trained judge on disk: weights as safetensors, and all it takes to use them again as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from raysound import storage
+from raysound.errors import UserError
+from raysound.models import Classifier, build
+from raysound.settings.schema import FeatureSettings
+from raysound.training.inference import Normalisation
+from raysound.training.loop import Progress
+
+WEIGHTS = "model.safetensors"
+NOTE = "checkpoint.json"
+PROGRESS = "progress.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `checkpoint.json` holds.
+
+    Attributes:
+        model: name in `raysound.models.MODELS`.
+        labels: class names in the order of the logits.
+        features: what the log-mels it learned from were made with.
+        normalisation: of the training set.
+        training: the training settings, seed included.
+        metrics: of the epoch it was taken at.
+        data: clips a split, and the digest of the split it was trained with.
+        versions: of the packages that made it.
+    """
+
+    model: str
+    labels: list[str]
+    features: FeatureSettings
+    normalisation: Normalisation
+    training: dict[str, Any]
+    metrics: dict[str, float]
+    data: dict[str, Any]
+    versions: dict[str, str]
+
+
+def read_weights(uri: str) -> dict[str, Tensor]:
+    """Tensors by name, of a safetensors file or of a PyTorch state dict, which may run no code.
+
+    A state dict may lie under the key `state_dict`, as in checkpoints of Lightning.
+
+    Raises:
+        UserError: there is no such file, or it holds no weights.
+    """
+    data = read_weights_file(uri)
+    try:
+        found = safetensors.torch.load(data)
+    except safetensors.SafetensorError:
+        try:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # zip, pickle and torch each have errors of their own
+            raise UserError(
+                f"model.weights: {uri} is neither a safetensors file nor a state dict of tensors"
+            ) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else {}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"model.weights: {uri} holds no tensors by name")
+    return tensors
+
+
+def read_weights_file(uri: str) -> bytes:
+    """The file that `read_weights` reads. Raises UserError where it can't be read."""
+    try:
+        return storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"model.weights: {uri} can't be read: {error}") from error
+
+
+def fitting(
+    model: Classifier, weights: Mapping[str, Tensor], uri: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Those of some weights that fit a model by name and shape.
+
+    Args:
+        model: the classifier.
+        weights: their names may begin with `model.` or `module.`, as wrappers write them.
+        uri: where they were read, for the error.
+
+    Returns:
+        The fitting weights, and the model's names for which there are none.
+
+    Raises:
+        UserError: none fits.
+    """
+    state = model.state_dict()
+
+    def without(prefix: str) -> dict[str, Tensor]:
+        named = {name.removeprefix(prefix): value for name, value in weights.items()}
+        return {
+            name: value
+            for name, value in named.items()
+            if name in state and value.shape == state[name].shape
+        }
+
+    best = max(map(without, ("", "model.", "module.")), key=len)
+    if not best:
+        raise UserError(
+            f"model.weights: none of the {len(weights)} tensors of {uri} fits the model by name "
+            "and shape: is it of another model.name?"
+        )
+    return best, [name for name in state if name not in best]
+
+
+def save(folder: str, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Writes weights and note; the note comes last, so a folder that has it is whole."""
+    weights = {key: value.contiguous().cpu() for key, value in weights.items()}
+    storage.write_bytes(storage.join(folder, WEIGHTS), safetensors.torch.save(weights))
+    note = {
+        **checkpoint.__dict__,
+        "features": checkpoint.features.model_dump(),
+        "feature_id": checkpoint.features.id,
+        "normalisation": checkpoint.normalisation.__dict__,
+    }
+    storage.write_bytes(storage.join(folder, NOTE), json.dumps(note, indent=2).encode())
+
+
+class Weights(NamedTuple):
+    """Of a training after some epoch, each by name.
+
+    Attributes:
+        model: after the last epoch.
+        averaged: their running mean; empty where there is none.
+    """
+
+    model: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+
+
+def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
+    """Writes all that it takes to go on after an epoch, in one file that appears whole."""
+    optimizer = progress.optimizer
+    state = {
+        f"optimizer.{index}.{key}": torch.as_tensor(value)
+        for index, values in optimizer["state"].items()
+        for key, value in values.items()
+        if value is not None
+    }
+    note = {
+        "history": progress.history,
+        "groups": optimizer["param_groups"],
+        "scheduler": {key: value for key, value in progress.scheduler.items() if _plain(value)},
+        "steps": progress.steps,
+    }
+    tensors = {
+        **{
+            f"{kind}.{key}": value
+            for kind, named in weights._asdict().items()
+            for key, value in named.items()
+        },
+        **state,
+        "note": torch.frombuffer(bytearray(json.dumps(note).encode()), dtype=torch.uint8),
+    }
+    # Copies, for two names of one tensor are refused; in the plain layout, for others are too.
+    plain = torch.contiguous_format
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=plain) for key, value in tensors.items()
+    }
+    storage.write_bytes(storage.join(folder, PROGRESS), safetensors.torch.save(tensors))
+
+
+def load_progress(folder: str) -> tuple[Weights, Progress] | None:
+    """What `save_progress` wrote; None before the first epoch."""
+    uri = storage.join(folder, PROGRESS)
+    if not storage.exists(uri):
+        return None
+    tensors = safetensors.torch.load(storage.read_bytes(uri))
+    note = json.loads(bytes(tensors.pop("note").numpy()))
+    parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("model", "averaged", "optimizer")}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        parts[kind][name] = value
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer = {"state": state, "param_groups": note["groups"]}
+    progress = Progress(note["history"], optimizer, note["scheduler"], note["steps"])
+    return Weights(parts["model"], parts["averaged"]), progress
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, bool | int | float | str | list | type(None))
+
+
+def is_complete(folder: str) -> bool:
+    """True where a run has finished and left its checkpoint."""
+    return storage.exists(storage.join(folder, NOTE))
+
+
+def read_note(folder: str) -> Checkpoint:
+    """Reads `checkpoint.json`.
+
+    Raises:
+        UserError: there is no checkpoint in the folder.
+    """
+    if not is_complete(folder):
+        raise UserError(f"{folder} holds no checkpoint: run jobs/train.py first")
+    note = json.loads(storage.read_bytes(storage.join(folder, NOTE)))
+    del note["feature_id"]
+    note["features"] = FeatureSettings(**note["features"])
+    note["normalisation"] = Normalisation(
+        tuple(note["normalisation"]["mean"]), tuple(note["normalisation"]["std"])
+    )
+    return Checkpoint(**note)
+
+
+def load_model(folder: str, checkpoint: Checkpoint) -> Classifier:
+    """The trained model, on the CPU, in eval mode."""
+    model = build(checkpoint.model, len(checkpoint.labels))
+    weights = storage.read_bytes(storage.join(folder, WEIGHTS))
+    model.load_state_dict(safetensors.torch.load(weights))
+    return model.eval()
