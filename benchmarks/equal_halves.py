@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     given = parser.parse_args()
     metrics = json.loads((given.evaluation / "metrics.json").read_text())
-    labels = metrics["judge"]["labels"]
+    labels = metrics["classifier"]["labels"]
     set_size = metrics["reference"]["set_size"]
     columns = ["label", "probabilities", "embedding"]
     predictions = given.evaluation / "predictions"
@@ -77,7 +77,7 @@ def main() -> None:
             for name, (reference, embedding) in found.items()
         }
         return {
-            "judge": metrics["judge"],
+            "classifier": metrics["classifier"],
             "corpora": {given.corpus: {"role": "generated", **report}},
             "embeddings": embeddings,
             "copies": None,

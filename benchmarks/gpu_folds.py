@@ -6,7 +6,7 @@ python benchmarks/gpu_folds.py train benchmarks/gpu --seconds 240 [--output DIR]
 `extract` makes the features, which are small enough to be carried to a host that has no sounds: 64
 mel bands, a frame every 20 ms, float16. `train` follows the recipe of configs/esc10-folds.yaml: it
 measures some epochs of the first fold, fixes the number of epochs so that all folds fit, then
-trains a judge for each fold and tests it on the clips that it never saw, with the last epoch's
+trains a classifier for each fold and tests it on the clips that it never saw, with the last epoch's
 weights. A line of the table is printed as each fold ends. `--smoke` takes sounds by formula, two
 folds and a small model instead.
 """
@@ -25,7 +25,13 @@ import pyarrow.compute as pc
 import torch
 
 from raysound.distributed.extract import extract_corpus
-from raysound.distributed.judge import (
+from raysound.distributed.placement import placement
+from raysound.distributed.score import score_corpora
+from raysound.distributed.session import ray_session
+from raysound.distributed.synthesize import by_formula
+from raysound.distributed.train import Variant, variants
+from raysound.distributed.train_worker import train_alone
+from raysound.distributed.training import (
     describe,
     finish,
     gather,
@@ -34,12 +40,6 @@ from raysound.distributed.judge import (
     run_workers,
     split_clips,
 )
-from raysound.distributed.placement import placement
-from raysound.distributed.score import score_corpora
-from raysound.distributed.session import ray_session
-from raysound.distributed.synthesize import by_formula
-from raysound.distributed.train import Variant, variants
-from raysound.distributed.train_worker import train_alone
 from raysound.evaluation.predictions import read_predictions
 from raysound.features import parquet
 from raysound.settings.loading import load
@@ -131,15 +131,15 @@ def fitting_epochs(seconds: float, folds: int, fixed: float, epoch: float, most:
     return max(1, min(most, int((seconds * (1 - SPARE) / folds - fixed) / epoch)))
 
 
-def cross_validate(judges: list[Variant], folder: str, deadline: float) -> None:
+def cross_validate(classifiers: list[Variant], folder: str, deadline: float) -> None:
     """Prints the table, fold by fold."""
-    first, most = judges[0].config, judges[0].config.training.epochs
+    first, most = classifiers[0].config, classifiers[0].config.training.epochs
     whole, alone = seconds_an_epoch(first, folder)
     began = time.monotonic()
     train_and_test(with_epochs(first, 1), folder)
     fixed = time.monotonic() - began
     left = deadline - time.monotonic()
-    epochs = fitting_epochs(left, len(judges), fixed, whole, most)
+    epochs = fitting_epochs(left, len(classifiers), fixed, whole, most)
     print(
         f"{first.model.name}, ({first.features.n_mels}, {first.features.n_frames}), {epochs} of "
         f"the recipe's {most} epochs: an epoch takes {whole:.2f} s with its checkpoint, "
@@ -148,12 +148,12 @@ def cross_validate(judges: list[Variant], folder: str, deadline: float) -> None:
         flush=True,
     )
     accuracies: list[float] = []
-    for judge in judges:
+    for classifier in classifiers:
         began = time.monotonic()
-        right, clips = train_and_test(with_epochs(judge.config, epochs), folder)
+        right, clips = train_and_test(with_epochs(classifier.config, epochs), folder)
         accuracies.append(right / clips)
         print(
-            f"| {judge.fold} | {accuracies[-1]:.1%} | {clips} | {mean(accuracies):.1%} "
+            f"| {classifier.fold} | {accuracies[-1]:.1%} | {clips} | {mean(accuracies):.1%} "
             f"| {time.monotonic() - began:.1f} |",
             flush=True,
         )

@@ -35,7 +35,7 @@ MODELS = ("cnn", "alexnet", "resnetish18", "resnetish34")
 CLIP_LENGTHS = (2.5, 5.0)
 
 
-def judge(schedule: str, model: str, length: float, overrides: list[str]) -> Variant:
+def classifier(schedule: str, model: str, length: float, overrides: list[str]) -> Variant:
     """One cell of the table."""
     config = load(
         str(ROOT / "configs" / f"seed-{schedule}.yaml"),
@@ -50,8 +50,8 @@ def trained(
 ) -> dict[tuple[str, str, float], dict[str, Any]]:
     """The cells of a clip length: their curves, and how they do on the test fold."""
     keys = [(schedule, model, length) for model in models for schedule in SCHEDULES]
-    judges = [judge(*key, overrides) for key in keys]
-    rows = trained_together(judges, extract_corpus("real", judges[0].config))
+    classifiers = [classifier(*key, overrides) for key in keys]
+    rows = trained_together(classifiers, extract_corpus("real", classifiers[0].config))
     cells = {}
     for key, row in zip(keys, rows, strict=True):
         history = read_history(storage.join(row["run"], "history.jsonl"))

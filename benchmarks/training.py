@@ -34,12 +34,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysound import storage
 from raysound.distributed import training_data
 from raysound.distributed.extract import extract_corpus
-from raysound.distributed.judge import Material, describe, gather, job_of, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train_worker import train_alone
+from raysound.distributed.training import (
+    Material,
+    describe,
+    gather,
+    job_of,
+    split_clips,
+    train_classifier,
+)
 from raysound.models import build
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config, FormulaSettings
@@ -154,7 +161,7 @@ def rate_of(history: list[dict[str, float]]) -> float:
 
 
 def under_raysound(config: Config, seed: int, share: float, pauses: list[float]) -> float:
-    """Clips/s of train_judge, with features in the store or streamed.
+    """Clips/s of train_classifier, with features in the store or streamed.
 
     Appends to `pauses` the seconds between two epochs, in which the first one's checkpoint is
     written and reported.
@@ -176,7 +183,7 @@ def under_raysound(config: Config, seed: int, share: float, pauses: list[float])
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        run = train_judge(Config.model_validate(tree))
+        run = train_classifier(Config.model_validate(tree))
     finally:
         done.set()
         thread.join()

@@ -80,7 +80,7 @@ def remove_unfinished(folder: str) -> None:
 
 
 def taken(folder: str, holder: str) -> str:
-    """What a second writer is told."""
+    """The error of a second writer."""
     return (
         f"another job is at work on {folder} ({holder}): wait until it has ended, or set another "
         "output"

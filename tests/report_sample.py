@@ -36,18 +36,18 @@ FLAC = tone()
 
 
 def numbers(right, clips, labels, spread=1.0, copied=False, places=None):
-    """Numbers about clips of which the first `right` were heard as asked, others as the next class.
+    """Numbers about clips: the first `right` are predicted as asked, others as the next class.
 
     Their embeddings lie as wide around those of the training clips as `spread` says, or are theirs.
     """
     truth = np.arange(clips) % len(labels)
-    heard = np.where(np.arange(clips) < right, truth, (truth + 1) % len(labels))
+    predicted = np.where(np.arange(clips) < right, truth, (truth + 1) % len(labels))
     if copied:
         places = TRAIN[:clips]
     elif places is None:
         places = 4 * np.eye(4, SIZE)[truth % 4]
         places += np.random.default_rng(clips).normal(0, spread, (clips, SIZE))
-    report = classification_report(truth, np.eye(len(labels))[heard], labels, set_size=60)
+    report = classification_report(truth, np.eye(len(labels))[predicted], labels, set_size=60)
     of_class = per_class_fidelity(
         places, truth, TRAIN, TRAIN_LABELS % len(labels), labels, set_sizes=[15] * len(labels)
     )
@@ -64,7 +64,7 @@ def corpus(role, right, clips, labels=LABELS, rejected=0, spread=1.0):
 
 def metrics_of(corpora, labels=LABELS, **changes):
     """A metrics.json of some corpora, with two anchors."""
-    judge = {
+    classifier = {
         "run": "cnn-1a2b3c4d",
         "model": "cnn",
         "labels": labels,
@@ -85,7 +85,7 @@ def metrics_of(corpora, labels=LABELS, **changes):
     return {
         "schema": METRICS_SCHEMA,
         "name": "demo",
-        "judge": judge,
+        "classifier": classifier,
         "reference": {"split": "train", "clips": 120, "used": 120, "set_size": 60},
         "corpora": corpora,
         "anchors": anchors,
@@ -211,7 +211,7 @@ def rejects_of(*rows):
 def page(**changes):
     """The page of a small full report, parts of it changed."""
     metrics_now = changes.get("metrics") or metrics()
-    corpora, labels = metrics_now["corpora"], metrics_now["judge"]["labels"]
+    corpora, labels = metrics_now["corpora"], metrics_now["classifier"]["labels"]
     parts = {
         "metrics": metrics_now,
         "history": history(),

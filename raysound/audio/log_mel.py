@@ -14,7 +14,7 @@ from raysound.settings.schema import FeatureSettings
 POWER_FLOOR = 1e-10
 # Frames that go through all steps together: on a CPU they stay in the cache of one core.
 CPU_FRAMES, GPU_FRAMES = 128, 32768
-# Mel bands that share one matrix product, over the Fourier bins that any of them hears.
+# Mel bands that share one matrix product, over the Fourier bins that any of them uses.
 BANDS_TOGETHER = 16
 
 
@@ -105,8 +105,8 @@ class LogMel:
         torch.fft.rfft(views.rows, out=views.spectrum)
         # Real and imaginary parts stand in turns; squared, the doubled filters sum both.
         torch.mul(views.parts, views.parts, out=views.parts)
-        for heard, weights, mel in views.bands:
-            torch.mm(heard, weights, out=mel)
+        for used, weights, mel in views.bands:
+            torch.mm(used, weights, out=mel)
 
     def _make_views(self, clips: int, k: int, first: int) -> _Views:
         rows = self.frames[: clips * k]
@@ -130,15 +130,15 @@ class _Views(NamedTuple):
 
 
 def _bands(filters: Tensor) -> list[tuple[int, int, int, Tensor]]:
-    """The filterbank in pieces: first band, first and last part of the spectrum heard, weights.
+    """The filterbank in pieces: first band, first and last part of the spectrum used, weights.
 
     Most of the filterbank is zero: low bands hear none of the high bins, and the reverse.
     """
     pieces = []
     for first in range(0, filters.shape[1], BANDS_TOGETHER):
         some = filters[:, first : first + BANDS_TOGETHER]
-        heard = torch.nonzero(some.sum(1)).flatten().tolist() or [0]
-        low, high = heard[0], heard[-1] + 1
+        used = torch.nonzero(some.sum(1)).flatten().tolist() or [0]
+        low, high = used[0], used[-1] + 1
         pieces.append((first, 2 * low, 2 * high, some[low:high].repeat_interleave(2, 0)))
     return pieces
 

@@ -123,8 +123,8 @@ def _text(row: Sequence[Any], place: int) -> str | None:
 def _csv(
     text: str, suffix: str, wanted: Collection[str], files: Sequence[str], sounds: Collection[str]
 ) -> Read | None:
-    told = re.match(r'"?sep=(.)"?\r?\n', text)
-    text = text[told.end() :] if told else text.lstrip("\r\n")
+    declared = re.match(r'"?sep=(.)"?\r?\n', text)
+    text = text[declared.end() :] if declared else text.lstrip("\r\n")
     # AudioSet's header is the last of its comments.
     comments = re.match(r"(?:#[^\n]*\n)*#([^\n]*\n)", text)
     if comments:
@@ -132,7 +132,7 @@ def _csv(
             comments[1] if any(_plain(name) in files for name in comments[1].split(",")) else ""
         )
         text = header.lstrip() + text[comments.end() :]
-    delimiters = [told[1]] if told else ["\t"] if suffix == ".tsv" else DELIMITERS
+    delimiters = [declared[1]] if declared else ["\t"] if suffix == ".tsv" else DELIMITERS
     firsts = {one: next(_records(text, one), []) for one in delimiters}
     delimiter = max(firsts, key=lambda one: len(firsts[one]))
     first, rows = firsts[delimiter], _records(text, delimiter)

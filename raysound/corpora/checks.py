@@ -52,12 +52,12 @@ def _key(label: str) -> str:
 
 
 def _spelled(label: str) -> str:
-    """A name in quotes, in which what looks like another letter can be told from it."""
+    """A name in quotes, with letters escaped that look like others."""
     return shown(label) if label.isascii() else ascii(label)
 
 
 def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
-    """Raises UserError for clips of a corpus with which no judge can be trained."""
+    """Raises UserError for clips of a corpus with which no classifier can be trained."""
     labels = check_class_count(clips, corpus)
     trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
     if set(labels) - trained:

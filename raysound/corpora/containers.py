@@ -126,11 +126,11 @@ def _note(suffix: str, content: bytes) -> Row:
             return {}
     if not isinstance(values, dict):
         return {}
-    told = {key: values.get(key) for key in ("label", "fold", "split", "group")}
+    known = {key: values.get(key) for key in ("label", "fold", "split", "group")}
     return {
         # As JSON writes them: `true`, not Python's True.
         key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in told.items()
+        for key, value in known.items()
         if isinstance(value, str | int | float) and value != ""
     }
 

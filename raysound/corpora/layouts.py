@@ -40,7 +40,7 @@ UNREAD_SUFFIXES = frozenset(
     ]
 )  # fmt: skip
 ANY_SOUND = AUDIO_SUFFIXES | UNREAD_SUFFIXES
-# Files that stand beside sounds, and that nobody expects to be heard.
+# Files beside sounds that hold no sound.
 OTHER_SUFFIXES = frozenset(
     [
         ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".yaml", ".yml",

@@ -103,7 +103,7 @@ def stratified_split(
         counts = np.bincount(label_codes[members[group]], minlength=len(totals))
         # How full each split already is of these labels, against what it is to hold.
         fullness = ((given + counts / 2) / (share[:, np.newaxis] * totals)) @ counts
-        # Nothing can be judged by what was never heard: a class's first group trains.
+        # A class without a training clip is never predicted: a class's first group trains.
         unheard = (counts > 0) & (given[0] == 0)
         place[group] = 0 if unheard.any() else int(fullness.argmin())
         given[place[group]] += counts

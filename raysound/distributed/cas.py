@@ -20,10 +20,10 @@ from raysound.distributed.evaluate import (
     corpus_digests,
     usable_labels,
 )
-from raysound.distributed.judge import check_clips, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
+from raysound.distributed.training import check_clips, split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.evaluation.predictions import read_predictions
@@ -71,16 +71,16 @@ def cas(config: Config) -> str:
         sides[name] = equal_clips(real, generated)
         for side, corpus in zip(sides[name], ("real", name), strict=True):
             check_clips(of_generated(config), side, corpus)
-    judge = config.evaluation.checkpoint or train_judge(single(config), "real")
-    note = checkpoint.read_note(judge)
-    check_features(config, note, judge)
-    check_corpora(folders, real, note, judge)
-    by_judge = score(folders, test, judge, config)
-    calls = [(by_judge, name) for name in folders]
-    of_judge = dict(zip(folders, run_remote_all(tested, calls), strict=True))
+    classifier = config.evaluation.checkpoint or train_classifier(single(config), "real")
+    note = checkpoint.read_note(classifier)
+    check_features(config, note, classifier)
+    check_corpora(folders, real, note, classifier)
+    by_classifier = score(folders, test, classifier, config)
+    calls = [(by_classifier, name) for name in folders]
+    of_classifier = dict(zip(folders, run_remote_all(tested, calls), strict=True))
     rows = {
         name: row_of(name, sides[name], config, folders["real"], test)
-        | {"real_to_generated": of_judge[name]}
+        | {"real_to_generated": of_classifier[name]}
         for name in names
     }
     for row in rows.values():
@@ -91,12 +91,12 @@ def cas(config: Config) -> str:
     result = {
         "schema": CAS_SCHEMA,
         "name": config.name,
-        "judge": {
-            "run": run_name(judge),
+        "classifier": {
+            "run": run_name(classifier),
             "feature_id": note.features.id,
             "split_digest": note.data["split_digest"],
             "train_clips": note.data["train"],
-            **of_judge["real"],
+            **of_classifier["real"],
         },
         "corpora": corpus_digests(folders),
         "test_clips": len(test),
@@ -130,8 +130,8 @@ def row_of(
     real, generated = sides
     tests = test.filter(pc.is_in(test["label"], pc.unique(real["label"].combine_chunks())))
     runs = {
-        "real": train_judge(single(config), f"real clips, as many as {name}", clips=real),
-        "generated": train_judge(single(config), name, corpus=name, clips=generated),
+        "real": train_classifier(single(config), f"real clips, as many as {name}", clips=real),
+        "generated": train_classifier(single(config), name, corpus=name, clips=generated),
     }
     by = {side: score({"real": folder}, tests, run, config) for side, run in runs.items()}
     right = right_of_each(*(read_tested(by[side]) for side in ("real", "generated")))
@@ -157,7 +157,7 @@ def run_name(run: str) -> str:
 
 
 def single(config: Config) -> Config:
-    """The config of one judge."""
+    """The config of one classifier."""
     tree = config.model_dump()
     tree["training"] |= {"folds": None, "seeds": 1}
     return Config.model_validate(tree)
@@ -220,7 +220,7 @@ def tested(predictions: str, corpus: str) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Iterator[str]:
     """The scores as lines of text."""
-    judge, rows = result["judge"], result["generated"]
+    classifier, rows = result["classifier"], result["generated"]
     width = max(map(len, ("trained on", *rows)))
     yield (
         f"{'trained on':<{width}}   clips  tested on real     on as many real    lost"
@@ -230,7 +230,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     def cell(measure: dict[str, Any]) -> str:
         return f"{measure['value']:6.1%} ({measure['low']:.0%}–{measure['high']:.0%})"
 
-    yield f"{'real':<{width}}  {judge['train_clips']:6d}  {cell(judge['accuracy'])}"
+    yield f"{'real':<{width}}  {classifier['train_clips']:6d}  {cell(classifier['accuracy'])}"
     for name, row in rows.items():
         difference = row["lost"]
         interval = f"({difference['low']:+.0%} to {difference['high']:+.0%})"

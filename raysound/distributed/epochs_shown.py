@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
     """Logs one line an epoch while the block runs, as the history grows."""
-    prefix = "" if name == "judge" else f"{name}: "
+    prefix = "" if name == "classifier" else f"{name}: "
     done = threading.Event()
 
     def follow() -> None:
@@ -48,11 +48,11 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
         thread.join()
 
 
-def show_epoch(row: Metrics, experiment: str, judge: str) -> None:
+def show_epoch(row: Metrics, experiment: str, classifier: str) -> None:
     """Tells Prometheus what an epoch brought."""
-    gauges.show("epoch", row["epoch"], experiment=experiment, judge=judge)
+    gauges.show("epoch", row["epoch"], experiment=experiment, classifier=classifier)
     for split in ("train", "validation"):
         if row[f"{split}_clips"]:
             for measure in ("loss", "accuracy"):
                 name = f"{split}_{measure}"
-                gauges.show(name, row[name], experiment=experiment, judge=judge)
+                gauges.show(name, row[name], experiment=experiment, classifier=classifier)

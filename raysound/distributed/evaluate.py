@@ -1,4 +1,4 @@
-"""The judge at work: every corpus scored, then metrics.json and report.html."""
+"""The classifier at work: every corpus scored, then metrics.json and report.html."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from raysound.distributed import gauges
 from raysound.distributed.copies import copy_metrics
 from raysound.distributed.embeddings import check_embeddings, embedding_metrics
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.judge import run_folder, split_clips, split_digest
 from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import classifier_identity, measure
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
 from raysound.distributed.shown import chosen_examples, chosen_pairs, windows_of_page
+from raysound.distributed.training import run_folder, split_clips, split_digest
 from raysound.errors import UserError
 from raysound.evaluation.cas import read_scores
 from raysound.evaluation.embedding_parts import EmbeddingSource
@@ -54,8 +54,8 @@ class Inputs(NamedTuple):
     """What an evaluation begins with.
 
     Attributes:
-        run: the judge's folder.
-        judge: its checkpoint.
+        run: the classifier's folder.
+        classifier: its checkpoint.
         folders: of the features, by the corpus's name.
         labelled: the corpora whose clips have labels.
         real: the usable real clips with their split; None where `evaluation.reference` is given.
@@ -64,7 +64,7 @@ class Inputs(NamedTuple):
     """
 
     run: str
-    judge: Checkpoint
+    classifier: Checkpoint
     folders: dict[str, str]
     labelled: set[str]
     real: pa.Table | None
@@ -88,7 +88,7 @@ def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
         UserError: features, classifier, an embedding's model or `evaluation.reference` are missing,
             or are of other settings.
     """
-    # Settings that differ from the judge's are told before features that are missing for them.
+    # Settings that differ from the classifier's are reported first: their features may be missing.
     run = config.evaluation.checkpoint
     if run is not None:
         check_features(config, checkpoint.read_note(run), run)
@@ -96,10 +96,10 @@ def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
     side = published_side(config, sources)
     folders = {name: finished_features(name, config) for name in corpora}
     run = run or run_folder(config, folders["real"])
-    judge = checkpoint.read_note(run)
+    classifier = checkpoint.read_note(run)
     real = split_clips(config, folders["real"]) if side is None else None
-    labelled = check_corpora(folders, real, judge, run)
-    return Inputs(run, judge, folders, labelled, real, sources, side)
+    labelled = check_corpora(folders, real, classifier, run)
+    return Inputs(run, classifier, folders, labelled, real, sources, side)
 
 
 def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSide | None:
@@ -112,14 +112,14 @@ def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSi
     uri, run = config.evaluation.reference, config.evaluation.checkpoint
     if uri is None or run is None:
         return None
-    judge = checkpoint.read_note(run)
-    check_features(config, judge, run)
+    classifier = checkpoint.read_note(run)
+    check_features(config, classifier, run)
     side = read_reference(uri)
     known = {
-        "labels": judge.labels,
-        "feature_id": judge.features.id,
-        "split_digest": judge.data["split_digest"],
-        **classifier_identity(run, judge),
+        "labels": classifier.labels,
+        "feature_id": classifier.features.id,
+        "split_digest": classifier.data["split_digest"],
+        **classifier_identity(run, classifier),
     }
     check_reference(side, uri, known, run, {one.name: one.digest for one in sources})
     return side
@@ -128,7 +128,7 @@ def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSi
 def write_report(
     config: Config,
     run: str,
-    judge: Checkpoint,
+    classifier: Checkpoint,
     folders: dict[str, str],
     labelled: set[str],
     real: pa.Table | None,
@@ -140,8 +140,8 @@ def write_report(
 
     Args:
         config: the experiment.
-        run: the judge's folder.
-        judge: its checkpoint.
+        run: the classifier's folder.
+        classifier: its checkpoint.
         folders: of the features, by the corpus's name.
         labelled: the corpora whose clips have labels.
         real: the usable real clips with their split; None where there is a `side`.
@@ -153,9 +153,9 @@ def write_report(
     storage.delete(storage.join(out, "metrics.json"))
     # Of a version that wrote one file.
     storage.delete(storage.join(out, "predictions.parquet"))
-    score_corpora(folders, judged_and_compared(real), run, config, predictions, side)
+    score_corpora(folders, clips_to_score(real), run, config, predictions, side)
     metrics, _, selected, decreases = measure(
-        config, run, judge, folders, labelled, predictions, side
+        config, run, classifier, folders, labelled, predictions, side
     )
     metrics["embeddings"], _ = embedding_metrics(
         config, sources, folders, out, metrics["reference"]["set_size"], side
@@ -163,7 +163,7 @@ def write_report(
     if config.evaluation.reference is not None:
         metrics["reference"]["file"] = config.evaluation.reference.rpartition("/")[2]
     metrics["copies"] = copy_metrics(config, real, folders, out)
-    metrics["cas"] = accuracy_scores(config, metrics["judge"], folders)
+    metrics["cas"] = accuracy_scores(config, metrics["classifier"], folders)
     room = windows_of_page(config)
     pairs = chosen_pairs(metrics["copies"], folders, config, room)
     examples = list(chosen_examples(folders, selected, config, room - 2 * len(pairs)))
@@ -208,10 +208,10 @@ def corpus_digests(folders: dict[str, str]) -> dict[str, str]:
 
 
 def accuracy_scores(
-    config: Config, judge: dict[str, Any], folders: dict[str, str]
+    config: Config, classifier: dict[str, Any], folders: dict[str, str]
 ) -> dict[str, Any] | None:
     """The output's classification accuracy scores; None without those of this classifier."""
-    same = {key: judge[key] for key in ("run", "feature_id", "split_digest")}
+    same = {key: classifier[key] for key in ("run", "feature_id", "split_digest")}
     try:
         return read_scores(config.output, same, corpus_digests(folders))
     except UserError as error:
@@ -219,7 +219,7 @@ def accuracy_scores(
         return None
 
 
-def judged_and_compared(real: pa.Table | None) -> pa.Table:
+def clips_to_score(real: pa.Table | None) -> pa.Table:
     """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained.
 
     Raises:
@@ -227,9 +227,9 @@ def judged_and_compared(real: pa.Table | None) -> pa.Table:
     """
     if real is None:
         return pa.table({"clip_id": pa.array([], pa.string()), "split": pa.array([], pa.string())})
-    # A class has a first test clip or none at all: what was not scored can't be judged.
+    # A class has a first test clip or none at all: what was not scored can't be tested.
     if not pc.any(pc.equal(real["split"], "test")).as_py():
-        raise UserError("the real corpus has no usable test clip: the judge can't be judged")
+        raise UserError("the real corpus has no usable test clip: the classifier can't be tested")
     is_train = pc.equal(real["split"], "train")
     train = real.filter(is_train)
     drawn = smallest(keys(train["clip_id"].to_pylist()), REFERENCE_CLIPS)
@@ -237,43 +237,43 @@ def judged_and_compared(real: pa.Table | None) -> pa.Table:
     return pa.concat_tables([test, train.filter(pa.array(drawn))])
 
 
-def check_features(config: Config, judge: Checkpoint, run: str) -> None:
-    """Raises UserError where the judge learned from other features than the config's."""
+def check_features(config: Config, classifier: Checkpoint, run: str) -> None:
+    """Raises UserError where the classifier learned from other features than the config's."""
     # A dump leaves out no loudness.
     ours, theirs = (
         {"loudness": "none", **features.model_dump()}
-        for features in (config.features, judge.features)
+        for features in (config.features, classifier.features)
     )
     differing = [
         f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
     ]
     if differing:
         raise UserError(
-            f"the judge in {run} hears features {judge.features.id}, the config makes "
+            f"the classifier in {run} has features {classifier.features.id}, the config makes "
             f"{config.features.id}: {'; '.join(differing)}"
         )
 
 
 def check_corpora(
-    folders: dict[str, str], real: pa.Table | None, judge: Checkpoint, run: str
+    folders: dict[str, str], real: pa.Table | None, classifier: Checkpoint, run: str
 ) -> set[str]:
     """The corpora whose clips have labels.
 
     Raises:
-        UserError: a real split that is not the judge's, or a class it never learned.
+        UserError: a real split that is not the classifier's, or a class it never learned.
     """
-    if real is not None and split_digest(real) != judge.data["split_digest"]:
+    if real is not None and split_digest(real) != classifier.data["split_digest"]:
         raise UserError(
-            f"the real corpus is split otherwise than when the judge in {run} was trained: it may "
-            "have learned clips that would now test it; train it again with jobs/train.py"
+            f"the real corpus is split otherwise than for the training of the classifier in {run}, "
+            "which may have learned clips that would now test it: train it again with jobs/train.py"
         )
     labels = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
     for name, found in zip(folders, labels, strict=True):
-        unknown = sorted({*found} - {*judge.labels})
+        unknown = sorted({*found} - {*classifier.labels})
         if unknown:
             raise UserError(
-                f"{name} has classes that the judge never learned: {', '.join(unknown)}; "
-                f"it knows {', '.join(judge.labels)}"
+                f"{name} has classes that the classifier never learned: {', '.join(unknown)}; "
+                f"it knows {', '.join(classifier.labels)}"
             )
     return {name for name, found in zip(folders, labels, strict=True) if found}
 

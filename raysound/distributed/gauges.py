@@ -1,4 +1,4 @@
-"""What Prometheus, and with it Ray's dashboard, is told of a running job."""
+"""Gauges of a running job for Prometheus and Ray's dashboard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = {
     "train_accuracy": "Its accuracy on training clips, 0 to 1",
     "validation_loss": "Its loss on validation clips",
     "validation_accuracy": "Its accuracy on validation clips, 0 to 1",
-    "accuracy": "Of a corpus's clips the judge recognised so many as what they were asked to be",
+    "accuracy": "Share of a corpus's clips that the classifier predicts as their label",
 }
 
 

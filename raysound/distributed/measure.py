@@ -72,7 +72,7 @@ class Measured(NamedTuple):
 def measure(
     config: Config,
     run: str,
-    judge: Checkpoint,
+    classifier: Checkpoint,
     folders: dict[str, str],
     labelled: set[str],
     predictions: str,
@@ -82,8 +82,8 @@ def measure(
 
     Args:
         config: the experiment.
-        run: the judge's folder.
-        judge: its checkpoint.
+        run: the classifier's folder.
+        classifier: its checkpoint.
         folders: of the features, by the corpus's name; `real` is among them unless `side` is given.
         labelled: the corpora whose clips have labels.
         predictions: the folder of all corpora.
@@ -93,10 +93,10 @@ def measure(
         The content of metrics.json; the real side, its embeddings left out; by corpus the clips to
         show in the report; by corpus `entries` and `decreases` of `Measured`.
     """
-    labels = judge.labels
+    labels = classifier.labels
     size = embedding_size(predictions, "real") if side is None else side.training.embedding.shape[1]
     plan = Plan(
-        labels, judge.features.clip_length, size,
+        labels, classifier.features.clip_length, size,
         limits(len(labels), size, config.evaluation.examples),
     )  # fmt: skip
     sums = sum_corpora([*folders], predictions, plan)
@@ -104,12 +104,12 @@ def measure(
     measured: dict[str, Measured] = {}
     if side is None:
         side, measured["real"], real = measure_real(
-            config, run, judge, folders["real"], predictions, plan, sums["real"]
+            config, run, classifier, folders["real"], predictions, plan, sums["real"]
         )
     else:
         real = prepare.remote(side.training)
     generated = [name for name in folders if name != "real"]
-    empty = nothing(judge.features.n_mels)
+    empty = nothing(classifier.features.n_mels)
     calls = [
         (
             predictions, name, sums[name], empty, plan, [real], side.set_size, side.class_sizes,
@@ -122,14 +122,14 @@ def measure(
     metrics = {
         "schema": METRICS_SCHEMA,
         "name": config.name,
-        "judge": side.judge,
+        "classifier": side.classifier,
         "reference": dict(side.reference),
         "corpora": {"real": side.row, **rows},
         "anchors": side.anchors,
         "sanity": sanity({"real": side.row, **side.anchors}),
         "ranking": ranking(rows),
         "mismatch": all_mismatches(
-            judge, {name: measured[name].sound for name in generated}, side.sound
+            classifier, {name: measured[name].sound for name in generated}, side.sound
         ),
     }
     shown = {name: one.selected for name, one in measured.items()}
@@ -140,7 +140,7 @@ def measure(
 def measure_real(
     config: Config,
     run: str,
-    judge: Checkpoint,
+    classifier: Checkpoint,
     folder: str,
     predictions: str,
     plan: Plan,
@@ -150,8 +150,8 @@ def measure_real(
 
     Args:
         config: the experiment.
-        run: the judge's folder.
-        judge: its checkpoint.
+        run: the classifier's folder.
+        classifier: its checkpoint.
         folder: of the real features.
         predictions: the folder of all corpora.
         plan: of the sums.
@@ -163,7 +163,7 @@ def measure_real(
     """
     with reported("summing up the predictions"):
         of_real = ray.get(sums)
-    labels, empty = judge.labels, nothing(judge.features.n_mels)
+    labels, empty = classifier.labels, nothing(classifier.features.n_mels)
     of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
     drawn, of_tests = (sample(one.entries, plan)[:PAIR_CLIPS] for one in (of_train, of_test))
     train, test = (read_scored(predictions, "real", one, plan) for one in (drawn, of_tests))
@@ -189,21 +189,21 @@ def measure_real(
         measured: Measured = ray.get(waiting)
     names = read_rows(predictions, "real", drawn["part"], drawn["row"], ["clip_id"])["clip_id"]
     side = RealSide(
-        judge={
+        classifier={
             "run": run.rpartition("/")[2],
-            "model": judge.model,
+            "model": classifier.model,
             "labels": labels,
-            "epoch": judge.metrics["epoch"],
-            "validation_accuracy": judge.metrics["validation_accuracy"],
-            "feature_id": judge.features.id,
-            "split_digest": judge.data["split_digest"],
-            "train_clips": judge.data["train"],
-            "validation_clips": judge.data["validation"],
+            "epoch": classifier.metrics["epoch"],
+            "validation_accuracy": classifier.metrics["validation_accuracy"],
+            "feature_id": classifier.features.id,
+            "split_digest": classifier.data["split_digest"],
+            "train_clips": classifier.data["train"],
+            "validation_clips": classifier.data["validation"],
             "embedding_size": plan.embedding_size,
         },
         reference={
             "split": "train",
-            "clips": judge.data["train"],
+            "clips": classifier.data["train"],
             "used": len(train.truth),
             "set_size": set_size,
         },
@@ -217,7 +217,7 @@ def measure_real(
         },
         sound=merge_sound(sound_of_corpus(predictions, "real", of_train, plan), measured.sound),
         embeddings={},
-        classifier=classifier_identity(run, judge),
+        identity=classifier_identity(run, classifier),
     )
     return side, measured, real
 
@@ -239,11 +239,11 @@ def corpus_row(role: str, folder: str, measured: Measured) -> dict[str, Any]:
     }
 
 
-def classifier_identity(run: str, judge: Checkpoint) -> dict[str, str]:
+def classifier_identity(run: str, classifier: Checkpoint) -> dict[str, str]:
     """`RealSide.classifier` of the classifier in a folder."""
     return {
         "weights_sha256": file_sha256(storage.join(run, WEIGHTS)),
-        "normalisation": digest(judge.normalisation.__dict__),
+        "normalisation": digest(classifier.normalisation.__dict__),
     }
 
 
@@ -409,13 +409,13 @@ def merge_sound(train: Sound, test: Sound) -> Sound:
 
 
 def all_mismatches(
-    judge: Checkpoint, sounds: dict[str, Sound], real: Sound
+    classifier: Checkpoint, sounds: dict[str, Sound], real: Sound
 ) -> list[dict[str, Any]]:
     """What sets each generated corpus apart from the real one, training clips included."""
-    edges = parquet.band_edges(judge.features)
-    normalised = judge.features.loudness is not None
+    edges = parquet.band_edges(classifier.features)
+    normalised = classifier.features.loudness is not None
     return [
         row
         for name, sound in sounds.items()
-        for row in mismatches(name, sound, real, judge.features.sample_rate, edges, normalised)
+        for row in mismatches(name, sound, real, classifier.features.sample_rate, edges, normalised)
     ]

@@ -1,4 +1,4 @@
-"""The whole road in one Ray session."""
+"""All steps in one Ray session."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from raysound.settings.schema import Config, SynthesisSettings
 def run_all(config: Config) -> str:
     """Synthesises (where the config says so), extracts, trains, evaluates.
 
-    Several judges, a fold or seed each, are summed up by `train`; none of them is the judge of the
-    generated corpora, so the road ends there.
+    Classifiers of several folds or seeds are summed up by `train`; none of them is the classifier
+    of the generated corpora, so the pipeline ends there.
     """
     # A model or reference that can't be used is found before hours of extraction and training.
     published_side(config, check_embeddings(config))

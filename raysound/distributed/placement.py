@@ -112,7 +112,7 @@ def check_labels(labels: dict[str, str]) -> None:
 
 
 def room(config: Config, is_streamed: bool) -> int:
-    """How many judges the cluster can train at a time, at least one."""
+    """How many classifiers the cluster can train at a time, at least one."""
     scaling, _ = placement(config, is_streamed=is_streamed)
     each = scaling.resources_per_worker or {}
     most = config.compute.workers_range[1]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from raysound import storage
 from raysound.distributed.embeddings import embedding_metrics
-from raysound.distributed.evaluate import checked_inputs, judged_and_compared
+from raysound.distributed.evaluate import checked_inputs, clips_to_score
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.measure import measure
 from raysound.distributed.score import score_corpora
@@ -31,15 +31,13 @@ def reference(config: Config) -> str:
         UserError: the config has no real corpus, or what `evaluate` raises.
     """
     real_corpus(config)
-    run, judge, folders, labelled, real, sources, _ = checked_inputs(config, ["real"])
+    run, classifier, folders, labelled, real, sources, _ = checked_inputs(config, ["real"])
     out = storage.join(config.output, "evaluation")
     predictions, generated = storage.join(out, "predictions"), config.corpora.generated
     uri = storage.join(config.output, REFERENCE_NAME)
     with sole_writer(out):
-        score_corpora(
-            folders, judged_and_compared(real), run, config, predictions, others=generated
-        )
-        _, side, _, _ = measure(config, run, judge, folders, labelled, predictions)
+        score_corpora(folders, clips_to_score(real), run, config, predictions, others=generated)
+        _, side, _, _ = measure(config, run, classifier, folders, labelled, predictions)
         _, embeddings = embedding_metrics(
             config, sources, folders, out, side.set_size, others=generated
         )

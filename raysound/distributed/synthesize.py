@@ -192,8 +192,8 @@ def griffin_lim_clips(
     log_mel = LogMel(features)
 
     def remade(window: np.ndarray, seed: int) -> np.ndarray:
-        heard = log_mel(torch.from_numpy(window))
-        return log_mel_to_waveform(heard, features, iterations, seed).numpy()
+        features_of_window = log_mel(torch.from_numpy(window))
+        return log_mel_to_waveform(features_of_window, features, iterations, seed).numpy()
 
     return changed_clips(clips, folder, features, remade)
 

@@ -1,4 +1,4 @@
-"""The training job: one judge, or one for each fold and seed and how they do."""
+"""The training job: one classifier, or one for each fold and seed and how they do."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from raysound.corpora.checks import folds_of
 from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.failures import RETRIES, reported
-from raysound.distributed.judge import (
-    check_clips,
-    run_folder,
-    split_clips,
-    train_judge,
-    train_run,
-    training_shown,
-)
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import room
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import cancel_running
+from raysound.distributed.training import (
+    check_clips,
+    run_folder,
+    split_clips,
+    train_classifier,
+    train_run,
+    training_shown,
+)
 from raysound.distributed.training_data import fits_in_store
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
@@ -42,12 +42,12 @@ logger = logging.getLogger(__name__)
 
 
 class Variant(NamedTuple):
-    """One judge of several.
+    """One classifier of several.
 
     Attributes:
         fold: that tests it; None where the config's own split does.
         seed: of its training.
-        config: of this judge alone.
+        config: of this classifier alone.
         name: what it is called in the log.
     """
 
@@ -58,16 +58,16 @@ class Variant(NamedTuple):
 
 
 def train(config: Config) -> str:
-    """Trains the judge, or several, on the real corpus. Returns what the job prints at its end."""
+    """Trains the classifier, or several, on the real corpus. Returns what the job prints last."""
     real_corpus(config)
     if not config.training.trains_several:
-        return f"checkpoint: {train_judge(config)}"
+        return f"checkpoint: {train_classifier(config)}"
     summary, uri = cross_validate(config)
     return "\n".join((*table(summary), f"cross-validation: {uri}"))
 
 
 def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
-    """Trains a judge for each fold and seed, tests each on what it never saw, and sums them up.
+    """Trains a classifier for each fold and seed, tests each on its test clips, and sums up.
 
     As many are trained at a time as the cluster has room for.
 
@@ -75,11 +75,11 @@ def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
         The sums, and their file: `training/cross-validation-<model>-<hash>.json`.
     """
     folder = finished_features("real", config)
-    judges = list(variants(config, folder))
-    for judge in {judge.fold: judge for judge in judges}.values():
-        # What can't be split is told now, not after hours of the other folds' training.
-        split_clips(judge.config, folder)
-    results = trained_together(judges, folder)
+    classifiers = list(variants(config, folder))
+    for classifier in {classifier.fold: classifier for classifier in classifiers}.values():
+        # Splits that fail are reported now, not after hours of the other folds' training.
+        split_clips(classifier.config, folder)
+    results = trained_together(classifiers, folder)
     summary = summarise(results)
     name = f"{config.model.name}-{digest({'runs': [row['run'] for row in results]})}"
     uri = storage.join(config.output, "training", f"cross-validation-{name}.json")
@@ -88,7 +88,7 @@ def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
 
 
 def variants(config: Config, folder: str) -> Iterator[Variant]:
-    """The judges to be trained, fold by fold.
+    """The classifiers to be trained, fold by fold.
 
     Raises:
         UserError: the corpus has no folds, or just one.
@@ -107,63 +107,65 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
             yield Variant(fold, seed, Config.model_validate(tree), name)
 
 
-def trained_together(judges: list[Variant], folder: str) -> list[dict[str, Any]]:
+def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, Any]]:
     """Trains each classifier in a Ray task and tests it; the results are in the order given."""
-    together = min(room(judges[0].config, is_streamed=False), len(judges))
+    together = min(room(classifiers[0].config, is_streamed=False), len(classifiers))
     if not fits_in_store(folder, together):
-        together = min(room(judges[0].config, is_streamed=True), together)
+        together = min(room(classifiers[0].config, is_streamed=True), together)
     options = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
     task = ray.remote(
         num_cpus=0, max_retries=RETRIES, runtime_env={"env_vars": options} if options else None
     )(train_run)
-    waiting = [*judges]
+    waiting = [*classifiers]
     running: dict[ray.ObjectRef, tuple[Variant, str, ExitStack]] = {}
     rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         while waiting or running:
             while waiting and len(running) < together:
-                judge = waiting.pop(0)
-                clips = split_clips(judge.config, folder)
-                run = run_folder(judge.config, folder, clips)
+                classifier = waiting.pop(0)
+                clips = split_clips(classifier.config, folder)
+                run = run_folder(classifier.config, folder, clips)
                 block = stack.enter_context(ExitStack())
                 block.enter_context(sole_writer(run))
                 if checkpoint.is_complete(run):
-                    logger.info("%s: %s is trained already", judge.name, run)
+                    logger.info("%s: %s is trained already", classifier.name, run)
                     block.close()
-                    rows[judge.name] = tested(judge, run, folder)
+                    rows[classifier.name] = tested(classifier, run, folder)
                     continue
-                check_clips(judge.config, clips)
+                check_clips(classifier.config, clips)
                 block.enter_context(
-                    training_shown(judge.config, folder, clips, run, judge.name, together)
+                    training_shown(classifier.config, folder, clips, run, classifier.name, together)
                 )
-                call = task.remote(judge.config, folder, clips, run, together)
+                call = task.remote(classifier.config, folder, clips, run, together)
                 stack.callback(cancel_running, [call])
-                running[call] = (judge, run, block)
+                running[call] = (classifier, run, block)
             for call in ray.wait([*running])[0] if running else ():
-                judge, run, block = running.pop(call)
-                with reported(f"the training {judge.name}"):
+                classifier, run, block = running.pop(call)
+                with reported(f"the training {classifier.name}"):
                     ray.get(call)
                 block.close()
-                rows[judge.name] = tested(judge, run, folder)
-    return [rows[judge.name] for judge in judges]
+                rows[classifier.name] = tested(classifier, run, folder)
+    return [rows[classifier.name] for classifier in classifiers]
 
 
-def tested(judge: Variant, run: str, folder: str) -> dict[str, Any]:
-    """One judge's row of the sums: how it does on its test clips."""
-    split = split_clips(judge.config, folder)
+def tested(classifier: Variant, run: str, folder: str) -> dict[str, Any]:
+    """One classifier's row of the sums: how it does on its test clips."""
+    split = split_clips(classifier.config, folder)
     test = split.filter(pc.equal(split["split"], "test"))
     if not len(test):
         raise UserError("no test clip: name corpora.real.split.test_folds, or raise test_fraction")
     predictions = storage.join(run, "predictions")
-    score_corpora({"real": folder}, test, run, judge.config, predictions)
+    score_corpora({"real": folder}, test, run, classifier.config, predictions)
     clips = right = 0
     for rows in read_predictions(predictions, "real", ["label", "prediction"]):
         clips += len(rows)
         right += pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py() or 0
-    logger.info("%s: %.1f %% of %s", judge.name, 100 * right / clips, counted(clips, "test clip"))
+    logger.info(
+        "%s: %.1f %% of %s", classifier.name, 100 * right / clips, counted(clips, "test clip")
+    )
     return {
-        "fold": judge.fold,
-        "seed": judge.seed,
+        "fold": classifier.fold,
+        "seed": classifier.seed,
         "clips": clips,
         "right": right,
         "accuracy": right / clips,

@@ -13,8 +13,8 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
-from raysound.distributed.judge import Material, describe, job_of, run_workers
 from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
+from raysound.distributed.training import Material, describe, job_of, run_workers
 from raysound.errors import UserError
 from raysound.settings.loading import sampled
 from raysound.settings.schema import Config, PopulationBasedTraining

@@ -15,16 +15,16 @@ from ray.exceptions import RayActorError
 from raysound import storage
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
-from raysound.distributed.judge import (
+from raysound.distributed.nodes import await_nodes
+from raysound.distributed.placement import check_labels, placement, room
+from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.training import (
     Material,
     check_clips,
     gather,
     ray_train_files,
     split_clips,
 )
-from raysound.distributed.nodes import await_nodes
-from raysound.distributed.placement import check_labels, placement, room
-from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.trial import MISTAKE, Search, decoded
 from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
 from raysound.errors import UserError
@@ -54,7 +54,8 @@ def tune(config: Config) -> str:
     """Searches `search.space` and writes the best config. Returns the last line of the job.
 
     Raises:
-        UserError: nothing to search, clips no judge can learn from, or no trial that succeeded.
+        UserError: nothing to search, clips that no classifier can be trained on, or no trial that
+            succeeded.
     """
     real_corpus(config)
     if not config.search.space:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from raysound import storage
 from raysound.errors import UserError
 
-CAS_SCHEMA = 2
+CAS_SCHEMA = 3
 # What classifiers are trained with; no test clip is.
 PARTS = ("train", "validation")
 
@@ -68,13 +68,13 @@ def clips_by_class(clips: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def read_scores(
-    output: str, judge: Mapping[str, Any], digests: Mapping[str, str]
+    output: str, classifier: Mapping[str, Any], digests: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """What metrics.json and the report say of an output's cas.json.
 
     Args:
         output: of the experiment.
-        judge: `run`, `feature_id` and `split_digest` of the classifier that an evaluation is by.
+        classifier: `run`, `feature_id` and `split_digest` of the classifier of an evaluation.
         digests: of the clips of every corpus that is evaluated, `real` among them, by name.
 
     Returns:
@@ -94,8 +94,8 @@ def read_scores(
         raise UserError(f"{uri} is not a cas.json of raysound") from None
     if schema != CAS_SCHEMA:
         raise UserError(f"{uri} has schema {schema}, not {CAS_SCHEMA}")
-    for key, value in judge.items():
-        if found["judge"][key] != value:
+    for key, value in classifier.items():
+        if found["classifier"][key] != value:
             raise UserError(f"{uri} is of another classifier: its {key} differs")
     for name, value in digests.items():
         if found["corpora"].get(name) != value:

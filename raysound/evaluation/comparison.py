@@ -19,7 +19,7 @@ from raysound.metrics.intervals import difference, measure
 from raysound.metrics.significance import holm, p_value, significant
 
 # What must be the same for two numbers to mean the same: whose ears, against which clips.
-JUDGED_BY = ("run", "model", "labels", "feature_id", "split_digest")
+CLASSIFIER_KEYS = ("run", "model", "labels", "feature_id", "split_digest")
 
 
 def compare_files(first: str, second: str) -> str:
@@ -73,13 +73,14 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         comparable` or `no interval` and why.
 
     Raises:
-        UserError: the judge, its features or its clips differ, or no corpus is in both.
+        UserError: the classifier, its features or its clips differ, or no corpus is in both.
     """
-    for key in JUDGED_BY:
-        if old["judge"][key] != new["judge"][key]:
+    for key in CLASSIFIER_KEYS:
+        if old["classifier"][key] != new["classifier"][key]:
             raise UserError(
-                f"the two were judged differently: judge.{key} is {old['judge'][key]} in the first "
-                f"and {new['judge'][key]} in the second; evaluate both with one judge "
+                f"the two are of different classifiers: classifier.{key} is "
+                f"{old['classifier'][key]} in the first, {new['classifier'][key]} in the second; "
+                "evaluate both with one classifier "
                 "(evaluation.checkpoint=…)"
             )
     before, after = (generated(metrics) for metrics in (old, new))

@@ -1,4 +1,4 @@
-"""Clips to show in the report: which ones, and what a person sees and hears of them."""
+"""Clips to show in the report: which ones, with their spectrogram and sound."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class RealSide:
     """All that the evaluation of a generated corpus needs of the real clips.
 
     Attributes:
-        judge: `judge` of metrics.json.
+        classifier: `classifier` of metrics.json.
         reference: `reference` of metrics.json.
         clip_ids: names of the training clips that distances are measured to.
         training: the same clips, at most PAIR_CLIPS, in the order in which they are drawn.
@@ -60,10 +60,10 @@ class RealSide:
         anchors: `anchors` of metrics.json.
         sound: how the real clips sound, training clips included.
         embeddings: by name, the same in further embeddings.
-        classifier: `weights_sha256` and `normalisation` (a digest) of the classifier.
+        identity: `weights_sha256` and `normalisation` (a digest) of the classifier.
     """
 
-    judge: dict[str, Any]
+    classifier: dict[str, Any]
     reference: dict[str, Any]
     clip_ids: list[str]
     training: Scored
@@ -72,7 +72,7 @@ class RealSide:
     anchors: dict[str, dict[str, Any]]
     sound: Sound
     embeddings: dict[str, RealEmbedding]
-    classifier: dict[str, str]
+    identity: dict[str, str]
 
     @property
     def set_size(self) -> int:
@@ -109,8 +109,8 @@ def write_reference(uri: str, side: RealSide) -> None:
     content = {
         "version": REFERENCE_VERSION,
         "metrics_schema": METRICS_SCHEMA,
-        "judge": side.judge,
         "classifier": side.classifier,
+        "identity": side.identity,
         "reference": side.reference,
         "class_sizes": side.class_sizes,
         "real": side.row,
@@ -173,12 +173,12 @@ def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> R
     rates = {int(rate): int(count) for rate, count in content["sample_rates"]}
     sums = SoundSums(rates, arrays["sound.rows"])
     scored = Scored(arrays["truth"], arrays["probabilities"], arrays["embedding"])
-    clips, classes = len(content["clip_ids"]), len(content["judge"]["labels"])
+    clips, classes = len(content["clip_ids"]), len(content["classifier"]["labels"])
     shapes = scored.truth.shape, scored.probabilities.shape, scored.embedding.shape[:1]
     if shapes != ((clips,), (clips, classes), (clips,)):
         raise ValueError(f"arrays of {shapes} for {clips} clips of {classes} classes")
     return RealSide(
-        judge=content["judge"],
+        classifier=content["classifier"],
         reference=content["reference"],
         clip_ids=content["clip_ids"],
         training=scored,
@@ -192,7 +192,7 @@ def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> R
             )
             for name, one in content["embeddings"].items()
         },
-        classifier=content["classifier"],
+        identity=content["identity"],
     )
 
 
@@ -204,11 +204,11 @@ def check_reference(
     Args:
         side: that was read.
         uri: of its file.
-        classifier: what `judge` and `classifier` of the side must hold, by key.
+        classifier: what `classifier` and `identity` of the side must hold, by key.
         run: folder of the classifier.
         embeddings: digests of the embeddings that are wanted, by name.
     """
-    held = side.judge | side.classifier
+    held = side.classifier | side.identity
     differing = [key for key, value in classifier.items() if held.get(key) != value]
     if differing:
         raise UserError(

@@ -59,7 +59,7 @@ def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -
 
     Returns:
         `shuffled_labels`: the test split, each clip asked to be what another is.
-        `one_clip_per_class`: of each class the test clip that the judge is surest of, all as often.
+        `one_clip_per_class`: of each class the most probable test clip, all as often.
         `training_copy`: some of the training clips. What would be no other than the test split is
         left out: labels that stay what they are, and copies so few that neighbours don't see them.
     """
@@ -79,9 +79,9 @@ def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -
 
 
 def clearest(some: Scored) -> NDArray[np.int64]:
-    """Of each class the clip that the judge is surest of."""
+    """Of each class the clip that the classifier is surest of."""
     asked = some.probabilities[np.arange(len(some.truth)), some.truth]
-    # The last of each class, once the clips are sorted by class and then by how sure the judge is.
+    # The last of each class, once the clips are sorted by class and then by their probability.
     order = np.lexsort((asked, some.truth))
     _, counts = np.unique(some.truth, return_counts=True)
     return order[np.cumsum(counts) - 1]

@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 # Version of metrics.json: raised whenever a key changes its meaning or goes away.
-METRICS_SCHEMA = 5
+METRICS_SCHEMA = 6
 # Most clips of a corpus for the metrics whose value depends on the number of clips: 4 for each of
 # 512 dimensions, so that the Fréchet distance in the embedding of a resnetish18 has an interval.
 SET_CLIPS = 2048
@@ -60,7 +60,7 @@ METRICS = (
         form="percent",
         headline=True,
         says=(
-            "Share of the clips that the judge hears as what they were asked to be. Blind to "
+            "Share of the clips that the classifier predicts as their label. Blind to "
             "how varied or how clean they are: one clear clip a class, repeated, has 100%."
         ),
     ),
@@ -165,7 +165,7 @@ METRICS = (
         needs_labels=True,
         form="percent",
         says=(
-            "Share of the clips whose class is among the judge's three most probable. Not given "
+            "Share of the clips whose class is among the three most probable ones. Not given "
             "with three classes or fewer, where it is always 100%."
         ),
     ),
@@ -213,8 +213,8 @@ METRICS = (
         form=".3f",
         needs_equal_n=True,
         says=(
-            "How far the judge's confidence is from its accuracy, over 15 bins. Of the judge "
-            "more than of the generator."
+            "How far the classifier's confidence is from its accuracy, over 15 bins. It says more "
+            "about the classifier than about the generator."
         ),
     ),
     Metric(
@@ -226,7 +226,7 @@ METRICS = (
         says=(
             "exp of the mean divergence of a clip's probabilities from their average, 1 to the "
             "number of classes, without splits. The fewer the clips, the lower. Not comparable "
-            "between judges."
+            "between classifiers."
         ),
     ),
     Metric(
@@ -238,7 +238,7 @@ METRICS = (
         says=(
             "exp of the mean divergence between the probabilities of two clips, 1 and up. Unlike "
             "the inception score it rises where clips of one class differ. Not comparable between "
-            "judges."
+            "classifiers."
         ),
         least=1.0,
     ),
@@ -251,12 +251,12 @@ METRICS = (
         says=(
             "Activation maximization score, in nats: mean entropy of a clip's probabilities plus "
             "the divergence of their mean from that of the reference. 0 where every clip is clear "
-            "and each class as frequent as in the reference. Not comparable between judges."
+            "and each class as frequent as in the reference. Not comparable between classifiers."
         ),
     ),
     Metric(
         key="predicted_classes",
-        name="Classes heard",
+        name="Effective classes",
         higher_is_better=True,
         form=".2f",
         needs_equal_n=True,

@@ -1,4 +1,4 @@
-"""How close generated clips are to real ones in the judge's embeddings, and how varied they are.
+"""How close generated clips are to real ones in an embedding, and how varied they are.
 
 Every measure's interval covers other clips of the same generator against the same reference.
 """

@@ -127,7 +127,7 @@ def mismatches(
     name: str,
     generated: Sound,
     real: Sound,
-    judged_rate: int,
+    classifier_rate: int,
     band_edges: NDArray[np.float64],
     normalised: bool = False,
 ) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ def mismatches(
         name: of the generated corpus.
         generated: its clips.
         real: the real clips.
-        judged_rate: Hz, what every clip is resampled to.
+        classifier_rate: Hz, what every clip is resampled to.
         band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
         normalised: `features.loudness` is set.
 
@@ -157,7 +157,7 @@ def mismatches(
             "text": text,
         }
         for kind, ours, theirs, text in (
-            *_rates(name, generated, real, judged_rate),
+            *_rates(name, generated, real, classifier_rate),
             *_band_limit(name, generated, real, band_edges),
             *_levels(name, generated, real, normalised),
             *_lengths(name, generated, real),
@@ -169,24 +169,24 @@ def mismatches(
 _Found = list[tuple[str, float, float, str]]
 
 
-def _rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
+def _rates(name: str, generated: Sound, real: Sound, classifier_rate: int) -> _Found:
     ours, theirs = _commonest(real.sums.rates), _commonest(generated.sums.rates)
-    # What both hold more of than the judge hears is cut off from both.
-    if ours == theirs or min(ours, theirs) >= judged_rate:
-        return _some_rates(name, generated, real, judged_rate)
+    # What both hold above the classifier's band is cut off from both.
+    if ours == theirs or min(ours, theirs) >= classifier_rate:
+        return _some_rates(name, generated, real, classifier_rate)
     lower = "generated" if theirs < ours else "real"
     text = (
         f"{name} is sampled at {theirs} Hz, the real sounds at {ours} Hz: above "
-        f"{min(ours, theirs) / 2:g} Hz the {lower} clips hold nothing, and the judge, who hears up "
-        f"to {judged_rate / 2:g} Hz, hears that; compare at the same rate"
+        f"{min(ours, theirs) / 2:g} Hz the {lower} clips hold nothing, and the classifier uses "
+        f"frequencies up to {classifier_rate / 2:g} Hz; compare at the same rate"
     )
     return [("sample_rate", ours, theirs, text)]
 
 
-def _some_rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _Found:
+def _some_rates(name: str, generated: Sound, real: Sound, classifier_rate: int) -> _Found:
     """Of corpora of the same commonest rate: clips of lower ones among them."""
     ours, theirs = (
-        sum(count for rate, count in sound.sums.rates.items() if rate < judged_rate)
+        sum(count for rate, count in sound.sums.rates.items() if rate < classifier_rate)
         / sound.sums.clips
         for sound in (real, generated)
     )
@@ -194,7 +194,7 @@ def _some_rates(name: str, generated: Sound, real: Sound, judged_rate: int) -> _
         return []
     text = (
         f"{theirs:.0%} of {name}'s clips and {ours:.0%} of the real ones are sampled at less than "
-        f"{judged_rate} Hz: they lack the treble that the judge hears; compare at the same rate"
+        f"{classifier_rate} Hz: they lack treble that the classifier uses; compare at the same rate"
     )
     # The lowest of each side.
     return [("sample_rate", min(real.sums.rates), min(generated.sums.rates), text)]
@@ -237,7 +237,7 @@ def _levels(name: str, generated: Sound, real: Sound, normalised: bool) -> _Foun
     )
     text = (
         f"{name} is {abs(theirs - ours):.1f} dB {word} than the real sounds (medians), and the "
-        f"judge takes account of level; {advice}"
+        f"classifier takes account of level; {advice}"
     )
     return [("level", ours, theirs, text)]
 
@@ -260,7 +260,7 @@ def _silence(name: str, generated: Sound, real: Sound) -> _Found:
         return []
     text = (
         f"{ours:.0%} of the real sounds' frames are digital silence, of {name}'s {theirs:.0%}: the "
-        "judge hears that, as a noise floor or as its absence; trim the real clips, or pad alike"
+        "classifier sees a noise floor or its absence; trim the real clips, or pad alike"
     )
     return [("silence", ours, theirs, text)]
 

@@ -148,7 +148,7 @@ def inception_score(probabilities: ArrayLike) -> float:
 
     IS = exp(mean of KL(p(class | clip) || p(class))): high where every clip is clear and the
     classes are many. Taken over all clips at once: splits bias it downwards on small corpora.
-    Scores of two judges cannot be compared.
+    Scores of two classifiers cannot be compared.
 
     Source: T. Salimans et al., "Improved techniques for training GANs", NeurIPS 2016; on splits S.
     Barratt and R. Sharma, "A note on the inception score", arXiv 1801.01973.

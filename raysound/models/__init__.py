@@ -1,4 +1,4 @@
-"""The judges by name: log-mels in, logits and an embedding out."""
+"""The classifiers by name: log-mels in, logits and an embedding out."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

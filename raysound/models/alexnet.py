@@ -38,7 +38,7 @@ class AlexNet(Classifier):
             nn.Linear(4096, classes),
         )
 
-    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.avgpool(self.features(log_mel))
         embedding = self.classifier[:-1](torch.flatten(maps, 1))
         return self.classifier[-1](embedding), embedding

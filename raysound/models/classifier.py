@@ -1,4 +1,4 @@
-"""What every judge offers: logits, and the embedding that they come from."""
+"""What every classifier offers: logits, and the embedding that they come from."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Classifier(nn.Module, ABC):
 
     def logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(B, classes)` and what they were read off, `(B, size)`."""
-        return self._judge(pad_to(log_mel, self.smallest))
+        return self._logits_and_embedding(pad_to(log_mel, self.smallest))
 
     @abstractmethod
-    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and embedding of a log-mel that is large enough."""
 
 

@@ -26,7 +26,7 @@ class CNN(Classifier):
         self.fc1 = nn.Linear(256 * 8 * 8, 128)
         self.fc2 = nn.Linear(128, classes)
 
-    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         maps = log_mel
         for first, second in ((self.conv1, self.conv2), (self.conv3, self.conv4)):
             maps = functional.relu(second(functional.relu(first(maps))))

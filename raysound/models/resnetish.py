@@ -85,7 +85,7 @@ class ResNetish(Classifier):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         maps = functional.relu(self.bn1(self.conv1(log_mel)))
         maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
         for number in range(1, 5):

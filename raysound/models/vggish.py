@@ -34,6 +34,6 @@ class VGGish(Classifier):
         )
         self.head = nn.Linear(128, classes)
 
-    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.embeddings(torch.flatten(self.features(log_mel), 1))
         return self.head(embedding), embedding

@@ -17,7 +17,7 @@ def write_events(metrics: dict[str, Any], folder: str) -> None:
     """Writes each metric of each corpus and anchor as a scalar `metric/corpus`.
 
     Those of other embeddings are `embedding.metric/corpus`, the share of copies is
-    `copies.share/corpus`. The step is the epoch of the judge.
+    `copies.share/corpus`. The step is the epoch of the classifier.
 
     Args:
         metrics: content of metrics.json.
@@ -35,7 +35,7 @@ def write_events(metrics: dict[str, Any], folder: str) -> None:
                     for metric in declared:
                         value = row[metric.key]["value"]
                         if value is not None:
-                            step = metrics["judge"]["epoch"]
+                            step = metrics["classifier"]["epoch"]
                             writer.add_scalar(f"{prefix}{metric.key}/{name}", value, step)
         for file in Path(here).iterdir():
             storage.write_bytes(storage.join(folder, file.name), file.read_bytes())

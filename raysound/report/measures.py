@@ -36,7 +36,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
-    """In words, the checks that don't hold: where the judge can't be trusted."""
+    """In words, the checks that don't hold: where the classifier can't be trusted."""
     return [
         f"{_NAMES[check['metric']]} of {check['anchor'].replace('_', ' ')} is "
         f"{check['value']:.4g}; "

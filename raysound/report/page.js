@@ -50,9 +50,9 @@ for (const card of document.querySelectorAll(".card")) {
 
 function open(corpus, name, cell) {
   const [count, ...clips] = data.cells[corpus][cell];
-  const [asked, heard] = cell.split(",").map((place) => data.labels[place]);
-  const title = make("h2", `${name}: ${asked} heard as ${heard}`, { id: "clips-title" });
-  const shown = clips.length < count ? `The ${clips.length} that the judge was surest of, of ${count}.` : "";
+  const [label, predicted] = cell.split(",").map((place) => data.labels[place]);
+  const title = make("h2", `${name}: ${label} predicted as ${predicted}`, { id: "clips-title" });
+  const shown = clips.length < count ? `The ${clips.length} that the classifier was surest of, of ${count}.` : "";
   const list = make("ol");
   const players = make("ul", undefined, { className: "cards" });
   for (const [clip, probability] of clips) {

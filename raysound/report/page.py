@@ -62,11 +62,11 @@ class Example:
     label: str | None
     """What the clip was asked to be, or is; None without labels."""
     prediction: str
-    """What the judge heard."""
+    """Class of the highest probability."""
     probability: float
-    """The judge's probability of `prediction`, in [0, 1]."""
+    """The classifier's probability of `prediction`, in [0, 1]."""
     asked_probability: float | None
-    """The judge's probability of `label`, in [0, 1]; None without labels."""
+    """The classifier's probability of `label`, in [0, 1]; None without labels."""
     nearest: str | None
     """The training clip that it is nearest to, if it was set against them."""
     log_mel: NDArray[np.float32]
@@ -113,11 +113,11 @@ def render(
     """Write the report.
 
     Args:
-        metrics: The content of metrics.json. The first corpus of role `real` is the judge's own
-            score.
-        history: One row an epoch of the judge's training; may be empty.
+        metrics: The content of metrics.json. The first corpus of role `real` holds the real test
+            clips.
+        history: One row an epoch of the classifier's training; may be empty.
         examples: Clips to show; may be empty.
-        cells: By corpus, the clips behind each cell (class asked for, class heard) of its
+        cells: By corpus, the clips behind each cell (label, predicted class) of its
             confusion matrix; what is left out opens nothing.
         points: Clips on the map of embeddings; may be empty.
         rejects: Some rejected clips, and how many there are of each kind.
@@ -132,7 +132,7 @@ def render(
         jinja2.UndefinedError: A corpus or a row lacks a part.
         ValueError: An example's spectrogram is empty.
     """
-    labels = metrics["judge"]["labels"]
+    labels = metrics["classifier"]["labels"]
     corpora = _corpora(metrics["corpora"], labels)
     real = next((corpus for corpus in corpora if corpus["role"] == "real"), None)
     log_mels = [example.log_mel for example in examples]
@@ -149,7 +149,7 @@ def render(
         .get_template("report.html.jinja")
         .render(
             name=metrics["name"],
-            judge=metrics["judge"],
+            classifier=metrics["classifier"],
             reference=metrics["reference"],
             cas=metrics["cas"],
             corpora=corpora,
@@ -173,7 +173,7 @@ def render(
             ranking=_ranking(metrics["ranking"], corpora),
             ranked_by=_NAMES[metrics["ranking"]["metric"]],
             roomy=len(labels) <= ROOMY_CLASSES,
-            curves=pictures.learning_curves(history, metrics["judge"]["epoch"]),
+            curves=pictures.learning_curves(history, metrics["classifier"]["epoch"]),
             map=maps.embedding_map(points, labels, order),
             marks=[maps.legend_mark(number) for number in range(len(labels))],
             places={name: place for place, name in enumerate(order)},
@@ -370,7 +370,7 @@ def _confusions(
         {
             "cell": f"{row},{column}",
             "label": labels[row],
-            "heard": labels[column],
+            "predicted": labels[column],
             "count": int(wrong[row, column]),
             "of": int(counts[row].sum()),
         }

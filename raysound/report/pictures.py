@@ -30,8 +30,8 @@ def colour_range(log_mels: Iterable[NDArray[np.float32]]) -> tuple[float, float]
         `(low, high)` in the spectrograms' own unit, `low < high`; `(0.0, 1.0)` where there is
         nothing to measure.
     """
-    # One range for the whole report: the judge hears levels, and a range of its own for every
-    # clip would show a hiss at -70 dB as loud as a siren. The lowest value is left out since it
+    # One range for the whole report: the classifier depends on levels, and a range for every clip
+    # would show a hiss at -70 dB as loud as a siren. The lowest value is left out since it
     # is digital silence, whose logarithm is only the small number that was added to it.
     values = np.concatenate([np.zeros(0), *(np.ravel(log_mel) for log_mel in log_mels)])
     values = values[np.isfinite(values)]
@@ -110,7 +110,7 @@ def learning_curves(history: Sequence[dict[str, Any]], chosen_epoch: int) -> lis
     Args:
         history: One row an epoch, with `epoch`, `lr` and `train_` and `validation_` `loss` and
             `accuracy`. A value that is None or not finite is left out of its line.
-        chosen_epoch: The epoch whose weights became the judge; marked in each drawing.
+        chosen_epoch: The epoch whose weights became the classifier; marked in each drawing.
 
     Returns:
         Three `<svg>` elements, or none where there is no history.

@@ -23,7 +23,7 @@ class TrialRow:
         state: finished, stopped, failed, or not begun.
         values: of the searched settings, by path.
         history: a row an epoch.
-        kept: the row of the epoch whose weights the judge would keep; None without an epoch.
+        kept: the row of the epoch whose weights the classifier would keep; None without an epoch.
         error: why it failed, in a line.
     """
 

@@ -135,7 +135,7 @@ def check_space(config: Config, source: str) -> None:
     """
     if config.search.space and config.training.trains_several:
         raise UserError(
-            f"{source}: a search trains one judge a trial: leave training.folds and seeds out"
+            f"{source}: a search trains one classifier a trial: leave training.folds and seeds out"
         )
     population = isinstance(config.search.scheduler, PopulationBasedTraining)
     if population and config.training.scheduler is not None:
@@ -299,8 +299,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         first, *others = (fault["msg"].removeprefix("Value error, ") for fault in faults)
         text = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
         value = faults[0]["input"]
-        told = not isinstance(value, dict) and faults[0]["type"] != SECRET
-        shown = f" (got {value!r})" if told else ""
+        may_show = not isinstance(value, dict) and faults[0]["type"] != SECRET
+        shown = f" (got {value!r})" if may_show else ""
         yield f"{key}: {text}{shown}" if key else text
 
 

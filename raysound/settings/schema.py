@@ -31,7 +31,7 @@ from raysound.wording import counted
 
 # Raise it when the same settings would give other log-mels: older folders are then left alone.
 FEATURE_VERSION = 1
-# The type of a fault whose value must not be told.
+# The type of a fault whose value must not be shown.
 SECRET = "secret"
 # The most values of one clip, as samples or as a log-mel: 1 GiB of float32.
 LARGEST_CLIP = 2**28
@@ -114,7 +114,7 @@ CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.
 
 
 class SplitSettings(Section):
-    """Which real clips train, which choose the checkpoint, which judge the judge."""
+    """Which real clips train, which choose the checkpoint, which test the classifier."""
 
     test_folds: tuple[Fold, ...] = ()
     validation_folds: tuple[Fold, ...] = ()
@@ -139,7 +139,7 @@ class SplitSettings(Section):
 
 
 class RealCorpus(Section):
-    """The labelled recordings that the judge learns from."""
+    """The labelled recordings that the classifier learns from."""
 
     path: Place
     split: SplitSettings = SplitSettings()
@@ -321,7 +321,7 @@ class FeatureSettings(Section):
 
 
 class ModelSettings(Section):
-    """Which classifier is the judge, and the weights that its training starts from.
+    """Which classifier is the classifier, and the weights that its training starts from.
 
     `weights` is a safetensors file, or a PyTorch state dict; what fits by name and shape is loaded.
     """
@@ -468,14 +468,14 @@ class FinetuneSettings(Section):
 
 
 class TrainingSettings(Section):
-    """How the judge learns.
+    """How the classifier learns.
 
     `batch_size` counts the clips of one step over all workers, who take them in `accumulate`
     turns. `crop_length` is in seconds. `warmup_epochs` come before the schedule. `early_stopping`
     ends the epochs before fine-tuning after so many without a better one. `keep` says which
-    epoch's weights are the judge's: those of the best validation accuracy, or the last. With
+    epoch's weights are the classifier's: those of the best validation accuracy, or the last. With
     `average`, near 1, these are the running mean of the weights, of which each step keeps that
-    share. `folds: all` trains a judge a fold, and `seeds` as many judges of each.
+    share. `folds: all` trains a classifier a fold, and `seeds` as many classifiers of each.
     """
 
     epochs: PositiveInt = 50
@@ -545,7 +545,7 @@ class TrainingSettings(Section):
 
     @property
     def trains_several(self) -> bool:
-        """True where a judge is trained for each fold or seed."""
+        """True where a classifier is trained for each fold or seed."""
         return self.folds is not None or self.seeds > 1
 
     @property
@@ -709,7 +709,7 @@ class CopiesSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """How the judge scores. `checkpoint` is a training run's folder; by default this config's.
+    """How the classifier scores. `checkpoint` is a training run's folder; by default this config's.
 
     The report shows so many of the hardest and of the most convincing clips of each class and
     corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too,

@@ -34,7 +34,7 @@ ROLE_SNR_DB = {
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draws from [low, high) with every octave equally likely, as pitches and rates are heard."""
+    """Draws from [low, high) with every octave equally likely."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

@@ -1,4 +1,4 @@
-"""What training does to a batch, so that the judge learns sounds and not recordings."""
+"""What training does to a batch, so that the classifier learns sounds and not recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained judge on disk: weights as safetensors, and all it takes to use them again as JSON."""
+"""A trained classifier on disk: weights as safetensors, and as JSON what their use requires."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and spread (standard deviation, of a sample) over folds and over seeds.
 
     Args:
-        results: a row a judge with fold, seed, clips, right and accuracy.
+        results: a row a classifier with fold, seed, clips, right and accuracy.
     """
     folds, seeds = (list(dict.fromkeys(row[key] for row in results)) for key in ("fold", "seed"))
     accuracy = np.array([row["accuracy"] for row in results]).reshape(len(folds), len(seeds))
@@ -36,7 +36,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         "spread_over_folds": spread(accuracy.mean(axis=1)),
         "spread_over_seeds": spread(accuracy.mean(axis=0)),
         "of_all_clips": {"clips": clips, "right": right, "low": low, "high": high},
-        "judges": results,
+        "classifiers": results,
     }
 
 
@@ -49,9 +49,9 @@ def table(summary: dict[str, Any]) -> Iterator[str]:
     """The sums as lines of text: a row a fold, a column a seed."""
     seeds = summary["seeds"]
     yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + "      mean"
-    judges = iter(summary["judges"])
+    classifiers = iter(summary["classifiers"])
     for fold, mean in zip(summary["folds"], summary["by_fold"], strict=True):
-        cells = "".join(f"{next(judges)['accuracy']:10.1%}" for _ in seeds)
+        cells = "".join(f"{next(classifiers)['accuracy']:10.1%}" for _ in seeds)
         yield f"{fold if fold is not None else 'own split':<12}{cells}{mean:10.1%}"
     cells = "".join(f"{value:10.1%}" for value in summary["by_seed"])
     yield f"{'mean':<12}{cells}{summary['accuracy']:10.1%}"

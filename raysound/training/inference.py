@@ -1,4 +1,4 @@
-"""What a judge does with a batch: normalise, then logits, probabilities and embedding."""
+"""What a classifier does with a batch: normalise, then logits, probabilities and embedding."""
 
 from __future__ import annotations
 

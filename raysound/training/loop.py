@@ -188,7 +188,7 @@ def best_epoch(history: Sequence[Metrics]) -> int:
 
 
 def kept_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:
-    """The epoch, from 1, whose weights are the judge's so far."""
+    """The epoch, from 1, whose weights are the classifier's so far."""
     return len(history) if settings.keep == "last" else best_epoch(history)
 
 

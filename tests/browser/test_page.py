@@ -112,7 +112,7 @@ def test_a_confusion_opens_the_clips_behind_it(opened: Callable[..., Page]) -> N
     cell_of(tab, "faithful", "0,0").click()
 
     assert dialog.is_visible()
-    assert dialog.locator("h2").inner_text() == "faithful: dog heard as dog"
+    assert dialog.locator("h2").inner_text() == "faithful: dog predicted as dog"
     lines = dialog.locator("ol li").all_inner_texts()
     count = int(metrics()["corpora"]["faithful"]["confusion"][0][0])
     assert len(lines) == min(count, 20)
@@ -126,7 +126,7 @@ def test_a_confusion_opens_the_clips_behind_it(opened: Callable[..., Page]) -> N
     other.focus()
     tab.keyboard.press("Enter")
 
-    assert dialog.locator("h2").inner_text() == "poor: rain heard as siren"
+    assert dialog.locator("h2").inner_text() == "poor: rain predicted as siren"
     dialog.get_by_role("button", name="Close").click()
     assert not dialog.is_visible()
 
@@ -138,8 +138,8 @@ def test_a_clip_is_played(opened: Callable[..., Page]) -> None:
     audio.evaluate(
         """async audio => {
             await audio.play();
-            await new Promise(heard => audio.addEventListener("timeupdate", () => {
-                if (audio.currentTime > 0.2) heard();
+            await new Promise(predicted => audio.addEventListener("timeupdate", () => {
+                if (audio.currentTime > 0.2) predicted();
             }));
         }"""
     )
@@ -211,7 +211,7 @@ def test_hostile_names_do_nothing(opened: Callable[..., Page]) -> None:
     tab.locator("table.matrix").nth(1).locator("td[data-cell='0,0'] button").click()
 
     dialog = tab.locator("dialog")
-    assert dialog.locator("h2").inner_text() == f"{QUOTES}: {SCRIPT} heard as {SCRIPT}"
+    assert dialog.locator("h2").inner_text() == f"{QUOTES}: {SCRIPT} predicted as {SCRIPT}"
     assert dialog.locator("ol li").first.inner_text().startswith(f"{QUOTES}/0/0.wav")
     assert dialog.locator("audio").count() == 1
     assert tab.evaluate("window.hurt") is None

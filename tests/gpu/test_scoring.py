@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.score import score_corpora
+from raysound.distributed.training import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.models import MODELS, build
@@ -27,7 +27,7 @@ NORM = Normalisation((-5.0,) * 64, (3.0,) * 64)
 def test_every_model_scores_alike_on_both_and_gives_memory_back(
     name: str, device: torch.device
 ) -> None:
-    # As distributed.score.load_judge has it.
+    # As distributed.score.load_classifier has it.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(0)
     model = build(name, 10).eval()
@@ -45,9 +45,9 @@ def test_every_model_scores_alike_on_both_and_gives_memory_back(
 def test_the_predictions_of_a_corpus_are_the_same_on_both(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """To 1e-3, of a judge that was trained on the GPU."""
+    """To 1e-3, of a classifier that was trained on the GPU."""
     config = Config.model_validate(tree | {"model": {"name": "resnetish18"}})
-    folder, run = finished_features("real", config), train_judge(config)
+    folder, run = finished_features("real", config), train_classifier(config)
     clips = split_clips(config, folder)
     found = {}
     for use_gpu in (False, True):

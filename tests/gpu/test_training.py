@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from raysound.distributed.extract import extract_corpus
-from raysound.distributed.judge import describe, gather, job_of, split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train_worker import train_alone
+from raysound.distributed.training import describe, gather, job_of, split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.schema import ComputeSettings, Config, TrainingSettings
@@ -164,7 +164,7 @@ def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
     taken = torch.empty(free - left, dtype=torch.uint8, device=device)
 
     with pytest.raises(UserError) as caught:
-        train_judge(short)
+        train_classifier(short)
 
     assert str(caught.value).startswith(
         "a GPU has too little memory for training.batch_size 64 in 1 turns: raise "
@@ -172,7 +172,7 @@ def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
     )
     assert len(str(caught.value).splitlines()) == 1
     turns = short.training.model_copy(update={"accumulate": 64})
-    run = train_judge(short.model_copy(update={"training": turns}))
+    run = train_classifier(short.model_copy(update={"training": turns}))
     assert [row["epoch"] for row in read_history(f"{run}/history.jsonl")] == [1]
     del taken
     torch.cuda.empty_cache()

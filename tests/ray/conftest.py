@@ -11,8 +11,8 @@ from moto.server import ThreadedMotoServer
 
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import train_judge
 from raysound.distributed.session import ray_session
+from raysound.distributed.training import train_classifier
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import ComputeSettings
 
@@ -64,6 +64,6 @@ def trained(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     }  # fmt: skip
     config = from_tree(tree, "test")
     extract(config)
-    run = train_judge(config)
+    run = train_classifier(config)
     report = evaluate(config)
     return {"config": config, "tree": tree, "run": run, "report": report}

@@ -18,9 +18,9 @@ from raysound import storage
 from raysound.distributed.copies import copy_metrics
 from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.shown import chosen_pairs
+from raysound.distributed.training import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, left_out
 from raysound.evaluation.predictions import part_uris, read_predictions
@@ -128,7 +128,7 @@ def evaluated(tree: dict[str, Any]) -> dict[str, Any]:
     """Their evaluation."""
     config = from_tree(tree, "test")
     extract(config)
-    train_judge(config)
+    train_classifier(config)
     evaluate(config)
     output = Path(config.output) / "evaluation"
     metrics = json.loads((output / "metrics.json").read_text())

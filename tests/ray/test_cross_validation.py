@@ -1,4 +1,4 @@
-"""A judge for each fold and seed: what each hears, what it is tested on, and what is made of it."""
+"""A classifier for each fold and seed: its training clips, its test clips, and the sums."""
 
 import csv
 import json
@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import split_clips, split_digest
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train import train
+from raysound.distributed.training import split_clips, split_digest
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
 from raysound.settings.loading import from_tree
@@ -83,12 +83,14 @@ def validated(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return {"config": config, "uri": uri, "printed": printed, "sums": json.loads(uri.read_text())}
 
 
-def predictions(judge: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a judge said of its test clips."""
-    return pa.concat_tables(read_predictions(f"{judge['run']}/predictions", "real")).to_pylist()
+def predictions(classifier: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a classifier said of its test clips."""
+    return pa.concat_tables(
+        read_predictions(f"{classifier['run']}/predictions", "real")
+    ).to_pylist()
 
 
-def test_each_clip_is_tested_once_a_seed_by_the_judge_of_its_fold(
+def test_each_clip_is_tested_once_a_seed_by_the_classifier_of_its_fold(
     validated: dict[str, Any],
 ) -> None:
     """Folds in the order of their numbers."""
@@ -97,49 +99,50 @@ def test_each_clip_is_tested_once_a_seed_by_the_judge_of_its_fold(
         fold_of = {row["file_name"]: row["fold"] for row in csv.DictReader(file)}
 
     assert (sums["folds"], sums["seeds"]) == (FOLDS, SEEDS)
-    assert [(judge["fold"], judge["seed"]) for judge in sums["judges"]] == [
+    assert [(classifier["fold"], classifier["seed"]) for classifier in sums["classifiers"]] == [
         (fold, seed) for fold in FOLDS for seed in SEEDS
     ]
     for seed in SEEDS:
         tested = Counter(
-            (row["clip_id"], judge["fold"])
-            for judge in sums["judges"]
-            if judge["seed"] == seed
-            for row in predictions(judge)
+            (row["clip_id"], classifier["fold"])
+            for classifier in sums["classifiers"]
+            if classifier["seed"] == seed
+            for row in predictions(classifier)
         )
         assert tested == dict.fromkeys(fold_of.items(), 1)
-    assert len({judge["run"] for judge in sums["judges"]}) == 4
+    assert len({classifier["run"] for classifier in sums["classifiers"]}) == 4
 
 
-def test_no_judge_hears_a_clip_of_its_test_fold_before(validated: dict[str, Any]) -> None:
+def test_no_clip_of_its_test_fold_trains_a_classifier(validated: dict[str, Any]) -> None:
     config: Config = validated["config"]
     folder = finished_features("real", config)
-    for judge in validated["sums"]["judges"]:
+    for classifier in validated["sums"]["classifiers"]:
         tree = config.model_dump()
-        tree["corpora"]["real"]["split"]["test_folds"] = [judge["fold"]]
+        tree["corpora"]["real"]["split"]["test_folds"] = [classifier["fold"]]
         clips = split_clips(Config.model_validate(tree), folder)
         parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
         for row in clips.to_pylist():
             parts[row["split"]].add(row["clip_id"])
-        note = checkpoint.read_note(judge["run"])
+        note = checkpoint.read_note(classifier["run"])
 
         assert note.data == {
             "split_digest": split_digest(clips), **{name: len(of) for name, of in parts.items()}
         }  # fmt: skip
-        assert parts["test"] == {row["clip_id"] for row in predictions(judge)}
+        assert parts["test"] == {row["clip_id"] for row in predictions(classifier)}
         assert not parts["test"] & (parts["train"] | parts["validation"])
         assert len(parts["train"]) + len(parts["validation"]) + len(parts["test"]) == 66
         assert parts["validation"]
-        history = read_history(f"{judge['run']}/history.jsonl")
+        history = read_history(f"{classifier['run']}/history.jsonl")
         assert {row["train_clips"] for row in history} == {len(parts["train"])}
-        assert note.training["seed"] == judge["seed"]
+        assert note.training["seed"] == classifier["seed"]
 
 
 def test_another_seed_is_another_training_of_the_same_clips(validated: dict[str, Any]) -> None:
-    for one, other in zip(*[iter(validated["sums"]["judges"])] * 2, strict=True):
-        notes = [checkpoint.read_note(judge["run"]) for judge in (one, other)]
+    for one, other in zip(*[iter(validated["sums"]["classifiers"])] * 2, strict=True):
+        notes = [checkpoint.read_note(classifier["run"]) for classifier in (one, other)]
         losses = [
-            read_history(f"{judge['run']}/history.jsonl")[0]["train_loss"] for judge in (one, other)
+            read_history(f"{classifier['run']}/history.jsonl")[0]["train_loss"]
+            for classifier in (one, other)
         ]
         assert notes[0].data == notes[1].data
         assert losses[0] != losses[1]
@@ -148,14 +151,14 @@ def test_another_seed_is_another_training_of_the_same_clips(validated: dict[str,
 def test_the_sums_are_those_of_the_predictions(validated: dict[str, Any]) -> None:
     sums = validated["sums"]
     rights, accuracies, clips = [], {}, 0
-    for judge in sums["judges"]:
-        said = predictions(judge)
+    for classifier in sums["classifiers"]:
+        said = predictions(classifier)
         right = [row["prediction"] == row["label"] for row in said]
         rights += right
         clips += len(said)
-        accuracies[judge["fold"], judge["seed"]] = sum(right) / len(right)
-        assert (judge["clips"], judge["right"]) == (len(right), sum(right))
-        assert judge["accuracy"] == sum(right) / len(right)
+        accuracies[classifier["fold"], classifier["seed"]] = sum(right) / len(right)
+        assert (classifier["clips"], classifier["right"]) == (len(right), sum(right))
+        assert classifier["accuracy"] == sum(right) / len(right)
     by_fold = [statistics.mean(accuracies[fold, seed] for seed in SEEDS) for fold in FOLDS]
     by_seed = [statistics.mean(accuracies[fold, seed] for fold in FOLDS) for seed in SEEDS]
     # Wilson 1927, at 1.96 standard deviations.
@@ -175,9 +178,9 @@ def test_the_sums_are_those_of_the_predictions(validated: dict[str, Any]) -> Non
     assert counts["high"] == pytest.approx((middle + half) / (1 + z * z / n), abs=1e-5)
 
 
-def test_the_table_shows_each_judge_and_the_means(validated: dict[str, Any]) -> None:
+def test_the_table_shows_each_classifier_and_the_means(validated: dict[str, Any]) -> None:
     sums = validated["sums"]
-    cells = [f"{judge['accuracy']:.1%}" for judge in sums["judges"]]
+    cells = [f"{classifier['accuracy']:.1%}" for classifier in sums["classifiers"]]
     expected = [["fold", "seed", "5", "seed", "6", "mean"]]
     for index, fold in enumerate(FOLDS):
         expected.append([fold, *cells[2 * index : 2 * index + 2], f"{sums['by_fold'][index]:.1%}"])

@@ -1,4 +1,4 @@
-"""The judge at work on the tones: numbers, anchors, report, classification accuracy scores."""
+"""The classifier at work on the tones: numbers, anchors, report, classification accuracy scores."""
 
 import json
 import logging
@@ -18,8 +18,8 @@ from tensorboardX.proto.event_pb2 import Event
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract, extract_corpus
-from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
+from raysound.distributed.training import split_clips
 from raysound.errors import UserError
 from raysound.evaluation.part_scoring import (
     Identity,
@@ -248,8 +248,8 @@ def test_a_classifier_trained_on_good_clips_recognises_real_ones(
     good, bad = (scores["generated"][name] for name in ("good", "bad"))
 
     assert scores["test_clips"] == checkpoint.read_note(trained["run"]).data["test"]
-    assert scores["judge"]["run"] == trained["run"].rpartition("/")[2]
-    assert scores["judge"]["accuracy"]["value"] > 0.8
+    assert scores["classifier"]["run"] == trained["run"].rpartition("/")[2]
+    assert scores["classifier"]["accuracy"]["value"] > 0.8
     assert good["generated_to_real"]["accuracy"]["value"] > 0.8
     assert good["real_to_generated"]["accuracy"]["value"] > 0.85
     assert set(good["generated_to_real"]["per_class"]) == {"high", "low", "mid"}
@@ -274,7 +274,7 @@ def test_both_classifiers_of_a_pair_are_trained_on_equally_many_clips_of_each_cl
             counted = sum(count[part] for count in row["clips_by_class"].values())
             assert real[part] == generated[part] == row[f"{part}_clips"] == counted > 0
         assert real["test"] == generated["test"] == 0
-        assert row["train_clips"] < compared["scores"]["judge"]["train_clips"]
+        assert row["train_clips"] < compared["scores"]["classifier"]["train_clips"]
 
 
 def test_a_class_that_a_generator_lacks_is_left_out_on_both_sides_and_named(
@@ -307,7 +307,9 @@ def test_the_report_shows_these_scores_until_the_classifier_is_another(
     assert "Trained on as many real clips" in (folder / "report.html").read_text()
 
     file = Path(config.output) / "cas/cas.json"
-    file.write_text(json.dumps({**scores, "judge": {**scores["judge"], "run": "cnn-other"}}))
+    file.write_text(
+        json.dumps({**scores, "classifier": {**scores["classifier"], "run": "cnn-other"}})
+    )
     with capture_log() as log:
         evaluate(config)
 
@@ -343,7 +345,9 @@ def test_a_mismatch_is_refused_and_both_values_named(
         evaluate(from_tree(tree, "test"))
 
 
-def test_another_split_than_the_judges_is_refused(trained: dict[str, Any], tmp_path: Path) -> None:
+def test_another_split_than_the_classifiers_is_refused(
+    trained: dict[str, Any], tmp_path: Path
+) -> None:
     """Else clips that it learned could test it."""
     tree = {**trained["tree"], "evaluation": {"checkpoint": trained["run"]}}
     tree["output"] = str(tmp_path)
@@ -354,11 +358,11 @@ def test_another_split_than_the_judges_is_refused(trained: dict[str, Any], tmp_p
     config = from_tree(tree, "test")
     extract(config)
 
-    with pytest.raises(UserError, match="split otherwise than when the judge"):
+    with pytest.raises(UserError, match="split otherwise than when the classifier"):
         evaluate(config)
 
 
-def test_a_class_that_the_judge_never_learned_is_refused(
+def test_a_class_that_the_classifier_never_learned_is_refused(
     trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "corpus").mkdir()
@@ -373,7 +377,9 @@ def test_a_class_that_the_judge_never_learned_is_refused(
     extract_corpus("real", config)
     extract_corpus("odd", config)
 
-    with pytest.raises(UserError, match="odd has classes that the judge never learned: shrill"):
+    with pytest.raises(
+        UserError, match="odd has classes that the classifier never learned: shrill"
+    ):
         evaluate(config)
     with pytest.raises(UserError, match="odd has classes that the real corpus lacks: shrill; it"):
         cas(config)

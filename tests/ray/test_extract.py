@@ -14,9 +14,9 @@ import torchaudio
 import raysound
 from raysound.corpora.manifest_parts import read_manifest, shard_clips
 from raysound.distributed.extract import Progress, extract, extract_corpus
-from raysound.distributed.judge import run_folder
 from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
+from raysound.distributed.training import run_folder
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.extraction import extract_shard
@@ -461,7 +461,7 @@ def test_the_time_left_is_told_as_soon_as_there_is_a_pace(
     assert line.endswith(f"0 rejected{left}")
 
 
-def test_a_recording_replaced_under_its_old_name_wants_another_judge(
+def test_a_recording_replaced_under_its_old_name_wants_another_classifier(
     noises: Path, tmp_path: Path
 ) -> None:
     config = config_for(noises, tmp_path, **SMALL)

@@ -17,11 +17,11 @@ from raysound import storage
 from raysound.distributed.cas import cas
 from raysound.distributed.evaluate import evaluate, table
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import train_judge
 from raysound.distributed.pipeline import run_all
 from raysound.distributed.reference import reference
 from raysound.distributed.synthesize import synthesize
 from raysound.distributed.train import train
+from raysound.distributed.training import train_classifier
 from raysound.distributed.tune import tune
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, compare_files, left_out
@@ -112,7 +112,7 @@ def test_every_number_is_exactly_that_of_an_evaluation_with_the_clips(
     Draft202012Validator(schema).validate(ours)
     assert [*theirs["corpora"]] == ["real", *GENERATED]
     for key in (
-        "judge", "corpora", "anchors", "sanity", "ranking", "mismatch", "embeddings"
+        "classifier", "corpora", "anchors", "sanity", "ranking", "mismatch", "embeddings"
     ):  # fmt: skip
         assert ours[key] == theirs[key], key
     assert ours["reference"] == theirs["reference"] | {"file": "reference.safetensors"}
@@ -214,7 +214,7 @@ def test_another_classifier_is_refused_before_extraction(
     """Retrained with another seed: other weights."""
     tree = copy.deepcopy(with_clips["tree"])
     tree["training"] |= {"seed": 5, "epochs": 2, "scheduler": None}
-    run = train_judge(from_tree(tree, "test"))
+    run = train_classifier(from_tree(tree, "test"))
     refused = without_real(with_clips, tmp_path / "out", checkpoint=run)
     for job in (run_all, evaluate):
         with pytest.raises(UserError, match=r"is of another classifier .*: weights_sha256 differs"):

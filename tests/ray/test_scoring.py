@@ -15,10 +15,10 @@ import ray
 
 from raysound import storage
 from raysound.distributed.evaluate import read_rejects
-from raysound.distributed.judge import split_clips
 from raysound.distributed.listing import finished_features
 from raysound.distributed.measure import sum_corpora
 from raysound.distributed.score import NOISE_RMS, made_waveform, score_corpora
+from raysound.distributed.training import split_clips
 from raysound.evaluation.partial_sums import OTHERS, TRAIN, Plan, of_parts
 from raysound.evaluation.predictions import embedding_size, part_index, part_uris, read_note
 from raysound.features import parquet

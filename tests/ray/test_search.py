@@ -17,7 +17,7 @@ import yaml
 
 from raysound import storage
 from raysound.distributed.extract import extract_corpus
-from raysound.distributed.judge import train_judge
+from raysound.distributed.training import train_classifier
 from raysound.distributed.tune import tune
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree, load
@@ -96,7 +96,7 @@ def test_the_best_of_a_search_is_a_config_that_trains_as_its_trial_did(
     assert json.dumps(chosen.training.optimizer.lr) == best["training.optimizer.lr"]
     assert json.dumps(chosen.training.batch_size) == best["training.batch_size"]
     # The same split, seed and order: the trial was this very training, but for how sums round.
-    again = read_history(f"{train_judge(chosen)}/history.jsonl")[int(best["kept_epoch"]) - 1]
+    again = read_history(f"{train_classifier(chosen)}/history.jsonl")[int(best["kept_epoch"]) - 1]
     assert again["validation_accuracy"] == float(best["accuracy"])
     assert again["validation_loss"] == pytest.approx(float(best["loss"]), rel=0.1)
 

@@ -15,10 +15,10 @@ import yaml
 
 from raysound.distributed.evaluate import evaluate
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import split_clips, train_judge
 from raysound.distributed.listing import finished_features
 from raysound.distributed.nodes import workers_held_by
 from raysound.distributed.placement import placement, reading_tasks
+from raysound.distributed.training import split_clips, train_classifier
 from raysound.distributed.training_data import (
     ShardDatasource,
     SplitStreams,
@@ -60,7 +60,7 @@ def without_seconds(history: list[Metrics]) -> list[Metrics]:
     return [{key: row[key] for key in row if key != "seconds"} for row in history]
 
 
-def test_the_judge_learns_and_leaves_history_weights_and_note(trained: dict[str, Any]) -> None:
+def test_the_classifier_learns_and_leaves_history_weights_and_note(trained: dict[str, Any]) -> None:
     history = read_history(f"{trained['run']}/history.jsonl")
     note = checkpoint.read_note(trained["run"])
 
@@ -88,10 +88,10 @@ def test_every_validation_clip_is_counted_once_over_both_workers(trained: dict[s
     assert counted == [clips] * 6
 
 
-def test_a_trained_judge_is_not_trained_again(trained: dict[str, Any]) -> None:
+def test_a_trained_classifier_is_not_trained_again(trained: dict[str, Any]) -> None:
     before = Path(trained["run"], "model.safetensors").stat().st_mtime_ns
 
-    assert train_judge(trained["config"]) == trained["run"]
+    assert train_classifier(trained["config"]) == trained["run"]
 
     assert Path(trained["run"], "model.safetensors").stat().st_mtime_ns == before
 
@@ -337,7 +337,7 @@ def test_jobs_tell_what_has_to_run_first(tone_config: dict[str, Any]) -> None:
     config = from_tree(tone_config, "test")
 
     with pytest.raises(UserError, match=r"run jobs/extract\.py first"):
-        train_judge(config)
+        train_classifier(config)
     with pytest.raises(UserError, match=r"run jobs/extract\.py first"):
         evaluate(config)
     extract(config)
@@ -346,14 +346,14 @@ def test_jobs_tell_what_has_to_run_first(tone_config: dict[str, Any]) -> None:
     assert ray.data.DataContext.get_current().execution_options.preserve_order
 
 
-def test_the_same_seed_gives_the_same_judge_bit_by_bit(
+def test_the_same_seed_gives_the_same_classifier_bit_by_bit(
     trained: dict[str, Any], tmp_path: Path
 ) -> None:
     """Another output folder, nothing else: the first run's files can't help."""
     config = from_tree({**trained["tree"], "output": str(tmp_path)}, "test")
     extract(config)
 
-    run = train_judge(config)
+    run = train_classifier(config)
 
     first, second = (read_history(f"{folder}/history.jsonl") for folder in (trained["run"], run))
     assert run != trained["run"]
@@ -374,7 +374,7 @@ def test_a_range_of_workers_trains_to_the_end(trained: dict[str, Any], tmp_path:
     config = from_tree(tree, "test")
     extract(config)
 
-    run = train_judge(config)
+    run = train_classifier(config)
 
     history = read_history(f"{run}/history.jsonl")
     data = checkpoint.read_note(run).data
@@ -392,7 +392,7 @@ import ray
 from raysound.settings.loading import load
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import finished_features
-from raysound.distributed.judge import train_judge
+from raysound.distributed.training import train_classifier
 from raysound.distributed.training_data import fits_in_store
 ray.init(
     address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False,
@@ -402,7 +402,7 @@ one = load(sys.argv[1])
 extract(one)
 fits = fits_in_store(finished_features("real", one))
 with open(sys.argv[1] + ".told", "w") as file:
-    json.dump({"fits": fits, "run": train_judge(one)}, file)
+    json.dump({"fits": fits, "run": train_classifier(one)}, file)
 """
 
 
@@ -462,7 +462,7 @@ import ray
 from ray.job_submission import JobSubmissionClient
 from raysound.settings.loading import load
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import describe, gather, job_of, run_workers, split_clips
+from raysound.distributed.training import describe, gather, job_of, run_workers, split_clips
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement
 from raysound.distributed.session import open_session

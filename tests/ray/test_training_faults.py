@@ -20,11 +20,11 @@ from ray.train import CheckpointConsistencyMode
 from torch.distributed import DistNetworkError
 
 from raysound import storage
-from raysound.distributed import judge
+from raysound.distributed import training
 from raysound.distributed.extract import extract
-from raysound.distributed.judge import train_judge
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import is_bug, train_worker
+from raysound.distributed.training import train_classifier
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree
 from raysound.training import checkpoint
@@ -71,7 +71,7 @@ def whole(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     }  # fmt: skip
     config = from_tree(tree, "test")
     extract(config)
-    return {"tree": tree, "output": Path(config.output), "run": Path(train_judge(config))}
+    return {"tree": tree, "output": Path(config.output), "run": Path(train_classifier(config))}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def config(whole: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def history_of(config: Path) -> list[Metrics]:
-    """Of the only judge below a config's output; none if there is none yet."""
+    """Of the only classifier below a config's output; none if there is none yet."""
     found = list(config.parent.glob("out/training/*/history.jsonl"))
     return read_history(str(found[0])) if found else []
 
@@ -125,7 +125,7 @@ def test_a_training_into_an_object_store_equals_that_on_a_disk(
     """Its checkpoints are uploaded while the next epoch trains, the last one before the end."""
     config = from_tree({**whole["tree"], "output": f"{object_store}/whole"}, "test")
     extract(config)
-    run = train_judge(config)
+    run = train_classifier(config)
 
     names = {name for name, _, _ in storage.list_files(run)}
     assert names == {path.name for path in whole["run"].iterdir()}
@@ -188,7 +188,7 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once(config: Path) -> Non
     before, workers = train_workers(os.getpid()), set[int]()
 
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(train_judge, from_tree(tree, "test"))
+        training = pool.submit(train_classifier, from_tree(tree, "test"))
 
         def is_over() -> bool:
             workers.update(train_workers(os.getpid()) - before)
@@ -243,15 +243,15 @@ def test_workers_may_die_any_number_of_times_while_epochs_pass(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Twelve times, more than are allowed in a row."""
-    monkeypatch.setattr(judge, "train_worker", train_and_die)
+    monkeypatch.setattr(training, "train_worker", train_and_die)
     tree = yaml.safe_load(config.read_text())
     tree["training"]["epochs"] = 13
     tree["compute"]["workers"] = 1
 
     with caplog.at_level("INFO"):
-        train_judge(from_tree(tree, "test"))
+        train_classifier(from_tree(tree, "test"))
 
-    assert judge.MOST_FAILURES < 12
+    assert training.MOST_FAILURES < 12
     assert [row["epoch"] for row in history_of(config)] == [*range(1, 14)]
     assert len(re.findall(r"^epoch +\d+ of 13", caplog.text, re.MULTILINE)) <= 13
 
@@ -260,12 +260,12 @@ def test_a_bug_ends_the_training_at_the_second_try(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its traceback."""
-    monkeypatch.setattr(judge, "train_worker", train_with_a_bug)
+    monkeypatch.setattr(training, "train_worker", train_with_a_bug)
     tree = yaml.safe_load(config.read_text())
     tree["compute"]["workers"] = 1
 
     with pytest.raises(ValueError, match="a bug in epoch 1") as caught:
-        train_judge(from_tree(tree, "test"))
+        train_classifier(from_tree(tree, "test"))
 
     text = "".join(traceback.format_exception(caught.value))
     assert "in fail" in text, text
@@ -276,17 +276,17 @@ def test_a_bug_ends_the_training_at_the_second_try(
 def test_failures_are_counted_since_the_last_epoch() -> None:
     """Of nodes and storages; a mistake ends the training at once, a bug at the second time."""
     lost = ray.exceptions.NodeDiedError("gone")
-    failures = judge.Failures()
+    failures = training.Failures()
     for _ in range(3):
-        for _ in range(judge.MOST_FAILURES):
+        for _ in range(training.MOST_FAILURES):
             failures.after_exception(None, {0: lost, 1: OSError("no answer")})
         failures.after_report(None, [{}], None)
-    for _ in range(judge.MOST_FAILURES):
+    for _ in range(training.MOST_FAILURES):
         failures.after_exception(None, {0: lost})
     with pytest.raises(UserError, match=r"failed 9 times without an epoch in between.*gone"):
         failures.after_exception(None, {0: lost})
 
-    failures = judge.Failures()
+    failures = training.Failures()
     with pytest.raises(UserError, match="a smaller rate"):
         failures.after_exception(None, {0: lost, 1: UserError("a smaller rate")})
     one, another, closed = ValueError("one"), ValueError("another"), RuntimeError("[gloo] closed")
@@ -321,14 +321,14 @@ def test_mistakes_storages_and_peers_are_no_bugs(error: Exception, expected: boo
 def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    snapshot = tmp_path / judge.SNAPSHOT
-    judge.delete_broken_snapshot(str(tmp_path))
+    snapshot = tmp_path / training.SNAPSHOT
+    training.delete_broken_snapshot(str(tmp_path))
     snapshot.write_text('{"ray_version": "2.60.0"}')
-    judge.delete_broken_snapshot(str(tmp_path))
+    training.delete_broken_snapshot(str(tmp_path))
     assert snapshot.exists()
 
     snapshot.write_text('{"ray_ver')
-    judge.delete_broken_snapshot(str(tmp_path))
+    training.delete_broken_snapshot(str(tmp_path))
 
     assert not snapshot.exists()
     assert "was cut short: the training starts again" in caplog.text
@@ -344,11 +344,11 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = from_tree(whole["tree"], "test")
-    folder = judge.finished_features("real", config)
-    material = judge.gather(folder, judge.split_clips(config, folder))
+    folder = training.finished_features("real", config)
+    material = training.gather(folder, training.split_clips(config, folder))
     scaling, threads = placement(config)
-    note = judge.describe(config, material)
-    job = judge.job_of(config, material, note, str(tmp_path / "run"), threads)
+    note = training.describe(config, material)
+    job = training.job_of(config, material, note, str(tmp_path / "run"), threads)
     history = tmp_path / "run" / "history.jsonl"
     history.parent.mkdir()
     history.write_text("{}\n")
@@ -363,5 +363,5 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
     monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", fit)
 
     with pytest.raises(UserError, match="no room for 2 workers has come within 31 minutes"):
-        judge.run_workers(job, scaling, material)
+        training.run_workers(job, scaling, material)
     assert len(tries) == 2

@@ -8,16 +8,16 @@ import pytest
 import ray.train
 import torch
 
-from raysound.distributed.judge import (
+from raysound.distributed.listing import finished_features
+from raysound.distributed.train_worker import read_progress, train_alone
+from raysound.distributed.training import (
     describe,
     gather,
     job_of,
     run_folder,
     split_clips,
-    train_judge,
+    train_classifier,
 )
-from raysound.distributed.listing import finished_features
-from raysound.distributed.train_worker import read_progress, train_alone
 from raysound.settings.loading import from_tree
 from tests.unit.test_models import STATES
 
@@ -66,7 +66,7 @@ def test_a_training_starts_from_weights_of_the_same_layers(
     assert all(found[key].shape[0] == 3 for key in others)
 
 
-def test_a_judge_from_weights_is_another_one_and_says_what_was_not_loaded(
+def test_a_classifier_from_weights_is_another_one_and_says_what_was_not_loaded(
     trained: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights_trained_elsewhere("cnn", tmp_path / "weights.pt")
@@ -77,7 +77,7 @@ def test_a_judge_from_weights_is_another_one_and_says_what_was_not_loaded(
     folder = finished_features("real", config)
 
     with caplog.at_level("INFO"):
-        run = train_judge(config)
+        run = train_classifier(config)
 
     assert run != run_folder(without, folder)
     line = r"10 tensors loaded from .*/weights\.pt; not loaded: fc2\.weight, fc2\.bias$"

@@ -9,8 +9,8 @@ CLASSES, SIZE = 4, 6
 LABELS = ["bell", "dog", "rain", "sea"]
 
 
-def judged(clips: int, seed: int, spread: float = 1.0) -> Scored:
-    """Clips of classes that lie apart, and a judge that is mostly right."""
+def scores(clips: int, seed: int, spread: float = 1.0) -> Scored:
+    """Clips of classes that lie apart, and a classifier that is mostly right."""
     rng = np.random.default_rng(seed)
     truth = np.arange(clips) % CLASSES
     centres = 6 * np.eye(CLASSES, SIZE)
@@ -24,7 +24,7 @@ def judged(clips: int, seed: int, spread: float = 1.0) -> Scored:
     )
 
 
-TEST, TRAIN = judged(80, 1), judged(240, 2)
+TEST, TRAIN = scores(80, 1), scores(240, 2)
 
 
 def rows() -> dict[str, dict]:
@@ -44,7 +44,7 @@ def rows() -> dict[str, dict]:
     return made | {"real_halves": corpus_report(half, against, LABELS, *sizes)}
 
 
-def test_every_check_is_made_and_holds_for_a_judge_that_hears() -> None:
+def test_every_check_is_made_and_holds_for_a_good_classifier() -> None:
     checked = sanity(rows())
 
     assert [(row["anchor"], row["metric"], row["must"], row["than"]) for row in checked] == list(
@@ -53,7 +53,7 @@ def test_every_check_is_made_and_holds_for_a_judge_that_hears() -> None:
     assert [row for row in checked if not row["holds"]] == []
 
 
-def test_a_judge_that_takes_noise_for_the_real_thing_is_found_out() -> None:
+def test_a_classifier_that_takes_noise_for_the_real_thing_is_found_out() -> None:
     made = rows()
     made["noise"] = made["real"]
 
@@ -80,7 +80,7 @@ def test_a_check_that_cannot_be_made_says_why() -> None:
     assert left["noise", "accuracy"]["holds"] is True
 
 
-def test_a_judge_that_guesses_is_found_out() -> None:
+def test_a_classifier_that_guesses_is_found_out() -> None:
     """By chance it is a little better on the labels as they are: not by more than chance."""
     made = rows()
     for name, right in (("real", 24), ("shuffled_labels", 18)):
@@ -120,7 +120,7 @@ def test_few_test_clips_decide_nothing_about_shuffled_labels(
 @pytest.mark.parametrize("of_a_class", [1, 3, 5, 6])
 def test_few_test_clips_raise_no_false_alarm(of_a_class: int) -> None:
     """Copies too few to be each other's neighbours would look as varied as real clips."""
-    test = judged(of_a_class * CLASSES, 4)
+    test = scores(of_a_class * CLASSES, 4)
     reference = RealClips.of(TRAIN)
     scored = {"real": test, **anchors_of_real(test, TRAIN, len(test.truth))}
     sizes = len(test.truth), [of_a_class] * CLASSES

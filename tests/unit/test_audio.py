@@ -446,9 +446,9 @@ def test_a_decoder_goes_from_file_to_file(tmp_path):
             with pytest.raises(Reject):
                 list(decoder.read(str(path)))
             continue
-        heard = [window.copy() for _, window in decoder.read(str(path))]
-        scale = [1 / 32768 if window.dtype == np.int16 else 1 for window in heard]
-        assert np.allclose([w * s for w, s in zip(heard, scale, strict=True)], alone, atol=1e-7)
+        predicted = [window.copy() for _, window in decoder.read(str(path))]
+        scale = [1 / 32768 if window.dtype == np.int16 else 1 for window in predicted]
+        assert np.allclose([w * s for w, s in zip(predicted, scale, strict=True)], alone, atol=1e-7)
 
 
 def test_what_the_taker_of_windows_raises_is_not_the_files_fault(tmp_path):
@@ -525,9 +525,9 @@ def test_a_short_clip_stands_amid_zeros(length, clip_samples, way):
 def test_split_loses_at_most_a_twentieth_of_a_window_at_the_ends(length, clip_samples):
     """Every other sample is in some window, and no window more is used than that takes."""
     cut = cut_or_pad(ramp(length), clip_samples, "split")
-    heard = np.unique(cut[cut > 0])
-    assert (np.diff(heard) == 1).all()
-    ahead, behind = heard[0] - 1, length - heard[-1]
+    predicted = np.unique(cut[cut > 0])
+    assert (np.diff(predicted) == 1).all()
+    ahead, behind = predicted[0] - 1, length - predicted[-1]
     assert ahead + behind <= LEAST_SURPLUS * clip_samples + 1e-6
     assert abs(ahead - behind) <= 1
     assert len(cut) == 1 or (len(cut) - 1) * clip_samples < length

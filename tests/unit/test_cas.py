@@ -90,7 +90,7 @@ def output(tmp_path: Path) -> Path:
     )
     scores = {
         "schema": cas.CAS_SCHEMA,
-        "judge": JUDGE,
+        "classifier": JUDGE,
         "corpora": CORPORA,
         "test_clips": 26,
         "generated": {"gan": row},
@@ -120,7 +120,7 @@ def test_the_report_gets_the_scores_of_its_own_classifier_and_clips(output: Path
 
 
 @pytest.mark.parametrize(
-    ("judge", "corpora", "words"),
+    ("classifier", "corpora", "words"),
     [
         ({"run": "cnn-other"}, {}, "another classifier: its run differs"),
         ({"feature_id": "x"}, {}, "another classifier: its feature_id differs"),
@@ -131,10 +131,10 @@ def test_the_report_gets_the_scores_of_its_own_classifier_and_clips(output: Path
     ],
 )
 def test_scores_of_another_classifier_or_of_other_clips_are_not_shown(
-    output: Path, judge: dict[str, str], corpora: dict[str, str], words: str
+    output: Path, classifier: dict[str, str], corpora: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        read_scores(str(output), JUDGE | judge, CORPORA | corpora)
+        read_scores(str(output), JUDGE | classifier, CORPORA | corpora)
 
 
 @pytest.mark.parametrize(

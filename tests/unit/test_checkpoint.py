@@ -31,7 +31,7 @@ NOTE = Checkpoint(
 )
 
 
-def test_a_judge_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_classifier_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     model = build("cnn", 2).eval()
     log_mel = np.random.default_rng(0).standard_normal((3, 8, 101)).astype(np.float32)
 
@@ -283,7 +283,7 @@ def test_progress_that_can_not_be_written_leaves_the_last(tmp_path: Path) -> Non
 
 
 def test_weights_that_share_memory_or_lie_otherwise_are_written(tmp_path: Path) -> None:
-    """The judge so far is often the model itself, and on a GPU maps lie channels last."""
+    """The classifier so far is often the model itself, and on a GPU maps lie channels last."""
     maps = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     part = torch.arange(12.0).view(3, 4).t()
     weights = {"maps": maps, "again": maps, "part": part}

@@ -352,7 +352,7 @@ def test_a_batch_need_not_split_evenly_inside_a_range_of_workers(least):
 @pytest.mark.parametrize(
     ("override", "expected"), [("seed=3", False), ("seeds=2", True), ("folds=all", True)]
 )
-def test_folds_and_seeds_train_several_judges(least, override, expected):
+def test_folds_and_seeds_train_several_classifiers(least, override, expected):
     assert load(least, [f"training.{override}"]).training.trains_several == expected
 
 
@@ -382,7 +382,7 @@ def test_a_missing_key_is_named(tmp_path, key):
 
 
 def test_a_reference_stands_for_the_real_corpus(least):
-    given = ["evaluation.reference=real.safetensors", "evaluation.checkpoint=runs/judge"]
+    given = ["evaluation.reference=real.safetensors", "evaluation.checkpoint=runs/classifier"]
     generated = "corpora.generated.gan=wavs"
     config = load(least, [*given, generated, "corpora.real=null"])
     assert config.corpora.real is None
@@ -502,7 +502,7 @@ def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path)
             "corpora.generated.near=../near",
             "corpora.generated.home=~/wavs",
             "corpora.generated.far=gs://bucket/far",
-            "evaluation.checkpoint=runs/judge",
+            "evaluation.checkpoint=runs/classifier",
             "synthesis.formula.output=data/formula",
             "synthesis.griffin_lim.output=s3://bucket/griffin",
             "synthesis.ladder.output=data/ladder",
@@ -514,7 +514,7 @@ def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path)
         "corpora.generated.near": str(tmp_path / "near"),
         "corpora.generated.home": "/home/somebody/wavs",
         "corpora.generated.far": "gs://bucket/far",
-        "evaluation.checkpoint": str(start / "runs" / "judge"),
+        "evaluation.checkpoint": str(start / "runs" / "classifier"),
         "synthesis.formula.output": str(start / "data" / "formula"),
         "synthesis.griffin_lim.output": "s3://bucket/griffin",
         "synthesis.ladder.output": str(start / "data" / "ladder"),
@@ -526,7 +526,7 @@ def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path)
         "home": "/home/somebody/wavs",
         "far": "gs://bucket/far",
     }
-    assert config.evaluation.checkpoint == str(start / "runs" / "judge")
+    assert config.evaluation.checkpoint == str(start / "runs" / "classifier")
     assert config.synthesis.formula.output == str(start / "data" / "formula")
     assert config.synthesis.griffin_lim.output == "s3://bucket/griffin"
     assert load(least, ["output=s3://bucket/run"]).output == "s3://bucket/run"

@@ -1,4 +1,4 @@
-"""Workers that share each batch train the very judge that one alone would."""
+"""Workers that share each batch train the very classifier that one alone would."""
 
 import os
 from collections.abc import Iterator

@@ -40,7 +40,7 @@ def test_a_lone_clip_of_a_class_comes_once_and_none_where_none_is_asked_for() ->
     assert examples.choose(predictions(("a", 0.9)), 0) == []
 
 
-def test_an_example_carries_what_is_seen_and_heard(tmp_path: Path) -> None:
+def test_an_example_has_a_spectrogram_and_a_sound(tmp_path: Path) -> None:
     wav = tmp_path / "a.wav"
     soundfile.write(wav, 0.5 * np.sin(np.arange(4000) * 2 * np.pi * 1000 / 8000), 8000)
 

@@ -213,8 +213,8 @@ def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndar
     waveform = resample(torch.from_numpy(samples.mean(axis=1)), rate, RATE)
     pieces = torch.stack([waveform[window] for window in windows])
     power = MelSpectrogram(sample_rate=RATE, n_fft=256, hop_length=80, n_mels=20)(pieces)
-    heard = power >= 1e-6 * power.amax(dim=(1, 2), keepdim=True)
-    return power.clamp(min=1e-10).log().numpy(), heard.numpy()
+    audible = power >= 1e-6 * power.amax(dim=(1, 2), keepdim=True)
+    return power.clamp(min=1e-10).log().numpy(), audible.numpy()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 1e-2)])
@@ -230,12 +230,12 @@ def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tol
     settings = SETTINGS.model_copy(update={"dtype": dtype})
     shard = extract(tmp_path, manifest(path), settings=settings)
     starts = [0, 1400, 2800]
-    expected, heard = by_torchaudio(path, [slice(start, start + 2000) for start in starts])
+    expected, audible = by_torchaudio(path, [slice(start, start + 2000) for start in starts])
     assert shard.groups == [2, 1]
     assert shard.log_mels.dtype == dtype
-    assert heard.mean() > 0.6
+    assert audible.mean() > 0.6
     difference = np.abs(shard.log_mels.astype(np.float64) - expected)
-    assert difference[heard].max() < tolerance
+    assert difference[audible].max() < tolerance
 
 
 def test_silence_is_the_floor(tmp_path):
@@ -584,10 +584,10 @@ def test_a_transform_changes_waveforms_before_their_log_mels(tmp_path, sounds):
     half = log_mels(plain, SETTINGS, halve)
 
     expected = parquet.tensor_array(log_mels(plain, SETTINGS)["log_mel"]) - np.log(4)
-    heard = expected > np.log(1e-9)
+    audible = expected > np.log(1e-9)
     found = parquet.tensor_array(half["log_mel"])
-    assert heard.mean() > 0.5
-    np.testing.assert_allclose(found[heard], expected[heard], atol=2e-3)
+    assert audible.mean() > 0.5
+    np.testing.assert_allclose(found[audible], expected[audible], atol=2e-3)
     assert shapes == [((len(plain), SETTINGS.clip_samples), np.float32)]
     with pytest.raises(ValueError, match="the transform turns"):
         log_mels(plain, SETTINGS, lambda waveforms: waveforms[:, :-1])

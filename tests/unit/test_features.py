@@ -240,7 +240,7 @@ def test_as_many_log_mels_as_rows(tmp_path, count):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_a_log_mel_that_is_not_finite_is_refused(tmp_path, wrong):
-    """One such number in a band would be its mean in every judge; the clip is named."""
+    """One such number in a band would be its mean in every classifier; the clip is named."""
     path = tmp_path / "part-00000000.parquet"
     log_mels = noise(3)
     log_mels[2, 4, 5] = wrong

@@ -92,11 +92,11 @@ def test_it_equals_torchaudio(wanted, kind):
     assert log_mel.shape == expected.shape
     assert log_mel.dtype == torch.float32
     assert torch.isfinite(log_mel).all()
-    heard = power >= 1e-6 * power.max()
-    assert (log_mel - expected)[heard].abs().max() < 1e-4
+    audible = power >= 1e-6 * power.max()
+    assert (log_mel - expected)[audible].abs().max() < 1e-4
     # Below that, no band may ring where torchaudio hears next to nothing.
     ceiling = max(1e-6 * float(power.max()), 1e-10)
-    assert (log_mel[~heard] <= np.log(ceiling) + 0.1).all()
+    assert (log_mel[~audible] <= np.log(ceiling) + 0.1).all()
 
 
 @pytest.mark.parametrize("kind", sorted(SIGNALS))
@@ -104,9 +104,9 @@ def test_it_equals_torchaudio_at_the_default_settings(kind):
     wanted = FeatureSettings(clip_length=0.5)
     waveform = SIGNALS[kind](wanted.clip_samples)
     power = reference(wanted, waveform)
-    heard = power >= 1e-6 * power.max()
+    audible = power >= 1e-6 * power.max()
     difference = LogMel(wanted)(waveform) - power.clamp(min=1e-10).log()
-    assert difference[heard].abs().max() < 1e-4
+    assert difference[audible].abs().max() < 1e-4
 
 
 @settings(max_examples=60, deadline=None)

@@ -340,7 +340,7 @@ def load() -> Callable[..., Config]:
 
 
 def test_without_loudness_ids_and_digests_are_what_they_were(load: Callable[..., Config]) -> None:
-    """Features, judges and searches of earlier versions keep their names."""
+    """Features, classifiers and searches of earlier versions keep their names."""
     for config in (load(), load(loudness="none"), load(loudness=None)):
         assert config.features.id == "289b7613"
         names = [*config.features.model_dump(), "loudness"]

@@ -97,7 +97,7 @@ def test_split_folders_above_the_classes(tmp_path):
 
 
 def test_split_folders_may_open_with_a_capital(tmp_path):
-    """`Train/dog` is no class called Train: a judge of Train against Test would be absurd."""
+    """`Train/dog` is no class called Train: a classifier of Train against Test would be absurd."""
     lay(tmp_path, "Train/dog/a.wav", "Test/cat/b.wav")
     assert column(tmp_path, "label") == {"Train/dog/a.wav": "dog", "Test/cat/b.wav": "cat"}
     assert column(tmp_path, "split") == {"Train/dog/a.wav": "train", "Test/cat/b.wav": "test"}

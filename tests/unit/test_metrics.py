@@ -109,7 +109,7 @@ def test_accuracy_counts_equal_indices():
 
 
 def test_confusion_matrix_has_the_truth_in_rows():
-    """A dog heard as rain is counted in the dog's row and the rain's column."""
+    """A dog predicted as rain is counted in the dog's row and the rain's column."""
     dog, rain = 0, 1
 
     matrix = confusion_matrix([dog, dog, rain], [rain, rain, rain], classes=3)
@@ -177,10 +177,10 @@ def test_report_of_known_clips():
     """Every number of a small corpus equals its hand-computed value."""
     probabilities = [
         [0.7, 0.1, 0.1, 0.1],  # dog, right
-        [0.1, 0.7, 0.1, 0.1],  # dog, heard as rain; third by the tie
+        [0.1, 0.7, 0.1, 0.1],  # dog, predicted as rain; third by the tie
         [0.0, 0.6, 0.3, 0.1],  # rain, right
-        [0.3, 0.3, 0.3, 0.1],  # siren, heard as dog by the tie
-        [0.4, 0.3, 0.2, 0.1],  # siren, heard as dog
+        [0.3, 0.3, 0.3, 0.1],  # siren, predicted as dog by the tie
+        [0.4, 0.3, 0.2, 0.1],  # siren, predicted as dog
     ]
 
     report = classification_report(

@@ -118,7 +118,7 @@ def test_few_clips_have_reasons_in_place_of_numbers(clips):
     ids=["one sound", "one real sound", "n < d", "copies", "far", "tiny", "relu", "same", "3 real"],
 )
 @pytest.mark.filterwarnings("error")
-def test_odd_corpora_are_judged_without_a_crash(x, y):
+def test_odd_corpora_have_numbers_without_a_crash(x, y):
     """Collapse, low rank, offsets and copies give finite numbers or reasons, and no warning."""
     found = report(x, y)
 

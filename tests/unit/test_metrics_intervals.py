@@ -179,7 +179,7 @@ def test_a_share_is_wilsons():
 
 
 def test_paired_shares_are_compared_clip_by_clip():
-    """The table of Newcombe's paper, 36, 12, 2 and 0 clips, and two judges that mostly agree."""
+    """The table of Newcombe's paper, 36, 12, 2 and 0 clips, of classifiers that mostly agree."""
     both, only_a, only_b = np.repeat([0, 1, 2], [36, 12, 2]) == np.arange(3)[:, None]
 
     found = paired_difference(both | only_a, both | only_b)

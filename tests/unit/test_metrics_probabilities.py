@@ -318,8 +318,8 @@ def test_what_depends_on_the_number_of_clips_is_computed_on_equal_numbers():
     def report(clips, set_size, seed):
         rng = np.random.default_rng([seed, clips, set_size])
         truth = rng.integers(50, size=clips)
-        heard = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
-        rows = 0.9 * np.eye(50)[heard] + 0.002
+        predicted = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
+        rows = 0.9 * np.eye(50)[predicted] + 0.002
         return classification_report(truth, rows, named(50), set_size=set_size)
 
     few, many, equal = (

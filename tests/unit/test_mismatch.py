@@ -87,7 +87,7 @@ def test_some_clips_of_a_lower_rate_are_told_with_their_share() -> None:
     assert told(generated) == {}, "one clip of 40"
 
 
-def test_a_higher_rate_that_the_judge_does_not_hear_is_not_worth_telling() -> None:
+def test_a_higher_rate_that_the_classifier_does_not_hear_is_not_worth_telling() -> None:
     assert told(corpus(rate=48000)) == {}
 
 
@@ -206,5 +206,5 @@ def test_band_edges_are_where_the_filters_begin() -> None:
     bins = np.linspace(0, 8000, filters.shape[0])
 
     for band, edge in enumerate(band_edges(SETTINGS)):
-        heard = bins[filters[:, band] > 0]
-        assert edge <= heard[0] <= edge + bins[1]
+        found_bins = bins[filters[:, band] > 0]
+        assert edge <= found_bins[0] <= edge + bins[1]

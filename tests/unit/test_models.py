@@ -242,10 +242,10 @@ def test_the_smallest_size_is_the_smallest(name: str) -> None:
     with torch.device("meta"):
         model = build(name, 3).eval()
         bands, frames = model.smallest
-        model._judge(torch.randn(1, 1, bands, frames))
+        model._logits_and_embedding(torch.randn(1, 1, bands, frames))
         for size in [(bands - 1, frames), (bands, frames - 1)]:
             with pytest.raises(RuntimeError, match=r"[Oo]utput size is too small"):
-                model._judge(torch.randn(1, 1, *size))
+                model._logits_and_embedding(torch.randn(1, 1, *size))
 
 
 def test_what_is_large_enough_is_not_padded() -> None:

@@ -29,11 +29,11 @@ def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
 
 
 def metrics(**corpora: dict[str, Any]) -> dict[str, Any]:
-    judge = {"run": "cnn-1", "model": "cnn", "labels": ["a", "b"]}
-    judge |= {"feature_id": "f", "split_digest": "s"}
+    classifier = {"run": "cnn-1", "model": "cnn", "labels": ["a", "b"]}
+    classifier |= {"feature_id": "f", "split_digest": "s"}
     real = {"real": {"role": "real"}}
     corpora = {**real, **corpora}
-    found = {"schema": METRICS_SCHEMA, "judge": judge, "corpora": corpora}
+    found = {"schema": METRICS_SCHEMA, "classifier": classifier, "corpora": corpora}
     return found | {"embeddings": {}, "copies": None}
 
 
@@ -85,8 +85,8 @@ def test_a_generator_does_not_get_better_by_more_clips(seed: int) -> None:
 
     def scored(clips: int) -> Scored:
         truth = rng.integers(50, size=clips)
-        heard = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
-        probabilities = 0.05 * rng.dirichlet(np.ones(50), clips) + 0.95 * np.eye(50)[heard]
+        predicted = np.where(rng.random(clips) < 0.7, truth, rng.integers(50, size=clips))
+        probabilities = 0.05 * rng.dirichlet(np.ones(50), clips) + 0.95 * np.eye(50)[predicted]
         embedding = rng.normal(0, 1, (clips, 3)).astype(np.float32)
         return Scored(truth, probabilities.astype(np.float32), embedding)
 
@@ -205,11 +205,11 @@ def test_a_single_corpus_may_have_changed_its_name() -> None:
     assert [row["corpus"] for row in rows] == ["epoch_20"]
 
 
-def test_another_judge_is_refused() -> None:
+def test_another_classifier_is_refused() -> None:
     old, new = metrics(mine=row(5, 10)), metrics(mine=row(5, 10))
-    new["judge"]["run"] = "cnn-2"
+    new["classifier"]["run"] = "cnn-2"
 
-    with pytest.raises(UserError, match=r"judge\.run is cnn-1 in the first and cnn-2"):
+    with pytest.raises(UserError, match=r"classifier\.run is cnn-1 in the first, cnn-2"):
         compare(old, new)
 
 

@@ -35,7 +35,7 @@ def real_side() -> RealSide:
     sums = SoundSums({8000: 30, 44100: 2}, rng.normal(size=(2, 5)))
     measure = {"value": 0.1 + 0.2, "low": None, "high": 1e-300}
     return RealSide(
-        judge={"labels": LABELS, "feature_id": "0123abcd"},
+        classifier={"labels": LABELS, "feature_id": "0123abcd"},
         reference={"split": "train", "clips": 99, "used": 20, "set_size": 12},
         clip_ids=[f"dog/{n} ä.wav" for n in range(20)],
         training=Scored(rng.integers(0, 2, 20), probabilities, embeddings(1, 20, 3)),
@@ -44,7 +44,7 @@ def real_side() -> RealSide:
         anchors={"noise": {"role": "anchor", "mmd": measure}},
         sound=Sound(sums, rng.normal(size=32).astype(np.float32), rng.random(32)),
         embeddings={"mel.v2": RealEmbedding("d1", embeddings(2, 20, 4), {"mmd": measure}, {})},
-        classifier={"weights_sha256": "w", "normalisation": "n"},
+        identity={"weights_sha256": "w", "normalisation": "n"},
     )
 
 
@@ -63,7 +63,7 @@ def written(tmp_path: Path) -> str:
 
 def test_what_is_read_is_what_was_written_to_the_last_bit(written: str) -> None:
     ours, theirs = real_side(), read_reference(written)
-    plain = ("judge", "reference", "clip_ids", "class_sizes", "row", "anchors", "classifier")
+    plain = ("classifier", "reference", "clip_ids", "class_sizes", "row", "anchors", "classifier")
     for name in (*plain, "digest", "set_size"):
         assert getattr(theirs, name) == getattr(ours, name), name
     assert theirs.sound.sums.rates == ours.sound.sums.rates
@@ -132,7 +132,7 @@ def changed(uri: str, change: Callable[[dict, dict], object]) -> None:
         lambda content, arrays: arrays.pop("embeddings/mel.v2/embedding"),
         lambda content, arrays: content.pop("anchors"),
         lambda content, arrays: content["clip_ids"].pop(),
-        lambda content, arrays: content["judge"]["labels"].pop(),
+        lambda content, arrays: content["classifier"]["labels"].pop(),
         lambda content, arrays: content.update(sample_rates=3),
         lambda content, arrays: arrays.update(truth=arrays["truth"][1:]),
     ],

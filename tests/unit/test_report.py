@@ -209,7 +209,7 @@ def test_anchors_show_where_each_number_must_lie():
     assert "Accuracy" in copy.one("small", class_="fooled").text
 
 
-def test_a_judge_that_fails_a_check_is_warned_of_at_the_top():
+def test_a_classifier_that_fails_a_check_is_warned_of_at_the_top():
     """In words, in red, before any number."""
     given_metrics = metrics()
     check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
@@ -218,7 +218,7 @@ def test_a_judge_that_fails_a_check_is_warned_of_at_the_top():
 
     warning = tree.one("header").one("div", class_="warning")
     assert warning.attributes["role"] == "alert"
-    assert "The judge can't be trusted here." in warning.text
+    assert "The classifier can't be trusted here." in warning.text
     assert [each.text for each in warning.all("li")] == [
         "coverage of noise is 0.75; it must be below that of real, 0.5"
     ]
@@ -481,7 +481,7 @@ def test_the_map_has_a_mark_a_clip():
 
 
 def test_table_has_real_first_then_the_best_generator():
-    """The judge's own score leads, then accuracy falls, and what has none comes last."""
+    """The classifier's own score leads, then accuracy falls, and what has none comes last."""
     rows = [row.attributes.get("data-corpus") for row in page().all("tr")]
 
     assert [name for name in rows if name] == ["real", "faithful", "poor", "empty"]
@@ -518,10 +518,10 @@ def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
 
 
 def test_lede_names_the_best_generator_and_the_ceiling():
-    """The first sentence holds the best generator's accuracy and the judge's own."""
+    """The first sentence holds the best generator's accuracy and the classifier's own."""
     lede = page().one("p", class_="lede").text
 
-    assert lede.startswith("The judge, a classifier trained on real sounds, recognised 91.0% of")
+    assert lede.startswith("The classifier, trained on real sounds, recognised 91.0% of")
     assert "faithful" in lede
     assert "95.0% of held-out real sounds" in lede
 
@@ -582,7 +582,7 @@ def test_the_method_names_what_depends_on_the_number_of_clips():
 
     assert (
         "The values of Fréchet, Recall, Coverage, Macro F1, Calibration error, Inception score, "
-        "Modified inception score, AM score and Classes heard depend on how many clips are "
+        "Modified inception score, AM score and Effective classes depend on how many clips are "
         "compared, so they are computed on 60 clips of each corpus (as many as there are real test "
         "clips, at most 2,048)"
     ) in text
@@ -665,7 +665,7 @@ def test_many_classes_have_a_list_in_place_of_a_matrix():
     assert len(text) < 1_000_000
 
 
-def test_confusion_rows_follow_the_labels_of_the_judge():
+def test_confusion_rows_follow_the_labels_of_the_classifier():
     """A metrics.json with sorted keys names the rows of the matrix no differently."""
     given_metrics = metrics()
     for each in given_metrics["corpora"].values():
@@ -764,7 +764,7 @@ def test_rare_kinds_of_rejects_share_a_row():
 
 
 def test_page_without_generated_corpora():
-    """A judge alone is reported with its own score."""
+    """A classifier alone is reported with its own score."""
     tree = page(metrics=metrics_of({"real": corpus("real", 19, 20, LABELS)}, LABELS))
 
     assert "recognised 95.0% of held-out real sounds" in tree.one("p", class_="lede").text

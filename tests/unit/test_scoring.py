@@ -25,7 +25,7 @@ class TooLarge(Classifier):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def _judge(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         raise torch.OutOfMemoryError(SHORTAGE)
 
 

@@ -82,7 +82,7 @@ def test_the_page_names_the_best_its_clips_and_the_budget() -> None:
     assert facts["Trials stopped"] == "2"
     assert facts["Trials failed"] == "1"
     assert "flattered by luck" in tree.text
-    assert "no trial has heard" in tree.text
+    assert "no trial uses" in tree.text
 
 
 def test_every_trial_is_a_row_with_its_values_and_error() -> None:

@@ -107,7 +107,7 @@ def test_features_and_grids_want_choices() -> None:
     )
 
 
-def test_a_search_is_of_one_judge_a_trial() -> None:
+def test_a_search_is_of_one_classifier_a_trial() -> None:
     for training in ({"folds": "all"}, {"seeds": 3}):
         assert "leave training.folds and seeds out" in fault(
             {"training.optimizer.lr": RATES}, training=training

@@ -113,7 +113,7 @@ def test_a_fold_can_not_be_both_test_and_validation():
 
 
 def test_a_recording_in_two_folds_does_not_stand_on_both_sides():
-    """Refused, or kept together: the judge must not be tested on what it has heard."""
+    """Refused, or kept together: the classifier must not be tested on what trained it."""
     groups = ["tape", "b", "c", "tape", "e", "f"]
     table = manifest("xxxxxx", folds=["1", "1", "1", "2", "2", "2"], groups=groups)
     with suppress(UserError):
@@ -216,7 +216,7 @@ def test_shares_of_groups_are_off_by_no_more_than_a_group(sizes, seed):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("shares", [{}, {"test": 0.15, "validation": 0.15}, {"test": 0.45}])
 def test_a_class_of_one_clip_trains(shares, seed):
-    """A judge can't judge by what it has never heard."""
+    """A classifier can't predict a class without a training clip."""
     labels = np.array(["common"] * 30 + ["rare"])
     split = stratified_split(labels, np.arange(31).astype(str), shares, seed)
     assert split[-1] == "train"

@@ -41,7 +41,7 @@ def spectrum(waveform):
     snr_db=st.sampled_from([REAL_SNR_DB, NOISY_SNR_DB, (-60.0, -60.0), SILENT_BACKGROUND_DB]),
 )
 def test_a_clip_is_sound(kind, seed, seconds, sample_rate, snr_db):
-    """Any clip is float32, has the length asked for, is finite, heard, and below the peak."""
+    """Any clip is float32, has the length asked for, is finite, predicted, and below the peak."""
     clip = synthesize_clip(kind, seed, seconds, sample_rate, snr_db)
     assert clip.dtype == np.float32
     assert clip.shape == (round(seconds * sample_rate),)

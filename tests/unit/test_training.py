@@ -870,7 +870,7 @@ def test_an_epoch_with_a_loss_that_is_no_number_is_not_reported() -> None:
     assert [len(progress.history) for progress in seen] == [1]
 
 
-def test_a_judge_that_the_last_step_ruined_is_not_reported() -> None:
+def test_a_classifier_that_the_last_step_ruined_is_not_reported() -> None:
     """No training loss tells of it: there is no batch behind."""
     settings = TrainingSettings(epochs=1, optimizer={"name": "SGD", "lr": 1e38}, keep="last")
 

@@ -1,4 +1,4 @@
-"""One judge's training: Ray Train over DDP workers, fed from the log-mel shards."""
+"""One classifier's training: Ray Train over DDP workers, fed from the log-mel shards."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def split_digest(clips: pa.Table) -> str:
 
 
 def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> str:
-    """Where this config's judge lies: another corpus, split, model or training has another.
+    """Where this config's classifier lies: another corpus, split, model or training has another.
 
     Args:
         config: the experiment.
@@ -83,7 +83,7 @@ def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> st
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     identity = {
         "features": config.features.id,
-        # Of the clips' sizes and times too: a recording that was replaced wants another judge.
+        # Of the clips' sizes and times too: a recording that was replaced wants another classifier.
         "corpus": summary["digest"],
         "split": split_digest(clips),
         "model": model_identity(config),
@@ -114,7 +114,7 @@ def log_weights(config: Config, classes: int) -> None:
 
 @dataclass(frozen=True)
 class Material:
-    """What judges learn from: the real corpus in some features and split.
+    """What classifiers learn from: the real corpus in some features and split.
 
     Attributes:
         labels: class names in the order of the logits.
@@ -148,21 +148,21 @@ class Material:
         return streams
 
 
-def train_judge(
+def train_classifier(
     config: Config,
-    name: str = "judge",
+    name: str = "classifier",
     together: int = 1,
     corpus: str = "real",
     clips: pa.Table | None = None,
 ) -> str:
-    """Trains, unless this very judge is there already, and returns its folder.
+    """Trains, unless this very classifier is there already, and returns its folder.
 
     A training that was cut off continues after its last whole epoch.
 
     Args:
-        config: of one judge.
+        config: of one classifier.
         name: what it is called in the log.
-        together: how many judges share the cluster's CPUs.
+        together: how many classifiers share the cluster's CPUs.
         corpus: whose clips it learns from.
         clips: some of them, with their `label` and `split`; None for all, split as
             `corpora.real.split` says.
@@ -207,7 +207,7 @@ def training_shown(
 def train_run(config: Config, folder: str, clips: pa.Table, run: str, together: int) -> None:
     """Trains a classifier into the folder `run`, which the caller has locked.
 
-    The other arguments are `train_judge`'s.
+    The other arguments are `train_classifier`'s.
     """
     # A Ray task that ended may be tried again, if its node died.
     if checkpoint.is_complete(run):
@@ -262,7 +262,7 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
 def job_of(
     config: Config, material: Material, note: Checkpoint, run: str, threads: int
 ) -> dict[str, Any]:
-    """What a worker is told.
+    """The settings and data of a worker.
 
     Raises:
         UserError: settings that this material can't be taught with.
@@ -396,7 +396,7 @@ class Failures(ray.train.UserCallback):
 
 
 def describe(config: Config, material: Material) -> Checkpoint:
-    """All of the judge's note but its metrics."""
+    """All of the classifier's note but its metrics."""
     return Checkpoint(
         model=config.model.name,
         labels=material.labels,
