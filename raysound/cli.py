@@ -128,10 +128,12 @@ def settings_of(command: Command) -> list[str]:
         return []
     from raysound.settings.describe import described
 
-    rows = [row for row in described() if row.path.partition(".")[0] in command.sections]
-    wide, typed = (max(len(row[column]) for row in rows) for column in (0, 1))
-    lines = [f"  {row.path:<{wide}}  {row.type:<{typed}}  {row.default}".rstrip() for row in rows]
-    return ["", "Settings, with type and default, also as key=value:", "", *lines]
+    lines = ["", "Settings, with type and default, also as key=value:", ""]
+    for row in described():
+        if row.path.partition(".")[0] in command.sections:
+            default = f"; {row.default}" if row.default else ""
+            lines += [f"  {row.path} ({row.type}{default})", f"      {row.description}"]
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Every setting of a config with its path, type and default, from the models."""
+"""Every setting of a config with its path, type, default and description, from the models."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
+from raysound.settings import schema
 from raysound.settings.schema import Config, Section
 
 # Longer types are named by their kind.
@@ -22,15 +27,18 @@ class Setting(NamedTuple):
         path: as on a command line, `training.epochs`.
         type: for a reader.
         default: as in a YAML, "required" without one, "" where it follows from others.
+        description: the docstring of the field, one line.
     """
 
     path: str
     type: str
     default: str
+    description: str
 
 
 def described(model: type[Section] = Config, above: str = "") -> Iterator[Setting]:
     """The settings of a section and of the sections in it, in their order."""
+    descriptions = field_docstrings()[model.__name__]
     for name, field in model.model_fields.items():
         path = f"{above}{name}"
         section = only_section(field.annotation)
@@ -44,7 +52,25 @@ def described(model: type[Section] = Config, above: str = "") -> Iterator[Settin
             shown = ""
         else:
             shown = as_yaml(default)
-        yield Setting(path, type_text(field.annotation), shown)
+        yield Setting(path, type_text(field.annotation), shown, descriptions.get(name, ""))
+
+
+@cache
+def field_docstrings() -> dict[str, dict[str, str]]:
+    """The docstrings that follow the fields, by class and field: Python itself drops them."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(schema)).body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {
+                field.target.id: inspect.cleandoc(text.value.value)
+                for field, text in pairwise(node.body)
+                if isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            }
+    return found
 
 
 def only_section(annotation: Any) -> type[Section] | None:

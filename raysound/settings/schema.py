@@ -117,10 +117,15 @@ class SplitSettings(Section):
     """Which real clips train, which choose the checkpoint, which test the classifier."""
 
     test_folds: tuple[Fold, ...] = ()
+    """Folds that test the classifier."""
     validation_folds: tuple[Fold, ...] = ()
+    """Folds that choose the epoch."""
     test_fraction: Number = Field(0.15, ge=0, lt=1)
+    """Share of each class that tests, without test_folds."""
     validation_fraction: Number = Field(0.15, ge=0, lt=1)
+    """Share of each class that validates, without validation_folds."""
     seed: Seed = 0
+    """Of the clips that are drawn."""
 
     @model_validator(mode="after")
     def _folds_differ(self) -> SplitSettings:
@@ -142,6 +147,7 @@ class RealCorpus(Section):
     """The labelled recordings that the classifier learns from."""
 
     path: Place
+    """Folder, table or files of the real recordings; a path or URI."""
     split: SplitSettings = SplitSettings()
 
     @model_validator(mode="before")
@@ -158,6 +164,7 @@ class CorporaSettings(Section):
 
     real: RealCorpus | None = None
     generated: dict[CorpusName, Place] = {}
+    """Path or URI of each generated corpus, by name."""
 
     @model_validator(mode="after")
     def _names_are_free(self) -> CorporaSettings:
@@ -185,7 +192,9 @@ class Loudness(Section):
     """
 
     rms: Level | None = None
+    """Root mean square of every clip, dBFS."""
     lufs: Level | None = None
+    """Integrated loudness of every clip by ITU-R BS.1770-4, LUFS."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Loudness:
@@ -215,15 +224,24 @@ class FeatureSettings(Section):
     """
 
     clip_length: PositiveFloat = 5.0
+    """Seconds of a window; shorter clips are padded with zeros."""
     sample_rate: PositiveInt = 44100
+    """Hz; every clip is resampled to it."""
     hop_length: PositiveInt = 441
+    """Samples between two frames."""
     n_fft: Integer = Field(1024, ge=2)
+    """Samples of a Fourier transform."""
     n_mels: PositiveInt = 64
+    """Mel bands."""
     f_min: NonNegativeFloat = 0.0
+    """Lowest frequency of the mel bands, Hz."""
     # Without a sample rate there is another fault to report.
     f_max: PositiveFloat = Field(default_factory=lambda known: known.get("sample_rate", 2) / 2)
+    """Highest frequency of the mel bands, Hz; half the sample rate by default."""
     long_clips: Literal["split", "center", "start"] = "split"
+    """Windows of a longer clip: all, the one in the center, or the first."""
     dtype: Literal["float32", "float16"] = "float32"
+    """Of the stored log-mels."""
     loudness: Loudness | None = None
 
     @field_validator("loudness", mode="before")
@@ -329,7 +347,9 @@ class ModelSettings(Section):
     name: Literal["cnn", "alexnet", "vggish", "resnetish18", "resnetish34", "resnetish50"] = (
         "resnetish18"
     )
+    """Architecture of the classifier."""
     weights: Place | None = None
+    """Weights to start from: a safetensors file or a PyTorch state dict."""
 
 
 class Adam(Section):
@@ -443,13 +463,20 @@ class AugmentSettings(Section):
     """
 
     roll: StrictBool = False
+    """Rolls clips in time by a random amount."""
     # Log-mels span about 100 dB.
     gain_db: Number = Field(0.0, ge=0, le=100)
+    """Largest random change of level, dB."""
     mixup: Number = Field(0.0, ge=0, le=100)
+    """Alpha of mixup's Beta distribution; 0 is off."""
     frequency_masks: Integer = Field(0, ge=0, le=100)
+    """SpecAugment masks over bands, per clip."""
     frequency_mask: Number = Field(0.15, gt=0, lt=1)
+    """Largest width of a frequency mask, as a share of the bands."""
     time_masks: Integer = Field(0, ge=0, le=100)
+    """SpecAugment masks over frames, per clip."""
     time_mask: Number = Field(0.15, gt=0, lt=1)
+    """Largest width of a time mask, as a share of the frames."""
 
     @field_validator("mixup")
     @classmethod
@@ -464,7 +491,9 @@ class FinetuneSettings(Section):
     """Epochs after all others, at a fixed rate and without mixup."""
 
     epochs: NonNegativeInt = 0
+    """Epochs after all others, without mixup."""
     lr: PositiveFloat = 1e-4
+    """Their learning rate."""
 
 
 class TrainingSettings(Section):
@@ -479,24 +508,41 @@ class TrainingSettings(Section):
     """
 
     epochs: PositiveInt = 50
+    """Passes over the training clips."""
     batch_size: PositiveInt = 32
+    """Clips of one optimizer step, over all workers."""
     accumulate: PositiveInt = 1
+    """Gradient accumulation steps of a batch."""
     optimizer: Annotated[Optimizer, BeforeValidator(_adam_if_unnamed)] = Adam()
+    """{name: Adam, lr: 0.001, …}, AdamW or SGD."""
     scheduler: Scheduler | None = None
+    """torch learning-rate scheduler by name, with its options; stepped once an epoch."""
     warmup_epochs: NonNegativeInt = 0
+    """Epochs in which the learning rate rises, before the scheduler."""
     finetune: FinetuneSettings = FinetuneSettings()
     early_stopping: PositiveInt | None = None
+    """Epochs without a better one after which training ends."""
     keep: Literal["best", "last"] = "best"
+    """Epoch whose weights are kept: best validation accuracy, or the last."""
     average: Number | None = Field(None, gt=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is kept."""
     clip_gradient: PositiveFloat | None = None
+    """Largest norm of the gradient."""
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
+    """Of the cross-entropy loss."""
     balance: Literal["none", "weights", "sampling"] = "none"
+    """Classes of unequal size: weights in the loss, or sampling."""
     augment: AugmentSettings = AugmentSettings()
     crop_length: PositiveFloat | None = None
+    """Seconds of a random crop of each clip."""
     shuffle_buffer: PositiveInt = 4096
+    """Clips in the shuffle buffer, where features are streamed."""
     seed: Seed = 0
+    """Of weights, order and augmentation."""
     seeds: PositiveInt = 1
+    """Number of trainings, with seeds from seed on."""
     folds: Literal["all"] | None = None
+    """all trains a classifier for each fold."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingSettings:
@@ -646,13 +692,21 @@ class SearchSettings(Section):
     """
 
     space: dict[str, Dimension] = {}
+    """Settings to search: {training.optimizer.lr: {loguniform: [0.0001, 0.01]}, …}."""
     algorithm: Literal["random", "grid", "tpe"] = "random"
+    """random, grid over all choices, or Optuna's tpe."""
     trials: PositiveInt = 16
+    """Number of trials; a grid has its own."""
     scheduler: TrialScheduler | None = None
+    """Trial scheduler of Ray Tune by name, with its options; none trains all to the end."""
     hours: PositiveFloat | None = None
+    """Time limit of the search."""
     concurrent: PositiveInt | None = None
+    """Trials at a time; as many as fit by default."""
     gpus_per_trial: Number | None = Field(None, ge=LEAST_SHARE)
+    """GPUs of a trial, or a share of one."""
     seed: Seed = 0
+    """Of the values that are drawn."""
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -705,7 +759,9 @@ class CopiesSettings(Section):
     """
 
     rate: Number = Field(0.01, gt=0, lt=1)
+    """Share of real clips that may be called copies."""
     training_windows: PositiveInt = 50_000
+    """Windows of training clips that are searched, at most."""
 
 
 class EvaluationSettings(Section):
@@ -719,13 +775,21 @@ class EvaluationSettings(Section):
     """
 
     checkpoint: Place | None = None
+    """Folder of the classifier, below training/; this config's own by default."""
     reference: Place | None = None
+    """File of `raysound reference` in place of the real corpus; needs checkpoint."""
     batch_size: PositiveInt = 64
+    """Of the classifier."""
     examples: NonNegativeInt = 1
+    """Hardest and most convincing clips shown, per class and corpus."""
     examples_megabytes: NonNegativeFloat = 12.0
+    """Size of all sounds in the report."""
     tensorboard: StrictBool = False
+    """Writes the metrics as TensorBoard events."""
     csv: StrictBool = False
+    """Writes the predictions of each corpus as a CSV file."""
     embeddings: dict[CorpusName, Embedding] = {}
+    """Further embeddings, by name: log_mel_statistics, or an ONNX model."""
     copies: CopiesSettings | None = None
 
 
@@ -743,20 +807,35 @@ class ComputeSettings(Section):
     """
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    """Training workers, or the least and the most: [2, 8]."""
     use_gpu: Literal[True, False, "auto"] = "auto"
+    """Whether workers get a GPU each."""
     cpus_per_worker: Number | None = Field(None, ge=LEAST_SHARE)
+    """CPUs of a training worker."""
     local_cpus: PositiveInt | None = None
+    """CPUs of the Ray that is started on this machine; all by default."""
     wait_for_nodes: NonNegativeFloat = 0
+    """Minutes to wait for nodes of a cluster that grows."""
     labels: dict[str, str] = {}
+    """Ray labels of the nodes that train."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Ray's placement strategy of the workers."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of training and scoring; auto takes bfloat16 where the device computes it natively."""
     channels_last: Literal[True, False, "auto"] = "auto"
+    """Memory format of convolutions."""
     compile: StrictBool = False
+    """Uses torch.compile."""
     tf32: StrictBool = True
+    """Allows TensorFloat-32 on GPUs."""
     pin_memory: Literal[True, False, "auto"] = "auto"
+    """Copies batches to the GPU from pinned memory."""
     prefetch_batches: NonNegativeInt | Literal["auto"] = "auto"
+    """Batches prepared ahead."""
     sync_batch_norm: Literal[True, False, "auto"] = "auto"
+    """Batch norm over the clips of all workers."""
     shard_clips: PositiveInt | Literal["auto"] = "auto"
+    """Clips of a shard."""
 
     @field_validator("workers", mode="wrap")
     @classmethod
@@ -782,12 +861,18 @@ class FormulaSettings(Section):
     """Corpora made by formula: one real and three generated ones, a folder each below `output`."""
 
     output: Place
+    """Folder of the corpora."""
     clips_per_class: PositiveInt = 40
+    """Real clips of each class."""
     generated_clips_per_class: PositiveInt = 20
+    """Clips of each class and generated corpus."""
     # Shorter or at a lower rate the formulas have no room: see raysound.synthesis.formula.
     seconds: Number = Field(1.0, ge=0.05)
+    """Length of a clip."""
     sample_rate: Integer = Field(16000, ge=8000)
+    """Hz."""
     seed: Seed = 0
+    """Of all draws."""
 
 
 class LadderSettings(Section):
@@ -798,9 +883,13 @@ class LadderSettings(Section):
     """
 
     output: Place
+    """Folder of the corpora."""
     n_mels: tuple[PositiveInt, ...] = (128, 64, 32, 16, 8)
+    """Mel bands of the Griffin-Lim round trips."""
     snr_db: tuple[Decibels, ...] = (40, 30, 20, 10, 0)
+    """Signal-to-noise ratios of the noisy corpora, dB."""
     iterations: PositiveInt = 32
+    """Of Griffin-Lim."""
 
     @model_validator(mode="after")
     def _has_different_rungs(self) -> LadderSettings:
@@ -817,7 +906,9 @@ class GriffinLimSettings(Section):
     """A generated corpus made of real test clips, by log-mel and back."""
 
     output: Place
+    """Folder of the corpus."""
     iterations: PositiveInt = 32
+    """Of Griffin-Lim."""
 
 
 class SynthesisSettings(Section):
@@ -832,7 +923,9 @@ class Config(Section):
     """One experiment: everything that a job reads."""
 
     name: CorpusName
+    """Of the experiment."""
     output: Place
+    """Folder of all results; a path or URI."""
     corpora: CorporaSettings
     features: FeatureSettings = FeatureSettings()
     model: ModelSettings = ModelSettings()
