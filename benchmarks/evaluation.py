@@ -149,7 +149,7 @@ def evaluate(folder: str) -> None:
         points = [point for clips in selected.values() for point in clips.points]
         cells = {name: clips.cells for name, clips in selected.items()}
         page = render(
-            metrics | {"cas": None, "embeddings": {}},
+            metrics | {"cas": None, "copies": None, "embeddings": {}},
             [],
             [],
             cells,
