@@ -52,6 +52,38 @@ WORST_CLIPS = 10
 PARTS_OF_A_TASK = 32
 
 
+class Against(NamedTuple):
+    """What corpora are compared with.
+
+    Attributes:
+        reference: the real training clips, `RealClips`.
+        set_size: see `corpus_report`.
+        class_sizes: the same of each class.
+    """
+
+    reference: ray.ObjectRef
+    set_size: int
+    class_sizes: list[int]
+
+
+class DrawnReal(NamedTuple):
+    """Samples of the real clips.
+
+    Attributes:
+        train: at most PAIR_CLIPS training clips.
+        test: at most PAIR_CLIPS test clips.
+        entries: of the training clips.
+        of_train: sums over all training clips.
+        against: the training clips as a reference.
+    """
+
+    train: Scored
+    test: Scored
+    entries: np.ndarray
+    of_train: PartialSums
+    against: Against
+
+
 class Measured(NamedTuple):
     """What a task says of one corpus.
 
@@ -100,24 +132,23 @@ def measure(
         limits(len(labels), size, config.evaluation.examples),
     )  # fmt: skip
     sums = sum_corpora([*folders], predictions, plan)
-    prepare = ray.remote(max_retries=RETRIES)(real_clips)
-    measured: dict[str, Measured] = {}
-    if side is None:
-        side, measured["real"], real = measure_real(
-            config, run, classifier, folders["real"], predictions, plan, sums["real"]
-        )
-    else:
-        real = prepare.remote(side.training)
-    generated = [name for name in folders if name != "real"]
     empty = nothing(classifier.features.n_mels)
+    drawn = draw_real(sums["real"], empty, plan, predictions) if side is None else None
+    if drawn is not None:
+        against = drawn.against
+    else:
+        assert side is not None
+        against = Against(prepare_clips(side.training), side.set_size, side.class_sizes)
     calls = [
-        (
-            predictions, name, sums[name], empty, plan, [real], side.set_size, side.class_sizes,
-            name in labelled,
+        (predictions, name, sums[name], empty, plan, against, name in labelled) for name in folders
+    ]
+    measured = dict(zip(folders, run_remote_all(measure_corpus, calls), strict=True))
+    if drawn is not None:
+        side = measure_real(
+            config, run, classifier, folders["real"], predictions, plan, drawn, measured["real"]
         )
-        for name in generated
-    ]  # fmt: skip
-    measured |= zip(generated, run_remote_all(measure_corpus, calls), strict=True)
+    assert side is not None
+    generated = [name for name in folders if name != "real"]
     rows = {name: corpus_row("generated", folders[name], measured[name]) for name in generated}
     metrics = {
         "schema": METRICS_SCHEMA,
@@ -137,6 +168,27 @@ def measure(
     return metrics, side, shown, falls
 
 
+def draw_real(sums: ray.ObjectRef, empty: PartialSums, plan: Plan, predictions: str) -> DrawnReal:
+    """The real clips that samples are drawn from.
+
+    Args:
+        sums: over the real clips.
+        empty: sums over no clips.
+        plan: of the sums.
+        predictions: the folder of all corpora.
+    """
+    with reported("summing up the predictions"):
+        of_real = ray.get(sums)
+    of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
+    drawn, of_tests = (sample(one.entries, plan)[:PAIR_CLIPS] for one in (of_train, of_test))
+    train, test = (read_scored(predictions, "real", one, plan) for one in (drawn, of_tests))
+    set_size = min(of_test.classification.clips, SET_CLIPS)
+    of_class = of_test.classification.confusion(len(plan.labels)).sum(axis=1)
+    class_sizes = np.minimum(of_class, plan.limit.of_class).tolist()
+    against = Against(prepare_clips(train), set_size, class_sizes)
+    return DrawnReal(train, test, drawn, of_train, against)
+
+
 def measure_real(
     config: Config,
     run: str,
@@ -144,9 +196,10 @@ def measure_real(
     folder: str,
     predictions: str,
     plan: Plan,
-    sums: ray.ObjectRef,
-) -> tuple[RealSide, Measured, ray.ObjectRef]:
-    """All numbers about the real clips, and what those about others need of them.
+    drawn: DrawnReal,
+    measured: Measured,
+) -> RealSide:
+    """The real side, its embeddings left out.
 
     Args:
         config: the experiment.
@@ -155,40 +208,26 @@ def measure_real(
         folder: of the real features.
         predictions: the folder of all corpora.
         plan: of the sums.
-        sums: over the real clips.
-
-    Returns:
-        The real side, its embeddings left out; all about the test clips; the training clips as
-        `RealClips`.
+        drawn: from the real clips.
+        measured: all numbers about the real test clips.
     """
-    with reported("summing up the predictions"):
-        of_real = ray.get(sums)
-    labels, empty = classifier.labels, nothing(classifier.features.n_mels)
-    of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
-    drawn, of_tests = (sample(one.entries, plan)[:PAIR_CLIPS] for one in (of_train, of_test))
-    train, test = (read_scored(predictions, "real", one, plan) for one in (drawn, of_tests))
-    prepare = ray.remote(max_retries=RETRIES)(real_clips)
-    real = prepare.remote(train)
-    set_size = min(of_test.classification.clips, SET_CLIPS)
-    of_class = of_test.classification.confusion(len(labels)).sum(axis=1)
-    sizes = set_size, np.minimum(of_class, plan.limit.of_class).tolist()
-    # While the test clips are measured, so are the anchors.
-    task = ray.remote(max_retries=RETRIES)(measure_corpus)
-    waiting = task.remote(predictions, "real", sums, empty, plan, [real], *sizes, True)
-
-    anchors = made_anchors(run, test, labels, config)
-    anchors |= anchors_of_real(test, train, set_size)
-    against = dict.fromkeys(anchors, real)
+    labels, train, of_train = classifier.labels, drawn.train, drawn.of_train
+    real, set_size, class_sizes = drawn.against
+    anchors = made_anchors(run, drawn.test, labels, config)
+    anchors |= anchors_of_real(drawn.test, train, set_size)
+    references = dict.fromkeys(anchors, real)
     half, other = halves(train)
     if len(other.truth) > 1:
         anchors["real_halves"] = half
-        against["real_halves"] = prepare.remote(other)
-    calls = [([ray.put(anchors[name])], [against[name]], labels, *sizes) for name in anchors]
+        references["real_halves"] = prepare_clips(other)
+    calls = [
+        ([ray.put(anchors[name])], labels, drawn.against._replace(reference=references[name]))
+        for name in anchors
+    ]
     reports = run_remote_all(measure_anchor, calls)
-    with reported("the task measure_corpus"):
-        measured: Measured = ray.get(waiting)
-    names = read_rows(predictions, "real", drawn["part"], drawn["row"], ["clip_id"])["clip_id"]
-    side = RealSide(
+    entries = drawn.entries
+    names = read_rows(predictions, "real", entries["part"], entries["row"], ["clip_id"])["clip_id"]
+    return RealSide(
         classifier={
             "run": run.rpartition("/")[2],
             "model": classifier.model,
@@ -209,7 +248,7 @@ def measure_real(
         },
         clip_ids=names.to_pylist(),
         training=train,
-        class_sizes=sizes[1],
+        class_sizes=class_sizes,
         row=corpus_row("real", folder, measured),
         anchors={
             name: {"role": "anchor", **report}
@@ -219,7 +258,6 @@ def measure_real(
         embeddings={},
         identity=classifier_identity(run, classifier),
     )
-    return side, measured, real
 
 
 def corpus_row(role: str, folder: str, measured: Measured) -> dict[str, Any]:
@@ -300,6 +338,11 @@ def sum_step(batch: pa.Table, plan: Plan) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
+def prepare_clips(clips: Scored) -> ray.ObjectRef:
+    """Some clips as `RealClips`, computed in a task."""
+    return ray.remote(max_retries=RETRIES)(real_clips).remote(clips)
+
+
 def real_clips(clips: Scored) -> RealClips:
     """Runs in a Ray task: some clips as a reference."""
     return RealClips.of(clips)
@@ -311,9 +354,7 @@ def measure_corpus(
     sums: dict[str, PartialSums],
     empty: PartialSums,
     plan: Plan,
-    against: list[ray.ObjectRef],
-    set_size: int,
-    class_sizes: list[int],
+    against: Against,
     is_labelled: bool,
 ) -> Measured:
     """Runs in a Ray task, which gives numpy one thread: all numbers about one corpus.
@@ -325,17 +366,15 @@ def measure_corpus(
         empty: sums over no clips.
         plan: that they were made by.
         against: the real clips that they are compared with.
-        set_size: see `corpus_report`.
-        class_sizes: the same of each class.
         is_labelled: whether its clips have labels.
     """
-    real: RealClips = ray.get(against[0])
+    real: RealClips = ray.get(against.reference)
     own = sums.get(OTHERS, empty)
     drawn = sample(own.entries, plan)
     scored = read_scored(predictions, corpus, drawn, plan)
     kernels = mmd_kernels(scored.first(PAIR_CLIPS).embedding, real.prepared)
     report = corpus_report(
-        scored, real, plan.labels, set_size, class_sizes, totals=own.totals,
+        scored, real, plan.labels, against.set_size, against.class_sizes, totals=own.totals,
         is_labelled=is_labelled, kernels=kernels,
     )  # fmt: skip
     falls = decreases(kernels) if kernels is not None and len(kernels.cross) > 2 else np.zeros(0)
@@ -370,16 +409,13 @@ def worst_clips(
 
 
 def measure_anchor(
-    clips: list[ray.ObjectRef],
-    against: list[ray.ObjectRef],
-    labels: list[str],
-    set_size: int,
-    class_sizes: list[int],
+    clips: list[ray.ObjectRef], labels: list[str], against: Against
 ) -> dict[str, Any]:
     """Runs in a Ray task: all numbers about one anchor."""
+    reference = ray.get(against.reference)
     return corpus_report(
-        ray.get(clips[0]), ray.get(against[0]), labels, set_size, class_sizes
-    )  # fmt: skip
+        ray.get(clips[0]), reference, labels, against.set_size, against.class_sizes
+    )
 
 
 def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Sound:
