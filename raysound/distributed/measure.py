@@ -140,7 +140,7 @@ def measure(
         assert side is not None
         against = Against(prepare_clips(side.training), side.set_size, side.class_sizes)
     calls = [
-        (predictions, name, sums[name], empty, plan, against, name in labelled) for name in folders
+        (predictions, name, sums[name], empty, plan, *against, name in labelled) for name in folders
     ]
     measured = dict(zip(folders, run_remote_all(measure_corpus, calls), strict=True))
     if drawn is not None:
@@ -221,7 +221,7 @@ def measure_real(
         anchors["real_halves"] = half
         references["real_halves"] = prepare_clips(other)
     calls = [
-        ([ray.put(anchors[name])], labels, drawn.against._replace(reference=references[name]))
+        (ray.put(anchors[name]), labels, references[name], set_size, class_sizes)
         for name in anchors
     ]
     reports = run_remote_all(measure_anchor, calls)
@@ -354,7 +354,9 @@ def measure_corpus(
     sums: dict[str, PartialSums],
     empty: PartialSums,
     plan: Plan,
-    against: Against,
+    real: RealClips,
+    set_size: int,
+    class_sizes: list[int],
     is_labelled: bool,
 ) -> Measured:
     """Runs in a Ray task, which gives numpy one thread: all numbers about one corpus.
@@ -365,16 +367,17 @@ def measure_corpus(
         sums: over its clips, by TRAIN and OTHERS; those of OTHERS count.
         empty: sums over no clips.
         plan: that they were made by.
-        against: the real clips that they are compared with.
+        real: the real clips that they are compared with.
+        set_size: see `corpus_report`.
+        class_sizes: the same of each class.
         is_labelled: whether its clips have labels.
     """
-    real: RealClips = ray.get(against.reference)
     own = sums.get(OTHERS, empty)
     drawn = sample(own.entries, plan)
     scored = read_scored(predictions, corpus, drawn, plan)
     kernels = mmd_kernels(scored.first(PAIR_CLIPS).embedding, real.prepared)
     report = corpus_report(
-        scored, real, plan.labels, against.set_size, against.class_sizes, totals=own.totals,
+        scored, real, plan.labels, set_size, class_sizes, totals=own.totals,
         is_labelled=is_labelled, kernels=kernels,
     )  # fmt: skip
     falls = decreases(kernels) if kernels is not None and len(kernels.cross) > 2 else np.zeros(0)
@@ -409,13 +412,10 @@ def worst_clips(
 
 
 def measure_anchor(
-    clips: list[ray.ObjectRef], labels: list[str], against: Against
+    clips: Scored, labels: list[str], real: RealClips, set_size: int, class_sizes: list[int]
 ) -> dict[str, Any]:
     """Runs in a Ray task: all numbers about one anchor."""
-    reference = ray.get(against.reference)
-    return corpus_report(
-        ray.get(clips[0]), reference, labels, against.set_size, against.class_sizes
-    )
+    return corpus_report(clips, real, labels, set_size, class_sizes)
 
 
 def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Sound:
