@@ -9,6 +9,6 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # `ray status` and `ray job` in a container need it, too.
 ENV RAY_AUTH_MODE=token
 WORKDIR /home/ray/raysound
-COPY --chown=ray:users pyproject.toml constraints.txt README.md ./
+COPY --chown=ray:users pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=ray:users raysound raysound
 RUN pip install --no-cache-dir --constraint constraints.txt .
