@@ -1,4 +1,7 @@
-"""Every setting of a config with its path, type, default and description, from the models."""
+"""Every setting of a config with its path, type, default and description, from the models.
+
+python -m raysound.settings.describe > docs/configuration.md
+"""
 
 from __future__ import annotations
 
@@ -122,3 +125,34 @@ def as_yaml(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return json.dumps(value)
+
+
+def configuration_page() -> str:
+    """The page of all settings, as Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "Every setting of a YAML, with type, default and one line; on a command line as "
+        "`key=value`. This page is made by `python -m raysound.settings.describe`.",
+    ]
+    shown = None
+    for row in described():
+        section = row.path.partition(".")[0] if "." in row.path else "experiment"
+        if section != shown:
+            shown = section
+            lines += [
+                "",
+                f"## {section}",
+                "",
+                "| setting | type | default | |",
+                "|---|---|---|---|",
+            ]
+        # A pipe ends a cell, in code as well.
+        kind = row.type.replace("|", "\\|")
+        default = f"`{row.default}`" if row.default else ""
+        lines.append(f"| `{row.path}` | {kind} | {default} | {row.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(configuration_page(), end="")

@@ -7,7 +7,7 @@ import pytest
 
 from raysound.cli import COMMANDS
 from raysound.job import load_function
-from raysound.settings.describe import described
+from raysound.settings.describe import configuration_page, described
 from raysound.settings.loading import from_tree
 
 
@@ -53,6 +53,10 @@ def test_the_help_of_a_command_lists_the_settings_that_it_reads(root: Path, name
     assert listed == [
         path for path in expected if path.partition(".")[0] in COMMANDS[name].sections
     ]
+
+
+def test_the_page_of_settings_is_that_of_the_models(root: Path) -> None:
+    assert (root / "docs/configuration.md").read_text() == configuration_page()
 
 
 def test_every_command_names_a_function_that_exists() -> None:
