@@ -68,6 +68,11 @@ COMMANDS = {
         "Writes one file that others evaluate against without the real recordings.",
         (*DATA, "evaluation", "compute"),
     ),
+    "predict": Command(
+        "raysound.evaluation.predict:predict",
+        "Prints the predicted class and its probability of sound files.",
+        words=("CHECKPOINT", "FILE", "[FILE ...]"),
+    ),
     "compare": Command(
         "raysound.evaluation.comparison:compare_files",
         "Compares the metrics.json of two evaluations by the same classifier.",
@@ -96,7 +101,9 @@ def main(name: str | None = None) -> NoReturn:
     if HELP & set(sys.argv[1:]):
         sys.exit(show("\n".join([usage(name), *settings_of(command)])))
     if command.words:
-        run_command(command.function, len(command.words), usage(name))
+        # Without a fixed number of words, the function takes as many as there are.
+        any_number = command.words[-1].endswith("...]")
+        run_command(command.function, 0 if any_number else len(command.words), usage(name))
     run_job(command.function, usage(name))
 
 

@@ -61,7 +61,7 @@ def run_command(function: str, words: int, usage: str) -> NoReturn:
 
     Args:
         function: as "module:name"; takes the words of the command line, returns what is printed.
-        words: how many it takes.
+        words: how many it takes; 0 for one or more.
         usage: printed for `--help`, and for another number of words.
     """
     supervise(lambda given: load_function(function)(*given), usage, words)

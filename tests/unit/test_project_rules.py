@@ -16,7 +16,7 @@ from raysound.settings.loading import from_tree, load
 def test_every_job_calls_the_command_of_its_name(root: Path) -> None:
     jobs = sorted((root / "jobs").glob("*.py"))
 
-    assert len(jobs) == 9
+    assert len(jobs) == 10
     for job in jobs:
         text = job.read_text()
         assert len(text.splitlines()) < 20, job

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from raysound.audio.decode import read_clip
+from raysound.audio.log_mel import LogMel
+from raysound.errors import UserError
+from raysound.evaluation.predict import predict
+from raysound.models import build
+from raysound.settings.schema import FeatureSettings
+from raysound.training import checkpoint
+from raysound.training.checkpoint import Checkpoint
+from raysound.training.inference import Normalisation, score
+
+SETTINGS = FeatureSettings(
+    clip_length=0.5, sample_rate=8000, hop_length=80, n_fft=256, n_mels=16, f_max=4000
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A classifier with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    record = Checkpoint(
+        "cnn", ["bell", "siren"], SETTINGS, Normalisation((-5.0,) * 16, (2.0,) * 16), {}, {}, {}, {}
+    )
+    checkpoint.save(str(folder), build("cnn", 2).state_dict(), record)
+    return folder
+
+
+def wav(path: Path, seconds: float) -> Path:
+    rng = np.random.default_rng(len(path.name))
+    soundfile.write(path, 0.3 * rng.standard_normal(int(8000 * seconds)), 8000)
+    return path
+
+
+def test_each_file_has_a_line_with_the_class_of_the_mean_over_its_windows(
+    run: Path, tmp_path: Path
+) -> None:
+    short, long = wav(tmp_path / "short.wav", 0.4), wav(tmp_path / "long.wav", 1.6)
+
+    lines = predict(str(run), str(short), str(long)).splitlines()
+
+    model = checkpoint.load_model(str(run), checkpoint.read_note(str(run)))
+    for path, line in zip((short, long), lines, strict=True):
+        windows = read_clip(str(path), SETTINGS).windows
+        log_mel = LogMel(SETTINGS)(torch.from_numpy(windows)).numpy()
+        mean = score(model, Normalisation((-5.0,) * 16, (2.0,) * 16), log_mel, 16)[0].mean(axis=0)
+        label = ("bell", "siren")[int(mean.argmax())]
+        assert line == f"{label}\t{mean.max():.1%}\t{path}"
+
+
+def test_files_that_are_no_sound_are_named_after_the_others(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = wav(tmp_path / "good.wav", 0.5), tmp_path / "bad.wav"
+    bad.write_text("no sound")
+
+    with pytest.raises(UserError, match=r"bad\.wav: "):
+        predict(str(run), str(bad), str(good))
+
+    assert capsys.readouterr().out.endswith(f"%\t{good}\n")
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        predict(str(tmp_path), "a.wav")
