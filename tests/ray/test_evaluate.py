@@ -358,7 +358,7 @@ def test_another_split_than_the_classifiers_is_refused(
     config = from_tree(tree, "test")
     extract(config)
 
-    with pytest.raises(UserError, match="split otherwise than when the classifier"):
+    with pytest.raises(UserError, match="split otherwise than for the training of the"):
         evaluate(config)
 
 
