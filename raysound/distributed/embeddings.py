@@ -195,7 +195,7 @@ def measure_embedding(
         training = prepared.remote(side.training)
     generated = [name for name in corpora if name != "real"]
     of_generated = run_remote_all(
-        measure_embedded, [(folder, name, source.size, [training], set_size) for name in generated]
+        measure_embedded, [(folder, name, source.size, training, set_size) for name in generated]
     )
     rows = {"real": side.row, **dict(zip(generated, of_generated, strict=True))}
     return {"corpora": rows, "anchors": side.anchors}, side
@@ -215,13 +215,13 @@ def real_embedding(
     """
     # While the test clips are measured, so are the anchors.
     task = ray.remote(max_retries=RETRIES)(measure_real_anchors)
-    waiting = task.remote(clips, [training], set_size)
-    row = run_remote(measure_embedded, folder, "real", source.size, [training], set_size)
+    waiting = task.remote(clips, training, set_size)
+    row = run_remote(measure_embedded, folder, "real", source.size, training, set_size)
     with reported("the task measure_real_anchors"):
         anchors: dict[str, Any] = ray.get(waiting)
     made = min(row["clips"], MADE_CLIPS)
     kinds = ("noise", "silence") if made else ()
-    calls = [(source, kind, made, [training], set_size) for kind in kinds]
+    calls = [(source, kind, made, training, set_size) for kind in kinds]
     found = run_remote_all(measure_made, calls, num_gpus=int(source.on_gpu))
     made_rows = dict(zip(kinds, found, strict=True))
     anchors |= {kind: row for kind, row in made_rows.items() if row is not None}
@@ -247,10 +247,9 @@ def read_training(folder: str, size: int) -> Scored:
 
 
 def measure_embedded(
-    folder: str, corpus: str, size: int, training: list[ray.ObjectRef], set_size: int
+    folder: str, corpus: str, size: int, real: Reference, set_size: int
 ) -> dict[str, Any]:
     """Runs in a Ray task, which gives numpy one thread: the distances of one corpus."""
-    real: Reference = ray.get(training[0])
     _, embedding, clips = read_sample(folder, corpus, size, False)
     return {
         "clips": clips,
@@ -258,11 +257,8 @@ def measure_embedded(
     }
 
 
-def measure_real_anchors(
-    clips: Scored, training: list[ray.ObjectRef], set_size: int
-) -> dict[str, Any]:
+def measure_real_anchors(clips: Scored, real: Reference, set_size: int) -> dict[str, Any]:
     """Runs in a Ray task: distances of training clips, copied, and half against half."""
-    real: Reference = ray.get(training[0])
     calls = {"training_copy": (drawn(clips.embedding, set_size, 0), real)}
     half, other = halves(clips)
     if len(other.truth) > 1:
@@ -277,14 +273,13 @@ def measure_real_anchors(
 
 
 def measure_made(
-    source: EmbeddingSource, kind: str, clips: int, training: list[ray.ObjectRef], set_size: int
+    source: EmbeddingSource, kind: str, clips: int, real: Reference, set_size: int
 ) -> dict[str, Any] | None:
     """Runs in a Ray task: distances of `noise`, white and of an rms of 0.1, or `silence`.
 
     Returns:
         None where an embedding is not finite.
     """
-    real: Reference = ray.get(training[0])
     on_gpu = source.on_gpu and bool(ray.get_gpu_ids())
     # Silence is always the same.
     found = [

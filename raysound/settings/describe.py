@@ -19,9 +19,6 @@ from pydantic_core import PydanticUndefined
 from raysound.settings import schema
 from raysound.settings.schema import Config, Section
 
-# Longer types are named by their kind.
-LONGEST_TYPE = 48
-
 
 class Setting(NamedTuple):
     """One setting.
@@ -97,8 +94,7 @@ def alternatives(annotation: Any) -> list[Any]:
 def type_text(annotation: Any) -> str:
     """A type in the words of YAML."""
     kinds = [kind_text(one) for one in alternatives(annotation) if one is not NoneType]
-    text = " | ".join(dict.fromkeys(kinds))
-    return text if len(text) <= LONGEST_TYPE else f"{text[: LONGEST_TYPE - 1]}…"
+    return " | ".join(dict.fromkeys(kinds))
 
 
 def kind_text(kind: Any) -> str:

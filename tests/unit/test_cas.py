@@ -76,7 +76,7 @@ def test_of_fewer_clips_all_are_among_those_of_more() -> None:
 
 # cas.json
 
-JUDGE = {"run": "cnn-1a2b3c4d", "feature_id": "ab12cd34", "split_digest": "0011aabb"}
+CLASSIFIER = {"run": "cnn-1a2b3c4d", "feature_id": "ab12cd34", "split_digest": "0011aabb"}
 CORPORA = {"real": "aaaa", "gan": "bbbb"}
 MEASURE = {"value": 0.8, "low": 0.7, "high": 0.9}
 
@@ -90,7 +90,7 @@ def output(tmp_path: Path) -> Path:
     )
     scores = {
         "schema": cas.CAS_SCHEMA,
-        "classifier": JUDGE,
+        "classifier": CLASSIFIER,
         "corpora": CORPORA,
         "test_clips": 26,
         "generated": {"gan": row},
@@ -103,7 +103,7 @@ def output(tmp_path: Path) -> Path:
 def test_the_report_gets_the_scores_of_its_own_classifier_and_clips(output: Path) -> None:
     accuracy = {"accuracy": MEASURE}
 
-    assert read_scores(str(output), JUDGE, CORPORA) == {
+    assert read_scores(str(output), CLASSIFIER, CORPORA) == {
         "test_clips": 26,
         "generated": {
             "gan": {
@@ -115,8 +115,8 @@ def test_the_report_gets_the_scores_of_its_own_classifier_and_clips(output: Path
         },
     }
     # A generator that this evaluation leaves out.
-    assert read_scores(str(output), JUDGE, {"real": "aaaa"})["generated"] == {}
-    assert read_scores(str(output / "other"), JUDGE, CORPORA) is None
+    assert read_scores(str(output), CLASSIFIER, {"real": "aaaa"})["generated"] == {}
+    assert read_scores(str(output / "other"), CLASSIFIER, CORPORA) is None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_scores_of_another_classifier_or_of_other_clips_are_not_shown(
     output: Path, classifier: dict[str, str], corpora: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        read_scores(str(output), JUDGE | classifier, CORPORA | corpora)
+        read_scores(str(output), CLASSIFIER | classifier, CORPORA | corpora)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_a_file_of_another_version_is_named(output: Path, content: Any, words: s
     (output / "cas/cas.json").write_text(json.dumps(content))
 
     with pytest.raises(UserError, match=words):
-        read_scores(str(output), JUDGE, CORPORA)
+        read_scores(str(output), CLASSIFIER, CORPORA)
