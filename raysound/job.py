@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
+from select import select
 from threading import Thread
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ SIGNALS = {
     signal.SIGHUP: STOPPED,
 }
 DONE = 0
+# How often the handlers of signals are installed again.
+HANDLER_SECONDS = 0.2
 
 
 def run_job(function: str, usage: str) -> NoReturn:
@@ -75,7 +78,11 @@ def supervise(
     # While a cluster is joined, descriptor 2 leads nowhere.
     stderr = os.dup(2)
     reading, writing = os.pipe()
-    handle_signals(writing)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    # `nohup`, and a shell's background job, ignore some on purpose.
+    handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    handle(handled)
     code = 1
 
     def work() -> None:
@@ -87,9 +94,13 @@ def supervise(
 
     # A daemon: nothing waits for it after a signal.
     Thread(target=work, name="job", daemon=True).start()
-    while (number := os.read(reading, 1)[0]) not in (DONE, *SIGNALS):
-        # Another signal, for which some library has a handler.
-        pass
+    number = None
+    while number not in (DONE, *SIGNALS):
+        # Ray's C++ code installs a handler of its own, which prints a stack first: meanwhile the
+        # daemons that got the signal, too, end, and this process with them.
+        while not select([reading], [], [], HANDLER_SECONDS)[0]:
+            handle(handled)
+        number = os.read(reading, 1)[0]
     if number != DONE:
         # What Ray's daemons report of a signal that they got, too, is nobody's concern.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -107,14 +118,10 @@ def supervise(
     os._exit(code)
 
 
-def handle_signals(pipe: int) -> None:
-    """Has a signal's number written to a pipe, by whichever thread gets it."""
-    os.set_blocking(pipe, False)
-    signal.set_wakeup_fd(pipe)
-    for number in SIGNALS:
-        # `nohup`, and a shell's background job, ignore some on purpose.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+def handle(signals: Iterable[signal.Signals]) -> None:
+    """Has Python write the numbers of signals to the pipe, and do nothing else for them."""
+    for number in signals:
+        signal.signal(number, lambda *_: None)
 
 
 def exit_code(command: Callable[[list[str]], str], usage: str, words: int | None) -> int:

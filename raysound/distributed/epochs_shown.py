@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
     """Logs one line an epoch while the block runs, as the history grows."""
-    prefix = "" if name == "classifier" else f"{name}: "
     done = threading.Event()
 
     def follow() -> None:
@@ -33,11 +32,7 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
             except OSError:
                 # An object store that does not answer now will at the next look.
                 continue
-            for epoch, row in enumerate(rows[shown:], start=shown + 1):
-                for line in epoch_lines(rows[:epoch], config.training):
-                    logger.info("%s%s", prefix, line)
-                show_epoch(row, config.name, name)
-            shown = len(rows)
+            shown = show_epochs(rows, shown, config, name)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -46,6 +41,17 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def show_epochs(rows: list[Metrics], shown: int, config: Config, name: str) -> int:
+    """Shows the rows of a history after the first `shown`; returns how many were ever shown."""
+    prefix = "" if name == "classifier" else f"{name}: "
+    for epoch, row in enumerate(rows[shown:], start=shown + 1):
+        for line in epoch_lines(rows[:epoch], config.training):
+            logger.info("%s%s", prefix, line)
+        show_epoch(row, config.name, name)
+    # A training that starts again after a failure writes a shorter history, of the same epochs.
+    return max(shown, len(rows))
 
 
 def show_epoch(row: Metrics, experiment: str, classifier: str) -> None:

@@ -67,6 +67,7 @@ def interrupt(
     assert said(config).splitlines()[-1] == line
     assert said(config).count(line) == 1
     assert "Traceback" not in said(config)
+    assert "received at" not in said(config)
     assert said(config, "stdout") == ""
     poll_until_empty(lambda: processes_of_session(process.pid))
 

@@ -1,6 +1,7 @@
 """Processes die while they train, the cluster is too small, the loss is no number."""
 
 import json
+import logging
 import os
 import random
 import re
@@ -21,6 +22,7 @@ from torch.distributed import DistNetworkError
 
 from raysound import storage
 from raysound.distributed import training
+from raysound.distributed.epochs_shown import show_epochs
 from raysound.distributed.extract import extract
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import is_bug, train_worker
@@ -117,6 +119,19 @@ def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> No
     weights = [(folder / checkpoint.WEIGHTS).read_bytes() for folder in (run, whole["run"])]
     assert weights[0] == weights[1]
     assert {path.name for path in run.iterdir()} == {path.name for path in whole["run"].iterdir()}
+
+
+def test_an_epoch_trained_again_after_a_failure_is_shown_once(
+    whole: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    history = read_history(str(whole["run"] / "history.jsonl"))
+    shown = 0
+    with caplog.at_level(logging.INFO):
+        for epochs in (2, 1, 2, 3):
+            shown = show_epochs(history[:epochs], shown, from_tree(whole["tree"], "test"), "cas")
+
+    numbers = [re.match(r"cas: epoch +(\d+) of", line) for line in caplog.messages]
+    assert [number and number[1] for number in numbers] == ["1", "2", "3"]
 
 
 def test_a_training_into_an_object_store_equals_that_on_a_disk(
