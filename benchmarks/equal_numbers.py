@@ -60,8 +60,8 @@ from raysound.metrics.neighbours import (
     recall,
 )
 from raysound.metrics.probabilities import (
+    log_loss,
     map_at_k,
-    negative_log_likelihood,
 )
 
 SIZES = (500, 2000)
@@ -273,7 +273,10 @@ def torch_fidelity_rows(case: Embeddings) -> Iterator[Row]:
         one_subset = {"kid_subsets": 1, "kid_subset_size": len(x)}
         kid = kid_features_to_metric(x, y, **settings, **one_subset, verbose=False)
         yield Row(
-            "MMD² × 100", case.value("mmd"), SCALE * kid["kernel_inception_distance_mean"], SUM,
+            "MMD² × 100",
+            case.value("mmd2_x100"),
+            SCALE * kid["kernel_inception_distance_mean"],
+            SUM,
             "KID: `kid_features_to_metric`",
             "× 100; Gaussian kernel (`kid_kernel=rbf`) with raysound's σ; one subset of all clips; "
             "n = m only",
@@ -340,7 +343,7 @@ def kadtk_rows(case: Embeddings) -> Iterator[Row]:
     call = "KAD: `calc_kernel_audio_distance`"
     sigma = bandwidth(case.reference)
     note = "raysound's σ, `precision=float64`; kadtk adds `eps=1e-8` to 2σ²"
-    yield Row("MMD² × 100", case.value("mmd"), distance(bandwidth=sigma), ADDED, call, note)
+    yield Row("MMD² × 100", case.value("mmd2_x100"), distance(bandwidth=sigma), ADDED, call, note)
     own = kad.median_pairwise_distance(y)
     note = "of the reference; float32, and of an even number of pairs the lower of the middle two"
     yield Row("σ of the MMD", sigma, own, MIDDLE, "`median_pairwise_distance`", note)
@@ -357,7 +360,7 @@ def formula_rows(case: Embeddings) -> Iterator[Row]:
     mmd2 = (k_own.sum() - n) / (n * (n - 1)) + (k_real.sum() - m) / (m * (m - 1))
     mmd2 -= 2 * k_cross.mean()
     source = "definition: Gretton et al. 2012, lemma 6"
-    yield Row("MMD² × 100", case.value("mmd"), SCALE * mmd2, SUM, source, "raysound's σ")
+    yield Row("MMD² × 100", case.value("mmd2_x100"), SCALE * mmd2, SUM, source, "raysound's σ")
     note = "of an even number of pairs raysound averages the squares of the middle two distances"
     yield Row("σ of the MMD", sigma, np.median(pairs), MIDDLE, "`median` of the distances", note)
     np.fill_diagonal(real, np.inf)
@@ -394,7 +397,7 @@ def scikit_learn_rows(case: Predictions) -> Iterator[Row]:
     theirs = metrics.top_k_accuracy_score(truth, probabilities, k=3, labels=classes)
     yield Row("top-3", case.value("top_3"), theirs, EXACT, "`top_k_accuracy_score`", "no ties here")
     theirs = metrics.log_loss(truth, probabilities, labels=classes)
-    ours = case.value("negative_log_likelihood")
+    ours = case.value("log_loss")
     yield Row("log loss", ours, theirs, SUM, "`log_loss`", "no probability below 1e-12 here")
     ours = map_at_k(truth, probabilities, k=len(classes))
     one_hot = np.eye(len(classes))[truth]
@@ -427,7 +430,7 @@ def scipy_rows(case: Predictions) -> Iterator[Row]:
     )  # fmt: skip
     shares = np.bincount(case.prediction)
     yield Row(
-        "effective number of classes", case.value("predicted_classes"), np.exp(entropy(shares)),
+        "effective number of classes", case.value("effective_num_classes"), np.exp(entropy(shares)),
         SUM, "exp of `entropy`",
     )  # fmt: skip
 
@@ -475,7 +478,7 @@ def on_purpose(
         sides = torch.from_numpy(y), torch.from_numpy(x)
         theirs = float(kad.calc_kernel_audio_distance(*sides, (None, None), "cpu"))
         yield (
-            "MMD² × 100", "kadtk, as its command calls it", case.value("mmd"), theirs,
+            "MMD² × 100", "kadtk, as its command calls it", case.value("mmd2_x100"), theirs,
             "kadtk takes σ from the evaluated set, raysound from the reference: one σ for all "
             "generators. With this σ raysound gives "
             f"{shown(mmd_measure(kernel_matrices(x, y, bandwidth(x)))['value'], 6)}",
@@ -538,7 +541,7 @@ def scikit_learn_differences() -> Iterator[tuple[str, str, Numbers, Numbers, str
     certain = np.array([[1.0, 0.0], [0.0, 1.0]])
     yield (
         "log loss, a true class of probability 0", "scikit-learn",
-        negative_log_likelihood([0, 0], certain), metrics.log_loss([0, 0], certain, labels=[0, 1]),
+        log_loss([0, 0], certain), metrics.log_loss([0, 0], certain, labels=[0, 1]),
         "raysound raises probabilities to 1e-12, scikit-learn to float64's 2.2e-16",
     )  # fmt: skip
 

@@ -108,7 +108,7 @@ def command(way: str, corpus: Path, out: Path, processes: int) -> list[str]:
             "clip_length": 5.0, "sample_rate": 44100, "hop_length": 441, "n_fft": 1024,
             "n_mels": 64, "f_min": 0, "f_max": 22050,
         },
-        "compute": {"local_cpus": processes},
+        "compute": {"num_cpus": processes},
     }  # fmt: skip
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))

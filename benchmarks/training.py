@@ -115,7 +115,8 @@ def config_for(options: argparse.Namespace, folder: str) -> Config:
             "model": {"name": options.model},
             "compute": {"precision": options.precision},
             "training": {
-                "epochs": options.epochs, "batch_size": options.batch_size, "keep": "last",
+                "epochs": options.epochs, "batch_size": options.batch_size,
+                "checkpoint_policy": "last",
             },
         },
         "benchmark",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.corpora.containers import is_audio_parquet
-from raysound.corpora.layouts import Tell
+from raysound.corpora.layouts import Warn
 from raysound.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -52,7 +52,7 @@ def each(column: pa.ChunkedArray, function: Callable[[Any], Any], kind: pa.DataT
 
 
 def read_cells(
-    uri: str, wanted: Collection[str], files: Sequence[str], sounds: Collection[str], tell: Tell
+    uri: str, wanted: Collection[str], files: Sequence[str], sounds: Collection[str], tell: Warn
 ) -> Read | None:
     """Some columns of a table file.
 
@@ -83,7 +83,7 @@ def read_cells(
         raise UserError(f"{uri} can't be read: {error}") from error
 
 
-def _decoded(data: bytes, uri: str, tell: Tell) -> str:
+def _decoded(data: bytes, uri: str, tell: Warn) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     try:

@@ -66,7 +66,7 @@ def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
     if config.training.needs_validation and not _count(clips, "validation"):
         raise UserError(
             "no validation clip to choose the best epoch, a plateau or the end by: raise "
-            "corpora.real.split.validation_fraction, or set training.keep: last"
+            "corpora.real.split.validation_fraction, or set training.checkpoint_policy: last"
         )
 
 
@@ -101,8 +101,8 @@ def check_real(clips: pa.Table, config: Config) -> str | None:
         if config.training.needs_validation and not _count(divided, "validation"):
             return (
                 f"no validation clip among the {len(clips)} real clips, and training needs one: "
-                "add clips, raise corpora.real.split.validation_fraction, or set training.keep: "
-                "last"
+                "add clips, raise corpora.real.split.validation_fraction, or set "
+                "training.checkpoint_policy: last"
             )
         if not _count(divided, "test") and settings.test_fraction > 0:
             return (

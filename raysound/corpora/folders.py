@@ -15,7 +15,7 @@ from raysound.corpora.layouts import (
     SPLIT_WORDS,
     UNCERTAIN_WORDS,
     Names,
-    Tell,
+    Warn,
     listed,
     meaning_of_splits,
     shown,
@@ -115,7 +115,7 @@ class Layout:
     is_flat: bool = False
 
 
-def layout_of(folders: Folders, path: str, tell: Tell) -> Layout:
+def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
     """Finds out which folders of a corpus are its classes.
 
     Above or below the classes the folders may be splits; above them also folds. Sounds in no
@@ -241,7 +241,7 @@ def _folds_above(folders: list[str]) -> dict[str, str] | None:
     return None
 
 
-def refuse_pieces(folders: list[str], path: str, tell: Tell) -> None:
+def refuse_pieces(folders: list[str], path: str, tell: Warn) -> None:
     """Raises UserError for folders that are folds, parts or splits and no classes."""
     remedy = (
         "say in a metadata.csv with the columns file_name, label, split and fold what each clip is"

@@ -19,7 +19,7 @@ from raysound.corpora.layouts import (
     OTHER_SUFFIXES,
     Names,
     Tally,
-    Tell,
+    Warn,
     has_ending,
     is_sound,
     merge_tallies,
@@ -179,7 +179,7 @@ class Inventory:
             for name, size, modified in sorted(self.containers)
         ]
 
-    def tell_odd(self, path: str, tell: Tell) -> None:
+    def tell_odd(self, path: str, tell: Warn) -> None:
         """Says which names are no plain files."""
         for kind, (count, least) in self.odd.items():
             tell(f"{path}: {ODD_NAMES[kind].format(count=count, name=shown(least))}")

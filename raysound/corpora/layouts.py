@@ -71,7 +71,7 @@ _WORDS = "|".join(sorted({*SPLIT_WORDS, *UNCERTAIN_WORDS}, key=len, reverse=True
 _FILLER = "set|data|dataset|split|subset|audio|clips?|wavs?|files?|sounds?|samples?|recordings?"
 _SPLIT_NAME = re.compile(rf"(?:audio|wavs?|sounds?|clips?|data)?({_WORDS})(?:{_FILLER})*")
 
-Tell = Callable[[str], object]
+Warn = Callable[[str], object]
 # Ending → how many files have it, and one of them.
 Tally = dict[str, tuple[int, str]]
 
@@ -153,7 +153,7 @@ def unread_sounds(counted: Tally) -> str:
     )
 
 
-def tell_unread(counted: Tally, path: str, tell: Tell) -> None:
+def warn_unread(counted: Tally, path: str, tell: Warn) -> None:
     """Says which files of a folder are left out for their endings."""
     if words := unread_sounds(counted):
         tell(f"{path}: {words}")

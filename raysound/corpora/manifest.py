@@ -20,12 +20,12 @@ from raysound.corpora.layouts import (
     AUDIO_SUFFIXES,
     SCHEMA,
     Tally,
-    Tell,
+    Warn,
     is_sound,
     plain_name,
     shown,
-    tell_unread,
     unread_sounds,
+    warn_unread,
 )
 from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
 from raysound.corpora.tables import labelled_rows, read_tables, tables_to_open, with_split_lists
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
 
 
-def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
+def read_corpus(path: str, tell: Warn = logger.warning) -> pa.Table:
     """Lists the clips of a corpus as a table of SCHEMA, in an order that mixes the classes.
 
     A corpus is a manifest of ours (`.parquet`), a folder with a table of file names and labels
@@ -57,7 +57,7 @@ def read_corpus(path: str, tell: Tell = logger.warning) -> pa.Table:
             classes, an unknown split, or a file listed twice.
     """
     table = (_file if is_file(path) else _folder)(path, tell)
-    tell_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
+    warn_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
     return in_order(table)
 
 
@@ -76,7 +76,7 @@ def is_file(path: str) -> bool:
     return found
 
 
-def _file(path: str, tell: Tell) -> pa.Table:
+def _file(path: str, tell: Warn) -> pa.Table:
     """A tar file, one Parquet file with sounds, or a manifest of ours."""
     if path.endswith(".parquet") and not holds_sounds(path):
         return _own_manifest(storage.read_table(path), path)
@@ -86,7 +86,7 @@ def _file(path: str, tell: Tell) -> pa.Table:
     )
 
 
-def _folder(path: str, tell: Tell) -> pa.Table:
+def _folder(path: str, tell: Warn) -> pa.Table:
     listing = pa.concat_tables(list_blocks(path))
     found = Inventory.of(listing)
     packed = look_over(found, path, tell)
@@ -96,7 +96,7 @@ def _folder(path: str, tell: Tell) -> pa.Table:
     return loose_clips(listing, found, tables, path, tell)
 
 
-def look_over(found: Inventory, path: str, tell: Tell) -> list[Container]:
+def look_over(found: Inventory, path: str, tell: Warn) -> list[Container]:
     """Decides what the clips of a corpus are.
 
     Args:
@@ -111,7 +111,7 @@ def look_over(found: Inventory, path: str, tell: Tell) -> list[Container]:
         UserError: no sound in any file.
     """
     found.tell_odd(path, tell)
-    tell_unread(found.endings, path, tell)
+    warn_unread(found.endings, path, tell)
     packs = found.containers_of(path)
     if not found.sounds:
         # Without containers a table may name clips of other endings.
@@ -127,7 +127,7 @@ def look_over(found: Inventory, path: str, tell: Tell) -> list[Container]:
 
 
 def loose_clips(
-    listing: pa.Table, found: Inventory, tables: list[str], path: str, tell: Tell
+    listing: pa.Table, found: Inventory, tables: list[str], path: str, tell: Warn
 ) -> pa.Table:
     """The clips of a corpus of files, labelled by a table or by their folders.
 
@@ -153,7 +153,7 @@ def loose_clips(
     if rows is None:
         rows = folder_rows(sounds, layout_of(found.folders, path, tell))
     else:
-        _tell_unlisted(sounds, rows["name"], path, tell)
+        _warn_unlisted(sounds, rows["name"], path, tell)
     if not len(rows):
         raise UserError(f"{path} lists no clips")
     return _finish(with_split_lists(rows, opened, path, tell), files, path)
@@ -175,7 +175,7 @@ def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
     return _finish(folder_rows(sounds, layout), files, path)
 
 
-def _tell_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, tell: Tell) -> None:
+def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, tell: Warn) -> None:
     left = sounds.filter(pc.invert(pc.is_in(sounds, names.combine_chunks())))
     if len(left):
         tell(
@@ -184,7 +184,7 @@ def _tell_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, t
         )
 
 
-def _containers(packs: list[Container], path: str, counted: Tally, tell: Tell) -> list[Container]:
+def _containers(packs: list[Container], path: str, counted: Tally, tell: Warn) -> list[Container]:
     """The tar files, else the Parquet files with sounds inside."""
     tars = [pack for pack in packs if pack[0].endswith(".tar")]
     parquets = [pack for pack in packs if pack[0].endswith(".parquet")]
@@ -208,7 +208,7 @@ def no_sounds(path: str, counted: Tally) -> str:
     )
 
 
-def tell_same_names(labels: list[str], path: str, tell: Tell) -> None:
+def warn_same_names(labels: list[str], path: str, tell: Warn) -> None:
     """Says which classes are called alike but for capitals, blanks or the form of Unicode."""
     forms: dict[str, str] = {}
     for label in sorted(filter(None, labels)):

@@ -18,7 +18,7 @@ from raysound.corpora.layouts import (
     FOUND,
     SCHEMA,
     Tally,
-    Tell,
+    Warn,
     merge_tallies,
     split_of_file,
     tally,
@@ -52,7 +52,7 @@ def holds_sounds(uri: str) -> bool:
         raise UserError(f"{uri} is no Parquet file: {error}") from error
 
 
-def read_containers(path: str, containers: list[Container], tell: Tell) -> pa.Table:
+def read_containers(path: str, containers: list[Container], tell: Warn) -> pa.Table:
     """The clips of a corpus that is packed into tar or Parquet files, as a table of SCHEMA.
 
     Args:
@@ -72,7 +72,7 @@ def read_containers(path: str, containers: list[Container], tell: Tell) -> pa.Ta
 
 
 def check_containers(
-    containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, tell: Tell
+    containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, tell: Warn
 ) -> None:
     """Looks at what is known of all containers of a corpus together.
 

@@ -17,7 +17,7 @@ from raysound.corpora.layouts import (
     ANY_SOUND,
     FOUND,
     HIDDEN,
-    Tell,
+    Warn,
     has_ending,
     listed,
     shown,
@@ -88,7 +88,7 @@ class Table(NamedTuple):
         return len(self.header) == 1 and self.split is not None
 
 
-def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Tell) -> list[Table]:
+def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Warn) -> list[Table]:
     """Every table beside the sounds of a corpus that names some of its files.
 
     Args:
@@ -114,7 +114,7 @@ def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Tell)
     return tables
 
 
-def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Tell) -> pa.Table | None:
+def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa.Table | None:
     """The clips that some tables label, as a table of FOUND; None where the folders have to.
 
     Those that `metadata.csv` lists have no label where it has no column of labels.
@@ -184,7 +184,7 @@ def _with_names(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def with_split_lists(rows: pa.Table, tables: list[Table], path: str, tell: Tell) -> pa.Table:
+def with_split_lists(rows: pa.Table, tables: list[Table], path: str, tell: Warn) -> pa.Table:
     """Rows of FOUND with the splits that lists such as `testing_list.txt` say.
 
     Args:
@@ -249,7 +249,7 @@ def is_candidate(names: pa.ChunkedArray) -> pa.ChunkedArray:
     return found
 
 
-def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, tell: Tell) -> list[str]:
+def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, tell: Warn) -> list[str]:
     """The tables of a corpus that are opened, the most likely first.
 
     Args:
@@ -266,7 +266,7 @@ def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, tell: Tell)
     return [file for file, size in ordered[:MOST_TABLES] if size <= LARGEST_TABLE]
 
 
-def name_clips(files: list[str], path: str, tell: Tell) -> bool:
+def name_clips(files: list[str], path: str, tell: Warn) -> bool:
     """True if one of some tables may name clips of a corpus.
 
     Args:
@@ -280,7 +280,7 @@ def name_clips(files: list[str], path: str, tell: Tell) -> bool:
     return any(_cells(file, path, tell) is not None for file in files)
 
 
-def _cells(file: str, path: str, tell: Tell) -> Read | None:
+def _cells(file: str, path: str, tell: Warn) -> Read | None:
     """The header of a table and those columns that count; None if it has no names of files."""
     uri = storage.join(path, file)
     wanted = {column for columns in ROLES.values() for column in columns}
@@ -298,7 +298,7 @@ def _cells(file: str, path: str, tell: Tell) -> Read | None:
     return read if read is not None and len(read[1]) else None
 
 
-def _read(file: str, names: pa.ChunkedArray, path: str, tell: Tell) -> Table | None:
+def _read(file: str, names: pa.ChunkedArray, path: str, tell: Warn) -> Table | None:
     """A table, or None if it names no file of the corpus."""
     read = _cells(file, path, tell)
     if read is None:
@@ -338,7 +338,7 @@ def _read(file: str, names: pa.ChunkedArray, path: str, tell: Tell) -> Table | N
 
 
 def _other_roles(
-    cells: pa.Table, filled: list[str], uri: str, tell: Tell
+    cells: pa.Table, filled: list[str], uri: str, tell: Warn
 ) -> Iterator[tuple[str, str]]:
     """Which column holds the label, fold, split and group, where there is one."""
     for role in ("label", "fold", "split", "group"):
@@ -363,7 +363,7 @@ def _other_roles(
             break
 
 
-def _report_strangers(values: pa.ChunkedArray, uri: str, own: bool, path: str, tell: Tell) -> None:
+def _report_strangers(values: pa.ChunkedArray, uri: str, own: bool, path: str, tell: Warn) -> None:
     """Says that a table names none of the files of the corpus, if it names files."""
     first = values.drop_null()[0].as_py()
     message = f"{uri} names {len(values)} files, {shown(first)} among them, and none is there"

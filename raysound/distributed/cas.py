@@ -201,7 +201,7 @@ def lost(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
     """The accuracy lost by training on generated clips, with the interval of this pair alone."""
     found = paired_difference(real, generated)
     # Significance is decided by the adjusted p-value.
-    del found["told_apart"]
+    del found["significant"]
     return found
 
 

@@ -33,7 +33,7 @@ from raysound.metrics.selection import keys, smallest
 from raysound.report.copies import copy_lines
 from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
-from raysound.report.measures import unmade, warnings
+from raysound.report.measures import skipped_checks, warnings
 from raysound.report.page import REJECTS_SHOWN, Rejects, kind_of, render
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
@@ -325,7 +325,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
             f"{'–' if row[key]['value'] is None else format(row[key]['value'], '.1%'):>{wide}}"
             for key, wide in (("recall", 9), ("coverage", 8), ("authenticity", 12))
         )
-        mmd, interval = row["mmd"]["value"], f"{'–':>7}   {'no labels':<15}"
+        mmd, interval = row["mmd2_x100"]["value"], f"{'–':>7}   {'no labels':<15}"
         if accuracy["value"] is not None:
             interval = (
                 f"{accuracy['value']:7.1%}   {accuracy['low']:6.1%} – {accuracy['high']:6.1%}"
@@ -340,7 +340,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"note: the real row and the anchors are those of {metrics['reference']['file']}"
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
-    for row in unmade(metrics):
+    for row in skipped_checks(metrics):
         yield f"note: not checked: {row}"
     for warning in warnings(metrics):
         yield f"WARNING: {warning}"

@@ -141,7 +141,7 @@ def guarded(
         raise UserError(
             f"the process that extracted {name} of {folder} died {deaths} times, though none of "
             "its clips alone crashes it: is there memory enough for as many processes as CPUs? "
-            "compute.local_cpus lowers their number"
+            "compute.num_cpus lowers their number"
         )
     storage.write_bytes(mark, json.dumps({"run": run, "deaths": deaths}).encode())
     try:

@@ -17,7 +17,7 @@ RETRIES = 3
 CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (
         exceptions.OutOfMemoryError,
-        "Ray killed it each time because its node ran out of memory: lower compute.local_cpus, so "
+        "Ray killed it each time because its node ran out of memory: lower compute.num_cpus, so "
         "that fewer run at a time, or use nodes with more memory",
     ),
     (
@@ -31,7 +31,7 @@ CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (
         exceptions.WorkerCrashedError,
         "its process died each time: it crashed, or the system killed it for lack of memory "
-        "(`dmesg` tells); compute.local_cpus lowers the number of processes",
+        "(`dmesg` tells); compute.num_cpus lowers the number of processes",
     ),
     (
         exceptions.RayActorError,

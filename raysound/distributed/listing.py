@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raysound import storage
 from raysound.corpora.checks import check_real, check_unlabelled
-from raysound.corpora.manifest import read_corpus, tell_same_names
+from raysound.corpora.manifest import read_corpus, warn_same_names
 from raysound.corpora.manifest_parts import (
     digest_of,
     digest_text,
@@ -201,7 +201,7 @@ def plan_on_cluster(name: str, config: Config) -> dict[str, Any]:
         with reported(f"the listing of {name}"), temporary_folder(name, config) as temporary:
             path = corpus_path(name, config)
             plan = plan_shards(clips_of(path, temporary, notes.append), name, config)
-            tell_same_names(plan["labels"], path, notes.append)
+            warn_same_names(plan["labels"], path, notes.append)
             return {"notes": notes, **plan}
     except UserError as error:
         return {"notes": notes, "fault": str(error)}

@@ -16,7 +16,7 @@ import ray.data
 from raysound import storage
 from raysound.corpora.folders import layout_of, meanings
 from raysound.corpora.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks
-from raysound.corpora.layouts import SCHEMA, Tally, Tell, merge_tallies, utf8
+from raysound.corpora.layouts import SCHEMA, Tally, Warn, merge_tallies, utf8
 from raysound.corpora.manifest import (
     clips_in_folders,
     is_file,
@@ -111,7 +111,7 @@ def _called(block: pa.Table, function: Any) -> Iterator[pa.Table]:
         yield pa.table({"result": pa.array([result], pa.large_binary())})
 
 
-def clips_of(path: str, temporary: str, tell: Tell) -> ray.data.Dataset:
+def clips_of(path: str, temporary: str, tell: Warn) -> ray.data.Dataset:
     """Lists the clips of a corpus in parallel, as tables of SCHEMA in any order.
 
     A corpus that is labelled by a table, and a manifest, is read by one process.
@@ -218,7 +218,7 @@ def _look_over(found: Inventory, path: str) -> Seen:
 
 
 def _in_one_process(
-    function: Callable[..., tuple[list[str], str]], temporary: str, tell: Tell, *arguments: Any
+    function: Callable[..., tuple[list[str], str]], temporary: str, tell: Warn, *arguments: Any
 ) -> ray.data.Dataset:
     """The clips that a function writes to a temporary file."""
     uri = storage.join(temporary, "clips.parquet")
@@ -263,7 +263,7 @@ def _row_groups(rows: pa.Table) -> Iterator[pa.Table]:
             yield pq.ParquetFile(file).read_row_group(row["row_group"])
 
 
-def _packed_clips(path: str, containers: list[Container], tell: Tell) -> ray.data.Dataset:
+def _packed_clips(path: str, containers: list[Container], tell: Warn) -> ray.data.Dataset:
     """The clips of a corpus that is packed into tar or Parquet files."""
     rows = [
         {"name": name, "uri": uri, "size": size, "modified": modified}

@@ -402,7 +402,7 @@ def worst_clips(
     """
     order = np.argsort(-falls, kind="stable")[:WORST_CLIPS]
     worst = order[falls[order] > 0]
-    columns = ["clip_id", "label", "prediction", "nearest"]
+    columns = ["clip_id", "label", "prediction", "nearest_train_clip_id"]
     some = entries[worst]
     rows = read_rows(predictions, corpus, some["part"], some["row"], columns).to_pylist()
     return [
@@ -421,9 +421,9 @@ def measure_anchor(
 def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Sound:
     """How the clips of some sums sound; medians are those of a sample."""
     drawn = sample(sums.entries, plan)[:PAIR_CLIPS]
-    columns = ["level", "duration"]
+    columns = ["level_db", "duration"]
     table = read_rows(predictions, corpus, drawn["part"], drawn["row"], columns)
-    return Sound(sums.sounds, table["level"].to_numpy(), table["duration"].to_numpy())
+    return Sound(sums.sounds, table["level_db"].to_numpy(), table["duration"].to_numpy())
 
 
 def made_anchors(run: str, test: Scored, labels: list[str], config: Config) -> dict[str, Scored]:
@@ -439,7 +439,7 @@ def merge_sound(train: Sound, test: Sound) -> Sound:
     """How the real clips sound, those that trained and the others."""
     return Sound(
         merge_sounds([train.sums, test.sums]),
-        np.concatenate([train.level, test.level]),
+        np.concatenate([train.level_db, test.level_db]),
         np.concatenate([train.duration, test.duration]),
     )
 

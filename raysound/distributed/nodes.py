@@ -32,17 +32,18 @@ def await_nodes(
     Raises:
         UserError: it has not come.
     """
-    if not compute.wait_for_nodes or workers_held(labels, needs, compute.placement) >= count:
+    if not compute.node_timeout_minutes or workers_held(labels, needs, compute.placement) >= count:
         return
-    end = time.monotonic() + 60 * compute.wait_for_nodes
+    end = time.monotonic() + 60 * compute.node_timeout_minutes
     try:
         while workers_held(labels, needs, compute.placement) < count:
             if time.monotonic() > end:
                 wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
                 raise UserError(
-                    f"room for {count} × {wanted} has not come within compute.wait_for_nodes, "
-                    f"{counted(compute.wait_for_nodes, 'minute')}: `ray status` tells what the "
-                    "cluster tried"
+                    f"the cluster has not grown to {count} × {wanted} within "
+                    "compute.node_timeout_minutes, "
+                    f"{counted(compute.node_timeout_minutes, 'minute')}: "
+                    "`ray status` shows what it tried"
                 )
             # Each time: a request replaces those of all other jobs.
             request_resources(

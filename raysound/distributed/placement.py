@@ -61,7 +61,7 @@ def placement(
         raise UserError(f"compute.workers {least} want a GPU each; the cluster has {gpus:g}")
     spare = spare_cpus(is_streamed)
     per_worker = cpus_of_worker(compute, cpus - spare)
-    if least * per_worker > cpus - spare and not compute.wait_for_nodes:
+    if least * per_worker > cpus - spare and not compute.node_timeout_minutes:
         kept = f" less {spare:g} that reads the features" if spare else ""
         raise UserError(
             f"compute.workers {least} × compute.cpus_per_worker {per_worker:g} are more than the "

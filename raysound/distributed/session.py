@@ -21,7 +21,7 @@ from raysound.distributed.connect import connect
 from raysound.distributed.failures import RETRIES, reported
 from raysound.distributed.nodes import await_nodes
 from raysound.errors import UserError
-from raysound.settings.loading import places
+from raysound.settings.loading import configured_paths
 from raysound.settings.schema import ComputeSettings, Config, SynthesisSettings
 
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # What it might synthesize to is asked for where it does.
-    check_places({key: at for key, at in places(config).items() if key not in MADE})
+    check_places({key: at for key, at in configured_paths(config).items() if key not in MADE})
     with ThreadPoolExecutor(1) as pool:
         with uncollected():
             job = pool.submit(load)
@@ -136,7 +136,7 @@ def open_session(compute: ComputeSettings, dashboard: bool = False) -> str | Non
     Raises:
         UserError: that failed, or the cluster has no CPU.
     """
-    folder = connect(compute.local_cpus or available_cpus(), dashboard)
+    folder = connect(compute.num_cpus or available_cpus(), dashboard)
     if folder is not None:
         warm_up()
     # It takes half a second to import, in which Ray starts its processes.
@@ -155,7 +155,7 @@ def open_session(compute: ComputeSettings, dashboard: bool = False) -> str | Non
         if cluster_cpus() < 1:
             raise UserError(
                 "the cluster has no CPU to work on: add a worker node, or, where it grows by "
-                "itself, say how many minutes it may take, as compute.wait_for_nodes=15"
+                "itself, say how many minutes it may take, as compute.node_timeout_minutes=15"
             )
     except UserError:
         ray.shutdown()

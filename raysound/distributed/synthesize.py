@@ -23,7 +23,7 @@ from raysound.corpora.split import assign_split
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.session import MADE, check_places, run_remote_all
 from raysound.errors import UserError
-from raysound.settings.loading import places, real_corpus
+from raysound.settings.loading import configured_paths, real_corpus
 from raysound.settings.schema import (
     Config,
     FeatureSettings,
@@ -49,7 +49,7 @@ CLIPS_A_TASK = 64
 
 def synthesize(config: Config) -> str:
     """Makes the corpora of the config's `synthesis` section. Returns the last line of the job."""
-    check_places({key: at for key, at in places(config).items() if key in MADE})
+    check_places({key: at for key, at in configured_paths(config).items() if key in MADE})
     if config.synthesis.griffin_lim is not None or config.synthesis.ladder is not None:
         real_corpus(config)
     made = []

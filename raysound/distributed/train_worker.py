@@ -151,7 +151,7 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
         weights = checkpoint.read_weights(job["weights"])
         fitting, _ = checkpoint.fitting(classifier, weights, job["weights"])
         classifier.load_state_dict(fitting, strict=False)
-    averaged = copy.deepcopy(classifier) if settings.average else None
+    averaged = copy.deepcopy(classifier) if settings.ema_decay else None
     progress = None
     if worker.checkpoint is not None:
         before, progress = read_progress(worker.checkpoint)
@@ -246,7 +246,7 @@ def feed(
     on_device = log_mels_on(train, delivery.device)
 
     def train_batches(epoch: int) -> Iterator[Batch]:
-        balanced = settings.balance == "sampling"
+        balanced = settings.class_balance == "sampling"
         order = epoch_order(train, settings.seed, epoch, balanced)
         batches = row_batches(
             train, settings.batch_size, order, worker.rank, worker.workers, delivery, on_device

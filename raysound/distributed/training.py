@@ -268,10 +268,10 @@ def job_of(
         UserError: settings that this material can't be taught with.
     """
     settings = config.training
-    if material.rows is None and settings.balance == "sampling":
+    if material.rows is None and settings.class_balance == "sampling":
         raise UserError(
-            "training.balance: sampling wants the features in Ray's object store, which is too "
-            "small for them: use weights"
+            "training.class_balance: sampling needs the features in Ray's object store, which is "
+            "too small for them: use weights"
         )
     weights = class_weights(material.clips_a_class)
     crop = settings.crop_length
@@ -284,7 +284,7 @@ def job_of(
         "run": run,
         "rows": material.rows,
         "has_validation": material.has_validation,
-        "class_weights": weights if settings.balance == "weights" else None,
+        "class_weights": weights if settings.class_balance == "weights" else None,
         "crop_frames": config.features.frames_of(crop) if crop else None,
     }
 
@@ -301,7 +301,7 @@ def run_workers(
         UserError: what stops the training and can be mended.
     """
     # Ray Train reads it when it begins.
-    patience = max(LEAST_PATIENCE, 60 * job["compute"].wait_for_nodes)
+    patience = max(LEAST_PATIENCE, 60 * job["compute"].node_timeout_minutes)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{patience:g}"
     # A worker that reports waits for the next look of Ray Train's controller.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -318,7 +318,9 @@ def run_workers(
             storage_path=folder,
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1,
-                checkpoint_score_attribute=QUALITY if job["settings"].keep == "best" else None,
+                checkpoint_score_attribute=QUALITY
+                if job["settings"].checkpoint_policy == "best"
+                else None,
             ),
             # Ray counts failures over the whole run: `Failures` counts those in a row.
             failure_config=ray.train.FailureConfig(
@@ -414,7 +416,7 @@ def finish(
 ) -> None:
     """Leaves the kept epoch's weights and note, the note last, and removes Ray Train's files."""
     kept = result.checkpoint
-    if settings.keep == "best" and kept is not None:
+    if settings.checkpoint_policy == "best" and kept is not None:
         kept = result.get_best_checkpoint(QUALITY, "max")
     if kept is None:
         raise RuntimeError(f"{run}: the training ended without a single epoch")

@@ -16,7 +16,7 @@ from raysound import storage
 from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
 from raysound.distributed.training import Material, describe, job_of, run_workers
 from raysound.errors import UserError
-from raysound.settings.loading import sampled
+from raysound.settings.loading import sampled_config
 from raysound.settings.schema import Config, PopulationBasedTraining
 from raysound.training.history import read_history
 from raysound.training.loop import is_finished
@@ -69,7 +69,7 @@ def run_trial(drawn: dict[str, Any], search: Search) -> None:
     run = search.folder_of(tune.get_context().get_trial_id())
     history = storage.join(run, "history.jsonl")
     try:
-        config = sampled(search.config, decoded(search.config, drawn))
+        config = sampled_config(search.config, decoded(search.config, drawn))
         material = search.materials[config.features.id]
         job = job_of(config, material, describe(config, material), run, search.threads)
         job["is_population"] = isinstance(search.config.search.scheduler, PopulationBasedTraining)

@@ -30,7 +30,7 @@ from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
 from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
 from raysound.report.search_results import last_line, summary_lines, trials_csv
-from raysound.settings.loading import most_epochs, real_corpus, sampled
+from raysound.settings.loading import most_epochs, real_corpus, sampled_config
 from raysound.settings.schema import Config, digest
 from raysound.training.history import read_history
 from raysound.training.loop import is_finished, kept_epoch
@@ -84,7 +84,7 @@ def gathered(config: Config) -> tuple[dict[str, Material], dict[str, str]]:
     variants: dict[str, Config] = {}
     for values in product(*of_features.values()):
         try:
-            one = sampled(config, dict(zip(of_features, values, strict=True)))
+            one = sampled_config(config, dict(zip(of_features, values, strict=True)))
         except UserError as error:
             logger.info("left out: %s", error)
             continue
@@ -111,7 +111,9 @@ def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
         "corpora": dict(corpora),
         "split": real_corpus(config).split.model_dump(mode="json"),
         **config.model_dump(mode="json", include={"features", "model", "training"}),
-        "search": config.search.model_dump(mode="json", exclude={"concurrent", "gpus_per_trial"}),
+        "search": config.search.model_dump(
+            mode="json", exclude={"max_concurrent_trials", "gpus_per_trial"}
+        ),
     }
     name = f"{config.search.algorithm}-{digest(identity)}"
     return storage.join(config.output, "search", name)
@@ -158,7 +160,7 @@ def arranged(
             raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
         is_streamed = any(material.rows is None for material in materials.values())
         most = room(config, is_streamed)
-        together = min(most, settings.concurrent or math.inf, trial_count(config))
+        together = min(most, settings.max_concurrent_trials or math.inf, trial_count(config))
         scaling, threads = placement(config, int(together), is_streamed)
         # The trial itself only waits for its workers, which may need every CPU.
         resources = {"memory": float(1 << 20)}
@@ -179,7 +181,7 @@ def arranged(
         if amount > free[kind]:
             raise UserError(f"a trial wants {amount:g} {kind}; the cluster has {free[kind]:g}")
     fitting = min(int(free[kind] // amount) for kind, amount in resources.items())
-    together = min(fitting, settings.concurrent or fitting, trial_count(config))
+    together = min(fitting, settings.max_concurrent_trials or fitting, trial_count(config))
     threads = max(1, int(cpus // together))
     shared = Search(config, folder, materials, None, threads, wants_gpu)
     return shared, resources, together
@@ -202,7 +204,7 @@ def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
         state, kept = "failed" if error else "not begun", None
         if history:
             # Values that don't go together never came so far.
-            training = sampled(search.config, values).training
+            training = sampled_config(search.config, values).training
             kept = history[kept_epoch(history, training) - 1]
             if not error:
                 state = "finished" if is_finished(history, training) else "stopped"
@@ -234,5 +236,5 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
         f"# The best of {counted(len(rows), 'trial')}: number {best.number}, {best.accuracy:.1%} "
         f"of the validation clips in epoch {best.kept_epoch}.\n# python jobs/train.py best.yaml\n"
     )
-    text = head + sampled(config, best.values).to_yaml()
+    text = head + sampled_config(config, best.values).to_yaml()
     storage.write_bytes(storage.join(folder, "best.yaml"), text.encode())

@@ -63,7 +63,7 @@ def tuner_of(
             search_alg=searcher(settings.algorithm, settings.seed, together),
             max_concurrent_trials=together if settings.algorithm == "tpe" else None,
             scheduler=scheduler(search.config, space),
-            time_budget_s=settings.hours * 3600 if settings.hours else None,
+            time_budget_s=settings.time_budget_hours * 3600 if settings.time_budget_hours else None,
             # A trial that waits for its workers can't become another one.
             reuse_actors=search.scaling is None,
             trial_dirname_creator=lambda trial: trial.trial_id,

@@ -20,7 +20,7 @@ import pyarrow as pa
 from raysound import storage
 from raysound.errors import UserError
 
-CAS_SCHEMA = 3
+CAS_SCHEMA = 4
 # What classifiers are trained with; no test clip is.
 PARTS = ("train", "validation")
 

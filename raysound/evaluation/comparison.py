@@ -209,7 +209,7 @@ def compared(
     if old["value"] is None and new["value"] is None:
         return None
     gap, p, why = difference(new, old), p_value(new, old), ""
-    del gap["told_apart"]
+    del gap["significant"]
     if metric.needs_equal_n and before["compared"] != after["compared"]:
         why = f"of {before['compared']} and of {after['compared']} clips"
         gap, p = measure(None, why=why), None

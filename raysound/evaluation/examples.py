@@ -29,11 +29,11 @@ def choose(predictions: pa.Table, count: int) -> list[tuple[int, Kind]]:
     that the first of them are the best choice for less room. No row comes twice.
 
     Args:
-        predictions: columns label and asked_probability (of the label).
+        predictions: columns label and target_probability (of the label).
         count: how many of either kind to show of a class.
     """
     labels = predictions["label"].to_pylist()
-    asked = predictions["asked_probability"].to_numpy()
+    asked = predictions["target_probability"].to_numpy()
     ascending = np.argsort(asked, kind="stable")
     kinds: tuple[tuple[Kind, np.ndarray], ...] = (
         ("hardest", ascending),
@@ -59,7 +59,7 @@ def load(
 
     Args:
         corpus: its name.
-        row: clip_id, label, prediction, probability, asked_probability, nearest and windows.
+        row: clip_id, label, prediction, probability, target_probability, nearest and windows.
         kind: what it is an example of.
         sound: as `open_sounds` gives it.
         settings: of the log-mel.
@@ -74,8 +74,8 @@ def load(
         label=row["label"],
         prediction=row["prediction"],
         probability=row["probability"],
-        asked_probability=row["asked_probability"],
-        nearest=row["nearest"],
+        target_probability=row["target_probability"],
+        nearest_train_clip_id=row["nearest_train_clip_id"],
         log_mel=shown.log_mel,
         audio=shown.audio,
         seconds_per_frame=shown.seconds_per_frame,

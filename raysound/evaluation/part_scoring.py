@@ -28,7 +28,7 @@ from raysound.evaluation.predictions import (
 )
 from raysound.features import parquet
 from raysound.metrics.mismatch import sound_of
-from raysound.metrics.nearest import nearest
+from raysound.metrics.nearest import nearest_reference_clips
 from raysound.metrics.neighbours import K, nearest_others, per_clip
 from raysound.metrics.selection import keys
 from raysound.models import Classifier
@@ -252,12 +252,12 @@ def predictions_of(
             "label": labels,
             "prediction": [known[index] for index in probabilities.argmax(axis=1)],
             "probability": probabilities.max(axis=1),
-            "asked_probability": asked,
+            "target_probability": asked,
             "windows": np.diff(np.append(starts, len(names))),
             "sample_rate": rows["sample_rate"].take(starts),
             "duration": rows["duration"].take(starts),
-            "level": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
-            "sounding": mean_by_clip(shares[:, np.newaxis], starts)[:, 0],
+            "level_db": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
+            "nonsilent_fraction": mean_by_clip(shares[:, np.newaxis], starts)[:, 0],
             **dict.fromkeys(COMPARED, nothing),
             "probabilities": list(probabilities),
             "embedding": list(mean_by_clip(embeddings, starts)),
@@ -289,11 +289,11 @@ def set_against(scored: pa.Table, references: References) -> pa.Table:
     values: dict[str, pa.Array] = dict.fromkeys(COMPARED, pa.nulls(len(scored)))
     if len(scored) and len(references.near):
         embedding = as_array(scored["embedding"])
-        found = nearest(embedding, references.embedding, K, references.near)
+        found = nearest_reference_clips(embedding, references.embedding, K, references.near)
         alone = per_clip(embedding, references.embedding, K, references.near)
         values = {
             "realism": pa.array(found.realism, pa.float32()),
-            "nearest": references.clip_id.take(pa.array(found.index)),
+            "nearest_train_clip_id": references.clip_id.take(pa.array(found.index)),
             "balls": pa.array(alone.balls, pa.int32()),
             "authentic": pa.array(alone.authentic),
         }

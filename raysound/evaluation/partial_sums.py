@@ -31,8 +31,8 @@ from raysound.metrics.selection import (
 from raysound.metrics.sums import ClassificationSums
 
 COLUMNS = (
-    "clip_id", "split", "label", "prediction", "probability", "asked_probability", "sample_rate",
-    "duration", "sounding", "balls", "authentic", "probabilities", "spectrum",
+    "clip_id", "split", "label", "prediction", "probability", "target_probability", "sample_rate",
+    "duration", "nonsilent_fraction", "balls", "authentic", "probabilities", "spectrum",
 )  # fmt: skip
 # Entries above those that can be selected that are held, at most.
 ENTRIES_AHEAD = 1 << 17
@@ -114,7 +114,7 @@ def _sum(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSum
     entries["key"] = keys(table["clip_id"].to_pylist())
     entries["truth"], entries["prediction"] = truth, probabilities.argmax(axis=1)
     entries["probability"] = table["probability"].to_numpy()
-    asked = pc.coalesce(table["asked_probability"], table["probability"])
+    asked = pc.coalesce(table["target_probability"], table["probability"])
     entries["asked"] = asked.to_numpy()
     balls = BallCounts()
     if not table["balls"].null_count:
@@ -123,7 +123,7 @@ def _sum(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSum
         )
     sounds = SoundSums.of(
         table["sample_rate"].to_numpy(), table["duration"].to_numpy(),
-        table["sounding"].to_numpy(), as_array(table["spectrum"]), plan.clip_length,
+        table["nonsilent_fraction"].to_numpy(), as_array(table["spectrum"]), plan.clip_length,
     )  # fmt: skip
     return PartialSums(ClassificationSums.of(truth, probabilities), balls, sounds, entries)
 

@@ -19,11 +19,12 @@ from raysound import storage
 Note = TypeVar("Note", bound=tuple[Any, ...])
 
 # Raised when the same features and classifier give other predictions.
-PREDICTIONS_VERSION = 1
+PREDICTIONS_VERSION = 2
 # Probabilities and embedding are those of the clip, the mean over its windows. `sample_rate` (Hz)
-# and `duration` (s) are the file's; `level` (dB) and `spectrum` (natural log power, a number a mel
-# band) are of the frames that hold sound, `sounding` is their share. `realism`, `nearest`, `balls`
-# and `authentic` set a clip against the real training clips; they are null for these.
+# and `duration` (s) are the file's; `level_db` and `spectrum` (natural log power, one
+# number per mel band) are of the frames that are not silent, `nonsilent_fraction` is their share.
+# `realism`, `nearest_train_clip_id`, `balls` and `authentic` compare a clip with the real training
+# clips; they are null for these.
 PREDICTIONS = pa.schema(
     [
         ("corpus", pa.string()),
@@ -32,14 +33,14 @@ PREDICTIONS = pa.schema(
         ("label", pa.string()),
         ("prediction", pa.string()),
         ("probability", pa.float32()),
-        ("asked_probability", pa.float32()),
+        ("target_probability", pa.float32()),
         ("windows", pa.int32()),
         ("sample_rate", pa.int32()),
         ("duration", pa.float64()),
-        ("level", pa.float32()),
-        ("sounding", pa.float32()),
+        ("level_db", pa.float32()),
+        ("nonsilent_fraction", pa.float32()),
         ("realism", pa.float32()),
-        ("nearest", pa.string()),
+        ("nearest_train_clip_id", pa.string()),
         ("balls", pa.int32()),
         ("authentic", pa.bool_()),
         ("probabilities", pa.list_(pa.float32())),
@@ -48,7 +49,7 @@ PREDICTIONS = pa.schema(
     ]
 )
 # What a clip is set against the training clips by.
-COMPARED = ("realism", "nearest", "balls", "authentic")
+COMPARED = ("realism", "nearest_train_clip_id", "balls", "authentic")
 PART = re.compile(r"part-(\d+)\.parquet")
 PART_KEY = b"raysound.predictions"
 

@@ -24,7 +24,7 @@ from raysound.metrics.mismatch import Sound, SoundSums
 from raysound.metrics.moments import covariance, moments
 
 # Raised when the file gets another layout. The rows in it have the layout of metrics.json.
-REFERENCE_VERSION = 1
+REFERENCE_VERSION = 2
 HEADER_KEY = "raysound.reference"
 REFERENCE_NAME = "reference.safetensors"
 
@@ -100,7 +100,7 @@ def write_reference(uri: str, side: RealSide) -> None:
         "truth": training.truth,
         "probabilities": training.probabilities,
         "sound.rows": sound.sums.rows,
-        "sound.level": sound.level,
+        "sound.level_db": sound.level_db,
         "sound.duration": sound.duration,
     }
     for name, one in side.embeddings.items():
@@ -185,7 +185,7 @@ def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> R
         class_sizes=content["class_sizes"],
         row=content["real"],
         anchors=content["anchors"],
-        sound=Sound(sums, arrays["sound.level"], arrays["sound.duration"]),
+        sound=Sound(sums, arrays["sound.level_db"], arrays["sound.duration"]),
         embeddings={
             name: RealEmbedding(
                 one["digest"], arrays[f"embeddings/{name}/embedding"], one["real"], one["anchors"]

@@ -18,7 +18,8 @@ from raysound.report.page import Cells
 
 MAP_POINTS = 500
 EXAMPLE_COLUMNS = (
-    "clip_id", "label", "prediction", "probability", "asked_probability", "nearest", "windows",
+    "clip_id", "label", "prediction", "probability", "target_probability",
+    "nearest_train_clip_id", "windows",
 )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def example_rows(
     """The examples of a corpus: of each class the hardest and the most convincing clips."""
     entries = sums.entries[of_examples(sums.entries, plan.limit)]
     labels = [plan.labels[truth] for truth in entries["truth"].tolist()]
-    table = pa.table({"label": labels, "asked_probability": entries["asked"]})
+    table = pa.table({"label": labels, "target_probability": entries["asked"]})
     chosen = choose(table, plan.limit.examples) if len(table) else []
     entries = entries[[row for row, _ in chosen]]
     rows = read_rows(predictions, corpus, entries["part"], entries["row"], EXAMPLE_COLUMNS)

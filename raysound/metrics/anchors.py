@@ -23,27 +23,27 @@ WIDEST = 0.5
 # anchor, metric, where its value must lie, of which row.
 CHECKS = (
     *(
-        (anchor, metric, must, "real")
+        (anchor, metric, expected, "real")
         for anchor in ("noise", "silence")
-        for metric, must in (
+        for metric, expected in (
             ("accuracy", "below"),
-            ("mmd", "above"),
+            ("mmd2_x100", "above"),
             ("frechet_distance", "above"),
             ("coverage", "below"),
         )
     ),
     ("shuffled_labels", "accuracy", "well below", "real"),
-    ("shuffled_labels", "negative_log_likelihood", "above", "real"),
-    ("one_clip_per_class", "mmd", "above", "real"),
+    ("shuffled_labels", "log_loss", "above", "real"),
+    ("one_clip_per_class", "mmd2_x100", "above", "real"),
     ("one_clip_per_class", "frechet_distance", "above", "real"),
     ("one_clip_per_class", "recall", "below", "real"),
     ("one_clip_per_class", "coverage", "below", "real"),
     ("training_copy", "accuracy", "at least", "real"),
-    ("training_copy", "mmd", "at most", "real"),
+    ("training_copy", "mmd2_x100", "at most", "real"),
     ("training_copy", "frechet_distance", "at most", "real"),
     ("training_copy", "coverage", "at least", "real"),
     ("training_copy", "authenticity", "below", "real"),
-    ("real_halves", "mmd", "below", "noise"),
+    ("real_halves", "mmd2_x100", "below", "noise"),
     ("real_halves", "frechet_distance", "below", "noise"),
 )
 
@@ -101,11 +101,11 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows: measures by metric, by row: `real` and the anchors.
 
     Returns:
-        A dict a check: `anchor`, `metric`, `must`, `than`, `value`, `bound` and `holds`. Of a check
-        that can't be made the last is None, and `why` says it.
+        A dict a check: `anchor`, `metric`, `expected`, `than`, `value`, `bound` and `passed`. The
+        last is None for a check that can't be made, and `why` gives the reason.
     """
     checked = []
-    for anchor, metric, must, than in CHECKS:
+    for anchor, metric, expected, than in CHECKS:
         ours, theirs = (
             rows.get(row, {}).get(metric) or measure(None, why=MISSING.get(row, f"no {row}"))
             for row in (anchor, than)
@@ -113,39 +113,39 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         check = {
             "anchor": anchor,
             "metric": metric,
-            "must": must,
+            "expected": expected,
             "than": than,
             "value": ours["value"],
             "bound": theirs["value"],
-            "holds": None,
+            "passed": None,
         }
         unknown = [one for one in (ours, theirs) if one["value"] is None]
         if unknown:
             check["why"] = unknown[0].get("why", "no clips")
         else:
-            check["holds"] = holds(ours, must, theirs)
-            if check["holds"] is None:
+            check["passed"] = passes(ours, expected, theirs)
+            if check["passed"] is None:
                 check["why"] = difference(ours, theirs).get("why", "too few clips to tell")
         checked.append(check)
     return checked
 
 
-def holds(ours: Measure, must: str, theirs: Measure) -> bool | None:
+def passes(ours: Measure, expected: str, theirs: Measure) -> bool | None:
     """Whether a measure lies where it must; None where chance decides, and how much is not known.
 
     `at least` and `at most` leave chance its share, `well below` leaves it none.
 
     Args:
         ours: with a value.
-        must: `below`, `well below`, `above`, `at least` or `at most`.
+        expected: `below`, `well below`, `above`, `at least` or `at most`.
         theirs: with a value.
     """
     gap = difference(ours, theirs)
-    known, apart = gap["low"] is not None, gap["told_apart"]
-    if must == "well below":
+    known, apart = gap["low"] is not None, gap["significant"]
+    if expected == "well below":
         few = not known or gap["high"] - gap["low"] > WIDEST
         return True if gap["value"] < 0 and apart else None if few else False
-    if must in ("at least", "at most"):
-        right = gap["value"] >= 0 if must == "at least" else gap["value"] <= 0
+    if expected in ("at least", "at most"):
+        right = gap["value"] >= 0 if expected == "at least" else gap["value"] <= 0
         return True if right else not apart if known else None
-    return bool(gap["value"] < 0 if must == "below" else gap["value"] > 0)
+    return bool(gap["value"] < 0 if expected == "below" else gap["value"] > 0)

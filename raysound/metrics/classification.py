@@ -28,9 +28,9 @@ from raysound.metrics.probabilities import (
     am_score_of,
     binned_gap,
     confidences,
+    effective_num_classes,
     entropies,
     modified_score_of,
-    predicted_classes,
     score_of,
     true_ranks,
 )
@@ -227,11 +227,11 @@ def classification_report(
         `accuracy`; by predicted class where there are no labels), `confusion` (rows are the truth;
         None without labels), and measures: `accuracy` and `top_3` with Wilson's interval,
         `balanced_accuracy` with that of its classes' Wilson intervals added by squares, `map_3` and
-        `negative_log_likelihood` with ± 1.96 standard errors, `macro_f1` by bootstrap,
-        `calibration_error`, `inception_score`, `modified_inception_score`, `am_score` and
-        `predicted_classes` by half samples, for resampling with repetition would add their bias a
-        second time. A value is None where there are no clips; those of `top_3` and `map_3` also
-        with three classes or fewer, where any answer is among the three most probable.
+        `log_loss` with ± 1.96 standard errors, `macro_f1` by bootstrap, `ece`,
+        `inception_score`, `modified_inception_score`, `am_score` and `effective_num_classes` by
+        half samples, because resampling with repetition would add their bias a second time. A
+        value is None where there are no clips; those of `top_3` and `map_3` also with three
+        classes or fewer, where any answer is among the three most probable.
 
     Raises:
         ValueError: The lengths differ, a class is out of range, a row is no distribution, or the
@@ -303,13 +303,13 @@ def _means(sums: ClassificationSums, classes: int) -> dict[str, Measure]:
     """Means over the clips, whose value does not depend on their number."""
     n = sums.clips
     if not n:
-        names = ("top_3", "map_3", "negative_log_likelihood")
+        names = ("top_3", "map_3", "log_loss")
         return {name: measure(None, why="no clips") for name in names}
     ranks, rank_squares, surprise, surprise_squares = fold(sums.rows)[0].tolist()
     found = {
         "top_3": share_measure(sums.in_top, n),
         "map_3": mean_measure(ranks, rank_squares, n),
-        "negative_log_likelihood": mean_measure(surprise, surprise_squares, n),
+        "log_loss": mean_measure(surprise, surprise_squares, n),
     }
     if classes <= TOP:
         why = f"{classes} classes: each is among the {TOP} most probable"
@@ -322,7 +322,7 @@ def _equal_n(
 ) -> dict[str, Measure]:
     """What depends on the number of clips: compared between equal numbers only."""
     names = (
-        "macro_f1", "calibration_error", "inception_score", "predicted_classes",
+        "macro_f1", "ece", "inception_score", "effective_num_classes",
         "modified_inception_score", "am_score",
     )  # fmt: skip
     n, classes = probabilities.shape
@@ -348,7 +348,7 @@ def _equal_n(
         return (
             binned_gap(bins[chosen], right[chosen], confidence[chosen]),
             score_of(marginal, mean_own),
-            predicted_classes(prediction[chosen], classes),
+            effective_num_classes(prediction[chosen], classes),
             modified_score_of(marginal, counts @ logs / of, mean_own, of),
             nan if real is None else am_score_of(marginal, real, mean_own),
         )

@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 # Version of metrics.json: raised whenever a key changes its meaning or goes away.
-METRICS_SCHEMA = 6
+METRICS_SCHEMA = 7
 # Most clips of a corpus for the metrics whose value depends on the number of clips: 4 for each of
 # 512 dimensions, so that the Fréchet distance in the embedding of a resnetish18 has an interval.
 SET_CLIPS = 2048
@@ -65,7 +65,7 @@ METRICS = (
         ),
     ),
     Metric(
-        key="mmd",
+        key="mmd2_x100",
         name="MMD",
         higher_is_better=False,
         form=".2f",
@@ -92,7 +92,7 @@ METRICS = (
         ),
     ),
     Metric(
-        key="frechet_distance_infinite",
+        key="fad_inf",
         name="Fréchet ∞",
         higher_is_better=False,
         form=".3g",
@@ -198,7 +198,7 @@ METRICS = (
         ),
     ),
     Metric(
-        key="negative_log_likelihood",
+        key="log_loss",
         name="Log loss",
         higher_is_better=False,
         needs_labels=True,
@@ -206,7 +206,7 @@ METRICS = (
         says="Mean of −ln of the asked class's probability, in nats.",
     ),
     Metric(
-        key="calibration_error",
+        key="ece",
         name="Calibration error",
         higher_is_better=None,
         needs_labels=True,
@@ -255,7 +255,7 @@ METRICS = (
         ),
     ),
     Metric(
-        key="predicted_classes",
+        key="effective_num_classes",
         name="Effective classes",
         higher_is_better=True,
         form=".2f",
@@ -274,7 +274,7 @@ EMBEDDING_METRICS = tuple(
     for metric in METRICS
     if metric.key
     in (
-        "mmd", "frechet_distance", "frechet_distance_infinite", "precision", "recall", "density",
+        "mmd2_x100", "frechet_distance", "fad_inf", "precision", "recall", "density",
         "coverage", "authenticity",
     )
 )  # fmt: skip

@@ -17,7 +17,7 @@ from raysound.metrics.frechet import (
     PARTS,
     cut,
     factor,
-    frechet_distance_infinite,
+    fad_inf,
     frechet_measure,
     infinite_measure,
     refusal,
@@ -134,8 +134,8 @@ def fidelity_report(
         kernels: `mmd_kernels` of the two, if at hand.
 
     Returns:
-        `compared`, the clips drawn, and measures: `frechet_distance`, `frechet_distance_infinite`,
-        `mmd` (times 100), `recall`, `coverage`, `precision`, `density`, `authenticity`.
+        `compared`, the clips drawn, and measures: `frechet_distance`, `fad_inf`,
+        `mmd2_x100` (times 100), `recall`, `coverage`, `precision`, `density`, `authenticity`.
 
     Raises:
         ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, a
@@ -154,13 +154,11 @@ def fidelity_report(
     }
     why = refusal(len(array), real.clips, array.shape[1])
     if why or real.factor is None:
-        report["frechet_distance_infinite"] = measure(None, why=why)
+        report["fad_inf"] = measure(None, why=why)
     else:
-        report["frechet_distance_infinite"] = infinite_measure(
-            array, real.parts, real.moments, real.factor, seed
-        )
+        report["fad_inf"] = infinite_measure(array, real.parts, real.moments, real.factor, seed)
     kernels = mmd_kernels(array, real, seed) if kernels is None else kernels
-    report["mmd"] = _mmd(kernels, len(array), real, seed)
+    report["mmd2_x100"] = _mmd(kernels, len(array), real, seed)
     report |= _sets(some, real, seed) | _clips(array, real, counts)
     for metric in METRICS:
         if metric.needs_equal_n and metric.key in report:
@@ -195,8 +193,8 @@ def per_class_fidelity(
         seed: Makes what is drawn repeatable.
 
     Returns:
-        By class name: `generated` and `reference`, clips; `mmd`, `coverage` and
-        `frechet_distance_infinite`, measures. A value is None with a `why` below 10 clips on a
+        By class name: `generated` and `reference`, clips; `mmd2_x100`, `coverage` and
+        `fad_inf`, measures. A value is None with a `why` below 10 clips on a
         side, of a coverage below 10 to draw, or where there are too few for an extrapolation.
 
     Raises:
@@ -228,7 +226,7 @@ def _of_class(
     for side, clips in counts.items():
         if clips < FEWEST:
             why = f"{clips} {side} clips: fewer than {FEWEST}"
-            names = ("mmd", "coverage", "frechet_distance_infinite")
+            names = ("mmd2_x100", "coverage", "fad_inf")
             return {**counts, **{name: measure(None, why=why) for name in names}}
     discrepancy = measure(None, why=why)
     if sigma is not None:
@@ -236,9 +234,9 @@ def _of_class(
         discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
     return {
         **counts,
-        "mmd": discrepancy,
+        "mmd2_x100": discrepancy,
         "coverage": _coverage(x, y, set_size, seed),
-        "frechet_distance_infinite": frechet_distance_infinite(x, y, seed),
+        "fad_inf": fad_inf(x, y, seed),
     }
 
 

@@ -153,7 +153,7 @@ def _distance_of_few(x: NDArray[np.float64], b: Moments) -> float:
     return _distance(gap, float((near**2).sum() / (n - 1)), trace, overlap)
 
 
-def frechet_distance_infinite(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Measure:
+def fad_inf(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Measure:
     """Fréchet distance that infinitely many clips on both sides would have.
 
     d² of finite sets is larger than the truth by about b/n. Both sets are cut at random into 8
@@ -218,7 +218,7 @@ def infinite_measure(
     factor_of_b: NDArray[np.float64],
     seed: int = 0,
 ) -> Measure:
-    """`frechet_distance_infinite` against a set of which parts, moments and factor are at hand."""
+    """`fad_inf` against a set of which parts, moments and factor are at hand."""
     groups = cut(x, GROUPS, seed + 1)
     size = GROUPS // PARTS
     parts = [merge(*groups[i : i + size]) for i in range(0, GROUPS, size)]

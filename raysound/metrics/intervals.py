@@ -223,27 +223,27 @@ def difference(a: Measure, b: Measure) -> Measure:
     approach", Statistics in Medicine 27, 2008, pp. 1693-1702.
 
     Returns:
-        A measure, and `told_apart`: whether 0 lies outside the interval; False without one.
+        A measure, and `significant`: whether 0 lies outside the interval; False without one.
 
     Examples:
         >>> faithful = {"value": 0.8, "low": 0.7, "high": 0.9}
         >>> poor = {"value": 0.5, "low": 0.4, "high": 0.6}
         >>> apart = difference(faithful, poor)
-        >>> f"{apart['value']:.2f} {apart['low']:.2f} {apart['high']:.2f}", apart["told_apart"]
+        >>> f"{apart['value']:.2f} {apart['low']:.2f} {apart['high']:.2f}", apart["significant"]
         ('0.30 0.16 0.44', True)
     """
     for one in (a, b):
         if one["value"] is None:
             why = one.get("why", "one of the two has no value")
-            return {**measure(None, why=why), "told_apart": False}
+            return {**measure(None, why=why), "significant": False}
     gap = a["value"] - b["value"]
     for one in (a, b):
         if one["low"] is None or one["high"] is None:
             why = one.get("why", "one of the two has no interval")
-            return {**measure(gap, why=why), "told_apart": False}
+            return {**measure(gap, why=why), "significant": False}
     low = gap - sqrt((a["value"] - a["low"]) ** 2 + (b["high"] - b["value"]) ** 2)
     high = gap + sqrt((a["high"] - a["value"]) ** 2 + (b["value"] - b["low"]) ** 2)
-    return {**measure(gap, low, high), "told_apart": bool(low > 0 or high < 0)}
+    return {**measure(gap, low, high), "significant": bool(low > 0 or high < 0)}
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
@@ -261,7 +261,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
         b: Of the same clips in the same order, `(n,)`.
 
     Returns:
-        A measure in [-1, 1], and `told_apart`: whether 0 lies outside the interval.
+        A measure in [-1, 1], and `significant`: whether 0 lies outside the interval.
 
     Raises:
         ValueError: The two are not of one length, or no clip is there.
@@ -291,7 +291,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
     gap = of_a["value"] - of_b["value"]
     low = gap - reach(of_a["value"] - of_a["low"], of_b["high"] - of_b["value"])
     high = gap + reach(of_a["high"] - of_a["value"], of_b["value"] - of_b["low"])
-    return {**measure(gap, low, high), "told_apart": bool(low > 0 or high < 0)}
+    return {**measure(gap, low, high), "significant": bool(low > 0 or high < 0)}
 
 
 def paired_p_value(a: ArrayLike, b: ArrayLike) -> float:

@@ -42,7 +42,7 @@ class SoundSums:
         cls,
         sample_rate: NDArray[np.integer[Any]],
         duration: NDArray[np.float64],
-        sounding: NDArray[np.floating[Any]],
+        nonsilent_fraction: NDArray[np.floating[Any]],
         spectrum: NDArray[np.floating[Any]],
         clip_length: float,
     ) -> SoundSums:
@@ -51,13 +51,13 @@ class SoundSums:
         Args:
             sample_rate: of the files, Hz, `(n,)`.
             duration: of the files, s, `(n,)`.
-            sounding: share of the frames that are not digital silence, `(n,)`.
+            nonsilent_fraction: share of the frames that are not digital silence, `(n,)`.
             spectrum: mean log-mel where there is sound, natural log power, `(n, n_mels)`.
             clip_length: s, what shorter clips are padded to.
         """
         # What a short clip is padded with is ours, and of its length another row tells.
         own = np.minimum(1, duration / clip_length)
-        silent = 1 - np.minimum(1, sounding / own)
+        silent = 1 - np.minimum(1, nonsilent_fraction / own)
         rates, counts = np.unique(sample_rate, return_counts=True)
         rows = np.append(silent.sum(dtype=np.float64), spectrum.sum(axis=0, dtype=np.float64))
         return cls(dict(zip(rates.tolist(), counts.tolist(), strict=True)), rows[np.newaxis])
@@ -82,12 +82,12 @@ class Sound:
 
     Attributes:
         sums: over all clips.
-        level: mean mel power where there is sound, dB, of a sample of them; see `sound_of`.
+        level_db: mean mel power where there is sound, dB, of a sample of them; see `sound_of`.
         duration: of the files of the same sample, s.
     """
 
     sums: SoundSums
-    level: NDArray[np.float32]
+    level_db: NDArray[np.float32]
     duration: NDArray[np.float64]
 
     @property
@@ -115,9 +115,9 @@ def sound_of(
     levels = np.empty(len(log_mel), np.float32)
     shares = np.empty(len(log_mel), np.float32)
     for row, clip in enumerate(log_mel):
-        sounding = clip.max(axis=0) > EMPTY
-        frames = clip[:, sounding] if sounding.any() else clip
-        spectra[row], shares[row] = frames.mean(axis=1), sounding.mean()
+        nonsilent_fraction = clip.max(axis=0) > EMPTY
+        frames = clip[:, nonsilent_fraction] if nonsilent_fraction.any() else clip
+        spectra[row], shares[row] = frames.mean(axis=1), nonsilent_fraction.mean()
         power = np.exp(frames, dtype=np.float64).sum(axis=0).mean()
         levels[row] = 10 * np.log10(power)
     return spectra, levels, shares
@@ -226,8 +226,8 @@ def _band_limit(
 
 
 def _levels(name: str, generated: Sound, real: Sound, normalised: bool) -> _Found:
-    ours, theirs = float(np.median(real.level)), float(np.median(generated.level))
-    if abs(ours - theirs) < max(LEVEL_DB, _chance(generated.level, real.level)):
+    ours, theirs = float(np.median(real.level_db)), float(np.median(generated.level_db))
+    if abs(ours - theirs) < max(LEVEL_DB, _chance(generated.level_db, real.level_db)):
         return []
     word = "louder" if theirs > ours else "quieter"
     advice = (

@@ -103,7 +103,7 @@ def kernel_matrices(
     return KernelMatrices(own, cross, mean)
 
 
-def mmd(generated: ArrayLike, reference: ArrayLike) -> float:
+def mmd2_x100(generated: ArrayLike, reference: ArrayLike) -> float:
     """Unbiased MMD², times 100.
 
     Args:
@@ -117,7 +117,7 @@ def mmd(generated: ArrayLike, reference: ArrayLike) -> float:
         ValueError: As `kernel_matrices` and `bandwidth`.
 
     Examples:
-        >>> round(mmd([[0.0], [1.0]], [[1000.0], [1001.0]]), 2)
+        >>> round(mmd2_x100([[0.0], [1.0]], [[1000.0], [1001.0]]), 2)
         121.31
     """
     return float(_estimates(kernel_matrices(generated, reference), None)[0])

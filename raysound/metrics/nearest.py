@@ -31,7 +31,7 @@ class Nearest:
     realism: NDArray[np.float64]
 
 
-def nearest(
+def nearest_reference_clips(
     generated: ArrayLike,
     reference: ArrayLike,
     k: int = K,

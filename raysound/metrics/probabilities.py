@@ -65,7 +65,7 @@ def surprises(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]
     return -np.log(np.clip(own, FLOOR, 1))
 
 
-def negative_log_likelihood(truth: ArrayLike, probabilities: ArrayLike) -> float:
+def log_loss(truth: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean of -log p(true class), the cross-entropy, in nats.
 
     Probabilities below 1e-12 count as 1e-12, so that the mean stays finite.
@@ -81,7 +81,7 @@ def negative_log_likelihood(truth: ArrayLike, probabilities: ArrayLike) -> float
         ValueError: The lengths differ, a class is out of range, or a row is no distribution.
 
     Examples:
-        >>> round(negative_log_likelihood([0], [[0.5, 0.5]]), 4)
+        >>> round(log_loss([0], [[0.5, 0.5]]), 4)
         0.6931
     """
     each = surprises(truth, probabilities)
@@ -97,12 +97,12 @@ def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], 
 def binned_gap(
     bins: NDArray[np.int64], right: NDArray[np.bool_], confidence: NDArray[np.float64]
 ) -> float:
-    """Σ over the bins of |sum of right - sum of confidence| / n: see `calibration_error`."""
+    """Σ over the bins of |sum of right - sum of confidence| / n."""
     gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(bins)) if len(bins) else nan
 
 
-def calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
+def expected_calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
     """Expected calibration error: how far confidence is from accuracy, over 15 bins.
 
     The clips are put into 15 bins of equal width by the probability of their predicted class; it
@@ -123,7 +123,7 @@ def calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
         ValueError: The lengths differ, a class is out of range, or a row is no distribution.
 
     Examples:
-        >>> calibration_error([0, 1], [[1.0, 0.0], [1.0, 0.0]])
+        >>> expected_calibration_error([0, 1], [[1.0, 0.0], [1.0, 0.0]])
         0.5
     """
     probabilities = distributions(probabilities)
@@ -257,7 +257,7 @@ def am_score(probabilities: ArrayLike, real: ArrayLike) -> float:
     return am_score_of(probabilities.mean(axis=0), real.mean(axis=0), own)
 
 
-def predicted_classes(prediction: ArrayLike, classes: int) -> float:
+def effective_num_classes(prediction: ArrayLike, classes: int) -> float:
     """How many classes the predictions spread over, as an effective number.
 
     exp(-Σ q log q) with q the share of the clips predicted as each class: k classes predicted
@@ -276,7 +276,7 @@ def predicted_classes(prediction: ArrayLike, classes: int) -> float:
         ValueError: A class lies outside 0 to `classes - 1`.
 
     Examples:
-        >>> round(predicted_classes([0, 0, 1, 1], classes=5), 6)
+        >>> round(effective_num_classes([0, 0, 1, 1], classes=5), 6)
         2.0
     """
     prediction = indices("prediction", prediction, classes)

@@ -23,7 +23,7 @@ def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         whether that is below 0.05.
     """
     has_labels = any(row["accuracy"]["value"] is not None for row in corpora.values())
-    metric, sign = ("accuracy", -1) if has_labels else ("mmd", 1)
+    metric, sign = ("accuracy", -1) if has_labels else ("mmd2_x100", 1)
     value = {name: row[metric]["value"] for name, row in corpora.items()}
     scored = sorted(
         (name for name in value if value[name] is not None), key=lambda name: sign * value[name]
@@ -33,7 +33,7 @@ def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     pairs = []
     for (a, b), both, p in zip(names, measures, adjusted_p_values(measures), strict=True):
         gap = difference(*both)
-        del gap["told_apart"]
+        del gap["significant"]
         pairs.append(
             {
                 "a": a,

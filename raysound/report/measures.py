@@ -40,18 +40,18 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
     return [
         f"{_NAMES[check['metric']]} of {check['anchor'].replace('_', ' ')} is "
         f"{check['value']:.4g}; "
-        f"it must be {check['must']} that of {check['than'].replace('_', ' ')}, "
+        f"it must be {check['expected']} that of {check['than'].replace('_', ' ')}, "
         f"{check['bound']:.4g}"
         for check in metrics["sanity"]
-        if check["holds"] is False
+        if check["passed"] is False
     ]
 
 
-def unmade(metrics: Mapping[str, Any]) -> list[str]:
+def skipped_checks(metrics: Mapping[str, Any]) -> list[str]:
     """In words, the checks that could not be made: of which anchor, in which metrics, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for check in metrics["sanity"]:
-        if check["holds"] is None:
+        if check["passed"] is None:
             key = check["anchor"].replace("_", " "), check["why"]
             found.setdefault(key, []).append(_NAMES[check["metric"]])
     return [f"{anchor} ({', '.join(names)}): {why}" for (anchor, why), names in found.items()]
@@ -100,7 +100,7 @@ def worse(differences: Mapping[str, float]) -> list[str]:
     ]
 
 
-def fooled(anchor: Mapping[str, Any], real: Mapping[str, Any] | None) -> Sequence[str]:
+def not_worse_than_real(anchor: Mapping[str, Any], real: Mapping[str, Any] | None) -> Sequence[str]:
     """Names of the metrics of the table in which an anchor is no worse than the real test clips."""
     if real is None:
         return []

@@ -27,9 +27,9 @@ from raysound.report.maps import MapPoint
 from raysound.report.measures import (
     ANCHOR_WORDS,
     differing_from_real,
-    fooled,
+    not_worse_than_real,
     number,
-    unmade,
+    skipped_checks,
     warnings,
     worse,
     written,
@@ -65,9 +65,9 @@ class Example:
     """Class of the highest probability."""
     probability: float
     """The classifier's probability of `prediction`, in [0, 1]."""
-    asked_probability: float | None
+    target_probability: float | None
     """The classifier's probability of `label`, in [0, 1]; None without labels."""
-    nearest: str | None
+    nearest_train_clip_id: str | None
     """The training clip that it is nearest to, if it was set against them."""
     log_mel: NDArray[np.float32]
     """`(n_mels, n_frames)`, mel band 0 lowest in pitch."""
@@ -161,7 +161,7 @@ def render(
             embedding_metrics=EMBEDDING_METRICS,
             copies=shown_copies(metrics["copies"], cards),
             warnings=warnings(metrics),
-            unmade=unmade(metrics),
+            skipped_checks=skipped_checks(metrics),
             mismatch=metrics["mismatch"],
             headline=HEADLINE,
             all_metrics=METRICS,
@@ -271,7 +271,7 @@ def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "checks": {
                 check["metric"]: check for check in metrics["sanity"] if check["anchor"] == name
             },
-            "fooled": fooled(metrics["anchors"][name], real),
+            "not_worse_than_real": not_worse_than_real(metrics["anchors"][name], real),
             **metrics["anchors"][name],
         }
         for name, words in ANCHOR_WORDS.items()

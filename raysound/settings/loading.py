@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from raysound.errors import UserError
+from raysound.settings.renamed import present_name, use_present_names
 from raysound.settings.schema import (
     LOG_MEL_STATISTICS,
     SECRET,
@@ -31,7 +32,7 @@ from raysound.settings.yaml12 import YamlError, read_value, read_yaml
 SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 # What may differ from epoch to epoch of one training.
 CHANGED_IN_TRAINING = (
-    "training.optimizer.", "training.augment.", "training.label_smoothing", "training.clip_gradient"
+    "training.optimizer.", "training.augment.", "training.label_smoothing", "training.max_grad_norm"
 )  # fmt: skip
 # How pydantic calls the plain members of a union in a fault's place.
 UNION_MEMBERS = ("constrained-", "function-before[", "literal[")
@@ -76,6 +77,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no settings: expected `key: value` lines")
+    use_present_names(tree, str(path))
     for override in overrides:
         apply_override(tree, override)
     return from_tree(tree, str(path))
@@ -95,7 +97,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         value = read_value(text.strip())
     except YamlError as error:
         raise UserError(f"the value of '{override}' can't be read: {error}") from error
-    set_key(tree, key, value)
+    set_key(tree, present_name(key, override), value)
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -151,7 +153,7 @@ def check_space(config: Config, source: str) -> None:
     for key, dimension in config.search.space.items():
         where = f"{source}: search.space"
         if key not in known_keys():
-            close = nearest(key, [known for known in known_keys() if _searchable(known)])
+            close = closest_key(key, [known for known in known_keys() if _searchable(known)])
             hint = f"; did you mean '{close}'?" if close else ""
             raise UserError(f"{where}: there is no setting '{key}'{hint}")
         if not _searchable(key):
@@ -187,7 +189,7 @@ def _try_value(config: Config, key: str, value: Any, where: str) -> None:
     refusal = None
     for others_values in [(), *islice(product(*others.values()), COMBINATIONS_TRIED)]:
         try:
-            sampled(config, {key: value, **dict(zip(others, others_values, strict=False))})
+            sampled_config(config, {key: value, **dict(zip(others, others_values, strict=False))})
             return
         except UserError as error:
             refusal = refusal or error
@@ -199,7 +201,7 @@ def _searchable(key: str) -> bool:
     return section in {"model", "features", "training"} and rest not in {"", "folds", "seeds"}
 
 
-def sampled(config: Config, values: Mapping[str, Any]) -> Config:
+def sampled_config(config: Config, values: Mapping[str, Any]) -> Config:
     """The config of one trial: with some settings, and without the search.
 
     Args:
@@ -230,7 +232,7 @@ def real_corpus(config: Config) -> RealCorpus:
     return config.corpora.real
 
 
-def places(config: Config) -> dict[str, str]:
+def configured_paths(config: Config) -> dict[str, str]:
     """Every path and URI of a config that is set, by its dotted key."""
     found: dict[str, str] = {}
 
@@ -278,7 +280,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             # A default that follows from another setting, which has a fault of its own.
             continue
         if fault["type"] == "extra_forbidden":
-            close = nearest(key, list(known_keys()))
+            close = closest_key(key, list(known_keys()))
             if close == key:
                 # Known to another member of the union than the one that was named.
                 choice = next(part for part in fault["loc"] if part in _union_tags())
@@ -310,7 +312,7 @@ def _users_key(location: Sequence[int | str]) -> str:
     return ".".join(part for part in parts if not part.startswith(UNION_MEMBERS))
 
 
-def nearest(key: str, known: Sequence[str]) -> str | None:
+def closest_key(key: str, known: Sequence[str]) -> str | None:
     """The known dotted key that is most like `key`, or None if none is like it."""
     last = key.rpartition(".")[2]
     # The right word in the wrong section is the nearer miss.

@@ -108,7 +108,7 @@ Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(_no_other_ty
 # dBFS or LUFS.
 Level = Annotated[float, Field(ge=LOUDNESS_FLOOR, le=0), BeforeValidator(_no_other_type)]
 # A path or URI of a file or folder.
-Place = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
+PathOrUri = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
 Fold = Annotated[str, BeforeValidator(_fold_name)]
 CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -146,7 +146,7 @@ class SplitSettings(Section):
 class RealCorpus(Section):
     """The labelled recordings that the classifier learns from."""
 
-    path: Place
+    path: PathOrUri
     """Folder, table or files of the real recordings; a path or URI."""
     split: SplitSettings = SplitSettings()
 
@@ -163,7 +163,7 @@ class CorporaSettings(Section):
     """
 
     real: RealCorpus | None = None
-    generated: dict[CorpusName, Place] = {}
+    generated: dict[CorpusName, PathOrUri] = {}
     """Path or URI of each generated corpus, by name."""
 
     @model_validator(mode="after")
@@ -348,7 +348,7 @@ class ModelSettings(Section):
         "resnetish18"
     )
     """Architecture of the classifier."""
-    weights: Place | None = None
+    weights: PathOrUri | None = None
     """Weights to start from: a safetensors file or a PyTorch state dict."""
 
 
@@ -471,11 +471,11 @@ class AugmentSettings(Section):
     """Alpha of mixup's Beta distribution; 0 is off."""
     frequency_masks: Integer = Field(0, ge=0, le=100)
     """SpecAugment masks over bands, per clip."""
-    frequency_mask: Number = Field(0.15, gt=0, lt=1)
+    max_frequency_mask: Number = Field(0.15, gt=0, lt=1)
     """Largest width of a frequency mask, as a share of the bands."""
     time_masks: Integer = Field(0, ge=0, le=100)
     """SpecAugment masks over frames, per clip."""
-    time_mask: Number = Field(0.15, gt=0, lt=1)
+    max_time_mask: Number = Field(0.15, gt=0, lt=1)
     """Largest width of a time mask, as a share of the frames."""
 
     @field_validator("mixup")
@@ -499,19 +499,18 @@ class FinetuneSettings(Section):
 class TrainingSettings(Section):
     """How the classifier learns.
 
-    `batch_size` counts the clips of one step over all workers, who take them in `accumulate`
-    turns. `crop_length` is in seconds. `warmup_epochs` come before the schedule. `early_stopping`
-    ends the epochs before fine-tuning after so many without a better one. `keep` says which
-    epoch's weights are the classifier's: those of the best validation accuracy, or the last. With
-    `average`, near 1, these are the running mean of the weights, of which each step keeps that
-    share. `folds: all` trains a classifier a fold, and `seeds` as many classifiers of each.
+    `batch_size` is the global batch size, over all workers. `warmup_epochs` come before the
+    schedule. `early_stopping` ends the epochs before fine-tuning after so many without a better
+    one. `checkpoint_policy` selects the epoch whose weights are the classifier's: that of the best
+    validation accuracy, or the last. `ema_decay` replaces the weights by their exponential moving
+    average. `folds: all` trains a classifier per fold, and `seeds` that many of each.
     """
 
     epochs: PositiveInt = 50
     """Passes over the training clips."""
     batch_size: PositiveInt = 32
     """Clips of one optimizer step, over all workers."""
-    accumulate: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt = 1
     """Gradient accumulation steps of a batch."""
     optimizer: Annotated[Optimizer, BeforeValidator(_adam_if_unnamed)] = Adam()
     """{name: Adam, lr: 0.001, …}, AdamW or SGD."""
@@ -522,15 +521,15 @@ class TrainingSettings(Section):
     finetune: FinetuneSettings = FinetuneSettings()
     early_stopping: PositiveInt | None = None
     """Epochs without a better one after which training ends."""
-    keep: Literal["best", "last"] = "best"
+    checkpoint_policy: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: best validation accuracy, or the last."""
-    average: Number | None = Field(None, gt=0, lt=1)
+    ema_decay: Number | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, which is kept."""
-    clip_gradient: PositiveFloat | None = None
+    max_grad_norm: PositiveFloat | None = None
     """Largest norm of the gradient."""
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
     """Of the cross-entropy loss."""
-    balance: Literal["none", "weights", "sampling"] = "none"
+    class_balance: Literal["none", "weights", "sampling"] = "none"
     """Classes of unequal size: weights in the loss, or sampling."""
     augment: AugmentSettings = AugmentSettings()
     crop_length: PositiveFloat | None = None
@@ -598,7 +597,7 @@ class TrainingSettings(Section):
     def needs_validation(self) -> bool:
         """True where validation clips choose something: an epoch, a rate, or when to stop."""
         plateau = isinstance(self.scheduler, ReduceLROnPlateau)
-        return self.keep == "best" or plateau or self.early_stopping is not None
+        return self.checkpoint_policy == "best" or plateau or self.early_stopping is not None
 
 
 class Dimension(Section):
@@ -687,8 +686,8 @@ class SearchSettings(Section):
     """Which settings are tried, how they are drawn, and who may train on.
 
     `space` names settings by their path. `trials` are drawn at `random`, by Optuna's `tpe`, or
-    `grid` crosses all choices. Without a `scheduler` each trains to its end. After so many `hours`
-    no trial goes on. `gpus_per_trial` may be a fraction: then trials share a GPU.
+    `grid` crosses all choices. Without a `scheduler` each trains to its end. `gpus_per_trial` may
+    be a fraction: then trials share a GPU.
     """
 
     space: dict[str, Dimension] = {}
@@ -699,9 +698,9 @@ class SearchSettings(Section):
     """Number of trials; a grid has its own."""
     scheduler: TrialScheduler | None = None
     """Trial scheduler of Ray Tune by name, with its options; none trains all to the end."""
-    hours: PositiveFloat | None = None
+    time_budget_hours: PositiveFloat | None = None
     """Time limit of the search."""
-    concurrent: PositiveInt | None = None
+    max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; as many as fit by default."""
     gpus_per_trial: Number | None = Field(None, ge=LEAST_SHARE)
     """GPUs of a trial, or a share of one."""
@@ -719,7 +718,7 @@ class SearchSettings(Section):
 class OnnxEmbedding(Section):
     """An embedding computed by an ONNX model from waveforms of `clip_length` seconds."""
 
-    path: Place
+    path: PathOrUri
     sample_rate: PositiveInt
     clip_length: PositiveFloat
 
@@ -774,9 +773,9 @@ class EvaluationSettings(Section):
     stands for the real corpus; it wants `checkpoint`. `copies` searches copies of training clips.
     """
 
-    checkpoint: Place | None = None
+    checkpoint: PathOrUri | None = None
     """Folder of the classifier, below training/; this config's own by default."""
-    reference: Place | None = None
+    reference: PathOrUri | None = None
     """File of `raysound reference` in place of the real corpus; needs checkpoint."""
     batch_size: PositiveInt = 64
     """Of the classifier."""
@@ -801,7 +800,7 @@ class ComputeSettings(Section):
     itself, float32 elsewhere; on a GPU also pinned memory, two batches prefetched, and batch norm
     over all workers' clips.
 
-    A cluster that grows by itself is given `wait_for_nodes` minutes to bring the nodes that a
+    A cluster that grows by itself is given `node_timeout_minutes` minutes to bring the nodes that a
     training wants; 0 wants them there. Training workers run on nodes with the `labels`, close
     together (PACK) or apart (SPREAD); tasks run wherever a CPU is free.
     """
@@ -812,9 +811,9 @@ class ComputeSettings(Section):
     """Whether workers get a GPU each."""
     cpus_per_worker: Number | None = Field(None, ge=LEAST_SHARE)
     """CPUs of a training worker."""
-    local_cpus: PositiveInt | None = None
+    num_cpus: PositiveInt | None = None
     """CPUs of the Ray that is started on this machine; all by default."""
-    wait_for_nodes: NonNegativeFloat = 0
+    node_timeout_minutes: NonNegativeFloat = 0
     """Minutes to wait for nodes of a cluster that grows."""
     labels: dict[str, str] = {}
     """Ray labels of the nodes that train."""
@@ -860,7 +859,7 @@ class ComputeSettings(Section):
 class FormulaSettings(Section):
     """Corpora made by formula: one real and three generated ones, a folder each below `output`."""
 
-    output: Place
+    output: PathOrUri
     """Folder of the corpora."""
     clips_per_class: PositiveInt = 40
     """Real clips of each class."""
@@ -882,7 +881,7 @@ class LadderSettings(Section):
     N dB below the clip.
     """
 
-    output: Place
+    output: PathOrUri
     """Folder of the corpora."""
     n_mels: tuple[PositiveInt, ...] = (128, 64, 32, 16, 8)
     """Mel bands of the Griffin-Lim round trips."""
@@ -905,7 +904,7 @@ class LadderSettings(Section):
 class GriffinLimSettings(Section):
     """A generated corpus made of real test clips, by log-mel and back."""
 
-    output: Place
+    output: PathOrUri
     """Folder of the corpus."""
     iterations: PositiveInt = 32
     """Of Griffin-Lim."""
@@ -924,7 +923,7 @@ class Config(Section):
 
     name: CorpusName
     """Of the experiment."""
-    output: Place
+    output: PathOrUri
     """Folder of all results; a path or URI."""
     corpora: CorporaSettings
     features: FeatureSettings = FeatureSettings()
@@ -976,10 +975,11 @@ class Config(Section):
     def _sections_fit_together(self) -> Config:
         training = self.training
         share = training.batch_size // self.compute.workers_range[1]
-        if training.accumulate > share:
+        if training.gradient_accumulation_steps > share:
             raise ValueError(
-                f"training.accumulate {training.accumulate} is more than the {share} clips that "
-                "each worker has of a training.batch_size"
+                "training.gradient_accumulation_steps "
+                f"{training.gradient_accumulation_steps} is more than the {share} clips that each "
+                "worker has of a training.batch_size"
             )
         crop, clip = training.crop_length, self.features.clip_length
         if crop is not None and crop > clip:

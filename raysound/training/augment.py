@@ -58,10 +58,10 @@ def mask(normalised: Tensor, settings: AugmentSettings) -> Tensor:
     bands, frames = normalised.shape[-2:]
     # Torchaudio's masks are narrower than the number they are given.
     for _ in range(settings.frequency_masks):
-        widest = max(1, round(settings.frequency_mask * bands))
+        widest = max(1, round(settings.max_frequency_mask * bands))
         normalised = FrequencyMasking(widest + 1, iid_masks=True)(normalised)
     for _ in range(settings.time_masks):
-        widest = max(1, round(settings.time_mask * frames))
+        widest = max(1, round(settings.max_time_mask * frames))
         normalised = TimeMasking(widest + 1, iid_masks=True)(normalised)
     return normalised
 

@@ -51,6 +51,6 @@ def memory_told(settings: TrainingSettings) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"a GPU has too little memory for training.batch_size {settings.batch_size} in "
-            f"{settings.accumulate} turns: raise training.accumulate, or add workers "
-            f"({out_of_memory(error)})"
+            f"{settings.gradient_accumulation_steps} turns: raise "
+            f"training.gradient_accumulation_steps, or add workers ({out_of_memory(error)})"
         ) from error

@@ -106,7 +106,7 @@ def fit(
         class_weights: of the loss, `(classes,)`.
         crop_frames: width of the training clips; None leaves them whole.
         averaged: a copy of the classifier that takes the running mean of its weights, as
-            `settings.average` says, and is validated in its place.
+            `settings.ema_decay` says, and is validated in its place.
         hardware: how the arithmetic is done; float32 if None.
         progress: of a training that was cut off; the model has its weights.
 
@@ -189,7 +189,7 @@ def best_epoch(history: Sequence[Metrics]) -> int:
 
 def kept_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:
     """The epoch, from 1, whose weights are the classifier's so far."""
-    return len(history) if settings.keep == "last" else best_epoch(history)
+    return len(history) if settings.checkpoint_policy == "last" else best_epoch(history)
 
 
 def main_epochs(history: Sequence[Metrics], settings: TrainingSettings) -> int:
@@ -298,7 +298,10 @@ class _Run:
 
     def _step(self, batch: Batch, finetuning: bool) -> tuple[Tensor, Tensor]:
         """One step of the optimiser; the mean loss, and the logits of what was augmented."""
-        clips, turns = len(batch.target), min(self.settings.accumulate, len(batch.target))
+        clips, turns = (
+            len(batch.target),
+            min(self.settings.gradient_accumulation_steps, len(batch.target)),
+        )
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         logits = []
@@ -315,8 +318,8 @@ class _Run:
                 loss.backward()
             total += loss.detach()
             logits.append(outputs.detach().float())
-        if self.settings.clip_gradient is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradient)
+        if self.settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.steps += 1
         if self.averaged is not None:
@@ -326,7 +329,7 @@ class _Run:
     @torch.no_grad()
     def _average(self, averaged: nn.Module) -> None:
         """Moves the running mean towards the weights, in the beginning faster."""
-        share = min(self.settings.average or 0.0, (1 + self.steps) / (10 + self.steps))
+        share = min(self.settings.ema_decay or 0.0, (1 + self.steps) / (10 + self.steps))
         now = self.classifier.state_dict()
         for name, mean in averaged.state_dict().items():
             if mean.is_floating_point():
@@ -396,7 +399,7 @@ class _Run:
         """Advice where a loss is no number."""
         return (
             f"try a smaller training.optimizer.lr than {self.settings.optimizer.lr:g}, "
-            "or training.clip_gradient"
+            "or training.max_grad_norm"
         )
 
 

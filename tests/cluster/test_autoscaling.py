@@ -51,18 +51,18 @@ def test_a_job_brings_the_nodes_it_wants(machines: Machines, config: str) -> Non
     assert nodes(machines) == []
     assert (
         "error: the cluster has no CPU to work on: add a worker node, or, where it grows by "
-        "itself, say how many minutes it may take, as compute.wait_for_nodes=15"
+        "itself, say how many minutes it may take, as compute.node_timeout_minutes=15"
     ) in refused, refused
 
     job = machines.submit(
-        "grown", "python", "jobs/extract.py", config, "compute.wait_for_nodes=2"
+        "grown", "python", "jobs/extract.py", config, "compute.node_timeout_minutes=2"
     )  # fmt: skip
     said = ended(job)
     assert job.returncode == 0, said
     assert "66 of 66 clips" in said
 
     job = machines.submit(
-        "trained", "python", "jobs/train.py", config, "compute.wait_for_nodes=2",
+        "trained", "python", "jobs/train.py", config, "compute.node_timeout_minutes=2",
         "compute.workers=2", "compute.cpus_per_worker=1", "compute.labels={pool: train}",
         "compute.use_gpu=false",
     )  # fmt: skip
@@ -78,13 +78,13 @@ def test_what_never_comes_is_told(machines: Machines, config: str) -> None:
     """No node of this cluster has a GPU."""
     job = machines.submit(
         "never", "python", "jobs/pipeline.py", config,
-        "compute.wait_for_nodes=0.2", "compute.use_gpu=true",
+        "compute.node_timeout_minutes=0.2", "compute.use_gpu=true",
     )  # fmt: skip
     said = ended(job)
 
     assert job.returncode == 1
     assert (
-        "error: room for 1 × 1 CPU and 1 GPU has not come within compute.wait_for_nodes, "
-        "0.2 minutes: `ray status` tells what the cluster tried"
+        "error: the cluster has not grown to 1 × 1 CPU and 1 GPU within "
+        "compute.node_timeout_minutes, 0.2 minutes: `ray status` shows what it tried"
     ) in said, said
     assert "Traceback" not in said

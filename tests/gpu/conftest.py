@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
     """One local cluster of two CPUs, and of the GPUs that are there."""
-    with ray_session(ComputeSettings(local_cpus=2)):
+    with ray_session(ComputeSettings(num_cpus=2)):
         yield
 
 
@@ -45,7 +45,7 @@ def tree(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
             "n_mels": 24, "f_min": 0, "f_max": 4000,
         },
         "model": {"name": "cnn"},
-        "training": {"epochs": 8, "batch_size": 8, "keep": "last"},
+        "training": {"epochs": 8, "batch_size": 8, "checkpoint_policy": "last"},
     }  # fmt: skip
     extract_corpus("real", Config.model_validate(tree))
     return tree

@@ -74,7 +74,8 @@ def test_with_channels_last_every_convolution_gives_maps_in_that_layout(
 
     fit(
         classifier, lambda epoch: iter([batch]), None,
-        TrainingSettings(epochs=1, keep="last"), Normalisation((0.0,) * 24, (1.0,) * 24),
+        TrainingSettings(epochs=1, checkpoint_policy="last"),
+        Normalisation((0.0,) * 24, (1.0,) * 24),
         lambda progress: None, classes=3, hardware=Hardware(torch.bfloat16, channels_last=True),
     )  # fmt: skip
 
@@ -158,7 +159,7 @@ def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
         "compute": {"precision": "float32", "use_gpu": True},
     }
     short = Config.model_validate(
-        tree | {"training": {"epochs": 1, "batch_size": 64, "keep": "last"}}
+        tree | {"training": {"epochs": 1, "batch_size": 64, "checkpoint_policy": "last"}}
     )
     extract_corpus("real", short)
     taken = torch.empty(free - left, dtype=torch.uint8, device=device)
@@ -168,10 +169,11 @@ def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
 
     assert str(caught.value).startswith(
         "a GPU has too little memory for training.batch_size 64 in 1 turns: raise "
-        "training.accumulate, or add workers (CUDA out of memory. Tried to allocate "
+        "training.gradient_accumulation_steps, or add workers (CUDA out of memory. Tried to "
+        "allocate "
     )
     assert len(str(caught.value).splitlines()) == 1
-    turns = short.training.model_copy(update={"accumulate": 64})
+    turns = short.training.model_copy(update={"gradient_accumulation_steps": 64})
     run = train_classifier(short.model_copy(update={"training": turns}))
     assert [row["epoch"] for row in read_history(f"{run}/history.jsonl")] == [1]
     del taken
@@ -185,7 +187,7 @@ def test_a_compiled_training_agrees_and_takes_batches_of_another_size(
     """The last batch of an epoch is smaller: no other epoch compiles anew for it."""
     tree = tree | {
         "model": {"name": "resnetish18"},
-        "training": {"epochs": 3, "batch_size": 20, "keep": "last"},
+        "training": {"epochs": 3, "batch_size": 20, "checkpoint_policy": "last"},
     }
     exact = {"precision": "float32", "tf32": False}
     eager = history_of(tree, tmp_path / "eager", device, **exact)

@@ -28,7 +28,7 @@ def config(tone_config: dict[str, object], tmp_path: Path) -> Path:
     tree = {
         **tone_config,
         "training": {"epochs": EPOCHS, "batch_size": 8, "augment": {"roll": True}},
-        "compute": {"workers": 2, "shard_clips": 2, "use_gpu": False, "local_cpus": 2},
+        "compute": {"workers": 2, "shard_clips": 2, "use_gpu": False, "num_cpus": 2},
         "search": {"trials": 2, "space": {"training.optimizer.lr": {"loguniform": [1e-4, 1e-2]}}},
     }
     path = tmp_path / "signals.yaml"

@@ -140,5 +140,5 @@ def test_a_task_that_is_killed_for_memory_each_time_ends_the_job(
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]
     assert line.startswith("error: ")
-    assert "ran out of memory: lower compute.local_cpus" in line
+    assert "ran out of memory: lower compute.num_cpus" in line
     assert "Traceback" not in done.stderr

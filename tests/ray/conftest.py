@@ -40,7 +40,7 @@ def cluster(object_store: str) -> Iterator[None]:
 
     Its workers inherit the environment that leads to the object store.
     """
-    with ray_session(ComputeSettings(local_cpus=2)):
+    with ray_session(ComputeSettings(num_cpus=2)):
         yield
 
 

@@ -59,7 +59,7 @@ def tree_of(corpus: Path, output: Path) -> dict[str, Any]:
         "training": {"epochs": 2, "batch_size": 8, "folds": "all", "seeds": 2, "seed": SEEDS[0]},
         "compute": {
             "workers": 1, "cpus_per_worker": 0.5, "shard_clips": 16, "use_gpu": False,
-            "local_cpus": 2,
+            "num_cpus": 2,
         },
     }  # fmt: skip
 

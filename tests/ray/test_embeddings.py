@@ -133,7 +133,7 @@ def test_the_distances_are_those_of_numpys_embeddings_to_1e_6(evaluated: dict[st
             ), metric.key
         if len(own) <= set_size:
             assert row["frechet_distance"]["value"] == pytest.approx(frechet(own, train), rel=1e-6)
-    assert rows["bad"]["mmd"]["low"] > rows["good"]["mmd"]["high"]
+    assert rows["bad"]["mmd2_x100"]["low"] > rows["good"]["mmd2_x100"]["high"]
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
@@ -163,7 +163,7 @@ def test_anchors_are_where_they_must_be(evaluated: dict[str, Any]) -> None:
         assert anchors["training_copy"]["authenticity"]["value"] == 0
         real = embedding["corpora"]["real"]
         for kind in ("noise", "silence"):
-            assert anchors[kind]["mmd"]["value"] > real["mmd"]["value"]
+            assert anchors[kind]["mmd2_x100"]["value"] > real["mmd2_x100"]["value"]
             assert anchors[kind]["coverage"]["value"] < real["coverage"]["value"]
 
 
@@ -183,7 +183,7 @@ def test_metrics_json_page_and_console_hold_them(evaluated: dict[str, Any], root
 def test_events_hold_them(evaluated: dict[str, Any], tmp_path: Path) -> None:
     write_events(evaluated["metrics"], str(tmp_path / "events"))
     (file,) = (tmp_path / "events").iterdir()
-    for tag in (b"conv.mmd/good", b"mel.coverage/real", b"mel.mmd/noise"):
+    for tag in (b"conv.mmd2_x100/good", b"mel.coverage/real", b"mel.mmd2_x100/noise"):
         assert tag in file.read_bytes()
 
 
@@ -233,7 +233,7 @@ def test_embeddings_do_not_depend_on_how_tasks_share_the_work(
 def test_compare_holds_embeddings_of_one_digest(evaluated: dict[str, Any]) -> None:
     old = evaluated["metrics"]
     rows = [row for row in compare(old, old) if row["metric"].startswith(("conv.", "mel."))]
-    assert {row["metric"] for row in rows} >= {"conv.mmd", "mel.mmd", "conv.coverage"}
+    assert {row["metric"] for row in rows} >= {"conv.mmd2_x100", "mel.mmd2_x100", "conv.coverage"}
     assert list(left_out(old, old)) == []
 
     new = copy.deepcopy(old)

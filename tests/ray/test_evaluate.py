@@ -63,7 +63,7 @@ def test_the_good_generator_is_told_from_the_bad_one(
     assert corpora["good"]["clips"] == 24
     assert corpora["good"]["accuracy"]["value"] > 0.85
     assert corpora["bad"]["accuracy"]["high"] < corpora["good"]["accuracy"]["low"]
-    assert corpora["bad"]["mmd"]["low"] > corpora["good"]["mmd"]["high"]
+    assert corpora["bad"]["mmd2_x100"]["low"] > corpora["good"]["mmd2_x100"]["high"]
     assert corpora["bad"]["coverage"]["value"] < corpora["good"]["coverage"]["value"]
     assert corpora["good"]["role"] == "generated"
     assert metrics["ranking"]["order"] == ["good", "bad"]
@@ -77,7 +77,7 @@ def test_metrics_json_fits_its_schema(root: Path, metrics: dict[str, Any]) -> No
     validator = Draft202012Validator(schema)
 
     assert [error.message for error in validator.iter_errors(metrics)] == []
-    wrong = {**metrics, "sanity": [{**metrics["sanity"][0], "must": "hope"}]}
+    wrong = {**metrics, "sanity": [{**metrics["sanity"][0], "expected": "hope"}]}
     assert len(list(validator.iter_errors(wrong))) == 1
 
 
@@ -89,13 +89,13 @@ def test_the_anchors_stand_beside_the_corpora(metrics: dict[str, Any]) -> None:
     test_clips = metrics["corpora"]["real"]["clips"]
     assert {anchors[name]["clips"] for name in of_real} == {test_clips}
     assert anchors["training_copy"]["authenticity"]["value"] == 0.0
-    assert anchors["shuffled_labels"]["mmd"] == metrics["corpora"]["real"]["mmd"]
-    assert [row for row in metrics["sanity"] if row["holds"] is False] == []
-    made = {(row["anchor"], row["metric"]) for row in metrics["sanity"] if row["holds"]}
+    assert anchors["shuffled_labels"]["mmd2_x100"] == metrics["corpora"]["real"]["mmd2_x100"]
+    assert [row for row in metrics["sanity"] if row["passed"] is False] == []
+    made = {(row["anchor"], row["metric"]) for row in metrics["sanity"] if row["passed"]}
     assert len(made) >= 12
     # Three test clips a class are too few to repeat one.
-    unmade = [row for row in metrics["sanity"] if row["anchor"] == "one_clip_per_class"]
-    assert {row["why"] for row in unmade} == {"needs more than 5 real test clips a class"}
+    skipped_checks = [row for row in metrics["sanity"] if row["anchor"] == "one_clip_per_class"]
+    assert {row["why"] for row in skipped_checks} == {"needs more than 5 real test clips a class"}
 
 
 def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
@@ -140,7 +140,7 @@ def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
     labels = checkpoint.read_note(trained["run"]).labels
     probabilities = as_array(table["probabilities"])
     asked = [labels.index(label) for label in table["label"].to_pylist()]
-    assert table["asked_probability"].to_pylist() == pytest.approx(
+    assert table["target_probability"].to_pylist() == pytest.approx(
         probabilities[np.arange(len(table)), asked].tolist()
     )
     references = {
@@ -157,7 +157,9 @@ def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
             name: np.linalg.norm(place - np.array(row["embedding"]))
             for name, place in references.items()
         }
-        assert distance[row["nearest"]] == pytest.approx(min(distance.values()), rel=1e-5)
+        assert distance[row["nearest_train_clip_id"]] == pytest.approx(
+            min(distance.values()), rel=1e-5
+        )
         realism[row["corpus"]].append(row["realism"])
     assert np.median(realism["good"]) > 2 * np.median(realism["bad"])
 
@@ -182,7 +184,9 @@ def test_the_report_and_the_events_hold_the_same_numbers(
     for file in (folder / "tensorboard").iterdir():
         scalars |= read_scalars(file)
     assert scalars["accuracy/bad"] == pytest.approx(metrics["corpora"]["bad"]["accuracy"]["value"])
-    assert scalars["mmd/noise"] == pytest.approx(metrics["anchors"]["noise"]["mmd"]["value"])
+    assert scalars["mmd2_x100/noise"] == pytest.approx(
+        metrics["anchors"]["noise"]["mmd2_x100"]["value"]
+    )
     assert all(math.isfinite(value) for value in scalars.values())
 
 

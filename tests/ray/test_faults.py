@@ -48,7 +48,7 @@ def write_config(folder: Path, clips: Path, shard_clips: int, **settings: Any) -
         "output": str(folder / "out"),
         "corpora": {"real": {"path": str(clips)}},
         "features": settings,
-        "compute": {"shard_clips": shard_clips, "local_cpus": 2},
+        "compute": {"shard_clips": shard_clips, "num_cpus": 2},
     }
     path = folder / "faults.yaml"
     path.write_text(yaml.safe_dump(tree))

@@ -117,7 +117,7 @@ def test_every_number_is_exactly_that_of_an_evaluation_with_the_clips(
         assert ours[key] == theirs[key], key
     assert ours["reference"] == theirs["reference"] | {"file": "reference.safetensors"}
     assert {*ours} == {*theirs}
-    assert theirs["corpora"]["bad"]["worst_clips"][0]["nearest"]
+    assert theirs["corpora"]["bad"]["worst_clips"][0]["nearest_train_clip_id"]
     assert theirs["mismatch"]
     assert {*theirs["embeddings"]} == {"conv", "mel"}
 

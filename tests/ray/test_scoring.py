@@ -135,7 +135,7 @@ def test_other_training_clips_cost_no_forward_pass(scorer: Scorer) -> None:
 
     assert made == {"score": 1, "done": 4, "compare": 4}
     after = pq.read_table(part_uris(scorer.out, "good")[0])
-    assert dropped.as_py() not in after["nearest"].to_pylist()
+    assert dropped.as_py() not in after["nearest_train_clip_id"].to_pylist()
     for column in ("clip_id", "probabilities", "embedding"):
         assert after[column].equals(before[column])
 

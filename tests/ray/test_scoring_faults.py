@@ -43,7 +43,7 @@ def config(
             "generated": {"many": str(folder / "many")},
         },
         "evaluation": {"checkpoint": trained["run"], "examples": 0, "batch_size": 1},
-        "compute": {"workers": 1, "shard_clips": 3, "use_gpu": False, "local_cpus": 2},
+        "compute": {"workers": 1, "shard_clips": 3, "use_gpu": False, "num_cpus": 2},
     }
     extract(from_tree(tree, "test"))
     path = folder / "many.yaml"
@@ -107,7 +107,7 @@ def test_the_metrics_are_the_same_bits_for_any_number_of_workers(root: Path, con
     found = []
     for cpus in (1, 2, 7):
         shutil.rmtree(config.parent / "out/evaluation", ignore_errors=True)
-        found.append(evaluated(root, config, f"compute.local_cpus={cpus}"))
+        found.append(evaluated(root, config, f"compute.num_cpus={cpus}"))
 
     assert found[0] == found[1] == found[2]
     assert json.loads(found[0])["corpora"]["many"]["clips"] == 3 * CLIPS_OF_A_CLASS

@@ -150,7 +150,7 @@ def test_every_way_to_search_comes_to_an_end(tree: dict[str, Any], search: dict[
 
 
 def test_when_the_hours_are_over_the_best_so_far_is_told(tree: dict[str, Any]) -> None:
-    search = {"space": RATE, "trials": 4, "hours": 0.01}
+    search = {"space": RATE, "trials": 4, "time_budget_hours": 0.01}
     folder, rows = searched(searching(tree, search, training={"epochs": 100_000}))
 
     assert {row["state"] for row in rows} <= {"stopped", "not begun"}
@@ -263,7 +263,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     root: Path, tree: dict[str, Any], tmp_path: Path
 ) -> None:
     """First a trial's process is killed, then the driver, and the command given again."""
-    config = written(tree, tmp_path, search={"space": RATE, "trials": 6}, compute={"local_cpus": 2},
+    config = written(tree, tmp_path, search={"space": RATE, "trials": 6}, compute={"num_cpus": 2},
                      training={"epochs": 5})  # fmt: skip
     with job(root, "tune", config) as process:
 
@@ -390,7 +390,7 @@ def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
         tree, tmp_path,
         search={"space": {"training.optimizer.lr": {"choice": rates}},
                 "algorithm": "grid", "scheduler": scheduler},
-        compute={"local_cpus": 4, "workers": 2, "cpus_per_worker": 1},
+        compute={"num_cpus": 4, "workers": 2, "cpus_per_worker": 1},
         training={"epochs": 4},
     )  # fmt: skip
 

@@ -280,14 +280,14 @@ def test_workers_are_counted_node_by_node(
 
 
 def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
-    settings = TrainingSettings(batch_size=256, accumulate=2)
+    settings = TrainingSettings(batch_size=256, gradient_accumulation_steps=2)
 
     with pytest.raises(UserError) as caught, memory_told(settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried\nException raised from malloc\n#0")
 
     assert str(caught.value) == (
         "a GPU has too little memory for training.batch_size 256 in 2 turns: raise "
-        "training.accumulate, or add workers (CUDA out of memory. Tried)"
+        "training.gradient_accumulation_steps, or add workers (CUDA out of memory. Tried)"
     )
 
 

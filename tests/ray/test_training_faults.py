@@ -69,7 +69,7 @@ def whole(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
             "epochs": EPOCHS, "batch_size": 8, "scheduler": {"name": "CosineAnnealingLR"},
             "augment": {"roll": True, "mixup": 0.2, "time_masks": 1},
         },
-        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False, "local_cpus": 2},
+        "compute": {"workers": 2, "shard_clips": 16, "use_gpu": False, "num_cpus": 2},
     }  # fmt: skip
     config = from_tree(tree, "test")
     extract(config)
@@ -216,7 +216,7 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once(config: Path) -> Non
     assert re.fullmatch(
         r"the training loss is (nan|inf) in epoch \d, at the batch of the clips "
         r"((high|low|mid)/\d{3}\.wav(, |: )){4}try a smaller training\.optimizer\.lr than 0\.001, "
-        r"or training\.clip_gradient",
+        r"or training\.max_grad_norm",
         str(error),
     ), error
     history = history_of(config)

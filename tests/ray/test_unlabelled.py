@@ -21,7 +21,7 @@ from raysound.errors import UserError
 from raysound.evaluation.comparison import compare_files
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.declarations import METRICS
-from raysound.metrics.mmd import mmd
+from raysound.metrics.mmd import mmd2_x100
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
 from raysound.settings.loading import from_tree
@@ -103,7 +103,7 @@ def test_the_scores_of_probabilities_equal_plain_numpy(unlabelled: dict[str, Any
     for name in ("flat", "flat_bad"):
         row = metrics["corpora"][name]
         table = read_table_of(predictions, name)
-        assert table["label"].null_count == table["asked_probability"].null_count == len(table)
+        assert table["label"].null_count == table["target_probability"].null_count == len(table)
         in_order = np.argsort(keys(table["clip_id"].to_pylist()))
         p = as_array(table["probabilities"]).astype(np.float64)[in_order]
         p = drawn(p / p.sum(axis=1, keepdims=True), row["compared"], 0)
@@ -139,7 +139,7 @@ def test_corpora_without_labels_stand_in_the_report_and_in_a_comparison(
     uri = str(unlabelled["output"] / "metrics.json")
     text = compare_files(uri, uri)
     assert not [line for line in text.splitlines() if line.startswith("flat ") and "accu" in line]
-    assert [line for line in text.splitlines() if line.startswith("flat ") and "mmd" in line]
+    assert [line for line in text.splitlines() if line.startswith("flat ") and "mmd2_x100" in line]
 
 
 def test_the_worst_clips_are_those_without_which_mmd_is_lowest(unlabelled: dict[str, Any]) -> None:
@@ -155,9 +155,9 @@ def test_the_worst_clips_are_those_without_which_mmd_is_lowest(unlabelled: dict[
         assert {row["label"] for row in rows} == (
             {"high", "low", "mid"} if corpus == "good" else {None}
         )
-        whole = mmd(embedding, reference)
+        whole = mmd2_x100(embedding, reference)
         for place, row in enumerate(rows):
-            without = mmd(np.delete(embedding, place, axis=0), reference)
+            without = mmd2_x100(np.delete(embedding, place, axis=0), reference)
             assert row["mmd_decrease"] == pytest.approx(whole - without, abs=1e-8)
         worst = unlabelled["metrics"]["corpora"][corpus]["worst_clips"]
         ordered = sorted(rows, key=lambda row: (-row["mmd_decrease"], row["clip_id"]))[:10]
@@ -175,7 +175,7 @@ def test_generators_that_all_lack_labels_are_ranked_by_mmd(unlabelled: dict[str,
     config = from_tree({**tree, "corpora": corpora}, "test")
     evaluate(config)
     metrics = json.loads((unlabelled["output"] / "metrics.json").read_text())
-    assert metrics["ranking"]["metric"] == "mmd"
+    assert metrics["ranking"]["metric"] == "mmd2_x100"
     assert metrics["ranking"]["order"] == ["flat", "flat_bad"]
     page = (unlabelled["output"] / "report.html").read_text()
     assert "By MMD, best first" in page

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raysound.metrics.anchors import CHECKS, anchors_of_real, halves, holds, sanity
+from raysound.metrics.anchors import CHECKS, anchors_of_real, halves, passes, sanity
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.intervals import share_measure
 
@@ -47,37 +47,37 @@ def rows() -> dict[str, dict]:
 def test_every_check_is_made_and_holds_for_a_good_classifier() -> None:
     checked = sanity(rows())
 
-    assert [(row["anchor"], row["metric"], row["must"], row["than"]) for row in checked] == list(
-        CHECKS
-    )
-    assert [row for row in checked if not row["holds"]] == []
+    assert [
+        (row["anchor"], row["metric"], row["expected"], row["than"]) for row in checked
+    ] == list(CHECKS)
+    assert [row for row in checked if not row["passed"]] == []
 
 
 def test_a_classifier_that_takes_noise_for_the_real_thing_is_found_out() -> None:
     made = rows()
     made["noise"] = made["real"]
 
-    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if not row["holds"]}
+    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if not row["passed"]}
 
-    assert {("noise", "accuracy"), ("noise", "mmd"), ("noise", "coverage")} <= broken
-    assert ("silence", "mmd") not in broken
+    assert {("noise", "accuracy"), ("noise", "mmd2_x100"), ("noise", "coverage")} <= broken
+    assert ("silence", "mmd2_x100") not in broken
 
 
 def test_a_check_that_cannot_be_made_says_why() -> None:
     made = rows()
     unknown = {"value": None, "low": None, "high": None, "why": "too few"}
-    made["noise"] = {**made["noise"], "mmd": unknown}
+    made["noise"] = {**made["noise"], "mmd2_x100": unknown}
     del made["one_clip_per_class"]
 
     left = {(row["anchor"], row["metric"]): row for row in sanity(made)}
 
     assert len(left) == len(CHECKS)
-    for check in (("noise", "mmd"), ("real_halves", "mmd")):
-        assert (left[check]["holds"], left[check]["why"]) == (None, "too few")
+    for check in (("noise", "mmd2_x100"), ("real_halves", "mmd2_x100")):
+        assert (left[check]["passed"], left[check]["why"]) == (None, "too few")
     gone = left["one_clip_per_class", "recall"]
-    assert gone["holds"] is None
+    assert gone["passed"] is None
     assert gone["why"] == "needs more than 5 real test clips a class"
-    assert left["noise", "accuracy"]["holds"] is True
+    assert left["noise", "accuracy"]["passed"] is True
 
 
 def test_a_classifier_that_guesses_is_found_out() -> None:
@@ -86,25 +86,25 @@ def test_a_classifier_that_guesses_is_found_out() -> None:
     for name, right in (("real", 24), ("shuffled_labels", 18)):
         made[name] = {**made[name], "accuracy": share_measure(right, 80)}
 
-    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if row["holds"] is False}
+    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if row["passed"] is False}
 
     assert ("shuffled_labels", "accuracy") in broken
 
 
 @pytest.mark.parametrize(
-    ("must", "value", "expected"),
+    ("expected", "value", "passed"),
     [
         ("at least", 0.0, None), ("at least", 0.95, True), ("at most", 1.0, None),
         ("at most", 0.5, True), ("well below", 0.1, None), ("below", 0.1, True),
     ],
 )  # fmt: skip
 def test_what_only_chance_could_decide_is_not_decided_without_it(
-    must: str, value: float, expected: bool | None
+    expected: str, value: float, passed: bool | None
 ) -> None:
     bare = {"value": value, "low": None, "high": None, "why": "9 clips"}
     real = {"value": 0.9, "low": 0.8, "high": 1.0}
 
-    assert holds(bare, must, real) is expected
+    assert passes(bare, expected, real) is passed
 
 
 @pytest.mark.parametrize(("right", "of", "expected"), [(7, 9, None), (2, 9, True), (60, 80, False)])
@@ -114,7 +114,7 @@ def test_few_test_clips_decide_nothing_about_shuffled_labels(
     """Of nine clips seven may keep their label by chance."""
     real = share_measure(round(0.8 * of), of)
 
-    assert holds(share_measure(right, of), "well below", real) is expected
+    assert passes(share_measure(right, of), "well below", real) is expected
 
 
 @pytest.mark.parametrize("of_a_class", [1, 3, 5, 6])
@@ -126,7 +126,7 @@ def test_few_test_clips_raise_no_false_alarm(of_a_class: int) -> None:
     sizes = len(test.truth), [of_a_class] * CLASSES
     made = {name: corpus_report(some, reference, LABELS, *sizes) for name, some in scored.items()}
 
-    broken = {row["anchor"] for row in sanity(made) if row["holds"] is False}
+    broken = {row["anchor"] for row in sanity(made) if row["passed"] is False}
 
     assert "one_clip_per_class" not in broken
     assert ("one_clip_per_class" in scored) == (of_a_class > 5)

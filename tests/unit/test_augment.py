@@ -126,7 +126,7 @@ def masked(settings: AugmentSettings, bands: int = 20, frames: int = 40) -> Tens
 @pytest.mark.parametrize("axis", ["frequency", "time"])
 def test_a_mask_covers_neighbours_and_at_most_so_many(axis: str) -> None:
     """A quarter of 20 bands are 5, of 40 frames 10; each width comes up, the widest too."""
-    settings = AugmentSettings(**{f"{axis}_masks": 1, f"{axis}_mask": 0.25})
+    settings = AugmentSettings(**{f"{axis}_masks": 1, f"max_{axis}_mask": 0.25})
     widest = {"frequency": 5, "time": 10}[axis]
 
     seen = masked(settings)
@@ -142,7 +142,7 @@ def test_a_mask_covers_neighbours_and_at_most_so_many(axis: str) -> None:
 
 
 def test_the_number_of_masks_is_that_of_the_settings() -> None:
-    settings = AugmentSettings(frequency_masks=3, frequency_mask=0.1)
+    settings = AugmentSettings(frequency_masks=3, max_frequency_mask=0.1)
 
     covered = masked(settings)[:, :, 0].sum(1)
 
@@ -153,7 +153,7 @@ def test_the_number_of_masks_is_that_of_the_settings() -> None:
 @pytest.mark.parametrize("axis", ["frequency", "time"])
 def test_the_narrowest_mask_covers_something(axis: str) -> None:
     """A share that is less than a band is a band."""
-    settings = AugmentSettings(**{f"{axis}_masks": 1, f"{axis}_mask": 0.01})
+    settings = AugmentSettings(**{f"{axis}_masks": 1, f"max_{axis}_mask": 0.01})
 
     covered = masked(settings).any(2 if axis == "frequency" else 1).sum(1)
 
@@ -162,7 +162,9 @@ def test_the_narrowest_mask_covers_something(axis: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_masks_fit_into_the_smallest_log_mel(size: int) -> None:
-    settings = AugmentSettings(frequency_masks=1, frequency_mask=0.99, time_masks=1, time_mask=0.99)
+    settings = AugmentSettings(
+        frequency_masks=1, max_frequency_mask=0.99, time_masks=1, max_time_mask=0.99
+    )
 
     assert masked(settings, size, size).any()
 

@@ -139,7 +139,7 @@ def test_scores_of_another_classifier_or_of_other_clips_are_not_shown(
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"schema": 1}, "schema 1, not 3"), ([], "not a cas.json"), ({}, "not a cas.json")],
+    [({"schema": 1}, "schema 1, not 4"), ([], "not a cas.json"), ({}, "not a cas.json")],
 )
 def test_a_file_of_another_version_is_named(output: Path, content: Any, words: str) -> None:
     (output / "cas/cas.json").write_text(json.dumps(content))

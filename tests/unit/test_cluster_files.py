@@ -19,7 +19,7 @@ from raysound.settings.loading import load
 
 LAUNCHED = ["cluster.yaml", "cluster-own-machines.yaml"]
 # The parts of a walk that ask a cluster to grow, by GPUs too.
-GROWS = ["compute.wait_for_nodes=15", "compute.use_gpu=true"]
+GROWS = ["compute.node_timeout_minutes=15", "compute.use_gpu=true"]
 # Of an upload; 512 MiB are Ray's own limit.
 MOST_BYTES = 2 << 20
 

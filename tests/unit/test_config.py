@@ -13,13 +13,14 @@ from raysound.errors import UserError
 from raysound.settings import schema
 from raysound.settings.loading import (
     apply_override,
+    closest_key,
+    configured_paths,
     from_tree,
     known_keys,
     load,
-    nearest,
-    places,
     real_corpus,
 )
+from raysound.settings.renamed import RENAMED
 from raysound.settings.schema import Adam, Config, CopiesSettings, FeatureSettings, StepLR
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
@@ -108,6 +109,43 @@ def test_a_learning_rate_is_a_number_however_it_is_written(least, text):
     """YAML 1.1 takes `1e-3` for text; we don't."""
     config = load(least, ["training.optimizer.name=SGD", f"training.optimizer.lr={text}"])
     assert config.training.optimizer.lr == 1e-3
+
+
+def test_a_setting_is_accepted_under_its_old_name_with_a_note(tmp_path, caplog):
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "name: x\noutput: o\ncorpora: {real: {path: r}}\n"
+        "training: {keep: last, average: 0.9, augment: {time_mask: 0.2}}\n"
+        "search: {space: {training.clip_gradient: {choice: [1, 2]}}}\n"
+    )
+
+    config = load(path, ["compute.local_cpus=3"])
+
+    assert (config.training.checkpoint_policy, config.training.ema_decay) == ("last", 0.9)
+    assert config.training.augment.max_time_mask == 0.2
+    assert list(config.search.space) == ["training.max_grad_norm"]
+    assert config.compute.num_cpus == 3
+    assert len(caplog.messages) == 5
+    assert (
+        f"note: {path}: training.keep is called training.checkpoint_policy now" in caplog.messages
+    )
+
+
+@pytest.mark.parametrize("key", RENAMED)
+def test_an_old_name_has_a_present_one(key):
+    assert RENAMED[key] in set(known_keys())
+    assert key not in set(known_keys())
+
+
+def test_a_setting_under_both_names_is_refused(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "name: x\noutput: o\ncorpora: {real: {path: r}}\n"
+        "training: {keep: last, checkpoint_policy: best}\n"
+    )
+
+    with pytest.raises(UserError, match="leave out training"):
+        load(path)
 
 
 def test_overrides_reach_a_section_that_the_file_lacks(least):
@@ -212,7 +250,7 @@ def test_every_fault_is_told_at_once(least):
 
 
 def test_nearest_is_none_where_nothing_is_like_it():
-    assert nearest("zzzzzz", ["features.n_mels", "name"]) is None
+    assert closest_key("zzzzzz", ["features.n_mels", "name"]) is None
 
 
 def test_known_keys_reach_into_every_section():
@@ -273,22 +311,22 @@ def test_known_keys_reach_into_every_section():
         ("compute.precision=float16", ["compute.precision", "'bfloat16'", "float16"]),
         ("compute.channels_last=perhaps", ["compute.channels_last", "perhaps"]),
         ("compute.prefetch_batches=-1", ["compute.prefetch_batches", "-1"]),
-        ("training.accumulate=0", ["training.accumulate", "0"]),
-        ("training.keep=first", ["training.keep", "'best'", "'last'"]),
+        ("training.gradient_accumulation_steps=0", ["training.gradient_accumulation_steps", "0"]),
+        ("training.checkpoint_policy=first", ["training.checkpoint_policy", "'best'", "'last'"]),
         ("training.early_stopping=0", ["training.early_stopping", "0"]),
         ("training.warmup_epochs=-1", ["training.warmup_epochs", "-1"]),
         ("training.finetune.lr=0", ["training.finetune.lr", "0"]),
-        ("training.average=1", ["training.average", "1"]),
-        ("training.clip_gradient=0", ["training.clip_gradient", "0"]),
+        ("training.ema_decay=1", ["training.ema_decay", "1"]),
+        ("training.max_grad_norm=0", ["training.max_grad_norm", "0"]),
         ("training.label_smoothing=1", ["training.label_smoothing", "1"]),
-        ("training.balance=both", ["training.balance", "'weights'", "'sampling'"]),
+        ("training.class_balance=both", ["training.class_balance", "'weights'", "'sampling'"]),
         ("training.crop_length=0", ["training.crop_length", "0"]),
         ("training.folds=some", ["training.folds", "'all'"]),
         ("training.seeds=0", ["training.seeds", "0"]),
         ("training.augment.mixup=-0.1", ["training.augment.mixup", "-0.1"]),
         ("training.augment.gain_db=.inf", ["training.augment.gain_db", "finite"]),
-        ("training.augment.time_mask=1", ["training.augment.time_mask", "1"]),
-        ("training.augment.frequency_mask=0", ["training.augment.frequency_mask", "0"]),
+        ("training.augment.max_time_mask=1", ["training.augment.max_time_mask", "1"]),
+        ("training.augment.max_frequency_mask=0", ["training.augment.max_frequency_mask", "0"]),
         ("training.scheduler={name: OneCycleLR, pct_start: 1}", ["training.scheduler.pct_start"]),
         ("compute.use_gpu=perhaps", ["compute.use_gpu", "perhaps"]),
         ("compute.shard_clips=0", ["compute.shard_clips", "0"]),
@@ -388,7 +426,7 @@ def test_a_reference_stands_for_the_real_corpus(least):
     assert config.corpora.real is None
     assert config.corpora.names == ("gan",)
     assert config.evaluation.reference == os.path.abspath("real.safetensors")
-    assert places(config)["evaluation.reference"] == config.evaluation.reference
+    assert configured_paths(config)["evaluation.reference"] == config.evaluation.reference
     assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
     with pytest.raises(UserError, match=r"^corpora\.real is missing, and this step needs"):
         real_corpus(config)
@@ -508,7 +546,7 @@ def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path)
             "synthesis.ladder.output=data/ladder",
         ],
     )
-    assert places(config) == {
+    assert configured_paths(config) == {
         "output": str(start / "out"),
         "corpora.real.path": str(start / "sounds"),
         "corpora.generated.near": str(tmp_path / "near"),
@@ -667,10 +705,10 @@ def test_workers_are_a_number_or_a_range(least):
     ("training", "needs"),
     [
         ({}, True),
-        ({"keep": "last"}, False),
-        ({"keep": "last", "early_stopping": 3}, True),
-        ({"keep": "last", "scheduler": {"name": "ReduceLROnPlateau"}}, True),
-        ({"keep": "last", "scheduler": {"name": "StepLR", "step_size": 3}}, False),
+        ({"checkpoint_policy": "last"}, False),
+        ({"checkpoint_policy": "last", "early_stopping": 3}, True),
+        ({"checkpoint_policy": "last", "scheduler": {"name": "ReduceLROnPlateau"}}, True),
+        ({"checkpoint_policy": "last", "scheduler": {"name": "StepLR", "step_size": 3}}, False),
     ],
 )
 def test_validation_is_needed_where_it_chooses_something(training, needs):
@@ -832,7 +870,7 @@ def test_files_of_weights_are_absolute_where_they_are_searched_too(least, monkey
     config = load(least, ["model.weights=a.pt", space])
 
     assert config.model.weights == str(tmp_path / "a.pt")
-    assert places(config)["model.weights"] == str(tmp_path / "a.pt")
+    assert configured_paths(config)["model.weights"] == str(tmp_path / "a.pt")
     choice = config.search.space["model.weights"].choice
     assert choice == (None, str(tmp_path / "b.pt"), "s3://bucket/c.pt")
 
@@ -861,7 +899,7 @@ def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_pat
     assert embeddings["mel"] == "log_mel_statistics"
     assert embeddings["panns"].path == str(tmp_path / "a.onnx")
     assert embeddings["panns"].clip_samples == 320000
-    assert places(config)["evaluation.embeddings.panns.path"] == str(tmp_path / "a.onnx")
+    assert configured_paths(config)["evaluation.embeddings.panns.path"] == str(tmp_path / "a.onnx")
     assert load(written(tmp_path, config.to_yaml())) == config
 
 

@@ -62,8 +62,12 @@ def test_a_corpus_that_can_not_be_trained_on_is_refused(
     ("labels", "settings", "words"),
     [
         ("aabb", config(), "no validation clip among the 4 real clips, and training needs one"),
-        ("ab", config(keep="last"), "no test clip among the 2 real clips, and evaluation needs"),
-        ("aabb", config({"test_fraction": 0}, keep="last"), None),
+        (
+            "ab",
+            config(checkpoint_policy="last"),
+            "no test clip among the 2 real clips, and evaluation needs",
+        ),
+        ("aabb", config({"test_fraction": 0}, checkpoint_policy="last"), None),
         ("aabb" * 5, config(), None),
         ("aabb" * 5, config({"validation_fraction": 0}), "no validation clip among the 20"),
     ],

@@ -98,11 +98,11 @@ def train_in_two(folder: Path, norm: bool, settings: TrainingSettings) -> list[d
 def test_two_workers_go_the_steps_of_one(tmp_path: Path, accumulate: int) -> None:
     """Three turns divide a worker's eight clips unevenly, and the last batch is a small one."""
     settings = TrainingSettings(
-        epochs=EPOCHS, batch_size=BATCH, accumulate=accumulate, clip_gradient=0.5,
+        epochs=EPOCHS, batch_size=BATCH, gradient_accumulation_steps=accumulate, max_grad_norm=0.5,
         label_smoothing=0.1, optimizer={"name": "SGD", "lr": 0.2},
     )  # fmt: skip
 
-    alone = train(0, 1, False, settings.model_copy(update={"accumulate": 1}))
+    alone = train(0, 1, False, settings.model_copy(update={"gradient_accumulation_steps": 1}))
     both = train_in_two(tmp_path, False, settings)
 
     assert len(alone["steps"]) == EPOCHS * 4
@@ -123,7 +123,7 @@ def test_two_workers_go_the_steps_of_one(tmp_path: Path, accumulate: int) -> Non
 def test_what_is_validated_is_what_rank_0_will_save(tmp_path: Path) -> None:
     """Each worker has a batch norm of its own until the validation begins."""
     settings = TrainingSettings(
-        epochs=1, batch_size=BATCH, optimizer={"name": "SGD", "lr": 0.2}, keep="last"
+        epochs=1, batch_size=BATCH, optimizer={"name": "SGD", "lr": 0.2}, checkpoint_policy="last"
     )
 
     both = train_in_two(tmp_path, True, settings)

@@ -17,12 +17,12 @@ SETTINGS = FeatureSettings(
 
 def predictions(*rows: tuple[str, float]) -> pa.Table:
     labels, asked = zip(*rows, strict=True)
-    return pa.table({"label": labels, "asked_probability": pa.array(asked)})
+    return pa.table({"label": labels, "target_probability": pa.array(asked)})
 
 
 ROW = {
     "clip_id": "x/a.wav", "label": "x", "prediction": "y", "probability": 0.75,
-    "asked_probability": 0.25, "nearest": "x/b.wav", "windows": 1,
+    "target_probability": 0.25, "nearest_train_clip_id": "x/b.wav", "windows": 1,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_an_example_has_a_spectrogram_and_a_sound(tmp_path: Path) -> None:
     assert example is not None
     assert example.log_mel.shape == (20, 51)
     assert (example.corpus, example.prediction, example.probability) == ("mine", "y", 0.75)
-    assert (example.kind, example.nearest) == ("hardest", "x/b.wav")
+    assert (example.kind, example.nearest_train_clip_id) == ("hardest", "x/b.wav")
     assert example.seconds_per_frame == 0.01
     (tmp_path / "a.flac").write_bytes(example.audio)
     sound, rate = soundfile.read(tmp_path / "a.flac")

@@ -6,8 +6,8 @@ import pytest
 
 from raysound.metrics.declarations import METRICS
 from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
-from raysound.metrics.frechet import frechet_distance_infinite, frechet_distance_of
-from raysound.metrics.mmd import mmd
+from raysound.metrics.frechet import fad_inf, frechet_distance_of
+from raysound.metrics.mmd import mmd2_x100
 from raysound.metrics.neighbours import (
     authenticity,
     coverage,
@@ -19,7 +19,7 @@ from raysound.metrics.neighbours import (
 )
 
 MEASURES = (
-    "frechet_distance", "frechet_distance_infinite", "mmd",
+    "frechet_distance", "fad_inf", "mmd2_x100",
     "precision", "recall", "density", "coverage", "authenticity",
 )  # fmt: skip
 
@@ -44,8 +44,8 @@ def test_report_holds_the_functions_values():
     assert found["compared"] == 150
     expected = {
         "frechet_distance": frechet_distance_of(x, y),
-        "frechet_distance_infinite": frechet_distance_infinite(x, y)["value"],
-        "mmd": mmd(x, y),
+        "fad_inf": fad_inf(x, y)["value"],
+        "mmd2_x100": mmd2_x100(x, y),
         "recall": recall(of), "coverage": coverage(of), "precision": precision(alone),
         "density": density(alone), "authenticity": authenticity(alone),
     }  # fmt: skip
@@ -81,7 +81,7 @@ def test_set_size_is_drawn_and_a_smaller_corpus_is_noted():
     assert part["density"]["value"] == pytest.approx(density(whole))
     # Its distance is that of 60 clips, further from the truth than that of 300.
     assert part["frechet_distance"]["value"] > report(x, y, 300)["frechet_distance"]["value"]
-    assert part["mmd"]["value"] == pytest.approx(mmd(x, y))
+    assert part["mmd2_x100"]["value"] == pytest.approx(mmd2_x100(x, y))
     small = report(x[:30], y, set_size=60)
     noted = {name for name in MEASURES if "note" in small[name]}
     assert noted == {metric.key for metric in METRICS if metric.needs_equal_n} & set(MEASURES)
@@ -145,7 +145,7 @@ def test_worse_generators_score_worse():
     y = prepare(normal(1, 400))
     reports = [report(normal(0, 300, shift=by), y) for by in (0, 0.5, 1, 2)]
 
-    for name in ("frechet_distance", "frechet_distance_infinite", "mmd"):
+    for name in ("frechet_distance", "fad_inf", "mmd2_x100"):
         values = [one[name]["value"] for one in reports]
         assert values == sorted(values), name
     for name in ("precision", "recall", "density", "coverage"):
@@ -166,14 +166,12 @@ def test_per_class_finds_the_class_that_fails():
 
     assert list(found) == ["dog", "rain", "siren"]
     assert found["dog"]["generated"] == 9
-    assert found["dog"]["mmd"] == {
+    assert found["dog"]["mmd2_x100"] == {
         "value": None, "low": None, "high": None, "why": "9 generated clips: fewer than 10"
     }  # fmt: skip
-    assert found["siren"]["mmd"]["low"] > found["rain"]["mmd"]["high"]
+    assert found["siren"]["mmd2_x100"]["low"] > found["rain"]["mmd2_x100"]["high"]
     assert found["siren"]["coverage"]["high"] < found["rain"]["coverage"]["low"]
-    assert found["siren"]["frechet_distance_infinite"]["value"] > 10 * abs(
-        found["rain"]["frechet_distance_infinite"]["value"]
-    )
+    assert found["siren"]["fad_inf"]["value"] > 10 * abs(found["rain"]["fad_inf"]["value"])
     json.dumps(found, allow_nan=False)
 
 
@@ -209,8 +207,8 @@ def test_per_class_uses_the_bandwidth_of_the_whole_reference():
 
     found = per_class_fidelity(x, labels, y, labels, ["tight", "wide"], set_sizes=[50] * 2)
 
-    assert abs(found["tight"]["mmd"]["value"]) < 1
-    assert mmd(x[labels == 0], y[labels == 0]) > 50
+    assert abs(found["tight"]["mmd2_x100"]["value"]) < 1
+    assert mmd2_x100(x[labels == 0], y[labels == 0]) > 50
 
 
 @pytest.mark.parametrize(

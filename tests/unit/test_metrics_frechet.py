@@ -9,8 +9,8 @@ from raysound.metrics import moments as moments_module
 from raysound.metrics.frechet import (
     CLIPS_PER_DIMENSION,
     factor,
+    fad_inf,
     frechet_distance,
-    frechet_distance_infinite,
     frechet_distance_of,
     frechet_measure,
 )
@@ -193,7 +193,7 @@ def test_extrapolation_removes_the_bias_and_covers_the_truth():
         for seed in range(40):
             x = normal(seed, 200, 16, shift=shift)
             plain.append(frechet_distance_of(x, y) - truth)
-            found.append(frechet_distance_infinite(x, y, seed))
+            found.append(fad_inf(x, y, seed))
         errors = [one["value"] - truth for one in found]
         assert np.mean(plain) > 0.3
         assert abs(np.mean(errors)) < 0.1 * np.mean(plain) + 2 * np.std(errors) / 40**0.5
@@ -206,10 +206,10 @@ def test_extrapolation_repeats_and_is_free_of_the_order():
     """The same seed gives the same bits; another seed something close."""
     x, y = normal(0, 400, 8, scale=1.2), normal(1, 400, 8)
 
-    one = frechet_distance_infinite(x, y, 3)
+    one = fad_inf(x, y, 3)
 
-    assert frechet_distance_infinite(x, y, 3) == one
-    assert frechet_distance_infinite(x, y, 4)["value"] == pytest.approx(one["value"], abs=0.2)
+    assert fad_inf(x, y, 3) == one
+    assert fad_inf(x, y, 4)["value"] == pytest.approx(one["value"], abs=0.2)
     assert one["low"] < one["value"] < one["high"]
 
 
@@ -218,12 +218,12 @@ def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
     """Halves of fewer than 2 clips per dimension give no value and say which side is short."""
     assert 2 * CLIPS_PER_DIMENSION * 16 == 64
 
-    refused = frechet_distance_infinite(normal(0, n, 16), normal(1, m, 16))
+    refused = fad_inf(normal(0, n, 16), normal(1, m, 16))
 
     assert refused["value"] is None
     assert refused["why"] == f"63 {told} clips: 16 dimensions need 64 for an extrapolation"
-    assert frechet_distance_infinite(normal(0, 64, 16), normal(1, 64, 16))["value"] is not None
-    assert "minutes" in frechet_distance_infinite(np.ones((9, 2000)), np.ones((9, 2000)))["why"]
+    assert fad_inf(normal(0, 64, 16), normal(1, 64, 16))["value"] is not None
+    assert "minutes" in fad_inf(np.ones((9, 2000)), np.ones((9, 2000)))["why"]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
         (lambda: merge(), ["nothing"]),
         (lambda: merge(moments(np.ones((2, 3))), moments(np.ones((2, 4)))), ["3", "4"]),
         (lambda: covariance(moments(np.ones((1, 3)))), ["2 clips", "1"]),
-        (lambda: frechet_distance_infinite(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
+        (lambda: fad_inf(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
     ],
 )
 def test_wrong_input_is_refused_with_its_values(call, told):

@@ -140,7 +140,7 @@ def test_difference_equals_newcombe():
 
     assert apart["value"] == pytest.approx(0.2)
     assert (apart["low"], apart["high"]) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-    assert apart["told_apart"]
+    assert apart["significant"]
 
 
 def test_difference_turns_round_and_covers():
@@ -151,7 +151,7 @@ def test_difference_turns_round_and_covers():
         a, b = share_measure(rng.binomial(60, 0.8), 60), share_measure(rng.binomial(40, 0.7), 40)
         apart, back = difference(a, b), difference(b, a)
         assert (back["low"], back["high"]) == pytest.approx((-apart["high"], -apart["low"]))
-        assert apart["told_apart"] == (apart["low"] > 0 or apart["high"] < 0)
+        assert apart["significant"] == (apart["low"] > 0 or apart["high"] < 0)
         experiments.append((apart["low"], apart["high"]))
 
     assert 0.90 <= covered(experiments, 0.1) <= 0.99
@@ -165,10 +165,10 @@ def test_difference_without_an_interval_tells_nothing_apart():
     no_value = difference(measure(None, why="too few"), known)
 
     assert no_interval == {
-        "value": -1.0, "low": None, "high": None, "why": "3 clips", "told_apart": False
+        "value": -1.0, "low": None, "high": None, "why": "3 clips", "significant": False
     }  # fmt: skip
     assert no_value["value"] is None
-    assert (no_value["why"], no_value["told_apart"]) == ("too few", False)
+    assert (no_value["why"], no_value["significant"]) == ("too few", False)
 
 
 def test_a_share_is_wilsons():
@@ -186,15 +186,15 @@ def test_paired_shares_are_compared_clip_by_clip():
 
     assert found["value"] == pytest.approx(0.2)
     assert (found["low"], found["high"]) == pytest.approx((0.0569, 0.3404), abs=5e-5)
-    assert found["told_apart"]
+    assert found["significant"]
 
     right = np.arange(200) < 180
     fewer = np.arange(200) < 168
     alone = difference(share_measure(180, 200), share_measure(168, 200))
     together = paired_difference(right, fewer)
     assert together["value"] == pytest.approx(alone["value"])
-    assert together["told_apart"]
-    assert not alone["told_apart"]
+    assert together["significant"]
+    assert not alone["significant"]
 
 
 def test_paired_intervals_cover_the_truth():

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import rel_entr
 from scipy.stats import entropy
+from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     f1_score,
-    log_loss,
     top_k_accuracy_score,
 )
 
@@ -27,16 +27,16 @@ from raysound.metrics.classification import (
 from raysound.metrics.probabilities import (
     FLOOR,
     am_score,
-    calibration_error,
+    effective_num_classes,
+    expected_calibration_error,
     inception_score,
+    log_loss,
     map_at_k,
     modified_inception_score,
-    negative_log_likelihood,
-    predicted_classes,
 )
 
-SPREAD = ("macro_f1", "map_3", "negative_log_likelihood", "calibration_error")
-NEW = (*SPREAD, "inception_score", "predicted_classes", "balanced_accuracy")
+SPREAD = ("macro_f1", "map_3", "log_loss", "ece")
+NEW = (*SPREAD, "inception_score", "effective_num_classes", "balanced_accuracy")
 
 
 def drawn(seed, clips=200, classes=7, sharpness=0.3):
@@ -89,8 +89,8 @@ def test_likelihood_and_top_k_equal_scikit_learn(seed):
     labels = range(7)
 
     assert probabilities.min() > FLOOR
-    assert negative_log_likelihood(truth, probabilities) == pytest.approx(
-        log_loss(truth, probabilities, labels=labels), abs=1e-12
+    assert log_loss(truth, probabilities) == pytest.approx(
+        sklearn_metrics.log_loss(truth, probabilities, labels=labels), abs=1e-12
     )
     assert top_k_accuracy(truth, probabilities, 3) == pytest.approx(
         top_k_accuracy_score(truth, probabilities, k=3, labels=labels), abs=1e-12
@@ -121,9 +121,9 @@ def test_the_impossible_costs_a_finite_amount():
     """One-hot rows: 0 nats where right, 27.6 where wrong; a row of float32 passes."""
     one_hot = np.eye(3, dtype=np.float32)
 
-    assert negative_log_likelihood([0, 1, 2], one_hot) == 0
-    assert negative_log_likelihood([1, 2, 0], one_hot) == pytest.approx(-math.log(1e-12))
-    assert negative_log_likelihood([0], [[0.25] * 4]) == pytest.approx(math.log(4))
+    assert log_loss([0, 1, 2], one_hot) == 0
+    assert log_loss([1, 2, 0], one_hot) == pytest.approx(-math.log(1e-12))
+    assert log_loss([0], [[0.25] * 4]) == pytest.approx(math.log(4))
 
 
 def test_calibration_error_by_hand():
@@ -131,11 +131,11 @@ def test_calibration_error_by_hand():
     # 0.6 is 9/15 and belongs to the bin below it, with 0.55; both: accuracy 1/2, confidence 0.575.
     rows = [[0.6, 0.4], [0.55, 0.45], [1.0, 0.0], [0.9, 0.1]]
 
-    assert calibration_error([0, 1, 0, 0], rows) == pytest.approx(
+    assert expected_calibration_error([0, 1, 0, 0], rows) == pytest.approx(
         2 / 4 * abs(0.5 - 0.575) + 1 / 4 * 0 + 1 / 4 * abs(1 - 0.9)
     )
-    assert calibration_error([0, 1], [[1.0, 0.0], [0.0, 1.0]]) == 0
-    assert calibration_error([1, 0], [[1.0, 0.0], [0.0, 1.0]]) == 1
+    assert expected_calibration_error([0, 1], [[1.0, 0.0], [0.0, 1.0]]) == 0
+    assert expected_calibration_error([1, 0], [[1.0, 0.0], [0.0, 1.0]]) == 1
 
 
 def test_calibration_error_tells_the_sure_from_the_calibrated():
@@ -143,8 +143,8 @@ def test_calibration_error_tells_the_sure_from_the_calibrated():
     truth, probabilities = drawn(3, clips=20_000)
     sure = probabilities**4 / (probabilities**4).sum(axis=1, keepdims=True)
 
-    assert calibration_error(truth, probabilities) < 0.015
-    assert calibration_error(truth, sure) > 0.1
+    assert expected_calibration_error(truth, probabilities) < 0.015
+    assert expected_calibration_error(truth, sure) > 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -208,7 +208,12 @@ def test_a_report_without_labels_has_what_needs_none():
     assert report["confusion"] is None
     counts = np.bincount(prediction, minlength=7).tolist()
     assert report["predicted"] == labelled["predicted"] == dict(zip(named(7), counts, strict=True))
-    for name in ("inception_score", "modified_inception_score", "am_score", "predicted_classes"):
+    for name in (
+        "inception_score",
+        "modified_inception_score",
+        "am_score",
+        "effective_num_classes",
+    ):
         assert report[name] == labelled[name]
         assert report[name]["low"] < report[name]["value"] < report[name]["high"]
     assert report["accuracy"] == {"value": None, "low": None, "high": None, "why": "no labels"}
@@ -232,9 +237,9 @@ def test_predicted_classes_is_the_entropy_of_the_histogram(seed):
 
     expected = np.exp(entropy(np.bincount(prediction)))
 
-    assert predicted_classes(prediction, 12) == pytest.approx(expected, rel=1e-12)
-    assert predicted_classes([3] * 9, 12) == 1
-    assert predicted_classes(list(range(12)), 12) == pytest.approx(12)
+    assert effective_num_classes(prediction, 12) == pytest.approx(expected, rel=1e-12)
+    assert effective_num_classes([3] * 9, 12) == 1
+    assert effective_num_classes(list(range(12)), 12) == pytest.approx(12)
 
 
 def test_no_clips_are_nan():
@@ -245,8 +250,8 @@ def test_no_clips_are_nan():
         math.isnan(value)
         for value in (
             balanced_accuracy([], [], 3), macro_f1([], [], 3), map_at_k([], nothing, 3),
-            negative_log_likelihood([], nothing), calibration_error([], nothing),
-            inception_score(nothing), predicted_classes([], 3),
+            log_loss([], nothing), expected_calibration_error([], nothing),
+            inception_score(nothing), effective_num_classes([], 3),
         )
     )  # fmt: skip
     report = classification_report([], nothing, named(3))
@@ -257,13 +262,13 @@ def test_no_clips_are_nan():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: negative_log_likelihood([0], [[0.7, 0.7]]), ["clip 0", "1.4"]),
+        (lambda: log_loss([0], [[0.7, 0.7]]), ["clip 0", "1.4"]),
         (lambda: inception_score([[0.5, 0.5], [1.5, -0.5]]), ["clip 1", "-0.5"]),
-        (lambda: calibration_error([0, 1], [[0.5, 0.5]]), ["2", "1"]),
+        (lambda: expected_calibration_error([0, 1], [[0.5, 0.5]]), ["2", "1"]),
         (lambda: map_at_k([0], [[1.0]], 0), ["k", "0"]),
         (lambda: inception_score([0.5, 0.5]), ["(2,)"]),
-        (lambda: predicted_classes([4], 4), ["4", "0..3"]),
-        (lambda: negative_log_likelihood([0], [[math.nan, 1.0]]), ["nan", "clip 0"]),
+        (lambda: effective_num_classes([4], 4), ["4", "0..3"]),
+        (lambda: log_loss([0], [[math.nan, 1.0]]), ["nan", "clip 0"]),
     ],
 )
 def test_wrong_input_is_refused_with_its_values(call, told):
@@ -282,10 +287,10 @@ def test_report_holds_the_functions_values():
         "balanced_accuracy": balanced_accuracy(truth, prediction, 7),
         "macro_f1": macro_f1(truth, prediction, 7),
         "map_3": map_at_k(truth, probabilities, 3),
-        "negative_log_likelihood": negative_log_likelihood(truth, probabilities),
-        "calibration_error": calibration_error(truth, probabilities),
+        "log_loss": log_loss(truth, probabilities),
+        "ece": expected_calibration_error(truth, probabilities),
         "inception_score": inception_score(probabilities),
-        "predicted_classes": predicted_classes(prediction, 7),
+        "effective_num_classes": effective_num_classes(prediction, 7),
     }
 
     report = classification_report(truth, probabilities, named(7))
@@ -305,7 +310,7 @@ def test_report_of_few_clips_has_values_without_intervals(clips):
 
     report = classification_report(truth, probabilities, named(7))
 
-    for name in (*SPREAD, "inception_score", "predicted_classes"):
+    for name in (*SPREAD, "inception_score", "effective_num_classes"):
         assert report[name]["value"] is not None
         assert report[name]["low"] is None
         assert f"{clips} clips" in report[name]["why"]
@@ -327,7 +332,7 @@ def test_what_depends_on_the_number_of_clips_is_computed_on_equal_numbers():
         for clips, set_size in ((100, 100), (1000, 1000), (1000, 100))
     )
 
-    for name in ("inception_score", "predicted_classes", "macro_f1"):
+    for name in ("inception_score", "effective_num_classes", "macro_f1"):
         a, b, c = (np.array([one[name]["value"] for one in of]) for of in (few, many, equal))
         assert a.mean() + 3 * a.std() / 10**0.5 < b.mean(), name
         assert abs(a.mean() - c.mean()) < 3 * (a.std() + c.std()) / 10**0.5, name

@@ -30,7 +30,7 @@ def test_p_is_below_5_percent_exactly_where_the_95_percent_interval_excludes_0()
         shares = [share_measure(rng.integers(0, of + 1), of) for of in (n, m)]
         spreads = [measure(v, v - a, v + b) for v, a, b in rng.random((2, 3))]
         a, b = (shares, spreads, (shares[0], spreads[1]))[number % 3]
-        apart.append(difference(a, b)["told_apart"])
+        apart.append(difference(a, b)["significant"])
         assert (p_value(a, b) < 0.05) == apart[-1]
         assert p_value(a, b) == p_value(b, a)
     assert 400 < sum(apart) < 1600

@@ -24,21 +24,21 @@ class Clips:
 
     sample_rate: np.ndarray
     duration: np.ndarray
-    level: np.ndarray
-    sounding: np.ndarray
+    level_db: np.ndarray
+    nonsilent_fraction: np.ndarray
     spectrum: np.ndarray
 
     def sound(self, parts: int = 1) -> Sound:
         """The same as sums over some parts."""
-        rows = np.array_split(np.arange(len(self.level)), parts)
+        rows = np.array_split(np.arange(len(self.level_db)), parts)
         sums = [
             SoundSums.of(
-                self.sample_rate[part], self.duration[part], self.sounding[part],
+                self.sample_rate[part], self.duration[part], self.nonsilent_fraction[part],
                 self.spectrum[part], LENGTH,
             )
             for part in rows
         ]  # fmt: skip
-        return Sound(merge_sounds(sums), self.level, self.duration)
+        return Sound(merge_sounds(sums), self.level_db, self.duration)
 
 
 def corpus(clips: int = 40, seed: int = 0, **change: float) -> Clips:
@@ -49,8 +49,8 @@ def corpus(clips: int = 40, seed: int = 0, **change: float) -> Clips:
     return Clips(
         sample_rate=np.full(clips, change.get("rate", 16000), np.int32),
         duration=rng.normal(1, 0.1, clips) * change.get("longer", 1.0),
-        sounding=np.full(clips, 1 - change.get("silent", 0), np.float32),
-        level=(rng.normal(-40, 6, clips) + change.get("louder", 0.0)).astype(np.float32),
+        nonsilent_fraction=np.full(clips, 1 - change.get("silent", 0), np.float32),
+        level_db=(rng.normal(-40, 6, clips) + change.get("louder", 0.0)).astype(np.float32),
         spectrum=spectrum,
     )
 

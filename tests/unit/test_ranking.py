@@ -103,7 +103,11 @@ def test_a_generator_does_not_get_better_by_more_clips(seed: int) -> None:
     assert {row["verdict"] for row in found if row["p_adjusted"] is not None} == {
         "no significant difference"
     }
-    assert {row["metric"] for row in found} >= {"inception_score", "predicted_classes", "macro_f1"}
+    assert {row["metric"] for row in found} >= {
+        "inception_score",
+        "effective_num_classes",
+        "macro_f1",
+    }
 
 
 def test_generators_are_ranked_and_significant_differences_marked() -> None:
@@ -121,12 +125,16 @@ def test_generators_are_ranked_and_significant_differences_marked() -> None:
 
 def test_generators_without_labels_are_ranked_by_mmd_unless_one_has_labels() -> None:
     low, high = ({"value": value, "low": value - 1, "high": value + 1} for value in (1.0, 9.0))
-    unlabelled = {"far": row(0, 0, mmd=high), "near": row(0, 0, mmd=low), "none": row(0, 0)}
+    unlabelled = {
+        "far": row(0, 0, mmd2_x100=high),
+        "near": row(0, 0, mmd2_x100=low),
+        "none": row(0, 0),
+    }
 
     found = ranking(unlabelled)
     mixed = ranking({**unlabelled, "labelled": row(5, 10)})
 
-    assert (found["metric"], found["order"]) == ("mmd", ["near", "far", "none"])
+    assert (found["metric"], found["order"]) == ("mmd2_x100", ["near", "far", "none"])
     assert [(pair["a"], pair["b"], pair["significant"]) for pair in found["pairs"]] == [
         ("near", "far", True)
     ]
@@ -139,16 +147,16 @@ def test_a_generator_that_is_never_right_ranks_above_one_without_clips() -> None
 
 def test_a_new_checkpoint_is_better_worse_or_not_significantly_different() -> None:
     low_is_good = {"value": 5.0, "low": 4.0, "high": 6.0}
-    old = metrics(mine=row(500, 1000, mmd=low_is_good))
+    old = metrics(mine=row(500, 1000, mmd2_x100=low_is_good))
     high = {"value": 0.9, "low": 0.8, "high": 1.0}
     old["corpora"]["mine"]["authenticity"] = {"value": 0.5, "low": 0.4, "high": 0.6}
     new = metrics(
-        mine=row(700, 1000, mmd={"value": 9.0, "low": 8.0, "high": 10.0}, authenticity=high)
+        mine=row(700, 1000, mmd2_x100={"value": 9.0, "low": 8.0, "high": 10.0}, authenticity=high)
     )
 
     verdicts = {row["metric"]: row["verdict"] for row in compare(old, new)}
 
-    assert verdicts == {"accuracy": "better", "mmd": "worse", "authenticity": "differs"}
+    assert verdicts == {"accuracy": "better", "mmd2_x100": "worse", "authenticity": "differs"}
     assert {row["verdict"] for row in compare(old, old)} == {"no significant difference"}
     *_, shown, last = lines(compare(old, new))
     assert shown.split()[:2] == ["mine", "authenticity"]
@@ -161,15 +169,15 @@ def test_more_clips_are_no_better_generator() -> None:
     """What few clips can't reach is no fault of theirs: such metrics are not compared."""
     few = {"value": 0.1, "low": 0.05, "high": 0.15}
     many = {"value": 0.9, "low": 0.85, "high": 0.95}
-    old = metrics(mine=row(500, 1000, coverage=few, mmd=few, compared=60))
-    new = metrics(mine=row(500, 1000, coverage=many, mmd=many, compared=100))
+    old = metrics(mine=row(500, 1000, coverage=few, mmd2_x100=few, compared=60))
+    new = metrics(mine=row(500, 1000, coverage=many, mmd2_x100=many, compared=100))
 
     verdicts = {row["metric"]: row["verdict"] for row in compare(old, new)}
 
     assert verdicts == {
         "accuracy": "no significant difference",
         "coverage": "not comparable: of 60 and of 100 clips",
-        "mmd": "worse",
+        "mmd2_x100": "worse",
     }
 
 

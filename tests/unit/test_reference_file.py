@@ -40,10 +40,12 @@ def real_side() -> RealSide:
         clip_ids=[f"dog/{n} ä.wav" for n in range(20)],
         training=Scored(rng.integers(0, 2, 20), probabilities, embeddings(1, 20, 3)),
         class_sizes=[7, 5],
-        row={"role": "real", "clips": 12, "mmd": measure},
-        anchors={"noise": {"role": "anchor", "mmd": measure}},
+        row={"role": "real", "clips": 12, "mmd2_x100": measure},
+        anchors={"noise": {"role": "anchor", "mmd2_x100": measure}},
         sound=Sound(sums, rng.normal(size=32).astype(np.float32), rng.random(32)),
-        embeddings={"mel.v2": RealEmbedding("d1", embeddings(2, 20, 4), {"mmd": measure}, {})},
+        embeddings={
+            "mel.v2": RealEmbedding("d1", embeddings(2, 20, 4), {"mmd2_x100": measure}, {})
+        },
         identity={"weights_sha256": "w", "normalisation": "n"},
     )
 
@@ -70,7 +72,7 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(written: str) -> None:
     one, other = theirs.embeddings["mel.v2"], ours.embeddings["mel.v2"]
     assert (one.digest, one.row, one.anchors) == (other.digest, other.row, other.anchors)
     pairs = [(one.training, other.training), (theirs.sound.sums.rows, ours.sound.sums.rows)]
-    pairs += [(getattr(theirs.sound, x), getattr(ours.sound, x)) for x in ("level", "duration")]
+    pairs += [(getattr(theirs.sound, x), getattr(ours.sound, x)) for x in ("level_db", "duration")]
     pairs += [(array, vars(ours.training)[name]) for name, array in vars(theirs.training).items()]
     for found, expected in pairs:
         assert found.dtype == expected.dtype

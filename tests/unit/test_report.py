@@ -92,7 +92,11 @@ def test_text_from_outside_does_nothing(evil):
             labels,
         )
         | {"name": evil},
-        examples=[example(corpus=evil, clip_id=evil, label=evil, prediction=evil, nearest=evil)],
+        examples=[
+            example(
+                corpus=evil, clip_id=evil, label=evil, prediction=evil, nearest_train_clip_id=evil
+            )
+        ],
         rejects=rejects_of({"corpus": evil, "clip_id": evil, "label": evil, "reason": evil}),
         settings_yaml=evil,
     )
@@ -144,7 +148,7 @@ def test_table_shows_the_numbers_of_the_metrics():
         )
         shown = {cell.attributes["data-metric"]: cell for cell in row.all("td", class_="measure")}
         assert list(shown) == [
-            "accuracy", "mmd", "frechet_distance", "recall", "coverage", "authenticity",
+            "accuracy", "mmd2_x100", "frechet_distance", "recall", "coverage", "authenticity",
         ]  # fmt: skip
         for metric, cell in shown.items():
             assert float(cell.attributes["data-value"]) == numbers[metric]["value"]
@@ -153,8 +157,8 @@ def test_table_shows_the_numbers_of_the_metrics():
         assert shown["accuracy"].one("small").text == (
             f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
         )
-        mmd = numbers["mmd"]
-        assert shown["mmd"].one("small").text == (
+        mmd = numbers["mmd2_x100"]
+        assert shown["mmd2_x100"].one("small").text == (
             f"{mmd['low']:.2f} to {mmd['high']:.2f}".replace("-", "−")
         )
         drawn = row.one("div", class_="bar").attributes["style"]
@@ -183,9 +187,9 @@ def test_what_has_no_value_says_why():
     row = row_of(page(), "empty")
     cells = {cell.attributes["data-metric"]: cell for cell in row.all("td", class_="measure")}
 
-    assert cells["mmd"].one("span", class_="value").text == "–"
-    assert cells["mmd"].attributes["data-value"] == ""
-    assert cells["mmd"].one("small", class_="why").text == "0 clips: MMD needs 2 or more"
+    assert cells["mmd2_x100"].one("span", class_="value").text == "–"
+    assert cells["mmd2_x100"].attributes["data-value"] == ""
+    assert cells["mmd2_x100"].one("small", class_="why").text == "0 clips: MMD needs 2 or more"
 
 
 def test_anchors_show_where_each_number_must_lie():
@@ -201,19 +205,19 @@ def test_anchors_show_where_each_number_must_lie():
         cell.attributes["data-metric"]: [each.text for each in cell.all("b", class_="kept")]
         for cell in noise.all("td", class_="measure")
     }
-    assert marks["mmd"] == ["✓ must be above"]
+    assert marks["mmd2_x100"] == ["✓ must be above"]
     assert marks["recall"] == []
     assert not list(tree.all("b", class_="broken"))
     assert not list(tree.all("div", class_="warning"))
-    assert noise.one("small", class_="fooled").text == "fools Recall"
-    assert "Accuracy" in copy.one("small", class_="fooled").text
+    assert noise.one("small", class_="not_worse_than_real").text == "fools Recall"
+    assert "Accuracy" in copy.one("small", class_="not_worse_than_real").text
 
 
 def test_a_classifier_that_fails_a_check_is_warned_of_at_the_top():
     """In words, in red, before any number."""
     given_metrics = metrics()
     check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
-    check |= {"holds": False, "value": 0.75, "bound": 0.5}
+    check |= {"passed": False, "value": 0.75, "bound": 0.5}
     tree = page(metrics=given_metrics)
 
     warning = tree.one("header").one("div", class_="warning")
@@ -321,7 +325,7 @@ def test_other_embeddings_have_a_table_each():
     table = table[: table.index("</table>")]
     assert table.count('<td class="measure"') == len(rows) * len(EMBEDDING_METRICS)
     assert table.index(">real<") < table.index(">faithful<") < table.index(">training copy<")
-    assert f'title="{rows["empty"]["mmd"]["why"]}">–</td>' in table
+    assert f'title="{rows["empty"]["mmd2_x100"]["why"]}">–</td>' in table
     lines = list(embedding_lines(shown["embeddings"]))
     assert len(lines) == 1 + 2 * len(rows)
     assert {len(line) for line in lines} == {len(lines[0])}
@@ -510,7 +514,7 @@ def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
     read = {each.attributes["data-reading"]: each.text for each in readings(tree)}
     assert list(read) == ["above", "close", "unadjusted", "below", "unscored"]
     assert "the difference is not significant" in read["close"]
-    assert difference(share_measure(66, 100), share_measure(80, 100))["told_apart"]
+    assert difference(share_measure(66, 100), share_measure(80, 100))["significant"]
     assert "the difference is not significant" in read["unadjusted"]
     assert "significantly less often than real sounds (37.5% of the" in read["below"]
     assert "significantly more often than real sounds" in read["above"]
@@ -556,7 +560,7 @@ def test_a_corpus_of_fewer_clips_says_so_beside_its_numbers():
     }
     for metric in ("frechet_distance", "recall", "coverage"):
         assert cells[metric].endswith("of 30 clips, others 60"), cells[metric]
-    assert "others" not in cells["mmd"]
+    assert "others" not in cells["mmd2_x100"]
     (reading,) = readings(tree)
     assert "Fréchet" not in reading.text
 
@@ -591,7 +595,7 @@ def test_the_method_names_what_depends_on_the_number_of_clips():
 def test_checks_that_cannot_be_made_are_told():
     given_metrics = metrics()
     check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
-    check |= {"holds": None, "why": "too few", "value": None}
+    check |= {"passed": None, "why": "too few", "value": None}
     tree = page(metrics=given_metrics)
 
     section = tree.one("section", id="anchors").text
@@ -691,7 +695,7 @@ def test_each_example_has_its_card():
     tree = page(
         examples=[
             example(),
-            example(prediction="rain", asked_probability=0.04),
+            example(prediction="rain", target_probability=0.04),
             example(corpus="real"),
         ]
     )

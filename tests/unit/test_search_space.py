@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from raysound.errors import UserError
-from raysound.settings.loading import from_tree, load, sampled
+from raysound.settings.loading import from_tree, load, sampled_config
 from raysound.settings.schema import Config
 
 RATES = {"loguniform": [1e-4, 1e-2]}
@@ -134,7 +134,7 @@ def test_a_sampled_config_is_the_file_with_its_values_and_no_search() -> None:
         training={"optimizer": {"name": "SGD", "momentum": 0.5}},
     )  # fmt: skip
 
-    one = sampled(config, {"training.scheduler": {"name": "StepLR", "step_size": 5},
+    one = sampled_config(config, {"training.scheduler": {"name": "StepLR", "step_size": 5},
                            "training.optimizer.lr": 0.003})  # fmt: skip
 
     assert one.training.optimizer.model_dump()["momentum"] == 0.5
@@ -146,7 +146,7 @@ def test_a_sampled_config_is_the_file_with_its_values_and_no_search() -> None:
 
 def test_what_is_written_of_a_sample_is_a_config_that_loads(tmp_path: Path) -> None:
     config = config_of({"training.optimizer.lr": RATES})
-    one = sampled(config, {"training.optimizer.lr": 0.0031415926535})
+    one = sampled_config(config, {"training.optimizer.lr": 0.0031415926535})
     (tmp_path / "best.yaml").write_text(one.to_yaml())
 
     again = load(tmp_path / "best.yaml")
@@ -159,4 +159,4 @@ def test_values_that_do_not_go_together_are_told_by_their_settings() -> None:
     config = config_of({"features.n_fft": {"choice": [512, 1024]}})
 
     with pytest.raises(UserError, match=r"features\.n_fft=512, features\.n_mels=0"):
-        sampled(config, {"features.n_fft": 512, "features.n_mels": 0})
+        sampled_config(config, {"features.n_fft": 512, "features.n_mels": 0})

@@ -66,7 +66,8 @@ def test_examples_are_those_of_the_whole_table(shown: dict[str, Any]) -> None:
         (table["clip_id"][place].as_py(), kind) for place, kind in chosen
     ]
     assert set(found[0][0]) == {
-        "clip_id", "label", "prediction", "probability", "asked_probability", "nearest", "windows",
+        "clip_id", "label", "prediction", "probability", "target_probability",
+        "nearest_train_clip_id", "windows",
     }  # fmt: skip
 
 

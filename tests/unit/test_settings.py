@@ -17,7 +17,7 @@ from raysound.errors import UserError
 from raysound.metrics.anchors import anchors_of_real
 from raysound.metrics.corpus import Scored
 from raysound.settings import schema
-from raysound.settings.loading import load, sampled
+from raysound.settings.loading import load, sampled_config
 from raysound.settings.schema import Config, FeatureSettings, TrainingSettings
 from raysound.training.loop import make_optimizer, make_scheduler, step_schedule
 
@@ -111,7 +111,10 @@ REFUSED = [
     ("training={epochs: 4, warmup_epochs: 4}", ["warmup_epochs 4", "epochs 4"]),
     ("training={seed: 4294967295, seeds: 2}", ["seed 4294967295", "seeds 2"]),
     ("training.epochs=1e12", ["training.epochs", "2147483648"]),
-    ("training.accumulate=33", ["training.accumulate 33", "32 clips"]),
+    (
+        "training.gradient_accumulation_steps=33",
+        ["training.gradient_accumulation_steps 33", "32 clips"],
+    ),
     ("training.crop_length=5.1", ["crop_length 5.1 s", "clip_length 5 s"]),
     ("training.augment.mixup=1e-30", ["training.augment.mixup", "0.001", "1e-30"]),
     ("training.augment.mixup=1000", ["training.augment.mixup", "100", "1000"]),
@@ -157,7 +160,7 @@ def test_what_would_fail_later_or_do_nothing_is_refused_in_one_line(
     [
         ["training={epochs: 4, warmup_epochs: 3}"],
         ["training.scheduler={name: OneCycleLR}"],
-        ["training.accumulate=32"],
+        ["training.gradient_accumulation_steps=32"],
         ["training.crop_length=5"],
         ["training={seed: 4294967295}"],
         ["features.n_mels=1022"],
@@ -230,7 +233,8 @@ def test_a_searched_sample_rate_brings_its_own_f_max(least: Path) -> None:
     config = load(least, [space])
 
     found = [
-        sampled(config, {"features.sample_rate": rate}).features.f_max for rate in (16000, 44100)
+        sampled_config(config, {"features.sample_rate": rate}).features.f_max
+        for rate in (16000, 44100)
     ]
 
     assert found == [8000, 22050]

@@ -91,10 +91,10 @@ def test_a_report_from_sums_is_that_of_the_clips() -> None:
     )
 
     assert of_one == of_clips
-    for name in ("negative_log_likelihood", "map_3"):
+    for name in ("log_loss", "map_3"):
         assert of_parts[name] == pytest.approx(of_clips[name], rel=1e-12)
-    assert {**of_parts, "negative_log_likelihood": 0, "map_3": 0} == {
-        **of_clips, "negative_log_likelihood": 0, "map_3": 0,
+    assert {**of_parts, "log_loss": 0, "map_3": 0} == {
+        **of_clips, "log_loss": 0, "map_3": 0,
     }  # fmt: skip
 
 
@@ -114,12 +114,19 @@ def test_a_report_of_many_clips_takes_means_from_all_and_sets_from_the_sample() 
     found = corpus_report(scored.first(6000), real, LABELS, *sizes, totals=totals)
 
     assert found["clips"] == 12_000
-    of_all = ("accuracy", "negative_log_likelihood", "map_3", "precision", "density")
+    of_all = ("accuracy", "log_loss", "map_3", "precision", "density")
     for name in (*of_all, "authenticity", "top_3", "balanced_accuracy", "confusion"):
         assert found[name] == whole[name], name
     assert found["compared"] == 100
     sample = corpus_report(scored.first(PAIR_CLIPS), real, LABELS, *sizes)
-    for name in ("mmd", "recall", "coverage", "frechet_distance", "inception_score", "macro_f1"):
+    for name in (
+        "mmd2_x100",
+        "recall",
+        "coverage",
+        "frechet_distance",
+        "inception_score",
+        "macro_f1",
+    ):
         assert found[name] == sample[name], name
     assert found["per_class"]["class 0"]["generated"] == int((truth[:6000] == 0).sum())
 

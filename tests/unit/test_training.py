@@ -37,7 +37,7 @@ IDENTITY = Normalisation((0.0,) * 4, (1.0,) * 4)
 FROZEN = {"name": "SGD", "lr": 1e-30}
 AUGMENT = {
     "roll": True, "gain_db": 6, "mixup": 0.3,
-    "frequency_masks": 1, "frequency_mask": 0.3, "time_masks": 1, "time_mask": 0.3,
+    "frequency_masks": 1, "max_frequency_mask": 0.3, "time_masks": 1, "max_time_mask": 0.3,
 }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_the_reported_loss_is_the_mean_over_clips_not_over_batches() -> None:
 
 
 def test_without_validation_clips_the_last_epoch_is_kept() -> None:
-    settings = TrainingSettings(epochs=2, keep="last")
+    settings = TrainingSettings(epochs=2, checkpoint_policy="last")
 
     history = run(settings, validation=None)
 
@@ -287,7 +287,8 @@ def test_a_training_that_is_cut_off_ends_as_if_it_had_not_been(
     settings = TrainingSettings(
         epochs=7, warmup_epochs=warmup_epochs, finetune={"epochs": 2, "lr": 1e-3}, seed=3,
         augment=AUGMENT,
-        scheduler=scheduler, optimizer=optimizer, average=0.9, accumulate=2, clip_gradient=1.0,
+        scheduler=scheduler, optimizer=optimizer, ema_decay=0.9,
+        gradient_accumulation_steps=2, max_grad_norm=1.0,
         label_smoothing=0.1,
     )  # fmt: skip
     model, averaged = models(settings)
@@ -513,7 +514,7 @@ def test_the_best_epoch_has_the_best_accuracy_and_among_those_the_least_loss() -
 
     assert best_epoch(history) == 3
     assert kept_epoch(history, TrainingSettings()) == 3
-    assert kept_epoch(history, TrainingSettings(keep="last")) == 4
+    assert kept_epoch(history, TrainingSettings(checkpoint_policy="last")) == 4
 
 
 def test_one_more_clip_recognised_outweighs_any_loss() -> None:
@@ -531,7 +532,7 @@ def test_of_equal_epochs_the_last_is_kept() -> None:
 
 
 def test_early_stopping_counts_the_epochs_since_the_best() -> None:
-    settings = TrainingSettings(epochs=10, early_stopping=2, keep="last")
+    settings = TrainingSettings(epochs=10, early_stopping=2, checkpoint_policy="last")
     history = [row(0.5, 1.0), row(0.4, 1.0), row(0.5, 0.9), row(0.5, 0.9), row(0.5, 0.95)]
 
     finished = [is_finished(history[:epochs], settings) for epochs in range(6)]
@@ -621,8 +622,8 @@ def test_a_batch_in_turns_gives_the_weights_of_the_batch_at_once(turns: int) -> 
 
     def weights(accumulate: int) -> Tensor:
         settings = TrainingSettings(
-            epochs=2, accumulate=accumulate, optimizer={"name": "SGD", "lr": 0.1},
-            clip_gradient=0.5, label_smoothing=0.1,
+            epochs=2, gradient_accumulation_steps=accumulate, optimizer={"name": "SGD", "lr": 0.1},
+            max_grad_norm=0.5, label_smoothing=0.1,
         )  # fmt: skip
         model = trained(settings, class_weights=torch.tensor([0.5, 1.0, 2.0]))
         largest = max(len(inputs) for inputs in model.seen[True])
@@ -637,7 +638,7 @@ def test_turns_do_not_change_what_is_reported(turns: int) -> None:
     """A mean over turns would weigh the clips of the smaller one more."""
     torch.manual_seed(5)
     model = Linear()
-    settings = TrainingSettings(epochs=1, accumulate=turns, optimizer=FROZEN)
+    settings = TrainingSettings(epochs=1, gradient_accumulation_steps=turns, optimizer=FROZEN)
 
     (row,) = run(settings, model)
 
@@ -655,7 +656,7 @@ def test_a_clipped_gradient_bounds_the_step(turns: int) -> None:
     def length(clip: float | None) -> float:
         """Of the only step, at a rate of 1."""
         settings = TrainingSettings(
-            epochs=1, clip_gradient=clip, accumulate=turns,
+            epochs=1, max_grad_norm=clip, gradient_accumulation_steps=turns,
             optimizer={"name": "SGD", "lr": 1.0, "momentum": 0},
         )  # fmt: skip
         torch.manual_seed(5)
@@ -698,7 +699,7 @@ def test_smoothing_and_class_weights_are_of_the_training_loss(
 
 @pytest.mark.parametrize("average", [0.5, 0.99])
 def test_the_running_mean_of_the_weights_is_what_is_validated(average: float) -> None:
-    """It moves by (1 + s) / (10 + s) at step s, until that reaches `average`."""
+    """It moves by (1 + s) / (10 + s) at step s, until that reaches `ema_decay`."""
     torch.manual_seed(0)
     model = Linear()
     averaged = copy.deepcopy(model)
@@ -708,7 +709,7 @@ def test_the_running_mean_of_the_weights_is_what_is_validated(average: float) ->
         lambda *_: steps.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
     )
 
-    settings = TrainingSettings(epochs=3, average=average, optimizer=ADAM)
+    settings = TrainingSettings(epochs=3, ema_decay=average, optimizer=ADAM)
     history = run(settings, model, averaged=averaged)
     hook.remove()
 
@@ -728,7 +729,7 @@ def test_the_running_mean_takes_the_statistics_of_batch_norm_along() -> None:
     model = Pooled()
     averaged = copy.deepcopy(model)
 
-    run(TrainingSettings(epochs=1, average=0.01), model, averaged=averaged)
+    run(TrainingSettings(epochs=1, ema_decay=0.01), model, averaged=averaged)
 
     assert averaged.norm.num_batches_tracked.item() == 8
     torch.testing.assert_close(
@@ -872,7 +873,9 @@ def test_an_epoch_with_a_loss_that_is_no_number_is_not_reported() -> None:
 
 def test_a_classifier_that_the_last_step_ruined_is_not_reported() -> None:
     """No training loss tells of it: there is no batch behind."""
-    settings = TrainingSettings(epochs=1, optimizer={"name": "SGD", "lr": 1e38}, keep="last")
+    settings = TrainingSettings(
+        epochs=1, optimizer={"name": "SGD", "lr": 1e38}, checkpoint_policy="last"
+    )
 
     with pytest.raises(UserError, match=r"the validation loss is (nan|inf) in epoch 1.*smaller"):
         run(settings, train=lambda _: batches(TRAINING, torch.arange(60), 60))
