@@ -28,7 +28,7 @@ from raysound.audio.log_mel import LogMel
 from raysound.metrics.copies import (
     CANDIDATES,
     Copies,
-    Reference,
+    TrainingWindows,
     by_clip,
     candidates,
     coarse_vectors,
@@ -208,11 +208,11 @@ def main() -> None:
     clip = np.repeat(np.arange(len(rows)), np.diff(np.append(starts, len(log_mel))))
     windows = patches(log_mel, hop)
 
-    def search(held_out: int) -> tuple[np.ndarray, Reference, Copies, Copies]:
+    def search(held_out: int) -> tuple[np.ndarray, TrainingWindows, Copies, Copies]:
         """Training windows, their reference; calibration, and the test fold, a row a clip."""
         known = np.flatnonzero(fold[clip] != held_out)
         new = np.flatnonzero(fold[clip] == held_out)
-        reference = Reference.of(windows[known], frame)
+        reference = TrainingWindows.of(windows[known], frame)
         groups = np.unique(group[clip[known]], return_inverse=True)[1]
         own = by_clip(find_copies(reference.patches, reference, excluded=groups), first(known))
         return known, reference, own, by_clip(find_copies(windows[new], reference), first(new))
@@ -266,7 +266,7 @@ def main() -> None:
         more, parts = mixtures(
             log_mel[known], label[clip[known]], arguments.reference - len(known), hop, seed=1
         )
-        large = Reference.of(np.concatenate([reference.patches, more]), frame)
+        large = TrainingWindows.of(np.concatenate([reference.patches, more]), frame)
         sources = np.concatenate([sources, clip[known][parts]])
 
     head = ["change", *(f"found at {value:.0%}" for value in RATES)]
@@ -290,7 +290,7 @@ def main() -> None:
         changed, begin = extract(made, rate, mp3=change in MP3)
         changed = patches(changed, hop)
 
-        def found(reference: Reference) -> tuple[Copies, np.ndarray]:
+        def found(reference: TrainingWindows) -> tuple[Copies, np.ndarray]:
             copies = by_clip(find_copies(changed, reference), begin)  # noqa: B023
             return copies, (sources[copies.index] == train[:, np.newaxis]).any(axis=1)
 

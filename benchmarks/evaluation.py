@@ -30,7 +30,7 @@ from raysound.models import build
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config, FeatureSettings
 from raysound.training import checkpoint
-from raysound.training.checkpoint import Checkpoint
+from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import Normalisation, score
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def write_shard(folder: str, corpus: str, index: int, clips: int, classes: int) 
             "sample_rate": pa.array([SETTINGS.sample_rate] * clips, pa.int32()),
         }
     )
-    with parquet.write_shard(storage.join(folder, parquet.shard_name(index)), SETTINGS) as shard:
+    with parquet.shard_writer(storage.join(folder, parquet.shard_name(index)), SETTINGS) as shard:
         shard.add(rows, patterns(classes)[truth] + noise)
         digest = f"{corpus}-{index}"
         shard.finish(
@@ -102,7 +102,7 @@ def write_classifier(run: str, classes: int) -> None:
         model.fc2.weight.copy_(weights)
         model.fc2.bias.copy_(-(torch.from_numpy(centres) * weights).sum(1) / 2)
     labels = [f"class {label:03d}" for label in range(classes)]
-    note = Checkpoint(
+    note = ClassifierMetadata(
         model="cnn", labels=labels, features=SETTINGS, normalisation=norm, training={},
         metrics={"epoch": 1, "validation_accuracy": None},
         data={"train": 5000, "validation": 0, "test": 2000, "split_digest": ""}, versions={},
@@ -130,7 +130,7 @@ def config_of(folder: str) -> Config:
 def evaluate(folder: str) -> None:
     """Runs in a process of its own: prints the seconds of each step as JSON."""
     from raysound.distributed.evaluate import read_rejects
-    from raysound.distributed.measure import measure
+    from raysound.distributed.measure import compute_metrics
     from raysound.distributed.score import score_corpora
     from raysound.distributed.session import ray_session
     from raysound.report.page import render
@@ -143,8 +143,10 @@ def evaluate(folder: str) -> None:
         for _ in range(2):
             score_corpora(folders, names_of_real(), run, config, predictions)
             times.append(time.perf_counter())
-        note = checkpoint.read_note(run)
-        metrics, _, selected, _ = measure(config, run, note, folders, {*folders}, predictions)
+        note = checkpoint.load_metadata(run)
+        metrics, _, selected, _ = compute_metrics(
+            config, run, note, folders, {*folders}, predictions
+        )
         times.append(time.perf_counter())
         points = [point for clips in selected.values() for point in clips.points]
         cells = {name: clips.cells for name, clips in selected.items()}

@@ -13,7 +13,7 @@ import numpy as np
 
 from raysound.metrics.frechet import GROUPS, factor, frechet_distance
 from raysound.metrics.intervals import half_sample_interval
-from raysound.metrics.moments import merge, moments
+from raysound.metrics.moments import merge_moments, moments
 
 SIZES = (1.1, 1.6, 2.3, 3.1, 4, 4.7, 8, 16)
 CASES = ("Gaussian, same law", "Gaussian, 1.2 times too wide", "heavy tails (t, 5), same law")
@@ -40,7 +40,7 @@ def ratio(case: str, n: int, d: int, repeats: int) -> float:
         groups = [moments(part) for part in np.array_split(x, GROUPS)]
 
         def distance(chosen: np.ndarray, groups: list = groups) -> float:
-            return frechet_distance(merge(*(groups[i] for i in chosen)), other, root)
+            return frechet_distance(merge_moments(*(groups[i] for i in chosen)), other, root)
 
         values.append(distance(np.arange(GROUPS)))
         low, high = half_sample_interval(distance, GROUPS, values[-1], seed=seed)

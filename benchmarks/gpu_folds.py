@@ -32,10 +32,10 @@ from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train import Variant, variants
 from raysound.distributed.train_worker import train_alone
 from raysound.distributed.training import (
-    describe,
-    finish,
-    gather,
+    classifier_metadata,
+    export_classifier,
     job_of,
+    load_training_data,
     run_folder,
     run_workers,
     split_clips,
@@ -82,8 +82,8 @@ def small_corpus(folder: Path) -> str:
 
 def job_for(config: Config, folder: str, run: str) -> tuple[dict[str, Any], Any, Any]:
     """What a worker is told, what it learns from, and its note."""
-    material = gather(folder, split_clips(config, folder))
-    note = describe(config, material)
+    material = load_training_data(folder, split_clips(config, folder))
+    note = classifier_metadata(config, material)
     return job_of(config, material, note, run, placement(config)[1]), material, note
 
 
@@ -109,7 +109,7 @@ def train_and_test(config: Config, folder: str) -> tuple[int, int]:
     run = run_folder(config, folder)
     job, material, note = job_for(config, folder, run)
     result = run_workers(job, placement(config)[0], material)
-    finish(run, result, note, config.training)
+    export_classifier(run, result, note, config.training)
     clips = split_clips(config, folder)
     test = clips.filter(pc.equal(clips["split"], "test"))
     score_corpora({"real": folder}, test, run, config, f"{run}/predictions")

@@ -40,10 +40,10 @@ from raysound.distributed.session import available_cpus, ray_session
 from raysound.distributed.synthesize import by_formula
 from raysound.distributed.train_worker import train_alone
 from raysound.distributed.training import (
-    Material,
-    describe,
-    gather,
+    TrainingData,
+    classifier_metadata,
     job_of,
+    load_training_data,
     split_clips,
     train_classifier,
 )
@@ -222,7 +222,7 @@ def step_alone(
 
 
 def with_switches(
-    config: Config, material: Material, threads: int, device: torch.device, on: frozenset[str]
+    config: Config, material: TrainingData, threads: int, device: torch.device, on: frozenset[str]
 ) -> float:
     """Clips/s of a training in this process, which does all but start Ray Train's workers."""
     compute = OFF | {key: value for name in on for key, value in SWITCHES[name].items()}
@@ -231,7 +231,11 @@ def with_switches(
     config = Config.model_validate(tree)
     batches.GPU_SHARE = GPU_SHARE if "data kept on the GPU" in on else 0.0
     with tempfile.TemporaryDirectory() as run:
-        train_alone(job_of(config, material, describe(config, material), run, threads), device, {})
+        train_alone(
+            job_of(config, material, classifier_metadata(config, material), run, threads),
+            device,
+            {},
+        )
         return rate_of(read_history(storage.join(run, "history.jsonl")))
 
 
@@ -351,7 +355,7 @@ def compare_switches(
     """Prints the second table."""
     training_data.STORE_SHARE = 1.0
     folder = finished_features("real", config)
-    material = gather(folder, split_clips(config, folder))
+    material = load_training_data(folder, split_clips(config, folder))
     threads = placement(config)[1]
     names = [
         name for name in SWITCHES

@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import soundfile
 
-from raysound.metrics.anchors import sanity
+from raysound.metrics.anchors import sanity_checks
 from raysound.metrics.classification import classification_report
 from raysound.metrics.declarations import METRICS_SCHEMA
 from raysound.metrics.fidelity import fidelity_report, per_class_fidelity, prepare
-from raysound.metrics.intervals import share_measure
+from raysound.metrics.intervals import proportion_estimate
 from raysound.metrics.ranking import ranking
 from raysound.report.copies import ShownPair, ShownWindow
 from raysound.report.maps import MapPoint
@@ -89,7 +89,7 @@ def metrics_of(corpora, labels=LABELS, **changes):
         "reference": {"split": "train", "clips": 120, "used": 120, "set_size": 60},
         "corpora": corpora,
         "anchors": anchors,
-        "sanity": sanity(anchors | {"real": next(iter(real.values()), {})}),
+        "sanity": sanity_checks(anchors | {"real": next(iter(real.values()), {})}),
         "ranking": ranking(generated),
         "mismatch": [],
         "embeddings": {},
@@ -159,7 +159,7 @@ def copies_of(corpora, **changes):
             for n in range(min(10, row["clips"]))
         ]
         copied = 0 if row["role"] == "real" else row["clips"] // 5
-        share = share_measure(copied, row["clips"])
+        share = proportion_estimate(copied, row["clips"])
         found[name] = {"clips": row["clips"], "share": share, "pairs": pairs}
     return {
         "rate": 0.01,

@@ -11,7 +11,7 @@ import ray
 import torch
 
 from raysound.corpora.manifest import read_corpus
-from raysound.distributed.datasets import by_shard
+from raysound.distributed.datasets import split_by_shard
 from raysound.features.extraction import extract_shard
 from raysound.features.parquet import shard_name
 from raysound.features.shards import assign_shards, clips_per_shard
@@ -36,7 +36,7 @@ def main() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     clips = read_corpus(corpus)
     per_shard = clips_per_shard(len(clips), "auto", SETTINGS)
-    shards = by_shard(assign_shards(clips, None, per_shard))
+    shards = split_by_shard(assign_shards(clips, None, per_shard))
     ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(
         extract, batch_size=1, fn_kwargs={"shards": shards, "out": out}
     ).sum("windows")

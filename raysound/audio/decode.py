@@ -17,8 +17,8 @@ import torch
 from torchaudio.transforms import Resample
 
 from raysound import storage
-from raysound.audio.loudness import Gain, measure
-from raysound.corpora.formats.parts import parts
+from raysound.audio.loudness import Gain, measured_gain
+from raysound.corpora.formats.parts import find_parts
 from raysound.corpora.formats.samples import FLOAT, INT, Samples, as_float, new_buffers, open_part
 from raysound.corpora.formats.samples import Reject as Reject
 from raysound.corpora.formats.samples import Unreadable as Unreadable
@@ -132,7 +132,7 @@ class Decoder:
                 size = opened.seek(0, 2)
                 if size == 0:
                     raise Reject("the file is empty (0 bytes)")
-                found = parts(opened, size)
+                found = find_parts(opened, size)
                 gain = self._gain(found, after_piece) if self.settings.loudness else None
                 with self._samples(found) as samples:
                     source = Source(samples.frames / samples.rate, samples.rate, gain)
@@ -163,7 +163,7 @@ class Decoder:
         with self._samples(found) as samples:
             ratio = resampling_ratio(samples.rate, self.settings.sample_rate)
             span = partial(_span, samples, ratio)
-            return measure(span, _length(samples, ratio), self.settings, after_piece)
+            return measured_gain(span, _length(samples, ratio), self.settings, after_piece)
 
     def _windows(self, samples: Samples) -> Iterator[np.ndarray]:
         wanted = self.settings.clip_samples

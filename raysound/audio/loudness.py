@@ -53,10 +53,12 @@ def normalise(waveform: np.ndarray, settings: FeatureSettings) -> np.ndarray:
     """A whole clip at `features.loudness`, as float32 `(n,)`; unchanged where that is none."""
     if settings.loudness is None:
         return as_float(waveform)
-    return measure(lambda begin, end: waveform[begin:end], len(waveform), settings).apply(waveform)
+    return measured_gain(lambda begin, end: waveform[begin:end], len(waveform), settings).apply(
+        waveform
+    )
 
 
-def measure(
+def measured_gain(
     span: Span,
     length: int,
     settings: FeatureSettings,

@@ -8,7 +8,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.corpora.layouts import listed, plain_name, shown
+from raysound.corpora.layouts import listed, plain_name, quoted
 from raysound.corpora.split import assign_split
 from raysound.errors import UserError
 from raysound.settings.loading import real_corpus
@@ -53,7 +53,7 @@ def _key(label: str) -> str:
 
 def _spelled(label: str) -> str:
     """A name in quotes, with letters escaped that look like others."""
-    return shown(label) if label.isascii() else ascii(label)
+    return quoted(label) if label.isascii() else ascii(label)
 
 
 def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
@@ -79,7 +79,7 @@ def check_class_count(clips: pa.Table, corpus: str = "real") -> list[str]:
     labels: list[str] = sorted(pc.unique(clips["label"]).to_pylist())
     if len(labels) < 2:
         raise UserError(
-            f"the corpus {corpus} has a single class, {shown(labels[0])}: a classifier needs two "
+            f"the corpus {corpus} has a single class, {quoted(labels[0])}: a classifier needs two "
             "or more; is its path one folder too high or too low?"
         )
     return labels
@@ -96,7 +96,7 @@ def check_real(clips: pa.Table, config: Config) -> str | None:
             a class without a training clip, in any of the splits that the config asks for.
     """
     check_class_count(clips)
-    for settings in splits_of(clips, config):
+    for settings in configured_splits(clips, config):
         divided = assign_split(clips, settings)
         if config.training.needs_validation and not _count(divided, "validation"):
             return (
@@ -112,7 +112,7 @@ def check_real(clips: pa.Table, config: Config) -> str | None:
     return None
 
 
-def splits_of(clips: pa.Table, config: Config) -> list[SplitSettings]:
+def configured_splits(clips: pa.Table, config: Config) -> list[SplitSettings]:
     """The splits that a config asks for: its own, or one a fold.
 
     Raises:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysound.corpora.layouts import HIDDEN, shown, split_word, utf8
+from raysound.corpora.layouts import HIDDEN, quoted, split_word, utf8
 from raysound.errors import UserError
 
 # Where Parquet files keep the sound, and where the label; Hugging Face's names first.
@@ -68,7 +68,7 @@ def tar_clips(
                 if suffix in suffixes:
                     if not member.isreg() or member.issparse():
                         raise UserError(
-                            f"{shown(name)} is a link or has holes: pack it anew, with tar's "
+                            f"{quoted(name)} is a link or has holes: pack it anew, with tar's "
                             "options --dereference and --hard-dereference, without --sparse"
                         )
                     sounds.append({"name": name, "offset": member.offset_data, "size": member.size})

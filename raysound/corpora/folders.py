@@ -18,7 +18,7 @@ from raysound.corpora.layouts import (
     Warn,
     listed,
     meaning_of_splits,
-    shown,
+    quoted,
     split_word,
     word_in,
 )
@@ -149,7 +149,7 @@ def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
     if unclassed.total:
         raise UserError(
             f"{path}: {unclassed.total} sound files stand in no class folder, "
-            f"{shown(unclassed.least)} among them; put each into a folder named after its class, "
+            f"{quoted(unclassed.least)} among them; put each into a folder named after its class, "
             "or list them in a metadata.csv with the columns file_name and label"
         )
     if above:
@@ -163,7 +163,7 @@ def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
     if len(first) == 1 and len(folders.second) > 1:
         inner = ", ".join(folders.second[: SOME - 1]) + (", …" * (len(folders.second) == SOME))
         tell(
-            f"{path}: all sound files stand below {shown(first[0])}, which is taken for their "
+            f"{path}: all sound files stand below {quoted(first[0])}, which is taken for their "
             f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
         )
     return Layout(None, are, below)
@@ -261,7 +261,7 @@ def refuse_pieces(folders: list[str], path: str, tell: Warn) -> None:
     in_names = {name: word for name in folders if (word := word_in(name))}
     kinds = {SPLIT_WORDS.get(word) or UNCERTAIN_WORDS[word] for word in splits.values()}
     if "train" in kinds and len(kinds) > 1:
-        others = listed((shown(name) for name in sorted({*folders} - {*splits})), 3)
+        others = listed((quoted(name) for name in sorted({*folders} - {*splits})), 3)
         raise UserError(
             f"{path}: beside the splits {', '.join(sorted(splits))} stands {others}: take it out, "
             f"or {remedy}"

@@ -23,7 +23,7 @@ from raysound.corpora.layouts import (
     has_ending,
     is_sound,
     merge_tallies,
-    shown,
+    quoted,
     tally,
     utf8,
 )
@@ -182,7 +182,7 @@ class Inventory:
     def tell_odd(self, path: str, tell: Warn) -> None:
         """Says which names are no plain files."""
         for kind, (count, least) in self.odd.items():
-            tell(f"{path}: {ODD_NAMES[kind].format(count=count, name=shown(least))}")
+            tell(f"{path}: {ODD_NAMES[kind].format(count=count, name=quoted(least))}")
 
 
 def files_of(block: pa.Table) -> pa.Table:

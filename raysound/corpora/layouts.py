@@ -93,7 +93,7 @@ class Names(NamedTuple):
         return Names(self.total + other.total, least)
 
 
-def shown(name: str) -> str:
+def quoted(name: str) -> str:
     """A name in quotes, on one line whatever characters it holds."""
     return f"'{name}'" if name.isprintable() else repr(name)
 
@@ -170,7 +170,7 @@ def _counts(counted: Tally) -> str:
     total = sum(count for count, _ in counted.values())
     ordered = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))
     kinds = listed((f"{count} {suffix or 'without ending'}" for suffix, (count, _) in ordered), 5)
-    return f"{total} files ({kinds}; {shown(ordered[0][1][1])} among them)"
+    return f"{total} files ({kinds}; {quoted(ordered[0][1][1])} among them)"
 
 
 def plain_name(label: str) -> str:
@@ -219,18 +219,18 @@ def meaning_of_splits(words: Iterable[str]) -> dict[str, str]:
     meaning = {}
     for word, base in plain.items():
         if base is None:
-            raise UserError(f"{shown(word)} is no split: use {', '.join(SPLITS)}")
+            raise UserError(f"{quoted(word)} is no split: use {', '.join(SPLITS)}")
         meaning[word] = SPLIT_WORDS.get(base) or UNCERTAIN_WORDS[base]
         if base in SPLIT_WORDS:
             continue
         if meaning[word] == "validation" and "train" not in certain:
             raise UserError(
-                f"the split {shown(word)} means validation clips in some data sets and training "
+                f"the split {quoted(word)} means validation clips in some data sets and training "
                 f"clips in others, and none is called train here: rename it train or validation"
             )
         if meaning[word] == "test" and "test" in certain:
             raise UserError(
-                f"the split {shown(word)} stands beside one called test: rename it validation, or "
+                f"the split {quoted(word)} stands beside one called test: rename it validation, or "
                 "leave one of them out"
             )
     return meaning

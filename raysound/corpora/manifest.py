@@ -23,7 +23,7 @@ from raysound.corpora.layouts import (
     Warn,
     is_sound,
     plain_name,
-    shown,
+    quoted,
     unread_sounds,
     warn_unread,
 )
@@ -121,7 +121,7 @@ def look_over(found: Inventory, path: str, tell: Warn) -> list[Container]:
         if beside:
             tell(
                 f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
-                f"are left out, {shown(beside[0])} among them"
+                f"are left out, {quoted(beside[0])} among them"
             )
     return []
 
@@ -180,7 +180,7 @@ def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, t
     if len(left):
         tell(
             f"{path}: {len(left)} sound files are in no table row and are left out, "
-            f"{shown(pc.min(left).as_py())} among them"
+            f"{quoted(pc.min(left).as_py())} among them"
         )
 
 
@@ -192,7 +192,7 @@ def _containers(packs: list[Container], path: str, counted: Tally, tell: Warn) -
     if tars and audible:
         tell(
             f"{path}: {len(parquets)} Parquet files stand beside the tar files and are left out, "
-            f"{shown(parquets[0][0])} among them"
+            f"{quoted(parquets[0][0])} among them"
         )
     if not tars and not audible:
         raise UserError(no_sounds(path, counted))
@@ -215,7 +215,7 @@ def warn_same_names(labels: list[str], path: str, tell: Warn) -> None:
         other = forms.setdefault(plain_name(label), label)
         if other != label:
             tell(
-                f"{path}: the classes {shown(other)} and {shown(label)} differ only in capitals, "
+                f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in capitals, "
                 "blanks or the form of Unicode: are they one?"
             )
 
@@ -310,7 +310,7 @@ def refuse_clips(table: pa.Table, source: str) -> None:
     if pc.count_distinct(table["clip_id"]).as_py() < len(table):
         counts = pc.value_counts(table["clip_id"])
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        raise UserError(f"{source}: {shown(twice[0].as_py())} is listed twice")
+        raise UserError(f"{source}: {quoted(twice[0].as_py())} is listed twice")
     unlabelled = table.filter(pc.is_null(table["label"]))
     if 0 < len(unlabelled) < len(table):
         refuse_unlabelled(unlabelled["clip_id"][0].as_py(), source)
@@ -318,7 +318,7 @@ def refuse_clips(table: pa.Table, source: str) -> None:
 
 def refuse_unlabelled(clip_id: str, source: str) -> NoReturn:
     """Raises UserError for a clip without a label, where others have one."""
-    raise UserError(f"{source}: {shown(clip_id)} has no label, and other clips have one")
+    raise UserError(f"{source}: {quoted(clip_id)} has no label, and other clips have one")
 
 
 def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:

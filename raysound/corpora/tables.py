@@ -20,7 +20,7 @@ from raysound.corpora.layouts import (
     Warn,
     has_ending,
     listed,
-    shown,
+    quoted,
     split_word,
     word_in,
 )
@@ -259,10 +259,10 @@ def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, tell: Warn)
     """
     ordered = sorted(candidates, key=lambda file: (file[0] not in OWN, file[0].count("/"), file[0]))
     if more := ordered[MOST_TABLES:]:
-        tell(f"{path}: {len(more)} tables are not opened, {shown(more[0][0])} among them")
+        tell(f"{path}: {len(more)} tables are not opened, {quoted(more[0][0])} among them")
     for file, size in ordered[:MOST_TABLES]:
         if size > LARGEST_TABLE:
-            tell(f"{path}: {shown(file)} is too large for a table and is not opened")
+            tell(f"{path}: {quoted(file)} is too large for a table and is not opened")
     return [file for file, size in ordered[:MOST_TABLES] if size <= LARGEST_TABLE]
 
 
@@ -350,13 +350,13 @@ def _other_roles(
                     if split_word(value) is None
                 ]
                 if unknown:
-                    tell(f"{uri}: {shown(unknown[0])} in column {name} is no split: not used")
+                    tell(f"{uri}: {quoted(unknown[0])} in column {name} is no split: not used")
                     continue
             if name in SEVERAL:
                 several = cells[name].filter(pc.match_substring_regex(cells[name], "[,;|]"))
                 if len(several):
                     raise UserError(
-                        f"{uri} gives a clip several labels, {shown(several[0].as_py())} for one: "
+                        f"{uri} gives a clip several labels, {quoted(several[0].as_py())} for one: "
                         "say in a metadata.csv with the columns file_name and label which counts"
                     )
             yield role, name
@@ -366,7 +366,7 @@ def _other_roles(
 def _report_strangers(values: pa.ChunkedArray, uri: str, own: bool, path: str, tell: Warn) -> None:
     """Says that a table names none of the files of the corpus, if it names files."""
     first = values.drop_null()[0].as_py()
-    message = f"{uri} names {len(values)} files, {shown(first)} among them, and none is there"
+    message = f"{uri} names {len(values)} files, {quoted(first)} among them, and none is there"
     if own:
         raise UserError(f"{message}: are its paths relative to {path}?")
     if pc.any(has_ending(values, ANY_SOUND)).as_py():

@@ -27,7 +27,7 @@ from raysound.distributed.training import check_clips, split_clips, train_classi
 from raysound.errors import UserError
 from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.evaluation.predictions import read_predictions
-from raysound.metrics.intervals import paired_difference, paired_p_value, share_measure
+from raysound.metrics.intervals import paired_difference, paired_p_value, proportion_estimate
 from raysound.metrics.significance import holm, significant
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config
@@ -72,19 +72,19 @@ def cas(config: Config) -> str:
         for side, corpus in zip(sides[name], ("real", name), strict=True):
             check_clips(of_generated(config), side, corpus)
     classifier = config.evaluation.checkpoint or train_classifier(single(config), "real")
-    note = checkpoint.read_note(classifier)
-    check_features(config, note, classifier)
-    check_corpora(folders, real, note, classifier)
-    by_classifier = score(folders, test, classifier, config)
+    metadata = checkpoint.load_metadata(classifier)
+    check_features(config, metadata, classifier)
+    check_corpora(folders, real, metadata, classifier)
+    by_classifier = predictions_of(folders, test, classifier, config)
     calls = [(by_classifier, name) for name in folders]
-    of_classifier = dict(zip(folders, run_remote_all(tested, calls), strict=True))
+    of_classifier = dict(zip(folders, run_remote_all(accuracy_on_test, calls), strict=True))
     rows = {
-        name: row_of(name, sides[name], config, folders["real"], test)
+        name: score_row(name, sides[name], config, folders["real"], test)
         | {"real_to_generated": of_classifier[name]}
         for name in names
     }
     for row in rows.values():
-        row["missing_classes"] = sorted({*note.labels} - {*row["clips_by_class"]})
+        row["missing_classes"] = sorted({*metadata.labels} - {*row["clips_by_class"]})
     adjusted = holm([row["p_value"] for row in rows.values()])
     for row, p in zip(rows.values(), adjusted, strict=True):
         row |= {"p_adjusted": p, "significant": significant(p)}
@@ -93,9 +93,9 @@ def cas(config: Config) -> str:
         "name": config.name,
         "classifier": {
             "run": run_name(classifier),
-            "feature_id": note.features.id,
-            "split_digest": note.data["split_digest"],
-            "train_clips": note.data["train"],
+            "feature_id": metadata.features.id,
+            "split_digest": metadata.data["split_digest"],
+            "train_clips": metadata.data["train"],
             **of_classifier["real"],
         },
         "corpora": corpus_digests(folders),
@@ -104,14 +104,14 @@ def cas(config: Config) -> str:
     }
     uri = storage.join(config.output, "cas", "cas.json")
     storage.write_bytes(uri, json.dumps(result, indent=2, ensure_ascii=False).encode())
-    for line in table(result):
+    for line in score_table(result):
         logger.info("%s", line)
     if storage.exists(storage.join(config.output, "evaluation", "report.html")):
         logger.info("run jobs/evaluate.py again to show these scores in the report")
     return f"classification accuracy scores: {uri}"
 
 
-def row_of(
+def score_row(
     name: str,
     sides: tuple[pa.Table, pa.Table],
     config: Config,
@@ -133,10 +133,10 @@ def row_of(
         "real": train_classifier(single(config), f"real clips, as many as {name}", clips=real),
         "generated": train_classifier(single(config), name, corpus=name, clips=generated),
     }
-    by = {side: score({"real": folder}, tests, run, config) for side, run in runs.items()}
+    by = {side: predictions_of({"real": folder}, tests, run, config) for side, run in runs.items()}
     right = right_of_each(*(read_tested(by[side]) for side in ("real", "generated")))
     real_to_real, generated_to_real = run_remote_all(
-        tested, [(by[side], "real") for side in ("real", "generated")]
+        accuracy_on_test, [(by[side], "real") for side in ("real", "generated")]
     )
     return {
         "runs": {side: run_name(run) for side, run in runs.items()},
@@ -176,7 +176,7 @@ def of_generated(config: Config) -> Config:
     return Config.model_validate(tree)
 
 
-def score(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> str:
+def predictions_of(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> str:
     """Scores some corpora, of `real` the test clips alone, and returns the predictions' folder."""
     predictions = storage.join(config.output, "cas", "predictions", run_name(run))
     score_corpora(folders, test, run, config, predictions)
@@ -205,7 +205,7 @@ def lost(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def tested(predictions: str, corpus: str) -> dict[str, Any]:
+def accuracy_on_test(predictions: str, corpus: str) -> dict[str, Any]:
     """Runs in a Ray task: accuracy on the clips of a corpus, in all and of each label."""
     clips, right = Counter[str](), Counter[str]()
     for rows in read_predictions(predictions, corpus, ["label", "prediction"]):
@@ -213,12 +213,14 @@ def tested(predictions: str, corpus: str) -> dict[str, Any]:
         is_right = pc.equal(rows["label"], rows["prediction"])
         right.update(rows["label"].filter(is_right).to_pylist())
     return {
-        "accuracy": share_measure(right.total(), clips.total()),
-        "per_class": {label: share_measure(right[label], clips[label]) for label in sorted(clips)},
+        "accuracy": proportion_estimate(right.total(), clips.total()),
+        "per_class": {
+            label: proportion_estimate(right[label], clips[label]) for label in sorted(clips)
+        },
     }
 
 
-def table(result: dict[str, Any]) -> Iterator[str]:
+def score_table(result: dict[str, Any]) -> Iterator[str]:
     """The scores as lines of text."""
     classifier, rows = result["classifier"], result["generated"]
     width = max(map(len, ("trained on", *rows)))

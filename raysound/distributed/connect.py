@@ -54,12 +54,12 @@ def connect(cpus: int, dashboard: bool = False) -> str | None:
         # Has the dashboard's Train page list the trainings.
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     if is_local:
-        return start(cpus, dashboard)
-    join(address)
+        return start_cluster(cpus, dashboard)
+    join_cluster(address)
     return None
 
 
-def start(cpus: int, dashboard: bool) -> str:
+def start_cluster(cpus: int, dashboard: bool) -> str:
     """Starts Ray on this machine, and returns the folder of its files.
 
     It is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE, which it reads while it
@@ -110,7 +110,7 @@ def set_address() -> None:
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
-def join(address: str) -> None:
+def join_cluster(address: str) -> None:
     """Joins a cluster.
 
     Ray itself tries for many minutes, in C++ code that can't be interrupted: so it tries in a

@@ -31,7 +31,7 @@ from raysound.evaluation.copy_parts import (
     search_sample,
 )
 from raysound.evaluation.derived_parts import DERIVE, is_derived, write_derived
-from raysound.evaluation.part_scoring import digest
+from raysound.evaluation.part_scoring import json_digest
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.selection import keys, smallest
 from raysound.settings.schema import Config, FeatureSettings
@@ -79,11 +79,11 @@ def copy_metrics(
     shards = parts.filter(pc.equal(parts["corpus"], "real"))
     train = real.filter(pc.equal(real["split"], "train"))
     chosen = choose_training(train, shards, settings.training_windows, parts_of_a_task)
-    searched = digest(
+    searched = json_digest(
         COPIES_VERSION, features_digest(folders["real"]),
         *(chosen[name].to_pylist() for name in ("clip_id", "windows")),
     )  # fmt: skip
-    calibration = digest(searched, PAIR_CLIPS, chosen["group"].to_pylist())
+    calibration = json_digest(searched, PAIR_CLIPS, chosen["group"].to_pylist())
 
     arguments = {"training_digest": searched, "settings": config.features}
     found = map_parts(parts, search_step, {**arguments, "training": [None]}, parts_of_a_task)

@@ -52,7 +52,7 @@ def log_mels(
     sharded = assign_shards(clips, None, clips_per_shard(len(clips), "auto", settings))
     options = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     with finite_retries() as retries:
-        windows = ray.data.from_arrow(by_shard(sharded)).map_batches(
+        windows = ray.data.from_arrow(split_by_shard(sharded)).map_batches(
             decode, fn_kwargs={"settings": settings}, **options, **retries
         )
         return windows.map_batches(
@@ -61,7 +61,7 @@ def log_mels(
         )  # fmt: skip
 
 
-def by_shard(clips: pa.Table) -> list[pa.Table]:
+def split_by_shard(clips: pa.Table) -> list[pa.Table]:
     """Clips, ordered by their column `shard`, as a table a shard without it."""
     sizes = clips["shard"].combine_chunks().value_counts().field("counts").to_pylist()
     rows, tables = clips.drop_columns("shard"), []
@@ -100,5 +100,5 @@ def read_features(folder: str, **options: Any) -> ray.data.Dataset:
     if not storage.exists(storage.join(folder, "summary.json")):
         raise FileNotFoundError(f"{folder} holds no finished features: run jobs/extract.py first")
     filesystem, _ = storage.locate(folder)
-    parts = [storage.locate(uri)[1] for uri in parquet.part_uris(folder)]
+    parts = [storage.locate(uri)[1] for uri in parquet.shard_uris(folder)]
     return ray.data.read_parquet(parts, filesystem=filesystem, **options)

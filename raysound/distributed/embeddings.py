@@ -29,10 +29,10 @@ from raysound.evaluation.embedding_parts import (
     sample_of_parts,
 )
 from raysound.evaluation.log_mel_statistics import log_mel_statistics
-from raysound.evaluation.onnx_model import load_model
-from raysound.evaluation.predictions import as_array, part_uris, read_rows
+from raysound.evaluation.onnx_model import load_onnx_model
+from raysound.evaluation.predictions import as_array, prediction_parts, read_prediction_rows
 from raysound.evaluation.reference_file import RealEmbedding, RealSide
-from raysound.metrics.anchors import halves
+from raysound.metrics.anchors import split_in_halves
 from raysound.metrics.corpus import Scored
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, prepare
@@ -232,8 +232,10 @@ def read_sample(
     folder: str, corpus: str, size: int, is_train: bool, columns: tuple[str, ...] = ()
 ) -> tuple[pa.Table, np.ndarray, int]:
     """Up to PAIR_CLIPS clips of a corpus: columns, embeddings `(n, size)`, and clips in all."""
-    entries, clips = sample_of_parts(part_uris(folder, corpus), is_train, PAIR_CLIPS)
-    table = read_rows(folder, corpus, entries["part"], entries["row"], [*columns, "embedding"])
+    entries, clips = sample_of_parts(prediction_parts(folder, corpus), is_train, PAIR_CLIPS)
+    table = read_prediction_rows(
+        folder, corpus, entries["part"], entries["row"], [*columns, "embedding"]
+    )
     return table, as_array(table["embedding"]).reshape(-1, size), clips
 
 
@@ -260,7 +262,7 @@ def measure_embedded(
 def measure_real_anchors(clips: Scored, real: Reference, set_size: int) -> dict[str, Any]:
     """Runs in a Ray task: distances of training clips, copied, and half against half."""
     calls = {"training_copy": (drawn(clips.embedding, set_size, 0), real)}
-    half, other = halves(clips)
+    half, other = split_in_halves(clips)
     if len(other.truth) > 1:
         calls["real_halves"] = (half.embedding, prepare(other.embedding))
     return {
@@ -298,7 +300,7 @@ def measure_made(
 def embed_made(waveform: np.ndarray, source: EmbeddingSource, on_gpu: bool) -> np.ndarray:
     """The embedding of one window, `(1, size)`."""
     if source.path:
-        model = load_model(source.name, source.path, source.sha256, len(waveform), on_gpu)
+        model = load_onnx_model(source.name, source.path, source.sha256, len(waveform), on_gpu)
         return model.embed(waveform[np.newaxis])
     log_mel = LogMel(source.windows)(torch.from_numpy(waveform)[None])
     return log_mel_statistics(log_mel.numpy())

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
+def log_epochs(history_uri: str, config: Config, name: str) -> Iterator[None]:
     """Logs one line an epoch while the block runs, as the history grows."""
     done = threading.Event()
 
@@ -32,7 +32,7 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
             except OSError:
                 # An object store that does not answer now will at the next look.
                 continue
-            shown = show_epochs(rows, shown, config, name)
+            shown = log_new_epochs(rows, shown, config, name)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -43,22 +43,22 @@ def epochs_shown(history_uri: str, config: Config, name: str) -> Iterator[None]:
         thread.join()
 
 
-def show_epochs(rows: list[Metrics], shown: int, config: Config, name: str) -> int:
+def log_new_epochs(rows: list[Metrics], shown: int, config: Config, name: str) -> int:
     """Shows the rows of a history after the first `shown`; returns how many were ever shown."""
     prefix = "" if name == "classifier" else f"{name}: "
     for epoch, row in enumerate(rows[shown:], start=shown + 1):
         for line in epoch_lines(rows[:epoch], config.training):
             logger.info("%s%s", prefix, line)
-        show_epoch(row, config.name, name)
+        export_epoch(row, config.name, name)
     # A training that starts again after a failure writes a shorter history, of the same epochs.
     return max(shown, len(rows))
 
 
-def show_epoch(row: Metrics, experiment: str, classifier: str) -> None:
+def export_epoch(row: Metrics, experiment: str, classifier: str) -> None:
     """Tells Prometheus what an epoch brought."""
-    gauges.show("epoch", row["epoch"], experiment=experiment, classifier=classifier)
+    gauges.set_gauge("epoch", row["epoch"], experiment=experiment, classifier=classifier)
     for split in ("train", "validation"):
         if row[f"{split}_clips"]:
             for measure in ("loss", "accuracy"):
                 name = f"{split}_{measure}"
-                gauges.show(name, row[name], experiment=experiment, classifier=classifier)
+                gauges.set_gauge(name, row[name], experiment=experiment, classifier=classifier)

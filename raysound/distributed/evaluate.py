@@ -19,7 +19,7 @@ from raysound.distributed.copies import copy_metrics
 from raysound.distributed.embeddings import check_embeddings, embedding_metrics
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
-from raysound.distributed.measure import classifier_identity, measure
+from raysound.distributed.measure import classifier_identity, compute_metrics
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import run_remote_all
 from raysound.distributed.shown import chosen_examples, chosen_pairs, windows_of_page
@@ -33,11 +33,11 @@ from raysound.metrics.selection import keys, smallest
 from raysound.report.copies import copy_lines
 from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
-from raysound.report.measures import skipped_checks, warnings
+from raysound.report.measures import skipped_check_lines, warnings
 from raysound.report.page import REJECTS_SHOWN, Rejects, kind_of, render
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
-from raysound.training.checkpoint import Checkpoint
+from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.history import read_history
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Inputs(NamedTuple):
     """
 
     run: str
-    classifier: Checkpoint
+    classifier: ClassifierMetadata
     folders: dict[str, str]
     labelled: set[str]
     real: pa.Table | None
@@ -91,12 +91,12 @@ def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
     # Settings that differ from the classifier's are reported first: their features may be missing.
     run = config.evaluation.checkpoint
     if run is not None:
-        check_features(config, checkpoint.read_note(run), run)
+        check_features(config, checkpoint.load_metadata(run), run)
     sources = check_embeddings(config)
     side = published_side(config, sources)
     folders = {name: finished_features(name, config) for name in corpora}
     run = run or run_folder(config, folders["real"])
-    classifier = checkpoint.read_note(run)
+    classifier = checkpoint.load_metadata(run)
     real = split_clips(config, folders["real"]) if side is None else None
     labelled = check_corpora(folders, real, classifier, run)
     return Inputs(run, classifier, folders, labelled, real, sources, side)
@@ -112,7 +112,7 @@ def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSi
     uri, run = config.evaluation.reference, config.evaluation.checkpoint
     if uri is None or run is None:
         return None
-    classifier = checkpoint.read_note(run)
+    classifier = checkpoint.load_metadata(run)
     check_features(config, classifier, run)
     side = read_reference(uri)
     known = {
@@ -128,7 +128,7 @@ def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSi
 def write_report(
     config: Config,
     run: str,
-    classifier: Checkpoint,
+    classifier: ClassifierMetadata,
     folders: dict[str, str],
     labelled: set[str],
     real: pa.Table | None,
@@ -154,7 +154,7 @@ def write_report(
     # Of a version that wrote one file.
     storage.delete(storage.join(out, "predictions.parquet"))
     score_corpora(folders, clips_to_score(real), run, config, predictions, side)
-    metrics, _, selected, decreases = measure(
+    metrics, _, selected, decreases = compute_metrics(
         config, run, classifier, folders, labelled, predictions, side
     )
     metrics["embeddings"], _ = embedding_metrics(
@@ -191,12 +191,12 @@ def write_report(
         run_remote_all(write_csv, calls)
     if config.evaluation.tensorboard:
         write_events(metrics, storage.join(out, "tensorboard"))
-    for line in table(metrics):
+    for line in metrics_table(metrics):
         logger.info("%s", line)
     for corpus, numbers in metrics["corpora"].items():
         value = numbers["accuracy"]["value"]
         if value is not None:
-            gauges.show("accuracy", value, experiment=config.name, corpus=corpus)
+            gauges.set_gauge("accuracy", value, experiment=config.name, corpus=corpus)
 
 
 def corpus_digests(folders: dict[str, str]) -> dict[str, str]:
@@ -237,7 +237,7 @@ def clips_to_score(real: pa.Table | None) -> pa.Table:
     return pa.concat_tables([test, train.filter(pa.array(drawn))])
 
 
-def check_features(config: Config, classifier: Checkpoint, run: str) -> None:
+def check_features(config: Config, classifier: ClassifierMetadata, run: str) -> None:
     """Raises UserError where the classifier learned from other features than the config's."""
     # A dump leaves out no loudness.
     ours, theirs = (
@@ -255,7 +255,7 @@ def check_features(config: Config, classifier: Checkpoint, run: str) -> None:
 
 
 def check_corpora(
-    folders: dict[str, str], real: pa.Table | None, classifier: Checkpoint, run: str
+    folders: dict[str, str], real: pa.Table | None, classifier: ClassifierMetadata, run: str
 ) -> set[str]:
     """The corpora whose clips have labels.
 
@@ -305,7 +305,7 @@ def read_rejects(folders: dict[str, str]) -> Rejects:
     return Rejects(shown, counts)
 
 
-def table(metrics: dict[str, Any]) -> Iterator[str]:
+def metrics_table(metrics: dict[str, Any]) -> Iterator[str]:
     """The corpora, the anchors and their scores as lines of text, warnings last."""
     rows = {
         f"{name} (test)" if row["role"] == "real" else name: row
@@ -340,7 +340,7 @@ def table(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"note: the real row and the anchors are those of {metrics['reference']['file']}"
     for row in metrics["mismatch"]:
         yield f"note: {row['text']}"
-    for row in skipped_checks(metrics):
+    for row in skipped_check_lines(metrics):
         yield f"note: not checked: {row}"
     for warning in warnings(metrics):
         yield f"WARNING: {warning}"

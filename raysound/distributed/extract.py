@@ -26,7 +26,7 @@ from raysound.distributed.listing import call_for_corpus, check_manifest, plan_c
 from raysound.distributed.session import run_remote
 from raysound.errors import UserError
 from raysound.features import parquet
-from raysound.features.parquet import Totals
+from raysound.features.parquet import ShardTotals
 from raysound.settings.schema import LOUDNESS_FLOOR, Config, FeatureSettings
 from raysound.training import checkpoint
 from raysound.wording import counted
@@ -73,7 +73,7 @@ def extract(config: Config, to_train: bool = False) -> str:
         plans |= {name: plan_corpus(name, config) for name in config.corpora.generated}
         labels = {name: plan["labels"] for name, plan in plans.items()}
         if config.evaluation.checkpoint is not None and not has_real:
-            labels["real"] = checkpoint.read_note(config.evaluation.checkpoint).labels
+            labels["real"] = checkpoint.load_metadata(config.evaluation.checkpoint).labels
         check_classes(labels)
         for name, plan in plans.items():
             folder = extract_corpus(name, config, plan)
@@ -110,13 +110,15 @@ def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None
 def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any]) -> None:
     """Extracts the shards of a plan that are missing, and writes `summary.json`."""
     started = time.monotonic()
-    progress = Progress(folder, name, plan, config.name)
+    progress = ExtractionProgress(folder, name, plan, config.name)
     with reported(f"the extraction of {name}"):
-        with shown(progress):
+        with progress_lines(progress):
             write_shards(folder, plan["shards"], config.features)
         few = len(plan["shards"]) <= FEW_SHARDS
         arguments = (folder, name, plan, config.features)
-        summary, reasons = finish(*arguments) if few else run_remote(finish, *arguments)
+        summary, reasons = (
+            write_summary(*arguments) if few else run_remote(write_summary, *arguments)
+        )
     progress.add(
         summary["found"] - progress.found,
         summary["rejected"] - progress.rejected,
@@ -133,7 +135,7 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
 
 
-def finish(
+def write_summary(
     folder: str, name: str, plan: dict[str, Any], settings: FeatureSettings
 ) -> tuple[dict[str, Any], Counter[str]]:
     """Sums up the records of all shards, and collects their rejects; of many, in a Ray task.
@@ -143,7 +145,7 @@ def finish(
     Returns:
         The content of `summary.json`, and how often each reason for a reject occurs.
     """
-    totals = Totals(name, settings)
+    totals = ShardTotals(name, settings)
     reasons: Counter[str] = Counter()
     schema = parquet.REJECT_SCHEMA
     with (
@@ -164,7 +166,7 @@ def finish(
     return totals.summary(plan["clips"]), reasons
 
 
-class Progress:
+class ExtractionProgress:
     """How far an extraction is, by the records of its shards; counts clips for Prometheus."""
 
     def __init__(self, folder: str, name: str, plan: dict[str, Any], experiment: str) -> None:
@@ -189,7 +191,7 @@ class Progress:
         self.rejected += rejected
         self.hours += hours
         for kind, amount in (("clips", found), ("rejects", rejected), ("audio_hours", hours)):
-            gauges.count(kind, amount, **self.tags)
+            gauges.add_to_counter(kind, amount, **self.tags)
 
     def show(self, rate: float) -> None:
         """Prints a line; `rate` is in clips a second, 0 before the first shard is written."""
@@ -203,7 +205,7 @@ class Progress:
 
 
 @contextmanager
-def shown(progress: Progress) -> Iterator[None]:
+def progress_lines(progress: ExtractionProgress) -> Iterator[None]:
     """Prints a line every few seconds, as long as the block runs."""
     ended = Event()
 
@@ -266,7 +268,7 @@ def report_loudness(name: str, summary: dict[str, Any]) -> None:
 def report_lengths(folder: str, settings: FeatureSettings) -> None:
     """Says how long the real clips are, and which `clip_length` would hold most of them whole."""
     filesystem, _ = storage.locate(folder)
-    parts = [storage.locate(uri)[1] for uri in parquet.part_uris(folder)]
+    parts = [storage.locate(uri)[1] for uri in parquet.shard_uris(folder)]
     table = pyarrow.dataset.dataset(parts, filesystem=filesystem).to_table(
         columns=["duration"], filter=pyarrow.dataset.field("window") == 0
     )

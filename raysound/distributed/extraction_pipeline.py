@@ -180,10 +180,10 @@ def record_there(uri: str) -> Shard | None:
 
 def map_log_mels(block: pa.Table, settings: FeatureSettings, **options: Any) -> pa.Table:
     """Runs in a Ray task: `raysound.features.extraction.log_mels`."""
-    from raysound.features.extraction import log_mels
+    from raysound.features.extraction import add_log_mels
 
     # Of shards that all exist already there is a block without columns.
-    return log_mels(block, settings, **options) if len(block) else block
+    return add_log_mels(block, settings, **options) if len(block) else block
 
 
 class ShardDatasink(Datasink[int]):
@@ -197,7 +197,7 @@ class ShardDatasink(Datasink[int]):
         from raysound.features.extraction import write_shard
 
         written = 0
-        for index, pairs in groupby(by_shard(blocks), lambda pair: pair[0]):
+        for index, pairs in groupby(group_by_shard(blocks), lambda pair: pair[0]):
             clips = shard_clips(self.folder, self.run, index)
             uri = storage.join(self.folder, parquet.shard_name(index))
             shard = write_shard(uri, clips, self.settings, (rows for _, rows in pairs))
@@ -215,7 +215,7 @@ def log_shard(uri: str, shard: Shard) -> None:
         logger.warning("%s: %s rejected: %s", uri, reject["clip_id"], reject["reason"])
 
 
-def by_shard(blocks: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+def group_by_shard(blocks: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
     """Cuts blocks where one shard ends and the next begins; yields a shard's number and rows."""
     for block in blocks:
         if not len(block):

@@ -22,13 +22,13 @@ SHOWN = {
 }
 
 
-def count(name: str, amount: float, **tags: str) -> None:
+def add_to_counter(name: str, amount: float, **tags: str) -> None:
     """Adds to one of COUNTED, by its tags; Prometheus takes no zero."""
     if amount > 0:
         _counter(name, tuple(sorted(tags))).inc(amount, tags)
 
 
-def show(name: str, value: float, **tags: str) -> None:
+def set_gauge(name: str, value: float, **tags: str) -> None:
     """Sets one of SHOWN, by its tags."""
     _gauge(name, tuple(sorted(tags))).set(value, tags)
 

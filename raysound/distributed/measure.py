@@ -15,7 +15,7 @@ from raysound import storage
 from raysound.distributed.failures import RETRIES, finite_retries, reported
 from raysound.distributed.score import on_gpus, score_made, tables_of_parts
 from raysound.distributed.session import run_remote_all
-from raysound.evaluation.part_scoring import digest, file_sha256
+from raysound.evaluation.part_scoring import file_sha256, json_digest
 from raysound.evaluation.partial_sums import (
     OTHERS,
     TRAIN,
@@ -29,20 +29,25 @@ from raysound.evaluation.partial_sums import (
     scored_of,
     selected,
 )
-from raysound.evaluation.predictions import embedding_size, part_index, part_uris, read_rows
+from raysound.evaluation.predictions import (
+    embedding_size,
+    part_index,
+    prediction_parts,
+    read_prediction_rows,
+)
 from raysound.evaluation.reference_file import RealSide
 from raysound.evaluation.selected import Selected, selected_clips
 from raysound.features import parquet
-from raysound.metrics.anchors import anchors_of_real, halves, sanity
+from raysound.metrics.anchors import anchors_of_real, sanity_checks, split_in_halves
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
 from raysound.metrics.fidelity import mmd_kernels
-from raysound.metrics.mismatch import Sound, merge_sounds, mismatches
+from raysound.metrics.mismatch import CorpusSound, merge_sounds, mismatches
 from raysound.metrics.mmd import decreases
 from raysound.metrics.ranking import ranking
 from raysound.metrics.selection import limits
 from raysound.settings.schema import Config
-from raysound.training.checkpoint import WEIGHTS, Checkpoint
+from raysound.training.checkpoint import WEIGHTS, ClassifierMetadata
 
 # Clips of noise and of silence: one is much like the other, and a large classifier takes its time.
 MADE_CLIPS = 100
@@ -95,16 +100,16 @@ class Measured(NamedTuple):
     """
 
     report: dict[str, Any]
-    sound: Sound
+    sound: CorpusSound
     selected: Selected
     entries: np.ndarray
     decreases: np.ndarray
 
 
-def measure(
+def compute_metrics(
     config: Config,
     run: str,
-    classifier: Checkpoint,
+    classifier: ClassifierMetadata,
     folders: dict[str, str],
     labelled: set[str],
     predictions: str,
@@ -157,7 +162,7 @@ def measure(
         "reference": dict(side.reference),
         "corpora": {"real": side.row, **rows},
         "anchors": side.anchors,
-        "sanity": sanity({"real": side.row, **side.anchors}),
+        "sanity": sanity_checks({"real": side.row, **side.anchors}),
         "ranking": ranking(rows),
         "mismatch": all_mismatches(
             classifier, {name: measured[name].sound for name in generated}, side.sound
@@ -192,7 +197,7 @@ def draw_real(sums: ray.ObjectRef, empty: PartialSums, plan: Plan, predictions: 
 def measure_real(
     config: Config,
     run: str,
-    classifier: Checkpoint,
+    classifier: ClassifierMetadata,
     folder: str,
     predictions: str,
     plan: Plan,
@@ -216,7 +221,7 @@ def measure_real(
     anchors = made_anchors(run, drawn.test, labels, config)
     anchors |= anchors_of_real(drawn.test, train, set_size)
     references = dict.fromkeys(anchors, real)
-    half, other = halves(train)
+    half, other = split_in_halves(train)
     if len(other.truth) > 1:
         anchors["real_halves"] = half
         references["real_halves"] = prepare_clips(other)
@@ -226,7 +231,9 @@ def measure_real(
     ]
     reports = run_remote_all(measure_anchor, calls)
     entries = drawn.entries
-    names = read_rows(predictions, "real", entries["part"], entries["row"], ["clip_id"])["clip_id"]
+    names = read_prediction_rows(predictions, "real", entries["part"], entries["row"], ["clip_id"])[
+        "clip_id"
+    ]
     return RealSide(
         classifier={
             "run": run.rpartition("/")[2],
@@ -277,11 +284,11 @@ def corpus_row(role: str, folder: str, measured: Measured) -> dict[str, Any]:
     }
 
 
-def classifier_identity(run: str, classifier: Checkpoint) -> dict[str, str]:
+def classifier_identity(run: str, classifier: ClassifierMetadata) -> dict[str, str]:
     """`RealSide.classifier` of the classifier in a folder."""
     return {
         "weights_sha256": file_sha256(storage.join(run, WEIGHTS)),
-        "normalisation": digest(classifier.normalisation.__dict__),
+        "normalisation": json_digest(classifier.normalisation.__dict__),
     }
 
 
@@ -298,7 +305,7 @@ def sum_corpora(
             pa.table([[name] * len(uris), uris], names=["corpus", "part"]), parts_of_a_task
         )
         for name in corpora
-        if (uris := part_uris(predictions, name))
+        if (uris := prediction_parts(predictions, name))
     }
     found = {name: ray.put({}) for name in corpora}
     if not tables:
@@ -404,7 +411,7 @@ def worst_clips(
     worst = order[falls[order] > 0]
     columns = ["clip_id", "label", "prediction", "nearest_train_clip_id"]
     some = entries[worst]
-    rows = read_rows(predictions, corpus, some["part"], some["row"], columns).to_pylist()
+    rows = read_prediction_rows(predictions, corpus, some["part"], some["row"], columns).to_pylist()
     return [
         row | {"mmd_decrease": value}
         for row, value in zip(rows, falls[worst].tolist(), strict=True)
@@ -418,12 +425,12 @@ def measure_anchor(
     return corpus_report(clips, real, labels, set_size, class_sizes)
 
 
-def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Sound:
+def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> CorpusSound:
     """How the clips of some sums sound; medians are those of a sample."""
     drawn = sample(sums.entries, plan)[:PAIR_CLIPS]
     columns = ["level_db", "duration"]
-    table = read_rows(predictions, corpus, drawn["part"], drawn["row"], columns)
-    return Sound(sums.sounds, table["level_db"].to_numpy(), table["duration"].to_numpy())
+    table = read_prediction_rows(predictions, corpus, drawn["part"], drawn["row"], columns)
+    return CorpusSound(sums.sounds, table["level_db"].to_numpy(), table["duration"].to_numpy())
 
 
 def made_anchors(run: str, test: Scored, labels: list[str], config: Config) -> dict[str, Scored]:
@@ -435,9 +442,9 @@ def made_anchors(run: str, test: Scored, labels: list[str], config: Config) -> d
     return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
 
 
-def merge_sound(train: Sound, test: Sound) -> Sound:
+def merge_sound(train: CorpusSound, test: CorpusSound) -> CorpusSound:
     """How the real clips sound, those that trained and the others."""
-    return Sound(
+    return CorpusSound(
         merge_sounds([train.sums, test.sums]),
         np.concatenate([train.level_db, test.level_db]),
         np.concatenate([train.duration, test.duration]),
@@ -445,7 +452,7 @@ def merge_sound(train: Sound, test: Sound) -> Sound:
 
 
 def all_mismatches(
-    classifier: Checkpoint, sounds: dict[str, Sound], real: Sound
+    classifier: ClassifierMetadata, sounds: dict[str, CorpusSound], real: CorpusSound
 ) -> list[dict[str, Any]]:
     """What sets each generated corpus apart from the real one, training clips included."""
     edges = parquet.band_edges(classifier.features)

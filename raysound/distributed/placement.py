@@ -111,7 +111,7 @@ def check_labels(labels: dict[str, str]) -> None:
         )
 
 
-def room(config: Config, is_streamed: bool) -> int:
+def capacity(config: Config, is_streamed: bool) -> int:
     """How many classifiers the cluster can train at a time, at least one."""
     scaling, _ = placement(config, is_streamed=is_streamed)
     each = scaling.resources_per_worker or {}

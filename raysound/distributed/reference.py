@@ -9,7 +9,7 @@ from raysound import storage
 from raysound.distributed.embeddings import embedding_metrics
 from raysound.distributed.evaluate import checked_inputs, clips_to_score
 from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.measure import measure
+from raysound.distributed.measure import compute_metrics
 from raysound.distributed.score import score_corpora
 from raysound.evaluation.reference_file import REFERENCE_NAME, write_reference
 from raysound.settings.loading import real_corpus
@@ -37,7 +37,7 @@ def reference(config: Config) -> str:
     uri = storage.join(config.output, REFERENCE_NAME)
     with sole_writer(out):
         score_corpora(folders, clips_to_score(real), run, config, predictions, others=generated)
-        _, side, _, _ = measure(config, run, classifier, folders, labelled, predictions)
+        _, side, _, _ = compute_metrics(config, run, classifier, folders, labelled, predictions)
         _, embeddings = embedding_metrics(
             config, sources, folders, out, side.set_size, others=generated
         )

@@ -31,7 +31,7 @@ from raysound.evaluation.part_scoring import (
     Identity,
     classifier_digest,
     classify,
-    digest,
+    json_digest,
     load_classifier,
     predictions_of,
     read_shard,
@@ -100,7 +100,7 @@ def score_corpora(
     if side is not None:
         task = ray.remote(max_retries=RETRIES)(references_from)
         references = task.remote(side.clip_ids, side.training.embedding)
-        compared = digest(classifier, batch_size, side.digest)
+        compared = json_digest(classifier, batch_size, side.digest)
     elif len(train) > K:
         waiting = Identity(classifier, batch_size, None)
         real = parts.filter(pc.equal(parts["corpus"], "real"))
@@ -108,7 +108,7 @@ def score_corpora(
         made.update(row["todo"] for row in found)
         task = ray.remote(max_retries=RETRIES)(references_of)
         references = task.remote([row["part"] for row in found if row["train"]])
-        compared = digest(classifier, batch_size, features_digest(folders["real"]), train)
+        compared = json_digest(classifier, batch_size, features_digest(folders["real"]), train)
     identity = Identity(classifier, batch_size, compared)
     made.update(
         row["todo"]
@@ -127,7 +127,7 @@ def parts_of(folders: Mapping[str, str], predictions: str) -> pa.Table:
     rows = [
         (name, uri, part_uri(predictions, name, part_index(uri)))
         for name, folder in folders.items()
-        for uri in parquet.part_uris(folder)
+        for uri in parquet.shard_uris(folder)
     ]
     columns = [[row[place] for row in rows] for place in range(3)]
     return pa.table(columns, schema=pa.schema([WORK.field(place) for place in range(3)]))
@@ -237,7 +237,7 @@ def read_step(batch: pa.Table, identity: Identity, chosen: list[ray.ObjectRef]) 
 
 def classify_step(batch: pa.Table, run: str, identity: Identity, device: str) -> pa.Table:
     """Runs in a Ray Data task: see `classify`."""
-    return as_batch(classify(row_of(batch), run, identity, device), WORK)
+    return as_batch(classify(only_row(batch), run, identity, device), WORK)
 
 
 class Classify:
@@ -256,10 +256,10 @@ def write_step(
 ) -> pa.Table:
     """Runs in a Ray Data task: see `write_predictions`."""
     real = None if references[0] is None else ray.get(references[0])
-    return as_batch(write_predictions(row_of(batch), identity, real), RESULT)
+    return as_batch(write_predictions(only_row(batch), identity, real), RESULT)
 
 
-def row_of(batch: pa.Table) -> dict[str, Any]:
+def only_row(batch: pa.Table) -> dict[str, Any]:
     """The only row of a batch of WORK; its table is not copied."""
     names = [name for name in batch.column_names if name != "table"]
     (row,) = batch.select(names).to_pylist()

@@ -20,7 +20,7 @@ from raysound.corpora.manifest_parts import (
 )
 from raysound.distributed.listing_pipeline import map_blocks, map_calls
 from raysound.features import parquet
-from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
+from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_range
 from raysound.features.shards import clips_per_shard, first_shards
 from raysound.settings.schema import Config
 
@@ -43,7 +43,7 @@ def plan_shards(
     facts = Facts.all(map_blocks(clips, Facts.of))
     index = read_index(folder)
     is_same = index is not None and index.digest == digest_text(facts.digest)
-    finished = is_same and index is not None and is_finished(folder, index.shards)
+    finished = is_same and index is not None and is_extracted(folder, index.shards)
     if not finished:
         # Shards change from here on: until all are made, nobody may take them for a corpus.
         storage.delete(storage.join(folder, "summary.json"))
@@ -99,7 +99,7 @@ def write_manifest(
         firsts, anew = first_shards(cuts, before.shards[-1] if before else -1)
         names = [f"manifest/{run}/part-{number:08d}.parquet" for number in range(len(filled))]
         shards = map_calls(
-            on_cluster, write_part,
+            on_cluster, write_range,
             [
                 (storage.join(folder, *name.split("/")), laid_out, first, anew, per_shard)
                 for name, laid_out, first in zip(names, rows, firsts, strict=True)
@@ -131,10 +131,10 @@ def group_part(uri: str, ranges: Ranges, temporary: str) -> dict[str, Any]:
     return group_new(storage.read_table(uri), ranges, temporary)
 
 
-def is_finished(folder: str, shards: list[int]) -> bool:
+def is_extracted(folder: str, shards: list[int]) -> bool:
     """True where all of these shards are there, and no clip is left to be tried again."""
     uri = storage.join(folder, "summary.json")
     if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
         return False
     # By number: older versions gave their files shorter names.
-    return {*shards} <= {index for index, _ in parquet.parts(folder)}
+    return {*shards} <= {index for index, _ in parquet.shard_names(folder)}

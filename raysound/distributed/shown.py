@@ -50,7 +50,7 @@ def chosen_examples(
     ]
     for name, clips in zip(folders, run_remote_all(places_of, calls), strict=True):
         loaded = {
-            place: examples.load(name, *chosen[name][place], sound, config.features)
+            place: examples.load_example(name, *chosen[name][place], sound, config.features)
             for place, sound in open_chosen(clips)
         }
         for _, example in sorted(loaded.items()):

@@ -36,7 +36,7 @@ from raysound.synthesis.formula import (
     FORMULA_VERSION,
     KINDS,
     ROLE_SNR_DB,
-    plan_corpus,
+    plan_clips,
     synthesize_clip,
 )
 from raysound.wording import counted
@@ -70,7 +70,7 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
     folder = storage.join(settings.output, role)
     real = role == "real"
     clips_per_class = settings.clips_per_class if real else settings.generated_clips_per_class
-    plan = plan_corpus(role, list(KINDS), clips_per_class, settings.seed)
+    plan = plan_clips(role, list(KINDS), clips_per_class, settings.seed)
     identity = {
         "formulas": FORMULA_VERSION, "role": role, **settings.model_dump(exclude={"output"}),
     }  # fmt: skip

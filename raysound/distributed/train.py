@@ -18,7 +18,7 @@ from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.failures import RETRIES, reported
 from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import room
+from raysound.distributed.placement import capacity
 from raysound.distributed.score import score_corpora
 from raysound.distributed.session import cancel_running
 from raysound.distributed.training import (
@@ -35,7 +35,7 @@ from raysound.evaluation.predictions import read_predictions
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config, digest
 from raysound.training import checkpoint
-from raysound.training.cross_validation import by_number, summarise, table
+from raysound.training.cross_validation import by_number, summarise, summary_table
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def train(config: Config) -> str:
     if not config.training.trains_several:
         return f"checkpoint: {train_classifier(config)}"
     summary, uri = cross_validate(config)
-    return "\n".join((*table(summary), f"cross-validation: {uri}"))
+    return "\n".join((*summary_table(summary), f"cross-validation: {uri}"))
 
 
 def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
@@ -109,9 +109,9 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
 
 def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, Any]]:
     """Trains each classifier in a Ray task and tests it; the results are in the order given."""
-    together = min(room(classifiers[0].config, is_streamed=False), len(classifiers))
+    together = min(capacity(classifiers[0].config, is_streamed=False), len(classifiers))
     if not fits_in_store(folder, together):
-        together = min(room(classifiers[0].config, is_streamed=True), together)
+        together = min(capacity(classifiers[0].config, is_streamed=True), together)
     options = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
     task = ray.remote(
         num_cpus=0, max_retries=RETRIES, runtime_env={"env_vars": options} if options else None
@@ -130,7 +130,7 @@ def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, 
                 if checkpoint.is_complete(run):
                     logger.info("%s: %s is trained already", classifier.name, run)
                     block.close()
-                    rows[classifier.name] = tested(classifier, run, folder)
+                    rows[classifier.name] = fold_row(classifier, run, folder)
                     continue
                 check_clips(classifier.config, clips)
                 block.enter_context(
@@ -144,11 +144,11 @@ def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, 
                 with reported(f"the training {classifier.name}"):
                     ray.get(call)
                 block.close()
-                rows[classifier.name] = tested(classifier, run, folder)
+                rows[classifier.name] = fold_row(classifier, run, folder)
     return [rows[classifier.name] for classifier in classifiers]
 
 
-def tested(classifier: Variant, run: str, folder: str) -> dict[str, Any]:
+def fold_row(classifier: Variant, run: str, folder: str) -> dict[str, Any]:
     """One classifier's row of the sums: how it does on its test clips."""
     split = split_clips(classifier.config, folder)
     test = split.filter(pc.equal(split["split"], "test"))

@@ -28,24 +28,24 @@ from raysound.settings.schema import TrainingSettings
 from raysound.storage import FORBIDDEN, FULL, explained
 from raysound.training import checkpoint
 from raysound.training.batches import (
-    Delivery,
-    delivery_to,
+    DeviceTransfer,
+    device_transfer,
     epoch_order,
     log_mels_on,
     prefetched,
     row_batches,
     validation_order,
 )
-from raysound.training.checkpoint import Checkpoint, Weights
+from raysound.training.checkpoint import ClassifierMetadata, Weights
 from raysound.training.hardware import decided, hardware_for, memory_told
 from raysound.training.loop import (
     Batch,
     Metrics,
-    Progress,
+    TrainState,
     fit,
     is_finished,
-    kept_epoch,
     quality,
+    selected_epoch,
 )
 
 TrainBatches = Callable[[int], Iterable[Batch]]
@@ -143,10 +143,10 @@ def train_alone(
 def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
     """One worker's part of a training: all of it where it is the only one."""
     settings: TrainingSettings = job["settings"]
-    note: Checkpoint = job["note"]
+    metadata: ClassifierMetadata = job["metadata"]
     torch.set_num_threads(min(job["threads"], available_cpus()))
     torch.manual_seed(settings.seed)
-    classifier = build(note.model, len(note.labels))
+    classifier = build(metadata.model, len(metadata.labels))
     if job["weights"] is not None and worker.checkpoint is None:
         weights = checkpoint.read_weights(job["weights"])
         fitting, _ = checkpoint.fitting(classifier, weights, job["weights"])
@@ -175,7 +175,7 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
     train_batches, validation_batches = feed(job, worker)
 
-    def after_epoch(progress: Progress) -> None:
+    def after_epoch(progress: TrainState) -> None:
         metrics = metrics_for_ray(progress.history, settings)
         if worker.rank:
             worker.report(metrics, checkpoint=None)
@@ -201,9 +201,9 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
             train_batches,
             validation_batches,
             settings,
-            note.normalisation,
+            metadata.normalisation,
             after_epoch,
-            classes=len(note.labels),
+            classes=len(metadata.labels),
             class_weights=job["class_weights"],
             crop_frames=job["crop_frames"],
             averaged=averaged,
@@ -212,7 +212,7 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
         )
 
 
-def read_progress(reported: ray.train.Checkpoint) -> tuple[Weights, Progress]:
+def read_progress(reported: ray.train.Checkpoint) -> tuple[Weights, TrainState]:
     """The weights and the progress that rank 0 reported."""
     with reported.as_directory() as folder:
         loaded = checkpoint.load_progress(folder)
@@ -223,7 +223,7 @@ def read_progress(reported: ray.train.Checkpoint) -> tuple[Weights, Progress]:
 
 def metrics_for_ray(history: list[Metrics], settings: TrainingSettings) -> Metrics:
     """The last epoch's metrics, with those by which Ray compares epochs and trials."""
-    best = history[kept_epoch(history, settings) - 1]
+    best = history[selected_epoch(history, settings) - 1]
     return {
         **history[-1],
         QUALITY: quality(history[-1]),
@@ -237,21 +237,21 @@ def feed(
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """Training batches of an epoch and validation batches, from the object store or a stream."""
     settings: TrainingSettings = job["settings"]
-    delivery = delivery_to(worker.device, job["compute"])
+    transfer = device_transfer(worker.device, job["compute"])
     if job["rows"] is None:
         asked = job["compute"].prefetch_batches
         ahead = STREAMED_AHEAD if asked == "auto" else asked
-        return streamed(job, worker, delivery, ahead)
+        return streamed(job, worker, transfer, ahead)
     train = ray.get(job["rows"]["train"])
-    on_device = log_mels_on(train, delivery.device)
+    on_device = log_mels_on(train, transfer.device)
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         balanced = settings.class_balance == "sampling"
         order = epoch_order(train, settings.seed, epoch, balanced)
         batches = row_batches(
-            train, settings.batch_size, order, worker.rank, worker.workers, delivery, on_device
+            train, settings.batch_size, order, worker.rank, worker.workers, transfer, on_device
         )
-        return prefetched(batches, delivery.ahead)
+        return prefetched(batches, transfer.ahead)
 
     if not job["has_validation"]:
         return train_batches, None
@@ -259,14 +259,14 @@ def feed(
     order = validation_order(validation, settings.batch_size, worker.rank, worker.workers)
 
     def validation_batches() -> Iterator[Batch]:
-        batches = row_batches(validation, settings.batch_size, order, 0, 1, delivery, None)
-        return prefetched(batches, delivery.ahead)
+        batches = row_batches(validation, settings.batch_size, order, 0, 1, transfer, None)
+        return prefetched(batches, transfer.ahead)
 
     return train_batches, validation_batches
 
 
 def streamed(
-    job: dict[str, Any], worker: WorkerContext, delivery: Delivery, ahead: int
+    job: dict[str, Any], worker: WorkerContext, transfer: DeviceTransfer, ahead: int
 ) -> tuple[TrainBatches, ValidationBatches | None]:
     """The same from Ray Data, shuffled in a buffer."""
     settings: TrainingSettings = job["settings"]
@@ -279,7 +279,7 @@ def streamed(
         return training_data.stream_batches(
             worker.stream("train"),
             share,
-            delivery,
+            transfer,
             ahead,
             local_shuffle_buffer_size=max(share, settings.shuffle_buffer // worker.workers),
             local_shuffle_seed=settings.seed * 100_003 + epoch,
@@ -287,7 +287,7 @@ def streamed(
 
     def validation_batches() -> Iterable[Batch]:
         return training_data.stream_batches(
-            worker.stream("validation"), settings.batch_size, delivery, ahead
+            worker.stream("validation"), settings.batch_size, transfer, ahead
         )
 
     return train_batches, validation_batches if job["has_validation"] else None

@@ -26,7 +26,7 @@ from raysound.corpora.manifest_parts import read_manifest
 from raysound.corpora.split import assign_split
 from raysound.distributed import training_data
 from raysound.distributed.connect import first_line
-from raysound.distributed.epochs_shown import epochs_shown
+from raysound.distributed.epochs_shown import log_epochs
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.listing import finished_features
 from raysound.distributed.placement import placement, reading_tasks
@@ -39,7 +39,7 @@ from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config, TrainingSettings, digest
 from raysound.training import checkpoint
 from raysound.training.batches import class_weights
-from raysound.training.checkpoint import Checkpoint
+from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
 from raysound.wording import counted
@@ -113,13 +113,13 @@ def log_weights(config: Config, classes: int) -> None:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What classifiers learn from: the real corpus in some features and split.
 
     Attributes:
         labels: class names in the order of the logits.
         normalisation: of the training clips.
-        data: clips a split, and the digest of the split.
+        splits: clips per split, and the digest of the split.
         clips_a_class: training clips, in the order of the labels.
         rows: references to the Rows of `train` and `validation` in the object store, if they fit.
         sources: of the same as streams, if they don't.
@@ -127,7 +127,7 @@ class Material:
 
     labels: list[str]
     normalisation: Normalisation
-    data: dict[str, Any]
+    splits: dict[str, Any]
     clips_a_class: np.ndarray
     rows: dict[str, ray.ObjectRef] | None
     sources: dict[str, ShardDatasource] | None
@@ -135,7 +135,7 @@ class Material:
     @property
     def has_validation(self) -> bool:
         """True where a clip validates."""
-        return bool(self.data["validation"])
+        return bool(self.splits["validation"])
 
     def datasets(self, job: dict[str, Any]) -> dict[str, ray.data.Dataset]:
         """The streams of a training; none where the rows are in the object store."""
@@ -200,7 +200,7 @@ def training_shown(
     log_weights(config, classes)
     if config.training.unreached_step:
         logger.warning("%s: note: %s", name, config.training.unreached_step)
-    with epochs_shown(storage.join(run, "history.jsonl"), config, name):
+    with log_epochs(storage.join(run, "history.jsonl"), config, name):
         yield
 
 
@@ -212,11 +212,11 @@ def train_run(config: Config, folder: str, clips: pa.Table, run: str, together: 
     # A Ray task that ended may be tried again, if its node died.
     if checkpoint.is_complete(run):
         return
-    material = gather(folder, clips, together)
-    scaling, threads = placement(config, together, material.rows is None)
-    note = describe(config, material)
-    result = run_workers(job_of(config, material, note, run, threads), scaling, material)
-    finish(run, result, note, config.training)
+    data = load_training_data(folder, clips, together)
+    scaling, threads = placement(config, together, data.rows is None)
+    metadata = classifier_metadata(config, data)
+    result = run_workers(job_of(config, data, metadata, run, threads), scaling, data)
+    export_classifier(run, result, metadata, config.training)
 
 
 def by_split(clips: pa.Table) -> dict[str, pa.Table]:
@@ -227,13 +227,13 @@ def by_split(clips: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
-    """The material of some features.
+def load_training_data(folder: str, clips: pa.Table, sharing: int = 1) -> TrainingData:
+    """The data of some features.
 
     Args:
         folder: of the real corpus's features.
         clips: the usable ones, with their `label` and `split`.
-        sharing: how many such materials the object store has to hold; else they are streamed.
+        sharing: how many such data sets the object store has to hold; else they are streamed.
     """
     labels = sorted(set(clips["label"].to_pylist()))
     parts = by_split(clips)
@@ -246,13 +246,13 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
             rows[split] = training_data.kept_in_store(folder, part, labels)
         else:
             chosen = ray.put(part.select(["clip_id", "label"]))
-            sources[split] = ShardDatasource(parquet.part_uris(folder), chosen, labels)
+            sources[split] = ShardDatasource(parquet.shard_uris(folder), chosen, labels)
     found = pc.value_counts(parts["train"]["label"]).to_pylist()
     of_class = {row["values"]: row["counts"] for row in found}
-    return Material(
+    return TrainingData(
         labels=labels,
         normalisation=training_data.normalisation(folder, parts["train"]),
-        data={**counts, "split_digest": split_digest(clips)},
+        splits={**counts, "split_digest": split_digest(clips)},
         clips_a_class=np.array([of_class[label] for label in labels]),
         rows=rows if fits else None,
         sources=None if fits else sources,
@@ -260,30 +260,30 @@ def gather(folder: str, clips: pa.Table, sharing: int = 1) -> Material:
 
 
 def job_of(
-    config: Config, material: Material, note: Checkpoint, run: str, threads: int
+    config: Config, data: TrainingData, metadata: ClassifierMetadata, run: str, threads: int
 ) -> dict[str, Any]:
     """The settings and data of a worker.
 
     Raises:
-        UserError: settings that this material can't be taught with.
+        UserError: settings that this data can't be taught with.
     """
     settings = config.training
-    if material.rows is None and settings.class_balance == "sampling":
+    if data.rows is None and settings.class_balance == "sampling":
         raise UserError(
             "training.class_balance: sampling needs the features in Ray's object store, which is "
             "too small for them: use weights"
         )
-    weights = class_weights(material.clips_a_class)
+    weights = class_weights(data.clips_a_class)
     crop = settings.crop_length
     return {
-        "note": note,
+        "metadata": metadata,
         "settings": settings,
         "compute": config.compute,
         "threads": threads,
         "weights": config.model.weights,
         "run": run,
-        "rows": material.rows,
-        "has_validation": material.has_validation,
+        "rows": data.rows,
+        "has_validation": data.has_validation,
         "class_weights": weights if settings.class_balance == "weights" else None,
         "crop_frames": config.features.frames_of(crop) if crop else None,
     }
@@ -292,7 +292,7 @@ def job_of(
 def run_workers(
     job: dict[str, Any],
     scaling: ray.train.ScalingConfig,
-    material: Material,
+    data: TrainingData,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> ray.train.Result:
     """Trains over Ray Train's workers until the last epoch, from the run's latest checkpoint on.
@@ -328,7 +328,7 @@ def run_workers(
             ),
             callbacks=[Failures(), *callbacks],
         ),
-        datasets=material.datasets(job),
+        datasets=data.datasets(job),
         dataset_config=training_data.SplitStreams(),
     )
     try:
@@ -339,7 +339,7 @@ def run_workers(
         if hasattr(cause, "num_workers"):
             if len(read_history(history)) > before:
                 # Ray counts the waits over the whole run: so they are counted since an epoch.
-                return run_workers(job, scaling, material, callbacks)
+                return run_workers(job, scaling, data, callbacks)
             minutes = round(patience * (MOST_WAITS + 1) / 60)
             raise UserError(
                 f"no room for {counted(cause.num_workers, 'worker')} has come within "
@@ -397,24 +397,24 @@ class Failures(ray.train.UserCallback):
             )
 
 
-def describe(config: Config, material: Material) -> Checkpoint:
-    """All of the classifier's note but its metrics."""
-    return Checkpoint(
+def classifier_metadata(config: Config, data: TrainingData) -> ClassifierMetadata:
+    """All of the classifier's metadata but its metrics."""
+    return ClassifierMetadata(
         model=config.model.name,
-        labels=material.labels,
+        labels=data.labels,
         features=config.features,
-        normalisation=material.normalisation,
+        normalisation=data.normalisation,
         training=config.training.model_dump(),
         metrics={},
-        data=material.data,
+        data=data.splits,
         versions={name: version(name) for name in ("raysound", "ray", "torch", "torchaudio")},
     )
 
 
-def finish(
-    run: str, result: ray.train.Result, note: Checkpoint, settings: TrainingSettings
+def export_classifier(
+    run: str, result: ray.train.Result, metadata: ClassifierMetadata, settings: TrainingSettings
 ) -> None:
-    """Leaves the kept epoch's weights and note, the note last, and removes Ray Train's files."""
+    """Writes the selected epoch's weights, then the metadata, and deletes Ray Train's files."""
     kept = result.checkpoint
     if settings.checkpoint_policy == "best" and kept is not None:
         kept = result.get_best_checkpoint(QUALITY, "max")
@@ -422,7 +422,7 @@ def finish(
         raise RuntimeError(f"{run}: the training ended without a single epoch")
     weights, progress = read_progress(kept)
     checkpoint.save(
-        run, weights.averaged or weights.model, replace(note, metrics=progress.history[-1])
+        run, weights.averaged or weights.model, replace(metadata, metrics=progress.history[-1])
     )
     for name in ray_train_files(run):
         storage.delete(storage.join(run, name))

@@ -23,7 +23,7 @@ from raysound.distributed.session import run_remote_all
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import MelStatistics
-from raysound.training.batches import Delivery, Rows
+from raysound.training.batches import DeviceTransfer, Rows
 from raysound.training.inference import Normalisation
 from raysound.training.loop import Batch
 
@@ -52,8 +52,8 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
     """Runs in a Ray task: reads the windows of some clips, in the order of the shards."""
     wanted = clips["clip_id"].combine_chunks()
     parts = []
-    for uri in parquet.part_uris(folder):
-        table = read_rows(uri, wanted)
+    for uri in parquet.shard_uris(folder):
+        table = read_windows(uri, wanted)
         if len(table):
             parts.append((parquet.tensor_array(table["log_mel"]), table["clip_id"]))
     if not parts:
@@ -67,7 +67,7 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
     )
 
 
-def read_rows(uri: str, clip_ids: pa.Array) -> pa.Table:
+def read_windows(uri: str, clip_ids: pa.Array) -> pa.Table:
     """The columns clip_id and log_mel of those windows of a shard that belong to some clips."""
     with storage.open_file(uri) as file:
         table = pq.read_table(file, columns=["clip_id", "log_mel"])
@@ -168,20 +168,24 @@ class SplitStreams(ray.train.DataConfig):
 def read_chosen(uri: str, chosen: list[ray.ObjectRef], labels: list[str]) -> Iterator[pa.Table]:
     """Runs in a Ray task: the windows of the chosen clips of a shard, with their class."""
     clips = ray.get(chosen[0])
-    table = read_rows(uri, clips["clip_id"].combine_chunks())
+    table = read_windows(uri, clips["clip_id"].combine_chunks())
     label = clips["label"].take(pc.index_in(table["clip_id"], clips["clip_id"])).to_pylist()
     target = pa.array(np.searchsorted(labels, label), pa.int64())
     yield table.append_column("target", target)
 
 
 def stream_batches(
-    shard: ray.data.DataIterator, batch_size: int, delivery: Delivery, ahead: int, **options: Any
+    shard: ray.data.DataIterator,
+    batch_size: int,
+    transfer: DeviceTransfer,
+    ahead: int,
+    **options: Any,
 ) -> Iterable[Batch]:
     """Batches of a Ray Data stream, which has so many ahead by itself."""
 
     def collate(rows: dict[str, np.ndarray]) -> Batch:
         names = rows["clip_id"].tolist()
-        return Batch(delivery.bring(rows["log_mel"]), delivery.bring(rows["target"]), names)
+        return Batch(transfer.to_device(rows["log_mel"]), transfer.to_device(rows["target"]), names)
 
     batches: Iterable[Batch] = shard.iter_torch_batches(
         batch_size=batch_size, prefetch_batches=ahead, collate_fn=collate, **options
@@ -192,7 +196,7 @@ def stream_batches(
 def normalisation(folder: str, clips: pa.Table) -> Normalisation:
     """Mean and spread of every mel band over the windows of some clips, the same anywhere."""
     chosen = ray.put(clips["clip_id"].combine_chunks())
-    calls = ((uri, [chosen]) for uri in parquet.part_uris(folder))
+    calls = ((uri, [chosen]) for uri in parquet.shard_uris(folder))
     total = None
     for part in run_remote_all(shard_statistics, calls):
         if part is not None:
@@ -204,5 +208,5 @@ def normalisation(folder: str, clips: pa.Table) -> Normalisation:
 
 def shard_statistics(uri: str, chosen: list[ray.ObjectRef]) -> MelStatistics | None:
     """Runs in a Ray task: the statistics of the chosen clips' windows in one shard."""
-    table = read_rows(uri, ray.get(chosen[0]))
+    table = read_windows(uri, ray.get(chosen[0]))
     return MelStatistics.of(parquet.tensor_array(table["log_mel"])) if len(table) else None

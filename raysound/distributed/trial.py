@@ -14,7 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
 from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
-from raysound.distributed.training import Material, describe, job_of, run_workers
+from raysound.distributed.training import TrainingData, classifier_metadata, job_of, run_workers
 from raysound.errors import UserError
 from raysound.settings.loading import sampled_config
 from raysound.settings.schema import Config, PopulationBasedTraining
@@ -22,7 +22,7 @@ from raysound.training.history import read_history
 from raysound.training.loop import is_finished
 
 # Of a trial that failed because of its values: why.
-MISTAKE = "mistake"
+USER_ERROR = "mistake"
 # Seconds in which Ray Tune takes a report, even where it is busy.
 TAKEN_WITHIN = 60.0
 
@@ -34,7 +34,7 @@ class Search:
     Attributes:
         config: with the search.
         folder: of the search.
-        materials: what to learn from, by feature id.
+        data_by_features: what to learn from, by feature id.
         scaling: of Ray Train's workers; None where a trial is one process.
         threads: of torch, a process.
         use_gpu: whether a trial has one, or a share.
@@ -42,7 +42,7 @@ class Search:
 
     config: Config
     folder: str
-    materials: Mapping[str, Material]
+    data_by_features: Mapping[str, TrainingData]
     scaling: ray.train.ScalingConfig | None
     threads: int
     use_gpu: bool
@@ -70,25 +70,25 @@ def run_trial(drawn: dict[str, Any], search: Search) -> None:
     history = storage.join(run, "history.jsonl")
     try:
         config = sampled_config(search.config, decoded(search.config, drawn))
-        material = search.materials[config.features.id]
-        job = job_of(config, material, describe(config, material), run, search.threads)
+        data = search.data_by_features[config.features.id]
+        job = job_of(config, data, classifier_metadata(config, data), run, search.threads)
         job["is_population"] = isinstance(search.config.search.scheduler, PopulationBasedTraining)
         if search.scaling is not None:
             was_finished = is_finished(read_history(history), config.training)
-            result = run_workers(job, search.scaling, material, [ReportToTune()])
+            result = run_workers(job, search.scaling, data, [ReportToTune()])
             if was_finished:
                 # Ray Tune was interrupted before it took the last report.
                 tune.report(result.metrics)
             return
         device = torch.device("cuda" if search.use_gpu else "cpu")
-        train_alone(job, device, material.datasets(job), tune.report, tune.get_checkpoint())
+        train_alone(job, device, data.datasets(job), tune.report, tune.get_checkpoint())
     except storage.UnwritableError:
         # Not because of the values: when there is room again, the trial continues.
         raise
     except UserError as error:
         # The lowest score: a searcher learns that this is a bad place.
         epoch = 1 + len(read_history(history))
-        tune.report({"epoch": epoch, SCORE: 0.0, FINISHED: False, MISTAKE: str(error)})
+        tune.report({"epoch": epoch, SCORE: 0.0, FINISHED: False, USER_ERROR: str(error)})
 
 
 class ReportToTune(TuneReportCallback):

@@ -10,8 +10,8 @@ from typing import Any
 from ray import tune
 
 from raysound.distributed.train_worker import FINISHED, SCORE
-from raysound.distributed.trial import MISTAKE, decoded
-from raysound.report.search_page import shown
+from raysound.distributed.trial import USER_ERROR, decoded
+from raysound.report.search_page import setting_text
 from raysound.settings.schema import Config
 from raysound.wording import counted
 
@@ -21,7 +21,7 @@ PAUSE = 0.5
 ROWS = 20
 
 
-class TrialsShown(tune.Callback):
+class SearchProgress(tune.Callback):
     """Stands in Ray Tune's loop; is written to disk with its state, so it holds plain values only.
 
     Args:
@@ -44,13 +44,13 @@ class TrialsShown(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, or was stopped."""
-        self.tell(trials, trial)
+        self.report_end(trials, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good."""
-        self.tell(trials, trial)
+        self.report_end(trials, trial)
 
-    def tell(self, trials: list[Any], trial: Any) -> None:
+    def report_end(self, trials: list[Any], trial: Any) -> None:
         """One more trial is over."""
         if sys.stderr.isatty():
             self.draw(trials, ending=trial)
@@ -81,13 +81,16 @@ class TrialsShown(tune.Callback):
             _state(trial, over),
             str(result.get("epoch", "–")),
             "–" if score is None else f"{score:.1%}",
-            *(shown(values[key]) if key in values else "–" for key in self.config.search.space),
+            *(
+                setting_text(values[key]) if key in values else "–"
+                for key in self.config.search.space
+            ),
         ]
 
 
 def _state(trial: Any, over: bool) -> str:
     result = trial.last_result or {}
-    if trial.status == "ERROR" or MISTAKE in result:
+    if trial.status == "ERROR" or USER_ERROR in result:
         return "failed"
     if not over and not trial.is_finished():
         return trial.status.lower()

@@ -16,16 +16,16 @@ from raysound import storage
 from raysound.distributed.exclusive import sole_writer
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.nodes import await_nodes
-from raysound.distributed.placement import check_labels, placement, room
+from raysound.distributed.placement import capacity, check_labels, placement
 from raysound.distributed.session import cluster_cpus, cluster_gpus
 from raysound.distributed.training import (
-    Material,
+    TrainingData,
     check_clips,
-    gather,
+    load_training_data,
     ray_train_files,
     split_clips,
 )
-from raysound.distributed.trial import MISTAKE, Search, decoded
+from raysound.distributed.trial import USER_ERROR, Search, decoded
 from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
 from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
@@ -33,7 +33,7 @@ from raysound.report.search_results import last_line, summary_lines, trials_csv
 from raysound.settings.loading import most_epochs, real_corpus, sampled_config
 from raysound.settings.schema import Config, digest
 from raysound.training.history import read_history
-from raysound.training.loop import is_finished, kept_epoch
+from raysound.training.loop import is_finished, selected_epoch
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -60,18 +60,18 @@ def tune(config: Config) -> str:
     real_corpus(config)
     if not config.search.space:
         raise UserError("search.space is empty: name a setting and what it may be, as in README.md")
-    materials, corpora = gathered(config)
+    data_by_features, corpora = load_search_data(config)
     folder = search_folder(config, corpora)
     best = storage.join(folder, "best.yaml")
     with sole_writer(folder):
         if not storage.exists(best):
-            search(config, materials, folder)
+            search(config, data_by_features, folder)
         else:
             logger.info("%s is there already", folder)
     return f"best config: {best}"
 
 
-def gathered(config: Config) -> tuple[dict[str, Material], dict[str, str]]:
+def load_search_data(config: Config) -> tuple[dict[str, TrainingData], dict[str, str]]:
     """What trials learn from, by feature id, and what stands for the clips in each.
 
     Every choice of features is extracted here, once.
@@ -89,7 +89,7 @@ def gathered(config: Config) -> tuple[dict[str, Material], dict[str, str]]:
             logger.info("left out: %s", error)
             continue
         variants[one.features.id] = one
-    materials, corpora = {}, {}
+    data_by_features, corpora = {}, {}
     for feature_id, one in variants.items():
         folder = extract_corpus("real", one)
         clips = split_clips(one, folder)
@@ -101,8 +101,8 @@ def gathered(config: Config) -> tuple[dict[str, Material], dict[str, str]]:
             )
         summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
         corpora[feature_id] = summary["digest"]
-        materials[feature_id] = gather(folder, clips, sharing=len(variants))
-    return materials, corpora
+        data_by_features[feature_id] = load_training_data(folder, clips, sharing=len(variants))
+    return data_by_features, corpora
 
 
 def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
@@ -119,12 +119,12 @@ def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
     return storage.join(config.output, "search", name)
 
 
-def search(config: Config, materials: Mapping[str, Material], folder: str) -> None:
+def search(config: Config, data_by_features: Mapping[str, TrainingData], folder: str) -> None:
     """Runs the trials that are still to be run, and writes what came of all of them."""
     os.environ |= TUNE_ENVIRONMENT
     # Its traceback of a failed trial is kept in error.txt, beside the trial's history.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    shared, resources, together = arranged(config, materials, folder)
+    shared, resources, together = arranged(config, data_by_features, folder)
     logger.info("%s, %d at a time", counted(trial_count(config), "trial"), together)
     probe = storage.join(folder, "probe")
     try:
@@ -147,7 +147,7 @@ def search(config: Config, materials: Mapping[str, Material], folder: str) -> No
 
 
 def arranged(
-    config: Config, materials: Mapping[str, Material], folder: str
+    config: Config, data_by_features: Mapping[str, TrainingData], folder: str
 ) -> tuple[Search, dict[str, float], int]:
     """What the trials share, what Ray Tune reserves for a trial, and how many trials run at a time.
 
@@ -158,13 +158,13 @@ def arranged(
     if compute.workers_range[1] > 1:
         if settings.gpus_per_trial is not None:
             raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
-        is_streamed = any(material.rows is None for material in materials.values())
-        most = room(config, is_streamed)
+        is_streamed = any(data.rows is None for data in data_by_features.values())
+        most = capacity(config, is_streamed)
         together = min(most, settings.max_concurrent_trials or math.inf, trial_count(config))
         scaling, threads = placement(config, int(together), is_streamed)
         # The trial itself only waits for its workers, which may need every CPU.
         resources = {"memory": float(1 << 20)}
-        shared = Search(config, folder, materials, scaling, threads, scaling.use_gpu)
+        shared = Search(config, folder, data_by_features, scaling, threads, scaling.use_gpu)
         return shared, resources, int(together)
     share = {"GPU": settings.gpus_per_trial or 1} if compute.use_gpu is True else {}
     await_nodes({"CPU": compute.cpus_per_worker or 1, **share}, 1, compute, compute.labels)
@@ -183,7 +183,7 @@ def arranged(
     fitting = min(int(free[kind] // amount) for kind, amount in resources.items())
     together = min(fitting, settings.max_concurrent_trials or fitting, trial_count(config))
     threads = max(1, int(cpus // together))
-    shared = Search(config, folder, materials, None, threads, wants_gpu)
+    shared = Search(config, folder, data_by_features, None, threads, wants_gpu)
     return shared, resources, together
 
 
@@ -197,7 +197,7 @@ def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
         # Of a trial that never reported Ray Tune gives no values.
         drawn = decoded(search.config, result.config or {})
         values = {key: drawn.get(key) for key in search.config.search.space}
-        error = result.metrics.get(MISTAKE)
+        error = result.metrics.get(USER_ERROR)
         if result.error is not None:
             error = last_line(str(result.error)) or type(result.error).__name__
             storage.write_bytes(storage.join(folder, "error.txt"), str(result.error).encode())
@@ -205,7 +205,7 @@ def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
         if history:
             # Values that don't go together never came so far.
             training = sampled_config(search.config, values).training
-            kept = history[kept_epoch(history, training) - 1]
+            kept = history[selected_epoch(history, training) - 1]
             if not error:
                 state = "finished" if is_finished(history, training) else "stopped"
         yield TrialRow(number, trial_id, state, values, history, kept, error)

@@ -15,7 +15,7 @@ from ray.tune.search import BasicVariantGenerator
 from raysound import storage
 from raysound.distributed.train_worker import SCORE
 from raysound.distributed.trial import Search, run_trial
-from raysound.distributed.trials_shown import TrialsShown
+from raysound.distributed.trials_shown import SearchProgress
 from raysound.errors import UserError
 from raysound.settings.loading import most_epochs
 from raysound.settings.schema import Config, Dimension, PopulationBasedTraining
@@ -73,7 +73,7 @@ def tuner_of(
             storage_path=folder,
             failure_config=ray_tune.FailureConfig(max_failures=MOST_FAILURES),
             checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=CHECKPOINTS),
-            callbacks=[TrialsShown(search.config, trial_count(search.config))],
+            callbacks=[SearchProgress(search.config, trial_count(search.config))],
             verbose=0,
         ),
     )

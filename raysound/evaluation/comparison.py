@@ -15,7 +15,7 @@ from raysound.metrics.declarations import (
     METRICS_SCHEMA,
     Metric,
 )
-from raysound.metrics.intervals import difference, measure
+from raysound.metrics.intervals import difference, estimate
 from raysound.metrics.significance import holm, p_value, significant
 
 # What must be the same for two numbers to mean the same: whose ears, against which clips.
@@ -212,7 +212,7 @@ def compared(
     del gap["significant"]
     if metric.needs_equal_n and before["compared"] != after["compared"]:
         why = f"of {before['compared']} and of {after['compared']} clips"
-        gap, p = measure(None, why=why), None
+        gap, p = estimate(None, why=why), None
         why = f"not comparable: {gap['why']}"
     elif p is None:
         why = f"no interval: {gap['why']}"

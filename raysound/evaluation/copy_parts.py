@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from raysound import storage
 from raysound.evaluation.derived_parts import derive_part, log_mels_of
-from raysound.evaluation.predictions import as_array, part_uris
+from raysound.evaluation.predictions import as_array, prediction_parts
 from raysound.metrics.copies import (
     WINDOWS_TOGETHER,
     Copies,
-    Reference,
     Threshold,
+    TrainingWindows,
     by_clip,
     coarse_vectors,
     copied_share,
@@ -74,7 +74,7 @@ class SearchedClips(NamedTuple):
     clips: pa.Table
     clip: np.ndarray
     group: np.ndarray
-    reference: Reference
+    reference: TrainingWindows
 
 
 def hop_seconds(settings: FeatureSettings) -> float:
@@ -157,7 +157,7 @@ def merge_windows(
     for start in range(0, len(vectors), WINDOWS_TOGETHER):
         some = vectors[start : start + WINDOWS_TOGETHER]
         some[:] = normalised(some, centre)
-    reference = Reference(windows, centre, vectors, seconds)
+    reference = TrainingWindows(windows, centre, vectors, seconds)
     return SearchedClips(clips, clip, group[clip].astype(np.int64), reference)
 
 
@@ -269,7 +269,7 @@ def calibrated(real: pa.Table, rate: float) -> Threshold:
 def corpus_copies(folder: str, corpus: str, threshold: Threshold) -> dict[str, Any]:
     """Share of copies among the clips of a corpus, and the most similar pairs."""
     best, similarities = COPIES.empty_table(), [np.zeros(0, np.float32)]
-    for uri in part_uris(folder, corpus):
+    for uri in prediction_parts(folder, corpus):
         table = storage.read_table(uri)
         similarities.append(table["similarity"].to_numpy())
         best = most_similar(pa.concat_tables([best, table]))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
-from raysound.evaluation.part_scoring import digest
+from raysound.evaluation.part_scoring import json_digest
 from raysound.evaluation.predictions import read_metadata
 from raysound.features import parquet
 
@@ -55,8 +55,8 @@ def derive_part(
     if record is None:
         raise FileNotFoundError(f"{row['shard']} is gone")
     clips = storage.read_table(row["scored"], ["clip_id", "split", "label"]).combine_chunks()
-    chosen = digest(clips["clip_id"].to_pylist(), clips["split"].to_pylist())
-    wanted = digest(source, record.digest, record.written, record.windows, chosen)
+    chosen = json_digest(clips["clip_id"].to_pylist(), clips["split"].to_pylist())
+    wanted = json_digest(source, record.digest, record.written, record.windows, chosen)
     if is_derived(row["part"], wanted):
         return {"todo": DONE}
     if derive is not None:

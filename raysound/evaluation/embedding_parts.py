@@ -20,10 +20,10 @@ from raysound.evaluation.onnx_model import (
     BATCH_WINDOWS,
     GPU_PROVIDER,
     import_onnxruntime,
-    load_model,
+    load_onnx_model,
     read_model,
 )
-from raysound.evaluation.part_scoring import digest
+from raysound.evaluation.part_scoring import json_digest
 from raysound.evaluation.predictions import part_index
 from raysound.features.extraction import read_windows
 from raysound.metrics.selection import keys, sampled, smallest
@@ -68,10 +68,10 @@ class EmbeddingSource(NamedTuple):
         """Stands for everything that the embedding of a given clip depends on."""
         if self.path:
             of = self.windows
-            return digest(
+            return json_digest(
                 EMBEDDING_VERSION, self.sha256, of.sample_rate, of.clip_length, of.long_clips
             )
-        return digest(EMBEDDING_VERSION, "log_mel_statistics", self.windows.id)
+        return json_digest(EMBEDDING_VERSION, "log_mel_statistics", self.windows.id)
 
     @property
     def words(self) -> str:
@@ -109,7 +109,7 @@ def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> E
         size = 2 * (2 + len(QUANTILES)) * settings.n_mels
         return EmbeddingSource(name, "", "", size, settings, False)
     sha256 = read_model(name, embedding.path)[1]
-    model = load_model(name, embedding.path, sha256, embedding.clip_samples, False)
+    model = load_onnx_model(name, embedding.path, sha256, embedding.clip_samples, False)
     windows = window_settings(embedding, settings.long_clips)
     can_use_gpu = GPU_PROVIDER in import_onnxruntime(name).get_available_providers()
     return EmbeddingSource(name, embedding.path, sha256, model.size, windows, can_use_gpu)
@@ -138,7 +138,7 @@ def embed_part(row: dict[str, str], source: EmbeddingSource, run: str) -> dict[s
             found = window_statistics(shard, names)
         return with_embedding(clips, mean_of_windows(names, found, source))
 
-    return derive_part(row, digest(source.digest, BATCH_SAMPLES, BATCH_WINDOWS), embed)
+    return derive_part(row, json_digest(source.digest, BATCH_SAMPLES, BATCH_WINDOWS), embed)
 
 
 def window_statistics(shard: str, names: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -159,7 +159,7 @@ def embedded_windows(
     if not len(names):
         return
     settings = source.windows
-    model = load_model(
+    model = load_onnx_model(
         source.name, source.path, source.sha256, settings.clip_samples, source.on_gpu
     )
     folder = shard.rpartition("/")[0]

@@ -52,7 +52,7 @@ def choose(predictions: pa.Table, count: int) -> list[tuple[int, Kind]]:
     return list(chosen.items())
 
 
-def load(
+def load_example(
     corpus: str, row: Mapping[str, Any], kind: Kind, sound: Sound, settings: FeatureSettings
 ) -> Example | None:
     """Reads the first window of a clip, as picture and sound; None and a warning if it is gone.

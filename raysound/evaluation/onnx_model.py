@@ -53,7 +53,7 @@ class OnnxModel:
         try:
             self.session = runtime.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            why = first_line(error)
+            why = error_summary(error)
             if "external" in why.lower():
                 why += " (the file must hold the weights: export with external_data=False)"
             raise UserError(f"{self.where}: onnxruntime can't load the model: {why}") from error
@@ -87,7 +87,7 @@ class OnnxModel:
             )
         if len(shape) != 2:
             raise UserError(
-                f"{self.where}: the model's input has the shape {written(shape)}: it must be "
+                f"{self.where}: the model's input has the shape {shape_text(shape)}: it must be "
                 "(batch, samples)"
             )
         batch, samples = shape
@@ -126,7 +126,7 @@ class OnnxModel:
             except Exception as error:
                 raise UserError(
                     f"{self.where}: the model fails on waveforms of the shape "
-                    f"{written(batch.shape)}: {first_line(error)}"
+                    f"{shape_text(batch.shape)}: {error_summary(error)}"
                 ) from error
             found.append(self._mean_of_frames(output, len(batch)))
         return np.concatenate(found)
@@ -138,7 +138,8 @@ class OnnxModel:
             wanted = self.size or "size"
             raise UserError(
                 f"{self.where}: the model's output for {count} waveforms has the shape "
-                f"{written(shape)}: it must be ({count}, {wanted}) or ({count}, frames, {wanted})"
+                f"{shape_text(shape)}: it must be ({count}, {wanted}) or "
+                f"({count}, frames, {wanted})"
             )
         array = np.asarray(output)
         if array.ndim == 3:
@@ -171,7 +172,9 @@ def read_model(name: str, path: str) -> tuple[bytes, str]:
 
 
 @lru_cache(maxsize=1)
-def load_model(name: str, path: str, sha256: str, clip_samples: int, on_gpu: bool) -> OnnxModel:
+def load_onnx_model(
+    name: str, path: str, sha256: str, clip_samples: int, on_gpu: bool
+) -> OnnxModel:
     """A model, loaded once a process and content. Raises UserError for a file that has changed."""
     model, found = read_model(name, path)
     if found != sha256:
@@ -179,11 +182,11 @@ def load_model(name: str, path: str, sha256: str, clip_samples: int, on_gpu: boo
     return OnnxModel(name, model, clip_samples, on_gpu)
 
 
-def first_line(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """What an exception says, without what follows its first line."""
     return str(error).strip().partition("\n")[0]
 
 
-def written(shape: Any) -> str:
+def shape_text(shape: Any) -> str:
     """A shape as text; a size that is not fixed by its name."""
     return f"({', '.join('any' if size is None else str(size) for size in shape)})"

@@ -23,7 +23,7 @@ from raysound.evaluation.predictions import (
     PREDICTIONS,
     PREDICTIONS_VERSION,
     as_array,
-    read_note,
+    read_part_metadata,
     write_part,
 )
 from raysound.features import parquet
@@ -33,7 +33,7 @@ from raysound.metrics.neighbours import K, nearest_others, per_clip
 from raysound.metrics.selection import keys
 from raysound.models import Classifier
 from raysound.training import checkpoint
-from raysound.training.checkpoint import Checkpoint
+from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import mean_by_clip, score
 
 COLUMNS = ("clip_id", "label", "duration", "sample_rate")
@@ -66,7 +66,7 @@ class Identity(NamedTuple):
     """What predictions depend on beside the shard.
 
     Attributes:
-        classifier: stands for its weights and its note.
+        classifier: stands for its weights and its metadata.
         batch_size: log-mels a forward pass.
         compared: stands for the training clips to set others against; "" for none, None where this
             waits until they are scored.
@@ -91,15 +91,15 @@ class References(NamedTuple):
     near: np.ndarray
 
 
-def digest(*values: Any) -> str:
+def json_digest(*values: Any) -> str:
     """Stands for some values that JSON can hold."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def classifier_digest(run: str) -> str:
-    """Stands for the weights and the note of a trained classifier."""
-    names = (checkpoint.NOTE, checkpoint.WEIGHTS)
-    return digest(*(file_sha256(storage.join(run, name)) for name in names))
+    """Stands for the weights and the metadata of a trained classifier."""
+    names = (checkpoint.METADATA_FILE, checkpoint.WEIGHTS)
+    return json_digest(*(file_sha256(storage.join(run, name)) for name in names))
 
 
 def file_sha256(uri: str) -> str:
@@ -125,16 +125,16 @@ def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None)
         splits = None
         if chosen is not None:
             names = file.read(["clip_id"])["clip_id"].combine_chunks()
-            splits = splits_of(names, chosen)
+            splits = split_column(names, chosen)
         # A shard that was made again with clips that could not be read before has the same digest.
         mine = None if splits is None else splits.to_pylist()
-        scored = digest(
+        scored = json_digest(
             PREDICTIONS_VERSION, record.digest, record.written, record.windows,
             identity.classifier, identity.batch_size, mine,
         )  # fmt: skip
-        note = read_note(row["part"])
-        if note is not None and note.scored == scored:
-            same = identity.compared in (None, note.compared)
+        metadata = read_part_metadata(row["part"])
+        if metadata is not None and metadata.scored == scored:
+            same = identity.compared in (None, metadata.compared)
             return row | {"todo": DONE if same else COMPARE, "scored": scored, "table": b""}
         if splits is None or splits.null_count < len(splits):
             table = file.read([*COLUMNS, "log_mel"])
@@ -146,7 +146,7 @@ def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None)
     return row | {"todo": SCORE, "scored": scored, "table": to_stream(table)}
 
 
-def splits_of(names: pa.Array, chosen: pa.Table) -> pa.Array:
+def split_column(names: pa.Array, chosen: pa.Table) -> pa.Array:
     """The split of each of some clips, `(n,)`; null for those that are not chosen."""
     mine = chosen.filter(pc.is_in(chosen["clip_id"], names)).combine_chunks()
     place = pc.index_in(names, mine["clip_id"].combine_chunks())
@@ -182,8 +182,8 @@ def write_predictions(
         A row of RESULT.
     """
     if row["todo"] == DONE:
-        note = read_note(row["part"])
-        if note is None:
+        metadata = read_part_metadata(row["part"])
+        if metadata is None:
             raise FileNotFoundError(f"{row['part']} is gone")
     else:
         if row["todo"] == SCORE:
@@ -192,10 +192,10 @@ def write_predictions(
             table = storage.read_table(row["part"])
         if references is not None:
             table = set_against(table, references)
-        note = write_part(row["part"], table, row["scored"], identity.compared or "")
+        metadata = write_part(row["part"], table, row["scored"], identity.compared or "")
     result = {name: row[name] for name in ("corpus", "part", "todo")}
     return result | {
-        "clips": note.clips, "train": note.train, "embedding_size": note.embedding_size,
+        "clips": metadata.clips, "train": metadata.train, "embedding_size": metadata.embedding_size,
     }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def predictions_of(
     rows: pa.Table,
     splits: pa.ChunkedArray | None,
     log_mel: np.ndarray,
-    classifier: Checkpoint,
+    classifier: ClassifierMetadata,
     model: Classifier,
     batch_size: int,
 ) -> pa.Table:
@@ -304,10 +304,12 @@ def set_against(scored: pa.Table, references: References) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def load_classifier(run: str, device: str, classifier: str) -> tuple[Checkpoint, Classifier]:
+def load_classifier(
+    run: str, device: str, classifier: str
+) -> tuple[ClassifierMetadata, Classifier]:
     """The classifier on a device, loaded once a process and digest."""
     torch.set_num_threads(1)
     # TensorFloat-32 saves little here, and a score is to be the same wherever it is made.
     torch.backends.cudnn.allow_tf32 = False
-    note = checkpoint.read_note(run)
-    return note, checkpoint.load_model(run, note).to(device)
+    metadata = checkpoint.load_metadata(run)
+    return metadata, checkpoint.load_model(run, metadata).to(device)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import storage
-from raysound.evaluation.predictions import as_array, read_rows
+from raysound.evaluation.predictions import as_array, read_prediction_rows
 from raysound.metrics import sums
-from raysound.metrics.corpus import Scored, Totals
+from raysound.metrics.corpus import CorpusSums, Scored
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.mismatch import SoundSums, merge_sounds
 from raysound.metrics.neighbours import BallCounts
@@ -57,9 +57,9 @@ class PartialSums:
     entries: np.ndarray
 
     @property
-    def totals(self) -> Totals:
+    def totals(self) -> CorpusSums:
         """What `corpus_report` takes."""
-        return Totals(self.classification, self.balls)
+        return CorpusSums(self.classification, self.balls)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def nothing(n_mels: int) -> PartialSums:
     )  # fmt: skip
 
 
-def merge(parts: Sequence[PartialSums], plan: Plan) -> PartialSums:
+def merge_partial_sums(parts: Sequence[PartialSums], plan: Plan) -> PartialSums:
     """Sums over one part or more, in their order; rows of floats stay apart."""
     balls = BallCounts()
     for one in parts:
@@ -147,14 +147,14 @@ def merge(parts: Sequence[PartialSums], plan: Plan) -> PartialSums:
     if len(entries) > plan.most_entries + ENTRIES_AHEAD:
         entries = select(entries, plan.limit)
     return PartialSums(
-        sums.merge([one.classification for one in parts]), balls,
+        sums.merge_sums([one.classification for one in parts]), balls,
         merge_sounds([one.sounds for one in parts]), entries,
     )  # fmt: skip
 
 
 def add(total: PartialSums | None, other: PartialSums, plan: Plan) -> PartialSums:
     """Adds the parts that follow those of a total, one by one; the total has one row of floats."""
-    both = other if total is None else merge([total, other], plan)
+    both = other if total is None else merge_partial_sums([total, other], plan)
     of, sounds = both.classification, both.sounds
     return PartialSums(
         ClassificationSums(of.cells, of.counts, of.in_top, sums.fold(of.rows)), both.balls,
@@ -178,7 +178,7 @@ def of_parts(uris: Mapping[int, str], plan: Plan) -> dict[str, PartialSums]:
     for part, uri in uris.items():
         for name, one in sum_part(uri, part, plan).items():
             found.setdefault(name, []).append(one)
-    return {name: merge(parts, plan) for name, parts in found.items()}
+    return {name: merge_partial_sums(parts, plan) for name, parts in found.items()}
 
 
 def sample(entries: np.ndarray, plan: Plan) -> np.ndarray:
@@ -201,7 +201,7 @@ def read_scored(predictions: str, corpus: str, entries: np.ndarray, plan: Plan) 
         plan: with the number of classes and the size of an embedding.
     """
     columns = ["probabilities", "embedding"]
-    table = read_rows(predictions, corpus, entries["part"], entries["row"], columns)
+    table = read_prediction_rows(predictions, corpus, entries["part"], entries["row"], columns)
     return Scored(
         truth=entries["truth"].astype(np.int64),
         probabilities=as_array(table["probabilities"]).reshape(-1, len(plan.labels)),

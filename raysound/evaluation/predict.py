@@ -61,7 +61,7 @@ def predict(run: str, *paths: str) -> str:
 
 def predictions(run: str, paths: Sequence[str]) -> Iterator[tuple[str, Prediction | Reject]]:
     """The prediction of each file, or the reason why it has none, in the order given."""
-    metadata = checkpoint.read_note(run)
+    metadata = checkpoint.load_metadata(run)
     model = checkpoint.load_model(run, metadata)
     log_mel = LogMel(metadata.features)
     for path in paths:

@@ -54,7 +54,7 @@ PART = re.compile(r"part-(\d+)\.parquet")
 PART_KEY = b"raysound.predictions"
 
 
-class PartNote(NamedTuple):
+class PartMetadata(NamedTuple):
     """What a part says of itself, kept in its Parquet metadata.
 
     Attributes:
@@ -82,7 +82,7 @@ def part_index(uri: str) -> int:
     return int(PART.fullmatch(uri.rpartition("/")[2])[1])  # type: ignore[index]
 
 
-def part_uris(predictions: str, corpus: str) -> list[str]:
+def prediction_parts(predictions: str, corpus: str) -> list[str]:
     """The parts of a corpus, in order."""
     folder = storage.join(predictions, corpus)
     names = sorted(name for name, _, _ in storage.scan(folder) if PART.fullmatch(name))
@@ -99,7 +99,7 @@ def read_predictions(
         corpus: its name.
         columns: of PREDICTIONS; None for all.
     """
-    for uri in part_uris(predictions, corpus):
+    for uri in prediction_parts(predictions, corpus):
         yield storage.read_table(uri, None if columns is None else [*columns])
 
 
@@ -122,7 +122,7 @@ def write_csv(
     added = pa.field("mmd_decrease", pa.float64())
     schema = pa.schema([*(PREDICTIONS.field(name) for name in names), added])
     with storage.whole_file(uri) as file, CSVWriter(file, schema) as writer:
-        for part in part_uris(predictions, corpus):
+        for part in prediction_parts(predictions, corpus):
             table = storage.read_table(part, names)
             own = entries["part"] == part_index(part)
             values = np.full(len(table), np.nan)
@@ -131,23 +131,23 @@ def write_csv(
             writer.write_table(table.append_column(added, column).cast(schema))
 
 
-def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartNote:
+def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartMetadata:
     """Writes one part whole."""
     train = pc.sum(pc.equal(table["split"], "train")).as_py() or 0
     size = len(table["embedding"][0]) if len(table) else 0
-    note = PartNote(scored, compared, len(table), train, size)
-    metadata = {**(table.schema.metadata or {}), PART_KEY: json.dumps(note._asdict())}
+    part = PartMetadata(scored, compared, len(table), train, size)
+    metadata = {**(table.schema.metadata or {}), PART_KEY: json.dumps(part._asdict())}
     storage.write_table(uri, table.replace_schema_metadata(metadata))
-    return note
+    return part
 
 
-def read_note(uri: str) -> PartNote | None:
+def read_part_metadata(uri: str) -> PartMetadata | None:
     """What a part says of itself; None where there is no such file, or one of another version."""
-    return read_metadata(uri, PART_KEY, PartNote)
+    return read_metadata(uri, PART_KEY, PartMetadata)
 
 
 def read_metadata(uri: str, key: bytes, kind: type[Note]) -> Note | None:
-    """What a Parquet file holds at a key of its metadata, as a NamedTuple; None as `read_note`."""
+    """What a Parquet file holds at a key of its metadata, as a NamedTuple, or None."""
     try:
         with storage.open_file(uri) as file:
             metadata = pq.read_metadata(file).metadata or {}
@@ -156,7 +156,7 @@ def read_metadata(uri: str, key: bytes, kind: type[Note]) -> Note | None:
         return None
 
 
-def read_rows(
+def read_prediction_rows(
     predictions: str, corpus: str, part: np.ndarray, row: np.ndarray, columns: Sequence[str]
 ) -> pa.Table:
     """Some rows of some parts of a corpus, in any order.
@@ -188,8 +188,8 @@ def read_rows(
 
 def embedding_size(predictions: str, corpus: str) -> int:
     """Numbers of an embedding; 0 where the corpus has no clip."""
-    notes = (read_note(uri) for uri in part_uris(predictions, corpus))
-    return next((note.embedding_size for note in notes if note and note.clips), 0)
+    found = (read_part_metadata(uri) for uri in prediction_parts(predictions, corpus))
+    return next((part.embedding_size for part in found if part and part.clips), 0)
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:

@@ -20,7 +20,7 @@ from raysound import storage
 from raysound.errors import UserError
 from raysound.metrics.corpus import Scored
 from raysound.metrics.declarations import METRICS_SCHEMA
-from raysound.metrics.mismatch import Sound, SoundSums
+from raysound.metrics.mismatch import CorpusSound, SoundSums
 from raysound.metrics.moments import covariance, moments
 
 # Raised when the file gets another layout. The rows in it have the layout of metrics.json.
@@ -70,7 +70,7 @@ class RealSide:
     class_sizes: list[int]
     row: dict[str, Any]
     anchors: dict[str, dict[str, Any]]
-    sound: Sound
+    sound: CorpusSound
     embeddings: dict[str, RealEmbedding]
     identity: dict[str, str]
 
@@ -185,7 +185,7 @@ def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> R
         class_sizes=content["class_sizes"],
         row=content["real"],
         anchors=content["anchors"],
-        sound=Sound(sums, arrays["sound.level_db"], arrays["sound.duration"]),
+        sound=CorpusSound(sums, arrays["sound.level_db"], arrays["sound.duration"]),
         embeddings={
             name: RealEmbedding(
                 one["digest"], arrays[f"embeddings/{name}/embedding"], one["real"], one["anchors"]

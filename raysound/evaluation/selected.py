@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from raysound.evaluation.examples import Kind, choose
 from raysound.evaluation.partial_sums import PartialSums, Plan
-from raysound.evaluation.predictions import read_rows
+from raysound.evaluation.predictions import read_prediction_rows
 from raysound.metrics.corpus import RealClips, Scored
 from raysound.metrics.projection import principal_plane
 from raysound.metrics.selection import of_cells, of_examples
@@ -60,7 +60,7 @@ def selected_clips(
     some = drawn[:MAP_POINTS]
     points = []
     if len(some):
-        names = read_rows(predictions, corpus, some["part"], some["row"], ["clip_id"])
+        names = read_prediction_rows(predictions, corpus, some["part"], some["row"], ["clip_id"])
         places = principal_plane(real.embedding)(scored.embedding[: len(some)]).tolist()
         labels = [plan.labels[truth] for truth in some["truth"].tolist()]
         points = [
@@ -82,7 +82,7 @@ def behind_cells(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -
     entries = entries[
         np.lexsort((-entries["probability"], entries["prediction"], entries["truth"]))
     ]
-    table = read_rows(predictions, corpus, entries["part"], entries["row"], ["clip_id"])
+    table = read_prediction_rows(predictions, corpus, entries["part"], entries["row"], ["clip_id"])
     counts = sums.classification.confusion(len(plan.labels))
     cells: dict[tuple[int, int], tuple[int, list[tuple[str, float]]]] = {}
     for truth, prediction, probability, name in zip(
@@ -103,5 +103,7 @@ def example_rows(
     table = pa.table({"label": labels, "target_probability": entries["asked"]})
     chosen = choose(table, plan.limit.examples) if len(table) else []
     entries = entries[[row for row, _ in chosen]]
-    rows = read_rows(predictions, corpus, entries["part"], entries["row"], EXAMPLE_COLUMNS)
+    rows = read_prediction_rows(
+        predictions, corpus, entries["part"], entries["row"], EXAMPLE_COLUMNS
+    )
     return [(row, kind) for row, (_, kind) in zip(rows.to_pylist(), chosen, strict=True)]

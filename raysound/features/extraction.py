@@ -70,7 +70,7 @@ def extract_shard(
         The record that is also stored in the file.
     """
     windows = read_windows(clips, settings, known, timeout)
-    return write_shard(uri, clips, settings, (log_mels(rows, settings) for rows in windows))
+    return write_shard(uri, clips, settings, (add_log_mels(rows, settings) for rows in windows))
 
 
 def read_windows(
@@ -181,7 +181,7 @@ class _Rows:
         return table.append_column("waveform", waveforms)
 
 
-def log_mels(
+def add_log_mels(
     rows: pa.Table, settings: FeatureSettings, transform: Transform | None = None
 ) -> pa.Table:
     """Replaces the column `waveform` of windows by `log_mel`, which is null for a reject.
@@ -241,7 +241,7 @@ def write_shard(
         The record that is also stored in the file.
     """
     rows = pa.concat_tables(tables) if len(clips) else None
-    with parquet.write_shard(uri, settings) as writer:
+    with parquet.shard_writer(uri, settings) as writer:
         rejects, seconds, unreadable = [], 0.0, 0
         loudness = LoudnessCounts() if settings.loudness else None
         if rows is not None:

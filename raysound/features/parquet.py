@@ -187,12 +187,12 @@ def shard_name(index: int) -> str:
     return f"part-{index:08d}.parquet"
 
 
-def part_uris(folder: str) -> list[str]:
+def shard_uris(folder: str) -> list[str]:
     """The shards of a feature folder, in order, with numbers of any length."""
-    return [storage.join(folder, name) for _, name in sorted(parts(folder))]
+    return [storage.join(folder, name) for _, name in sorted(shard_names(folder))]
 
 
-def parts(folder: str) -> list[tuple[int, str]]:
+def shard_names(folder: str) -> list[tuple[int, str]]:
     """Number and file name of each shard of a folder, in any order."""
     names = (PART.fullmatch(name) for name, _, _ in storage.scan(folder))
     return [(int(name[1]), name[0]) for name in names if name]
@@ -279,7 +279,7 @@ class ShardWriter:
 
 
 @contextmanager
-def write_shard(uri: str, settings: FeatureSettings) -> Iterator[ShardWriter]:
+def shard_writer(uri: str, settings: FeatureSettings) -> Iterator[ShardWriter]:
     """One shard, which appears whole when the block ends, or not at all."""
     with storage.whole_file(uri) as file:
         writer = ShardWriter(file, settings)
@@ -344,7 +344,7 @@ def tensor_array(column: pa.ChunkedArray) -> np.ndarray:
     return array
 
 
-class Totals:
+class ShardTotals:
     """Sums over the shards of a corpus, added one by one: no record is kept."""
 
     def __init__(self, corpus: str, settings: FeatureSettings) -> None:

@@ -183,7 +183,7 @@ def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> Cuts:
     return count_cuts(known, per_shard)
 
 
-def write_part(uri: str, laid_out: str, first: int, anew: bool, per_shard: int) -> list[int]:
+def write_range(uri: str, laid_out: str, first: int, anew: bool, per_shard: int) -> list[int]:
     """Writes the clips of a range with the numbers of their shards.
 
     Args:

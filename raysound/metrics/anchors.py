@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysound.metrics.corpus import Scored
-from raysound.metrics.intervals import Measure, difference, measure
+from raysound.metrics.intervals import Estimate, difference, estimate
 from raysound.metrics.neighbours import K
 
 # Why there is no such row.
@@ -87,14 +87,14 @@ def clearest(some: Scored) -> NDArray[np.int64]:
     return order[np.cumsum(counts) - 1]
 
 
-def halves(train: Scored, seed: int = 0) -> tuple[Scored, Scored]:
+def split_in_halves(train: Scored, seed: int = 0) -> tuple[Scored, Scored]:
     """Two halves of the training clips, drawn at random, each with half of every class."""
     order = np.random.default_rng(seed).permutation(len(train.truth))
     order = order[np.argsort(train.truth[order], kind="stable")]
     return train.take(order[::2]), train.take(order[1::2])
 
 
-def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def sanity_checks(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Whether each anchor's metrics lie where they must.
 
     Args:
@@ -107,7 +107,7 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     checked = []
     for anchor, metric, expected, than in CHECKS:
         ours, theirs = (
-            rows.get(row, {}).get(metric) or measure(None, why=MISSING.get(row, f"no {row}"))
+            rows.get(row, {}).get(metric) or estimate(None, why=MISSING.get(row, f"no {row}"))
             for row in (anchor, than)
         )
         check = {
@@ -130,7 +130,7 @@ def sanity(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return checked
 
 
-def passes(ours: Measure, expected: str, theirs: Measure) -> bool | None:
+def passes(ours: Estimate, expected: str, theirs: Estimate) -> bool | None:
     """Whether a measure lies where it must; None where chance decides, and how much is not known.
 
     `at least` and `at most` leave chance its share, `well below` leaves it none.

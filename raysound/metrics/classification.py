@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from raysound.metrics.checks import distributions, pair, scored
 from raysound.metrics.declarations import METRICS
 from raysound.metrics.intervals import (
-    Measure,
+    Estimate,
     bootstrap_interval,
+    estimate,
     half_sample_interval,
     mean_measure,
-    measure,
-    share_measure,
-    spread_measure,
+    proportion_estimate,
+    resampling_estimate,
     wilson_interval,
 )
 from raysound.metrics.probabilities import (
@@ -260,18 +260,18 @@ def classification_report(
         "clips": of_all.clips,
         "labelled": is_labelled,
         "predicted": dict(zip(labels, confusion.sum(axis=0).tolist(), strict=True)),
-        "accuracy": share_measure(correct.sum(), of_all.clips),
+        "accuracy": proportion_estimate(correct.sum(), of_all.clips),
         "balanced_accuracy": _balanced(confusion),
         **_means(of_all, classes),
         **_equal_n(truth[some], probabilities[some], real_marginal),
         "per_class": {
-            label: {"clips": int(of), "accuracy": share_measure(right, of)}
+            label: {"clips": int(of), "accuracy": proportion_estimate(right, of)}
             for label, right, of in zip(labels, correct, clips, strict=True)
         },
         "confusion": confusion.tolist(),
     }
     if not is_labelled:
-        none = measure(None, why="no labels" if of_all.clips else "no clips")
+        none = estimate(None, why="no labels" if of_all.clips else "no clips")
         report |= {metric.key: none for metric in METRICS if metric.needs_labels}
         report["confusion"] = None
         for row in report["per_class"].values():
@@ -288,38 +288,38 @@ def _f1(confusion: NDArray[np.int64]) -> float:
     return float(np.mean(2 * hits / named[named > 0])) if len(hits) else nan
 
 
-def _balanced(confusion: NDArray[np.int64]) -> Measure:
+def _balanced(confusion: NDArray[np.int64]) -> Estimate:
     correct, clips = recalls(confusion)
     if not len(clips):
-        return measure(None, why="no clips")
+        return estimate(None, why="no clips")
     shares = correct / clips
     ends = np.array([wilson_interval(int(a), int(b)) for a, b in zip(correct, clips, strict=True)])
     # Zou and Donner 2008: the sum's distance to its end is the root of the squared distances.
     below, above = np.sqrt(((ends - shares[:, None]) ** 2).sum(axis=0)) / len(clips)
-    return measure(shares.mean(), shares.mean() - below, shares.mean() + above)
+    return estimate(shares.mean(), shares.mean() - below, shares.mean() + above)
 
 
-def _means(sums: ClassificationSums, classes: int) -> dict[str, Measure]:
+def _means(sums: ClassificationSums, classes: int) -> dict[str, Estimate]:
     """Means over the clips, whose value does not depend on their number."""
     n = sums.clips
     if not n:
         names = ("top_3", "map_3", "log_loss")
-        return {name: measure(None, why="no clips") for name in names}
+        return {name: estimate(None, why="no clips") for name in names}
     ranks, rank_squares, surprise, surprise_squares = fold(sums.rows)[0].tolist()
     found = {
-        "top_3": share_measure(sums.in_top, n),
+        "top_3": proportion_estimate(sums.in_top, n),
         "map_3": mean_measure(ranks, rank_squares, n),
         "log_loss": mean_measure(surprise, surprise_squares, n),
     }
     if classes <= TOP:
         why = f"{classes} classes: each is among the {TOP} most probable"
-        found |= {name: measure(None, why=why) for name in ("top_3", "map_3")}
+        found |= {name: estimate(None, why=why) for name in ("top_3", "map_3")}
     return found
 
 
 def _equal_n(
     truth: NDArray[np.int64], probabilities: NDArray[np.float64], real_marginal: ArrayLike | None
-) -> dict[str, Measure]:
+) -> dict[str, Estimate]:
     """What depends on the number of clips: compared between equal numbers only."""
     names = (
         "macro_f1", "ece", "inception_score", "effective_num_classes",
@@ -327,7 +327,7 @@ def _equal_n(
     )  # fmt: skip
     n, classes = probabilities.shape
     if not n:
-        return {name: measure(None, why="no clips") for name in names}
+        return {name: estimate(None, why="no clips") for name in names}
     prediction, bins = confidences(probabilities)
     right, confidence, own = (
         truth == prediction,
@@ -355,16 +355,16 @@ def _equal_n(
 
     every = np.arange(n)
     low, high = map(float, bootstrap_interval(f1, n))
-    found = {"macro_f1": spread_measure(f1(every), low, high, n, "clips")}
+    found = {"macro_f1": resampling_estimate(f1(every), low, high, n, "clips")}
     values = ends = others(every)
     lows, highs = (ends, ends) if n < 4 else half_sample_interval(others, n, values, draws=100)
     limits = ((0, 1), (1, classes), (1, classes), (1, inf), (0, inf))
     for name, value, below, above, (floor, top) in zip(
         names[1:], values, lows, highs, limits, strict=True
     ):
-        found[name] = spread_measure(value, max(below, floor), min(above, top), n, "clips")
+        found[name] = resampling_estimate(value, max(below, floor), min(above, top), n, "clips")
     if n < 2:
-        found["modified_inception_score"] = measure(None, why="a single clip makes no pair")
+        found["modified_inception_score"] = estimate(None, why="a single clip makes no pair")
     if real is None:
-        found["am_score"] = measure(None, why="no real clips to compare with")
+        found["am_score"] = estimate(None, why="no real clips to compare with")
     return found

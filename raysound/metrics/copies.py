@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysound.metrics.intervals import Measure, measure, share_measure
+from raysound.metrics.intervals import Estimate, estimate, proportion_estimate
 
 # dB below the peak of a window; quieter parts hold the noise floor and what a codec removes.
 RANGE_DB = 30.0
@@ -84,7 +84,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class TrainingWindows:
     """Training windows, prepared for `find_copies`.
 
     Attributes:
@@ -100,7 +100,7 @@ class Reference:
     frame_seconds: float
 
     @classmethod
-    def of(cls, windows: NDArray[np.uint8], frame_seconds: float) -> Reference:
+    def of(cls, windows: NDArray[np.uint8], frame_seconds: float) -> TrainingWindows:
         """The reference of some `patches`; raises ValueError if there is none."""
         if not len(windows):
             raise ValueError("copy detection needs training windows, got none")
@@ -363,7 +363,7 @@ def _correlation(
 
 def find_copies(
     generated: NDArray[np.uint8],
-    reference: Reference,
+    reference: TrainingWindows,
     k: int = CANDIDATES,
     max_lag: float = MAX_LAG_SECONDS,
     excluded: NDArray[np.int64] | None = None,
@@ -461,7 +461,7 @@ def threshold_of(real_similarities: ArrayLike, rate: float = 0.01) -> Threshold:
     return Threshold(float(values[allowed - 1]), rate, n)
 
 
-def copied_share(similarities: ArrayLike, threshold: Threshold) -> Measure:
+def copied_share(similarities: ArrayLike, threshold: Threshold) -> Estimate:
     """Share of clips that are copies, with Wilson's interval for the choice of the clips.
 
     Args:
@@ -469,9 +469,9 @@ def copied_share(similarities: ArrayLike, threshold: Threshold) -> Measure:
         threshold: if it has no value, neither has the share, for the same reason.
     """
     if threshold.value is None:
-        return measure(None, why=threshold.why)
+        return estimate(None, why=threshold.why)
     values = np.asarray(similarities)
-    return share_measure(int((values >= threshold.value).sum()), len(values))
+    return proportion_estimate(int((values >= threshold.value).sum()), len(values))
 
 
 def _starts(size: int, groups: int) -> NDArray[np.int64]:

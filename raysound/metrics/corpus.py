@@ -40,7 +40,7 @@ class Scored:
         return self.take(np.arange(min(count, len(self.truth))))
 
 
-class Totals(NamedTuple):
+class CorpusSums(NamedTuple):
     """Sums over all clips of a corpus.
 
     Attributes:
@@ -86,7 +86,7 @@ def corpus_report(
     set_size: int,
     class_sizes: Sequence[int],
     seed: int = 0,
-    totals: Totals | None = None,
+    totals: CorpusSums | None = None,
     is_labelled: bool = True,
     kernels: KernelMatrices | None = None,
 ) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from raysound.metrics.frechet import (
     infinite_measure,
     refusal,
 )
-from raysound.metrics.intervals import FEWEST, Measure, measure
+from raysound.metrics.intervals import FEWEST, Estimate, estimate
 from raysound.metrics.mmd import (
     KernelMatrices,
     bandwidth,
@@ -154,7 +154,7 @@ def fidelity_report(
     }
     why = refusal(len(array), real.clips, array.shape[1])
     if why or real.factor is None:
-        report["fad_inf"] = measure(None, why=why)
+        report["fad_inf"] = estimate(None, why=why)
     else:
         report["fad_inf"] = infinite_measure(array, real.parts, real.moments, real.factor, seed)
     kernels = mmd_kernels(array, real, seed) if kernels is None else kernels
@@ -227,8 +227,8 @@ def _of_class(
         if clips < FEWEST:
             why = f"{clips} {side} clips: fewer than {FEWEST}"
             names = ("mmd2_x100", "coverage", "fad_inf")
-            return {**counts, **{name: measure(None, why=why) for name in names}}
-    discrepancy = measure(None, why=why)
+            return {**counts, **{name: estimate(None, why=why) for name in names}}
+    discrepancy = estimate(None, why=why)
     if sigma is not None:
         some, real = (drawn(values, MOST_CLIPS_OF_A_CLASS, seed) for values in (x, y))
         discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
@@ -240,9 +240,9 @@ def _of_class(
     }
 
 
-def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Measure:
+def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Estimate:
     if set_size < FEWEST:
-        return measure(None, why=f"{set_size} real test clips of the class: fewer than {FEWEST}")
+        return estimate(None, why=f"{set_size} real test clips of the class: fewer than {FEWEST}")
     some = drawn(x, min(set_size, PAIR_CLIPS), seed)
     found = set_measures(neighbours(some, drawn(y, PAIR_CLIPS, seed)), seed)["coverage"]
     return found | fewer(len(some), set_size)
@@ -262,29 +262,29 @@ def mmd_kernels(generated: ArrayLike, reference: Reference, seed: int = 0) -> Ke
     return kernel_matrices(some, reference.sample, reference.sigma, reference.own_kernel)
 
 
-def _mmd(kernels: KernelMatrices | None, clips: int, real: Reference, seed: int) -> Measure:
+def _mmd(kernels: KernelMatrices | None, clips: int, real: Reference, seed: int) -> Estimate:
     if kernels is not None:
         return mmd_measure(kernels, seed)
     if real.sigma is None:
-        return measure(None, why=real.no_sigma)
-    return measure(None, why=f"{clips} clips: MMD needs 2 or more")
+        return estimate(None, why=real.no_sigma)
+    return estimate(None, why=f"{clips} clips: MMD needs 2 or more")
 
 
-def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Measure]:
+def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Estimate]:
     for clips, side in ((len(x), "generated"), (len(real.sample), "reference")):
         if clips <= K:
             why = f"{clips} {side} clips: {K} neighbours need more"
-            return {name: measure(None, why=why) for name in ("recall", "coverage")}
+            return {name: estimate(None, why=why) for name in ("recall", "coverage")}
     return set_measures(neighbours(x, real.sample, K, real.near), seed)
 
 
-def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[str, Measure]:
+def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[str, Estimate]:
     clips = len(x) if counts is None else counts.clips
     why = "" if clips else "no clips"
     if len(real.sample) <= K:
         why = f"{len(real.sample)} reference clips: {K} neighbours need more"
     if why:
-        return {name: measure(None, why=why) for name in ("precision", "density", "authenticity")}
+        return {name: estimate(None, why=why) for name in ("precision", "density", "authenticity")}
     if counts is None:
         found = per_clip(x, real.sample, K, real.near)
         counts = BallCounts.of(found.balls, found.authentic)

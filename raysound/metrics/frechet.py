@@ -15,8 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, rows, same_dimensions
-from raysound.metrics.intervals import Measure, halves, measure, spread_interval, spread_measure
-from raysound.metrics.moments import Moments, covariance, merge, moments
+from raysound.metrics.intervals import (
+    Estimate,
+    estimate,
+    half_samples,
+    resampling_estimate,
+    spread_interval,
+)
+from raysound.metrics.moments import Moments, covariance, merge_moments, moments
 
 # Clips per dimension that the smallest half must have. From 1.5 on what the fit leaves of the bias
 # of Gaussian clips is within its noise; of heavy tails' it leaves a third to a seventh even above.
@@ -112,7 +118,7 @@ def frechet_measure(
     factor_of_b: NDArray[np.float64] | None,
     what: str = "clips",
     seed: int = 0,
-) -> Measure:
+) -> Estimate:
     """Fréchet distance of embeddings `(n, d)` to a fixed set, with its interval.
 
     The interval covers what other n clips of the same generator would give against the same set:
@@ -123,16 +129,16 @@ def frechet_measure(
     """
     n, d = x.shape
     if n < 2:
-        return measure(None, why=f"{n} {what}: a covariance needs 2 or more")
+        return estimate(None, why=f"{n} {what}: a covariance needs 2 or more")
     if n <= d:
-        return measure(_distance_of_few(x, b), why=_too_few(n, d, what))
+        return estimate(_distance_of_few(x, b), why=_too_few(n, d, what))
     order = np.random.default_rng(seed).permutation(n)
     groups = [moments(x[part]) for part in np.array_split(order, min(GROUPS, n))]
-    value = frechet_distance(merge(*groups), b, factor_of_b)
+    value = frechet_distance(merge_moments(*groups), b, factor_of_b)
     if n < fewest(d):
-        return measure(value, why=_too_few(n, d, what))
+        return estimate(value, why=_too_few(n, d, what))
     if d > MOST_DIMENSIONS:
-        return measure(value, why=f"{d} dimensions: its interval would take minutes")
+        return estimate(value, why=f"{d} dimensions: its interval would take minutes")
     found = _grouped(groups, lambda a: frechet_distance(a, b, factor_of_b), value, n, what, seed)
     return found if found["low"] is None else found | {"low": max(0.0, found["low"])}
 
@@ -153,7 +159,7 @@ def _distance_of_few(x: NDArray[np.float64], b: Moments) -> float:
     return _distance(gap, float((near**2).sum() / (n - 1)), trace, overlap)
 
 
-def fad_inf(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Measure:
+def fad_inf(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Estimate:
     """Fréchet distance that infinitely many clips on both sides would have.
 
     d² of finite sets is larger than the truth by about b/n. Both sets are cut at random into 8
@@ -183,7 +189,7 @@ def fad_inf(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Measure:
     same_dimensions(x, y)
     why = refusal(len(x), len(y), x.shape[1])
     if why:
-        return measure(None, why=why)
+        return estimate(None, why=why)
     whole = moments(y)
     return infinite_measure(x, cut(y, PARTS, seed), whole, factor(whole), seed)
 
@@ -217,12 +223,12 @@ def infinite_measure(
     b: Moments,
     factor_of_b: NDArray[np.float64],
     seed: int = 0,
-) -> Measure:
+) -> Estimate:
     """`fad_inf` against a set of which parts, moments and factor are at hand."""
     groups = cut(x, GROUPS, seed + 1)
     size = GROUPS // PARTS
-    parts = [merge(*groups[i : i + size]) for i in range(0, GROUPS, size)]
-    whole = merge(*parts)
+    parts = [merge_moments(*groups[i : i + size]) for i in range(0, GROUPS, size)]
+    whole = merge_moments(*parts)
     value = extrapolate(parts, parts_of_b, frechet_distance(whole, b, factor_of_b))
     return _grouped(
         groups, lambda a: frechet_distance(a, b, factor_of_b), value, whole.n, "clips", seed
@@ -239,7 +245,10 @@ def extrapolate(parts: Sequence[Moments], others: Sequence[Moments], full: float
         # Windows around the circle: each part is in equally many, so what is linear cancels.
         for start in range(count):
             window = [(start + step) % count for step in range(take)]
-            some, other = merge(*(parts[i] for i in window)), merge(*(others[i] for i in window))
+            some, other = (
+                merge_moments(*(parts[i] for i in window)),
+                merge_moments(*(others[i] for i in window)),
+            )
             at.append(frechet_distance(some, other))
         fractions.append(fraction)
         distances.append(float(np.mean(at)))
@@ -253,11 +262,11 @@ def _grouped(
     n: int,
     what: str,
     seed: int,
-) -> Measure:
-    drawn = halves(len(groups), seed=seed)
-    at = [distance(merge(*(groups[i] for i in half))) for half in drawn]
+) -> Estimate:
+    drawn = half_samples(len(groups), seed=seed)
+    at = [distance(merge_moments(*(groups[i] for i in half))) for half in drawn]
     low, high = spread_interval(at, len(groups), value)
-    return spread_measure(value, float(low), float(high), n, what)
+    return resampling_estimate(value, float(low), float(high), n, what)
 
 
 def _distance(gap: NDArray[np.float64], a: float, b: float, overlap: float) -> float:

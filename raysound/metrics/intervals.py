@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Measure = dict[str, Any]
+Estimate = dict[str, Any]
 Statistic = Callable[[NDArray[np.int64]], ArrayLike]
 
 Z = NormalDist().inv_cdf(0.975)
@@ -21,18 +21,18 @@ Z = NormalDist().inv_cdf(0.975)
 FEWEST = 10
 
 
-def measure(
+def estimate(
     value: float | None, low: float | None = None, high: float | None = None, why: str = ""
-) -> Measure:
+) -> Estimate:
     """A measure; one without an interval says why."""
-    known: Measure = {
+    known: Estimate = {
         name: None if number is None else float(number)
         for name, number in (("value", value), ("low", low), ("high", high))
     }
     return {**known, "why": why} if why else known
 
 
-def spread_measure(value: float, low: float, high: float, n: int, what: str) -> Measure:
+def resampling_estimate(value: float, low: float, high: float, n: int, what: str) -> Estimate:
     """A measure with the interval that resampling `n` clips gave; `what` names them.
 
     An interval of no width is none: where all resamples agree, they cannot tell how far off they
@@ -40,13 +40,13 @@ def spread_measure(value: float, low: float, high: float, n: int, what: str) -> 
     """
     low, high = min(low, value), max(high, value)
     if n < FEWEST:
-        return measure(value, why=f"{n} {what}: fewer than the {FEWEST} an interval needs")
+        return estimate(value, why=f"{n} {what}: fewer than the {FEWEST} an interval needs")
     if not high - low > 1e-12 * abs(value):
-        return measure(value, why=f"any part of the {what} gives this value: no spread to go by")
-    return measure(value, low, high)
+        return estimate(value, why=f"any part of the {what} gives this value: no spread to go by")
+    return estimate(value, low, high)
 
 
-def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> Measure:
+def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> Estimate:
     """A mean of numbers of 0 and up, with ± 1.96 standard errors, from their sums.
 
     The standard error is √((Σx² - (Σx)² / n) / (n (n - 1))). By the central limit theorem a mean of
@@ -66,7 +66,7 @@ def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> M
     mean = total / n
     variance = max(0.0, squares - total * mean) / max(1, n - 1)
     reach = Z * sqrt(variance / n)
-    return spread_measure(mean, max(0.0, mean - reach), mean + reach, n, what)
+    return resampling_estimate(mean, max(0.0, mean - reach), mean + reach, n, what)
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -118,10 +118,10 @@ def wilson_ends(correct: int, n: int, z: float) -> tuple[float, float]:
     return low, high
 
 
-def share_measure(correct: int, n: int) -> Measure:
+def proportion_estimate(correct: int, n: int) -> Estimate:
     """A share with Wilson's interval; value None, interval [0, 1] where there are no clips."""
     low, high = wilson_interval(int(correct), int(n))
-    return {**measure(int(correct) / int(n) if n else None, low, high), "of": int(n)}
+    return {**estimate(int(correct) / int(n) if n else None, low, high), "of": int(n)}
 
 
 def bootstrap_interval(
@@ -157,7 +157,7 @@ def bootstrap_interval(
     return low, high
 
 
-def halves(n: int, draws: int = 30, seed: int = 0) -> NDArray[np.int64]:
+def half_samples(n: int, draws: int = 30, seed: int = 0) -> NDArray[np.int64]:
     """Indices of `draws` random halves of `n` clips without repetition, `(draws, n // 2)`, sorted.
 
     Raises:
@@ -206,11 +206,13 @@ def half_sample_interval(
     Raises:
         ValueError: Fewer than 4 clips, or fewer than 2 draws.
     """
-    at_halves = np.array([statistic(half) for half in halves(n, draws, seed)], dtype=np.float64)
+    at_halves = np.array(
+        [statistic(half) for half in half_samples(n, draws, seed)], dtype=np.float64
+    )
     return spread_interval(at_halves, n, value)
 
 
-def difference(a: Measure, b: Measure) -> Measure:
+def difference(a: Estimate, b: Estimate) -> Estimate:
     """How much larger `a` is than `b`, two measures of different clips, with its interval.
 
     Square-and-add: with the difference D = a - b, low = D - √((a - a.low)² + (b.high - b)²) and
@@ -235,18 +237,18 @@ def difference(a: Measure, b: Measure) -> Measure:
     for one in (a, b):
         if one["value"] is None:
             why = one.get("why", "one of the two has no value")
-            return {**measure(None, why=why), "significant": False}
+            return {**estimate(None, why=why), "significant": False}
     gap = a["value"] - b["value"]
     for one in (a, b):
         if one["low"] is None or one["high"] is None:
             why = one.get("why", "one of the two has no interval")
-            return {**measure(gap, why=why), "significant": False}
+            return {**estimate(gap, why=why), "significant": False}
     low = gap - sqrt((a["value"] - a["low"]) ** 2 + (b["high"] - b["value"]) ** 2)
     high = gap + sqrt((a["high"] - a["value"]) ** 2 + (b["value"] - b["low"]) ** 2)
-    return {**measure(gap, low, high), "significant": bool(low > 0 or high < 0)}
+    return {**estimate(gap, low, high), "significant": bool(low > 0 or high < 0)}
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
+def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
     """How much larger the share of true in `a` is than in `b`, of the same clips, with interval.
 
     As `difference`, of the two shares' Wilson intervals, with their correlation φ: low = D -
@@ -283,7 +285,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
         product = max(0, product - n / 2)
     sides = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     phi = product / sqrt(sides) if sides else 0.0
-    of_a, of_b = share_measure(one.sum(), n), share_measure(other.sum(), n)
+    of_a, of_b = proportion_estimate(one.sum(), n), proportion_estimate(other.sum(), n)
 
     def reach(x: float, y: float) -> float:
         return sqrt(max(0.0, x**2 - 2 * phi * x * y + y**2))
@@ -291,7 +293,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Measure:
     gap = of_a["value"] - of_b["value"]
     low = gap - reach(of_a["value"] - of_a["low"], of_b["high"] - of_b["value"])
     high = gap + reach(of_a["high"] - of_a["value"], of_b["value"] - of_b["low"])
-    return {**measure(gap, low, high), "significant": bool(low > 0 or high < 0)}
+    return {**estimate(gap, low, high), "significant": bool(low > 0 or high < 0)}
 
 
 def paired_p_value(a: ArrayLike, b: ArrayLike) -> float:

@@ -77,7 +77,7 @@ def merge_sounds(parts: Sequence[SoundSums]) -> SoundSums:
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class CorpusSound:
     """How the clips of one corpus sound.
 
     Attributes:
@@ -125,8 +125,8 @@ def sound_of(
 
 def mismatches(
     name: str,
-    generated: Sound,
-    real: Sound,
+    generated: CorpusSound,
+    real: CorpusSound,
     classifier_rate: int,
     band_edges: NDArray[np.float64],
     normalised: bool = False,
@@ -169,7 +169,7 @@ def mismatches(
 _Found = list[tuple[str, float, float, str]]
 
 
-def _rates(name: str, generated: Sound, real: Sound, classifier_rate: int) -> _Found:
+def _rates(name: str, generated: CorpusSound, real: CorpusSound, classifier_rate: int) -> _Found:
     ours, theirs = _commonest(real.sums.rates), _commonest(generated.sums.rates)
     # What both hold above the classifier's band is cut off from both.
     if ours == theirs or min(ours, theirs) >= classifier_rate:
@@ -183,7 +183,9 @@ def _rates(name: str, generated: Sound, real: Sound, classifier_rate: int) -> _F
     return [("sample_rate", ours, theirs, text)]
 
 
-def _some_rates(name: str, generated: Sound, real: Sound, classifier_rate: int) -> _Found:
+def _some_rates(
+    name: str, generated: CorpusSound, real: CorpusSound, classifier_rate: int
+) -> _Found:
     """Of corpora of the same commonest rate: clips of lower ones among them."""
     ours, theirs = (
         sum(count for rate, count in sound.sums.rates.items() if rate < classifier_rate)
@@ -201,7 +203,7 @@ def _some_rates(name: str, generated: Sound, real: Sound, classifier_rate: int) 
 
 
 def _band_limit(
-    name: str, generated: Sound, real: Sound, band_edges: NDArray[np.float64]
+    name: str, generated: CorpusSound, real: CorpusSound, band_edges: NDArray[np.float64]
 ) -> _Found:
     above = DB * (real.means[1:] - generated.means[1:])
     whole = float(band_edges[-1])
@@ -225,7 +227,7 @@ def _band_limit(
     return []
 
 
-def _levels(name: str, generated: Sound, real: Sound, normalised: bool) -> _Found:
+def _levels(name: str, generated: CorpusSound, real: CorpusSound, normalised: bool) -> _Found:
     ours, theirs = float(np.median(real.level_db)), float(np.median(generated.level_db))
     if abs(ours - theirs) < max(LEVEL_DB, _chance(generated.level_db, real.level_db)):
         return []
@@ -242,7 +244,7 @@ def _levels(name: str, generated: Sound, real: Sound, normalised: bool) -> _Foun
     return [("level", ours, theirs, text)]
 
 
-def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
+def _lengths(name: str, generated: CorpusSound, real: CorpusSound) -> _Found:
     ours, theirs = float(np.median(real.duration)), float(np.median(generated.duration))
     few = abs(ours - theirs) < _chance(generated.duration, real.duration)
     if few or max(ours, theirs) < LENGTH_RATIO * min(ours, theirs):
@@ -254,7 +256,7 @@ def _lengths(name: str, generated: Sound, real: Sound) -> _Found:
     return [("length", ours, theirs, text)]
 
 
-def _silence(name: str, generated: Sound, real: Sound) -> _Found:
+def _silence(name: str, generated: CorpusSound, real: CorpusSound) -> _Found:
     ours, theirs = float(real.means[0]), float(generated.means[0])
     if abs(ours - theirs) < SILENCE_SHARE:
         return []

@@ -17,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, same_dimensions
 from raysound.metrics.distances import centre, squared_distances
-from raysound.metrics.intervals import Measure, halves, measure, spread_interval, spread_measure
+from raysound.metrics.intervals import (
+    Estimate,
+    estimate,
+    half_samples,
+    resampling_estimate,
+    spread_interval,
+)
 
 SCALE = 100
 MEDIAN_OF = 2000
@@ -123,17 +129,17 @@ def mmd2_x100(generated: ArrayLike, reference: ArrayLike) -> float:
     return float(_estimates(kernel_matrices(generated, reference), None)[0])
 
 
-def mmd_measure(kernels: KernelMatrices, seed: int = 0, what: str = "clips") -> Measure:
+def mmd_measure(kernels: KernelMatrices, seed: int = 0, what: str = "clips") -> Estimate:
     """MMD², times 100, with the interval that other clips of the generator would give it.
 
     The reference is held fixed: rows of one report differ by their generators only.
     """
     n = len(kernels.cross)
     if n < 4:
-        return measure(None, why=f"{n} {what}: fewer than the 4 an estimate needs")
+        return estimate(None, why=f"{n} {what}: fewer than the 4 an estimate needs")
     value = float(_estimates(kernels, None)[0])
-    low, high = spread_interval(_estimates(kernels, halves(n, seed=seed)), n, value)
-    return spread_measure(value, float(low), float(high), n, what)
+    low, high = spread_interval(_estimates(kernels, half_samples(n, seed=seed)), n, value)
+    return resampling_estimate(value, float(low), float(high), n, what)
 
 
 def decreases(kernels: KernelMatrices) -> NDArray[np.float64]:

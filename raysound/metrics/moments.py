@@ -41,10 +41,10 @@ def moments(values: ArrayLike) -> Moments:
     if not len(array):
         raise ValueError("moments of no clips: at least one is needed")
     starts = range(0, len(array), BLOCK)
-    return merge(*(_block(embeddings("embeddings", array[i : i + BLOCK])) for i in starts))
+    return merge_moments(*(_block(embeddings("embeddings", array[i : i + BLOCK])) for i in starts))
 
 
-def merge(*parts: Moments) -> Moments:
+def merge_moments(*parts: Moments) -> Moments:
     """Moments of the union of disjoint parts; any grouping agrees to about 1e-12, relatively.
 
     n = Σ nᵢ, mean = Σ nᵢ meanᵢ / n, m2 = Σ m2ᵢ + Σ nᵢ (meanᵢ - mean)(meanᵢ - mean)ᵀ.

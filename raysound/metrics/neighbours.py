@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from raysound.metrics.checks import embeddings, rows, same_dimensions
 from raysound.metrics.distances import centre, squared_distances
 from raysound.metrics.intervals import (
-    Measure,
-    halves,
+    Estimate,
+    estimate,
+    half_samples,
     mean_measure,
-    measure,
-    share_measure,
+    proportion_estimate,
+    resampling_estimate,
     spread_interval,
-    spread_measure,
 )
 
 K = 5
@@ -215,7 +215,7 @@ def coverage(of: Neighbours) -> float:
     return float((of.squared.min(axis=1) < STRICT * of.reference_radii).mean())
 
 
-def clip_measures(of: BallCounts, k: int = K) -> dict[str, Measure]:
+def clip_measures(of: BallCounts, k: int = K) -> dict[str, Estimate]:
     """Precision, density and authenticity of one clip or more, each with an interval.
 
     Means over the clips: none depends on their number. The intervals cover other clips of the same
@@ -223,13 +223,13 @@ def clip_measures(of: BallCounts, k: int = K) -> dict[str, Measure]:
     density.
     """
     return {
-        "precision": share_measure(of.inside, of.clips),
+        "precision": proportion_estimate(of.inside, of.clips),
         "density": mean_measure(of.balls / k, of.squares / k**2, of.clips),
-        "authenticity": share_measure(of.authentic, of.clips),
+        "authenticity": proportion_estimate(of.authentic, of.clips),
     }
 
 
-def set_measures(of: Neighbours, seed: int = 0) -> dict[str, Measure]:
+def set_measures(of: Neighbours, seed: int = 0) -> dict[str, Estimate]:
     """Recall and coverage, each with an interval; both grow with the number of generated clips.
 
     The intervals, by half samples, cover other clips of the same generator against the same
@@ -239,13 +239,13 @@ def set_measures(of: Neighbours, seed: int = 0) -> dict[str, Measure]:
     values = {"recall": recall(of), "coverage": coverage(of)}
     if n < 2 * (of.k + 1):
         why = f"{n} clips: their halves have no {of.k} neighbours"
-        return {name: measure(value, why=why) for name, value in values.items()}
-    drawn = halves(n, seed=seed)
+        return {name: estimate(value, why=why) for name, value in values.items()}
+    drawn = half_samples(n, seed=seed)
     at_halves = {"recall": _recalls(of, drawn), "coverage": _coverages(of, drawn)}
     measures = {}
     for name, value in values.items():
         low, high = map(float, spread_interval(at_halves[name], n, value))
-        measures[name] = spread_measure(value, max(0.0, low), min(1.0, high), n, "clips")
+        measures[name] = resampling_estimate(value, max(0.0, low), min(1.0, high), n, "clips")
     return measures
 
 

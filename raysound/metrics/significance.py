@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from math import erfc, sqrt
 
-from raysound.metrics.intervals import Measure, Z, wilson_ends
+from raysound.metrics.intervals import Estimate, Z, wilson_ends
 
 # Adjusted p-values below it are significant.
 ALPHA = 0.05
@@ -11,7 +11,7 @@ ALPHA = 0.05
 LARGEST_Z = 39.0
 
 
-def adjusted_p_values(pairs: Iterable[tuple[Measure, Measure]]) -> list[float | None]:
+def adjusted_p_values(pairs: Iterable[tuple[Estimate, Estimate]]) -> list[float | None]:
     """`holm` of the `p_value` of every pair; the pairs are one family of comparisons."""
     return holm([p_value(a, b) for a, b in pairs])
 
@@ -21,7 +21,7 @@ def significant(adjusted: float | None) -> bool:
     return adjusted is not None and adjusted < ALPHA
 
 
-def p_value(a: Measure, b: Measure) -> float | None:
+def p_value(a: Estimate, b: Estimate) -> float | None:
     """Two-sided p-value of "`a` and `b` are equal", by inverting the interval of their difference.
 
     It is 1 - c for the confidence c at which one end of `intervals.difference`'s interval is 0,
@@ -57,7 +57,7 @@ def p_value(a: Measure, b: Measure) -> float | None:
     return erfc(lowest / sqrt(2))
 
 
-def _reach(of: Measure, z: float) -> tuple[float, float]:
+def _reach(of: Estimate, z: float) -> tuple[float, float]:
     """Distances from a value down and up to the ends of its interval at the quantile `z`."""
     value, n = of["value"], of.get("of")
     if n:

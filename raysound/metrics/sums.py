@@ -69,7 +69,7 @@ class ClassificationSums:
         return matrix.reshape(classes, classes)
 
 
-def merge(parts: Sequence[ClassificationSums]) -> ClassificationSums:
+def merge_sums(parts: Sequence[ClassificationSums]) -> ClassificationSums:
     """Sums over one part or more, in their order; the rows stay apart."""
     cells, place = np.unique(np.concatenate([one.cells for one in parts]), return_inverse=True)
     counts = np.zeros(len(cells), np.int64)

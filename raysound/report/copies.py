@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysound.report.measures import written
+from raysound.report.measures import format_estimate
 
 # Pairs with pictures and players: of a generated corpus, and of the real clips.
 PAIRS_OF_CORPUS, REAL_PAIRS = 3, 2
@@ -99,7 +99,7 @@ def copy_lines(copies: Mapping[str, Any] | None) -> Iterator[str]:
             pair = row["pairs"][0]
             best = f"{pair['similarity']:.3f}  {pair['clip_id']}, {pair['training_clip']}"
         yield (
-            f"{name:<{width}}  {row['clips']:5d}  {written(share, 'percent'):>7}  "
+            f"{name:<{width}}  {row['clips']:5d}  {format_estimate(share, 'percent'):>7}  "
             f"{interval:<16}  {best}"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raysound.metrics.declarations import EMBEDDING_METRICS
-from raysound.report.measures import written
+from raysound.report.measures import format_estimate
 
 
 def rows_of(embedding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -31,7 +31,7 @@ def embedding_lines(embeddings: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'embedding':<{wide}}  {'corpus':<{width}}  clips  {names}"
     for name, corpus, row in shown:
         values = "  ".join(
-            f"{written(row[metric.key], metric.form):>{column(metric.name)}}"
+            f"{format_estimate(row[metric.key], metric.form):>{column(metric.name)}}"
             for metric in EMBEDDING_METRICS
         )
         yield f"{name:<{wide}}  {corpus:<{width}}  {row['clips']:5d}  {values}"

@@ -18,7 +18,7 @@ ANCHOR_WORDS = {
 }
 
 
-def written(measure: Mapping[str, Any], form: str) -> str:
+def format_estimate(measure: Mapping[str, Any], form: str) -> str:
     """A measure's value in its form, a dash where it has none."""
     return number(measure["value"], form)
 
@@ -47,7 +47,7 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def skipped_checks(metrics: Mapping[str, Any]) -> list[str]:
+def skipped_check_lines(metrics: Mapping[str, Any]) -> list[str]:
     """In words, the checks that could not be made: of which anchor, in which metrics, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for check in metrics["sanity"]:

@@ -27,12 +27,12 @@ from raysound.report.maps import MapPoint
 from raysound.report.measures import (
     ANCHOR_WORDS,
     differing_from_real,
+    format_estimate,
     not_worse_than_real,
     number,
-    skipped_checks,
+    skipped_check_lines,
     warnings,
     worse,
-    written,
 )
 from raysound.wording import counted
 
@@ -161,7 +161,7 @@ def render(
             embedding_metrics=EMBEDDING_METRICS,
             copies=shown_copies(metrics["copies"], cards),
             warnings=warnings(metrics),
-            skipped_checks=skipped_checks(metrics),
+            skipped_check_lines=skipped_check_lines(metrics),
             mismatch=metrics["mismatch"],
             headline=HEADLINE,
             all_metrics=METRICS,
@@ -211,7 +211,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(percent=percent, interval=interval, seconds=seconds)
-    made.filters.update(written=written, number=number, counted=counted)
+    made.filters.update(format_estimate=format_estimate, number=number, counted=counted)
     return made
 
 

@@ -100,7 +100,7 @@ def render_search(
     begun = [row for row in rows if row.history]
     whole = [row for row in begun if row.state != "failed"]
     templates = environment()
-    templates.filters["shown"] = shown
+    templates.filters["shown"] = setting_text
     return templates.get_template("search.html.jinja").render(
         name=name,
         rows=ranked(rows),
@@ -127,7 +127,7 @@ def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> di
         return {"setting": setting, "drawing": drawing, "choices": []}
     choices: dict[str, list[tuple[float, bool]]] = {}
     for value, accuracy, is_best in measured:
-        choices.setdefault(shown(value), []).append((accuracy, is_best))
+        choices.setdefault(setting_text(value), []).append((accuracy, is_best))
     table: list[dict[str, Any]] = [
         {
             "choice": choice,
@@ -146,11 +146,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def shown(value: object) -> str:
+def setting_text(value: object) -> str:
     """A setting's value in few letters."""
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, Mapping):
-        inside = ", ".join(shown(each) for key, each in value.items() if key != "name")
+        inside = ", ".join(setting_text(each) for key, each in value.items() if key != "name")
         return f"{value.get('name', '')}({inside})" if "name" in value else f"({inside})"
     return "none" if value is None else str(value)

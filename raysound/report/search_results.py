@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from raysound.report.search_page import TrialRow, shown
+from raysound.report.search_page import TrialRow, setting_text
 from raysound.wording import counted
 
 
@@ -34,7 +34,7 @@ def summary_lines(rows: list[TrialRow], best: TrialRow | None, most: int) -> Ite
     yield f"{counted(len(rows), 'trial')}: {ended}"
     yield f"{spent} of {counted(most, 'epoch')} trained"
     if best is not None:
-        values = ", ".join(f"{key} {shown(value)}" for key, value in best.values.items())
+        values = ", ".join(f"{key} {setting_text(value)}" for key, value in best.values.items())
         yield f"best: trial {best.number}, {best.accuracy:.1%} of the validation clips: {values}"
 
 

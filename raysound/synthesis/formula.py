@@ -229,7 +229,7 @@ def synthesize_clip(
     return (mixture * (level / np.max(np.abs(mixture)))).astype(np.float32)
 
 
-def plan_corpus(
+def plan_clips(
     role: str, labels: Sequence[str], clips_per_class: int, seed: int
 ) -> list[dict[str, Any]]:
     """Lists the clips of one corpus, label by label.

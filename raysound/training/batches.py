@@ -34,7 +34,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class DeviceTransfer:
     """How batches come to the model.
 
     Attributes:
@@ -47,17 +47,17 @@ class Delivery:
     pin: bool = False
     ahead: int = 0
 
-    def bring(self, array: np.ndarray) -> torch.Tensor:
+    def to_device(self, array: np.ndarray) -> torch.Tensor:
         """An array, on the device."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return (tensor.pin_memory() if self.pin else tensor).to(self.device, non_blocking=True)
 
 
-def delivery_to(device: torch.device, compute: ComputeSettings) -> Delivery:
+def device_transfer(device: torch.device, compute: ComputeSettings) -> DeviceTransfer:
     """What `compute` says of the way from memory to the model."""
     is_gpu = device.type == "cuda"
     ahead = compute.prefetch_batches
-    return Delivery(
+    return DeviceTransfer(
         device=device,
         pin=is_gpu and decided(compute.pin_memory, device),
         ahead=(2 if is_gpu else 0) if ahead == "auto" else ahead,
@@ -82,7 +82,7 @@ def row_batches(
     order: np.ndarray,
     rank: int,
     workers: int,
-    delivery: Delivery,
+    transfer: DeviceTransfer,
     on_device: torch.Tensor | None,
 ) -> Iterator[Batch]:
     """This worker's share of each batch of some rows, in some order.
@@ -96,7 +96,7 @@ def row_batches(
         order: indices of rows.
         rank: this worker.
         workers: how many there are.
-        delivery: how and where they are wanted.
+        transfer: how and where they are wanted.
         on_device: `rows.log_mel` on that device, if it is kept there.
     """
     for start in range(0, len(order), batch_size):
@@ -105,10 +105,10 @@ def row_batches(
         if len(mine) == 0:
             return
         if on_device is not None:
-            log_mel = on_device[delivery.bring(mine)]
+            log_mel = on_device[transfer.to_device(mine)]
         else:
-            log_mel = delivery.bring(rows.log_mel[mine])
-        yield Batch(log_mel, delivery.bring(rows.target[mine]), rows.clip_id[mine].tolist())
+            log_mel = transfer.to_device(rows.log_mel[mine])
+        yield Batch(log_mel, transfer.to_device(rows.target[mine]), rows.clip_id[mine].tolist())
 
 
 def epoch_order(rows: Rows, seed: int, epoch: int, balanced: bool) -> np.ndarray:

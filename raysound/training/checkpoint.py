@@ -17,15 +17,15 @@ from raysound.errors import UserError
 from raysound.models import Classifier, build
 from raysound.settings.schema import FeatureSettings
 from raysound.training.inference import Normalisation
-from raysound.training.loop import Progress
+from raysound.training.loop import TrainState
 
 WEIGHTS = "model.safetensors"
-NOTE = "checkpoint.json"
+METADATA_FILE = "checkpoint.json"
 PROGRESS = "progress.safetensors"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ClassifierMetadata:
     """What `checkpoint.json` holds.
 
     Attributes:
@@ -117,17 +117,19 @@ def fitting(
     return best, [name for name in state if name not in best]
 
 
-def save(folder: str, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Writes weights and note; the note comes last, so a folder that has it is whole."""
+def save(folder: str, weights: Mapping[str, Tensor], checkpoint: ClassifierMetadata) -> None:
+    """Writes weights and metadata; the metadata comes last, so a folder that has it is whole."""
     weights = {key: value.contiguous().cpu() for key, value in weights.items()}
     storage.write_bytes(storage.join(folder, WEIGHTS), safetensors.torch.save(weights))
-    note = {
+    metadata = {
         **checkpoint.__dict__,
         "features": checkpoint.features.model_dump(),
         "feature_id": checkpoint.features.id,
         "normalisation": checkpoint.normalisation.__dict__,
     }
-    storage.write_bytes(storage.join(folder, NOTE), json.dumps(note, indent=2).encode())
+    storage.write_bytes(
+        storage.join(folder, METADATA_FILE), json.dumps(metadata, indent=2).encode()
+    )
 
 
 class Weights(NamedTuple):
@@ -142,7 +144,7 @@ class Weights(NamedTuple):
     averaged: Mapping[str, Tensor]
 
 
-def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
+def save_progress(folder: str, weights: Weights, progress: TrainState) -> None:
     """Writes all that it takes to go on after an epoch, in one file that appears whole."""
     optimizer = progress.optimizer
     state = {
@@ -151,7 +153,7 @@ def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
         for key, value in values.items()
         if value is not None
     }
-    note = {
+    metadata = {
         "history": progress.history,
         "groups": optimizer["param_groups"],
         "scheduler": {key: value for key, value in progress.scheduler.items() if _plain(value)},
@@ -164,7 +166,7 @@ def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
             for key, value in named.items()
         },
         **state,
-        "note": torch.frombuffer(bytearray(json.dumps(note).encode()), dtype=torch.uint8),
+        "metadata": torch.frombuffer(bytearray(json.dumps(metadata).encode()), dtype=torch.uint8),
     }
     # Copies, for two names of one tensor are refused; in the plain layout, for others are too.
     plain = torch.contiguous_format
@@ -174,13 +176,13 @@ def save_progress(folder: str, weights: Weights, progress: Progress) -> None:
     storage.write_bytes(storage.join(folder, PROGRESS), safetensors.torch.save(tensors))
 
 
-def load_progress(folder: str) -> tuple[Weights, Progress] | None:
+def load_progress(folder: str) -> tuple[Weights, TrainState] | None:
     """What `save_progress` wrote; None before the first epoch."""
     uri = storage.join(folder, PROGRESS)
     if not storage.exists(uri):
         return None
     tensors = safetensors.torch.load(storage.read_bytes(uri))
-    note = json.loads(bytes(tensors.pop("note").numpy()))
+    metadata = json.loads(bytes(tensors.pop("metadata").numpy()))
     parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("model", "averaged", "optimizer")}
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
@@ -189,8 +191,8 @@ def load_progress(folder: str) -> tuple[Weights, Progress] | None:
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    optimizer = {"state": state, "param_groups": note["groups"]}
-    progress = Progress(note["history"], optimizer, note["scheduler"], note["steps"])
+    optimizer = {"state": state, "param_groups": metadata["groups"]}
+    progress = TrainState(metadata["history"], optimizer, metadata["scheduler"], metadata["steps"])
     return Weights(parts["model"], parts["averaged"]), progress
 
 
@@ -200,10 +202,10 @@ def _plain(value: object) -> bool:
 
 def is_complete(folder: str) -> bool:
     """True where a run has finished and left its checkpoint."""
-    return storage.exists(storage.join(folder, NOTE))
+    return storage.exists(storage.join(folder, METADATA_FILE))
 
 
-def read_note(folder: str) -> Checkpoint:
+def load_metadata(folder: str) -> ClassifierMetadata:
     """Reads `checkpoint.json`.
 
     Raises:
@@ -211,16 +213,16 @@ def read_note(folder: str) -> Checkpoint:
     """
     if not is_complete(folder):
         raise UserError(f"{folder} holds no checkpoint: run jobs/train.py first")
-    note = json.loads(storage.read_bytes(storage.join(folder, NOTE)))
-    del note["feature_id"]
-    note["features"] = FeatureSettings(**note["features"])
-    note["normalisation"] = Normalisation(
-        tuple(note["normalisation"]["mean"]), tuple(note["normalisation"]["std"])
+    metadata = json.loads(storage.read_bytes(storage.join(folder, METADATA_FILE)))
+    del metadata["feature_id"]
+    metadata["features"] = FeatureSettings(**metadata["features"])
+    metadata["normalisation"] = Normalisation(
+        tuple(metadata["normalisation"]["mean"]), tuple(metadata["normalisation"]["std"])
     )
-    return Checkpoint(**note)
+    return ClassifierMetadata(**metadata)
 
 
-def load_model(folder: str, checkpoint: Checkpoint) -> Classifier:
+def load_model(folder: str, checkpoint: ClassifierMetadata) -> Classifier:
     """The trained model, on the CPU, in eval mode."""
     model = build(checkpoint.model, len(checkpoint.labels))
     weights = storage.read_bytes(storage.join(folder, WEIGHTS))

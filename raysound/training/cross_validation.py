@@ -45,7 +45,7 @@ def spread(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def table(summary: dict[str, Any]) -> Iterator[str]:
+def summary_table(summary: dict[str, Any]) -> Iterator[str]:
     """The sums as lines of text: a row a fold, a column a seed."""
     seeds = summary["seeds"]
     yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + "      mean"

@@ -55,7 +55,7 @@ class Hardware:
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a training stands after an epoch: with the weights, all that it takes to go on.
 
     Attributes:
@@ -77,14 +77,14 @@ def fit(
     validation_batches: Callable[[], Iterable[Batch]] | None,
     settings: TrainingSettings,
     normalisation: Normalisation,
-    after_epoch: Callable[[Progress], None],
+    after_epoch: Callable[[TrainState], None],
     *,
     classes: int,
     class_weights: Tensor | None = None,
     crop_frames: int | None = None,
     averaged: nn.Module | None = None,
     hardware: Hardware | None = None,
-    progress: Progress | None = None,
+    progress: TrainState | None = None,
 ) -> None:
     """Trains for all epochs that are still to come.
 
@@ -115,7 +115,7 @@ def fit(
         RuntimeError: a split is empty.
     """
     hardware = hardware or Hardware()
-    progress = progress or Progress()
+    progress = progress or TrainState()
     optimizer = make_optimizer(model, settings)
     scheduler = make_scheduler(optimizer, settings)
     if progress.history:
@@ -163,7 +163,7 @@ def fit(
         _set_lr(optimizer, scheduled)
         if scheduler is not None and settings.warmup_epochs < epoch <= main:
             step_schedule(scheduler, metrics)
-        progress = Progress(
+        progress = TrainState(
             [*progress.history, metrics],
             optimizer.state_dict(),
             scheduler.state_dict() if scheduler is not None else {},
@@ -187,7 +187,7 @@ def best_epoch(history: Sequence[Metrics]) -> int:
     return 1 + max(range(len(history)), key=lambda index: (quality(history[index]), index))
 
 
-def kept_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:
+def selected_epoch(history: Sequence[Metrics], settings: TrainingSettings) -> int:
     """The epoch, from 1, whose weights are the classifier's so far."""
     return len(history) if settings.checkpoint_policy == "last" else best_epoch(history)
 

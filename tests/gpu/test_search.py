@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from raysound.distributed.trials_shown import TrialsShown
+from raysound.distributed.trials_shown import SearchProgress
 from raysound.distributed.tune import tune
 from raysound.settings.schema import Config
 
@@ -26,7 +26,7 @@ def used_memory() -> int:
     return int(done.stdout.split()[0])
 
 
-class TrialsAtOnce(TrialsShown):
+class TrialsAtOnce(SearchProgress):
     """Notes the used memory while two trials run, each after an epoch of its own."""
 
     noted: ClassVar[list[int]] = []

@@ -1,4 +1,4 @@
-"""Training on a GPU: precision, memory formats, delivery of batches, lack of memory."""
+"""Training on a GPU: precision, memory formats, transfer of batches, lack of memory."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from raysound.distributed.extract import extract_corpus
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train_worker import train_alone
-from raysound.distributed.training import describe, gather, job_of, split_clips, train_classifier
+from raysound.distributed.training import (
+    classifier_metadata,
+    job_of,
+    load_training_data,
+    split_clips,
+    train_classifier,
+)
 from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.schema import ComputeSettings, Config, TrainingSettings
-from raysound.training.batches import Delivery, Rows, prefetched, row_batches
+from raysound.training.batches import DeviceTransfer, Rows, prefetched, row_batches
 from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
@@ -30,8 +36,8 @@ def history_of(
     """What a training in this process reports, an epoch each."""
     config = Config.model_validate(tree | {"compute": compute})
     folder = finished_features("real", config)
-    material = gather(folder, split_clips(config, folder))
-    job = job_of(config, material, describe(config, material), str(run), threads=1)
+    material = load_training_data(folder, split_clips(config, folder))
+    job = job_of(config, material, classifier_metadata(config, material), str(run), threads=1)
     train_alone(job, device, material.datasets(job))
     return read_history(str(run / "history.jsonl"))
 
@@ -95,10 +101,10 @@ def test_batches_hold_their_rows_whichever_way_they_come(
         np.array([f"clip-{number}" for number in range(50)], dtype=object),
     )
     order = rng.permutation(50)
-    delivery = Delivery(device, pin=device.type == "cuda", ahead=ahead)
+    transfer = DeviceTransfer(device, pin=device.type == "cuda", ahead=ahead)
     lying = torch.tensor(rows.log_mel, device=device) if kept else None
 
-    came = row_batches(rows, 8, order, 0, 1, delivery, lying)
+    came = row_batches(rows, 8, order, 0, 1, transfer, lying)
     # All of them, before one is looked at: none may be overwritten by a later one.
     batches = list(prefetched(came, ahead))
 

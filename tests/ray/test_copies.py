@@ -16,14 +16,14 @@ from jsonschema import Draft202012Validator
 
 from raysound import storage
 from raysound.distributed.copies import copy_metrics
-from raysound.distributed.evaluate import evaluate, table
+from raysound.distributed.evaluate import evaluate, metrics_table
 from raysound.distributed.extract import extract
 from raysound.distributed.listing import finished_features
 from raysound.distributed.shown import chosen_pairs
 from raysound.distributed.training import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, left_out
-from raysound.evaluation.predictions import part_uris, read_predictions
+from raysound.evaluation.predictions import prediction_parts, read_predictions
 from raysound.features import parquet
 from raysound.report.events import write_events
 from raysound.settings.loading import from_tree
@@ -239,8 +239,8 @@ def test_clips_without_labels_are_searched_alike(evaluated: dict[str, Any]) -> N
 def test_every_clip_scored_outside_of_training_has_a_row(evaluated: dict[str, Any]) -> None:
     for corpus in ("real", "made", "flat"):
         for scored, part in zip(
-            part_uris(str(evaluated["output"] / "predictions"), corpus),
-            part_uris(str(evaluated["output"] / "copies"), corpus),
+            prediction_parts(str(evaluated["output"] / "predictions"), corpus),
+            prediction_parts(str(evaluated["output"] / "copies"), corpus),
             strict=True,
         ):
             clips = storage.read_table(scored, ["clip_id", "split", "label"])
@@ -270,7 +270,7 @@ def test_a_rerun_computes_nothing_and_a_lost_part_alone(
     folder = evaluated["output"] / "copies"
     before = times(folder)
     parts = sum(
-        len(parquet.part_uris(finished_features(name, evaluated["config"])))
+        len(parquet.shard_uris(finished_features(name, evaluated["config"])))
         for name in ("real", "made", "flat")
     )
     assert len(before) == parts + 1
@@ -282,7 +282,7 @@ def test_a_rerun_computes_nothing_and_a_lost_part_alone(
     metrics = evaluated["output"] / "metrics.json"
     assert json.loads(metrics.read_text()) == evaluated["metrics"]
 
-    gone = Path(part_uris(str(folder), "made")[0])
+    gone = Path(prediction_parts(str(folder), "made")[0])
     gone.unlink()
     assert searched(evaluated["config"], evaluated["output"]) == evaluated["copies"]
     after = times(folder)
@@ -301,7 +301,7 @@ def test_of_more_training_windows_whole_clips_are_drawn(
     }  # fmt: skip
     assert found["training"]["digest"] != evaluated["copies"]["training"]["digest"]
     assert found["threshold"]["clips"] == 30
-    shown = "\n".join(table({**evaluated["metrics"], "copies": found}))
+    shown = "\n".join(metrics_table({**evaluated["metrics"], "copies": found}))
     assert f"30 of {train} training clips searched" in shown
     real = storage.read_table(str(tmp_path / "copies" / "training.parquet"))
     drawn = {*real["clip_id"].to_pylist()}
@@ -356,7 +356,7 @@ def test_too_few_real_clips_have_no_threshold_and_the_reason_is_shown(
     assert metrics["copies"]["threshold"] == {"value": None, "clips": 75, "why": why}
     for row in metrics["copies"]["corpora"].values():
         assert (row["share"]["value"], row["share"]["why"]) == (None, why)
-    assert why in "\n".join(table(metrics))
+    assert why in "\n".join(metrics_table(metrics))
     assert why in (output / "report.html").read_text()
 
 
@@ -370,7 +370,7 @@ def test_page_events_console_and_compare_hold_them(
     # Three pairs of each generated corpus, two of real clips.
     assert section.count('<li class="pair"') == 8
     assert section.count("<audio") == section.count("<img") == 16
-    lines = [line.split() for line in table(metrics)]
+    lines = [line.split() for line in metrics_table(metrics)]
     best = metrics["copies"]["corpora"]["made"]["pairs"][0]
     (made,) = (line for line in lines if line[-1] == best["training_clip"] and line[0] == "made")
     assert made[1:4] == ["28", "42.9%", "26.5%"]
@@ -425,4 +425,4 @@ def test_it_is_off_by_default(trained: dict[str, Any]) -> None:
     assert metrics["copies"] is None
     assert not (output / "copies").exists()
     assert 'id="copies"' not in (output / "report.html").read_text()
-    assert not [line for line in table(metrics) if line.startswith("copies")]
+    assert not [line for line in metrics_table(metrics) if line.startswith("copies")]

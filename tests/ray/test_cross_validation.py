@@ -123,7 +123,7 @@ def test_no_clip_of_its_test_fold_trains_a_classifier(validated: dict[str, Any])
         parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
         for row in clips.to_pylist():
             parts[row["split"]].add(row["clip_id"])
-        note = checkpoint.read_note(classifier["run"])
+        note = checkpoint.load_metadata(classifier["run"])
 
         assert note.data == {
             "split_digest": split_digest(clips), **{name: len(of) for name, of in parts.items()}
@@ -139,7 +139,7 @@ def test_no_clip_of_its_test_fold_trains_a_classifier(validated: dict[str, Any])
 
 def test_another_seed_is_another_training_of_the_same_clips(validated: dict[str, Any]) -> None:
     for one, other in zip(*[iter(validated["sums"]["classifiers"])] * 2, strict=True):
-        notes = [checkpoint.read_note(classifier["run"]) for classifier in (one, other)]
+        notes = [checkpoint.load_metadata(classifier["run"]) for classifier in (one, other)]
         losses = [
             read_history(f"{classifier['run']}/history.jsonl")[0]["train_loss"]
             for classifier in (one, other)

@@ -105,4 +105,4 @@ def test_columns_of_features_can_be_chosen(trained: dict[str, Any]) -> None:
 
     assert isinstance(rows, ray.data.Dataset)
     assert rows.columns() == ["clip_id", "label"]
-    assert rows.count() == sum(pq.read_metadata(uri).num_rows for uri in parquet.part_uris(folder))
+    assert rows.count() == sum(pq.read_metadata(uri).num_rows for uri in parquet.shard_uris(folder))

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from raysound import storage
 from raysound.audio.decode import read_clip
 from raysound.distributed.embeddings import check_embeddings, embed_corpora
-from raysound.distributed.evaluate import evaluate, table
+from raysound.distributed.evaluate import evaluate, metrics_table
 from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.errors import UserError
@@ -146,7 +146,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_log_mel_statistics_are_those_of_the_feature_shards(evaluated: dict[str, Any]) -> None:
     folder = finished_features("good", evaluated["config"])
-    tables = [storage.read_table(uri) for uri in parquet.part_uris(folder)]
+    tables = [storage.read_table(uri) for uri in parquet.shard_uris(folder)]
     rows = pa.concat_tables(tables)
     found = read(evaluated, "mel", "good")
     assert found["clip_id"].to_pylist() == rows["clip_id"].to_pylist()
@@ -175,7 +175,7 @@ def test_metrics_json_page_and_console_hold_them(evaluated: dict[str, Any], root
     page = (evaluated["output"] / "report.html").read_text()
     assert "Distances in other embeddings" in page
     assert page.count("data-embedding=") == 2
-    lines = [line.split() for line in table(metrics)]
+    lines = [line.split() for line in metrics_table(metrics)]
     for name in ("conv", "mel"):
         assert [line[1] for line in lines if line[0] == name][:3] == [*CORPORA]
 
@@ -193,7 +193,7 @@ def test_a_rerun_computes_nothing_and_a_change_what_it_concerns(
     folder = evaluated["output"] / "embeddings"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     assert len(before) == 2 * sum(
-        len(parquet.part_uris(finished_features(name, evaluated["config"]))) for name in CORPORA
+        len(parquet.shard_uris(finished_features(name, evaluated["config"]))) for name in CORPORA
     )
     evaluate(evaluated["config"])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before

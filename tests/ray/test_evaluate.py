@@ -59,7 +59,7 @@ def test_the_good_generator_is_told_from_the_bad_one(
 ) -> None:
     corpora = metrics["corpora"]
     assert list(corpora) == ["real", "good", "bad"]
-    assert corpora["real"]["clips"] == checkpoint.read_note(trained["run"]).data["test"]
+    assert corpora["real"]["clips"] == checkpoint.load_metadata(trained["run"]).data["test"]
     assert corpora["good"]["clips"] == 24
     assert corpora["good"]["accuracy"]["value"] > 0.85
     assert corpora["bad"]["accuracy"]["high"] < corpora["good"]["accuracy"]["low"]
@@ -116,7 +116,8 @@ def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
         return part
 
     shards = {
-        name: parquet.part_uris(finished_features(name, config)) for name in ("real", "good", "bad")
+        name: parquet.shard_uris(finished_features(name, config))
+        for name in ("real", "good", "bad")
     }
     references = references_of([alone("real", uri, None) for uri in shards["real"]])
     for name, uris in shards.items():
@@ -137,7 +138,7 @@ def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
     table = pa.concat_tables(
         part for name in ("real", "good", "bad") for part in read_predictions(predictions, name)
     )
-    labels = checkpoint.read_note(trained["run"]).labels
+    labels = checkpoint.load_metadata(trained["run"]).labels
     probabilities = as_array(table["probabilities"])
     asked = [labels.index(label) for label in table["label"].to_pylist()]
     assert table["target_probability"].to_pylist() == pytest.approx(
@@ -251,7 +252,7 @@ def test_a_classifier_trained_on_good_clips_recognises_real_ones(
     scores = compared["scores"]
     good, bad = (scores["generated"][name] for name in ("good", "bad"))
 
-    assert scores["test_clips"] == checkpoint.read_note(trained["run"]).data["test"]
+    assert scores["test_clips"] == checkpoint.load_metadata(trained["run"]).data["test"]
     assert scores["classifier"]["run"] == trained["run"].rpartition("/")[2]
     assert scores["classifier"]["accuracy"]["value"] > 0.8
     assert good["generated_to_real"]["accuracy"]["value"] > 0.8
@@ -271,7 +272,7 @@ def test_both_classifiers_of_a_pair_are_trained_on_equally_many_clips_of_each_cl
     output = Path(compared["config"].output)
     for row in compared["scores"]["generated"].values():
         real, generated = (
-            checkpoint.read_note(str(output / "training" / row["runs"][side])).data
+            checkpoint.load_metadata(str(output / "training" / row["runs"][side])).data
             for side in ("real", "generated")
         )
         for part in ("train", "validation"):

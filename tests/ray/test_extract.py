@@ -13,7 +13,7 @@ import torchaudio
 
 import raysound
 from raysound.corpora.manifest_parts import read_manifest, shard_clips
-from raysound.distributed.extract import Progress, extract, extract_corpus
+from raysound.distributed.extract import ExtractionProgress, extract, extract_corpus
 from raysound.distributed.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.distributed.training import run_folder
@@ -124,7 +124,7 @@ EXPECTED_WINDOWS = {
 def rows_of(folder: str) -> list[dict[str, Any]]:
     return [
         {**row, "log_mel": log_mel}
-        for uri in parquet.part_uris(folder)
+        for uri in parquet.shard_uris(folder)
         for table in [pq.read_table(uri)]
         for row, log_mel in zip(
             table.drop_columns("log_mel").to_pylist(),
@@ -414,14 +414,14 @@ def test_a_shard_depends_on_its_clips_alone(noises: Path, tmp_path: Path) -> Non
         clips = shard_clips(folder, "test", index)
         extract_shard(str(tmp_path / parquet.shard_name(index)), clips, config.features)
 
-    for uri in parquet.part_uris(folder):
+    for uri in parquet.shard_uris(folder):
         assert (tmp_path / Path(uri).name).read_bytes() == Path(uri).read_bytes()
 
 
 def test_the_record_of_a_shard_tells_its_statistics(noises: Path, tmp_path: Path) -> None:
     folder = extract_corpus("made", config_for(noises, tmp_path, **SMALL))
 
-    for uri in parquet.part_uris(folder):
+    for uri in parquet.shard_uris(folder):
         shard = parquet.read_record(uri)
         log_mels = parquet.tensor_array(pq.read_table(uri)["log_mel"])
         assert shard is not None
@@ -452,7 +452,7 @@ def test_the_user_is_told_how_far_it_is_and_what_was_rejected(
 def test_the_time_left_is_told_as_soon_as_there_is_a_pace(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, found: int, rate: float, left: str
 ) -> None:
-    progress = Progress(str(tmp_path), "real", {"clips": 12, "shards": {}}, "test")
+    progress = ExtractionProgress(str(tmp_path), "real", {"clips": 12, "shards": {}}, "test")
     progress.add(found, 0, 0.0)
     with caplog.at_level("INFO"):
         progress.show(rate)
@@ -480,8 +480,8 @@ def test_other_settings_have_another_folder(troubles: Path, tmp_path: Path) -> N
     half = extract_corpus("real", config_for(troubles, tmp_path, dtype="float16"))
 
     assert wide != half
-    assert pq.read_schema(parquet.part_uris(wide)[0]).field("log_mel").type.shape == [32, 101]
-    assert str(pq.read_schema(parquet.part_uris(half)[0]).field("log_mel").type.value_type) == (
+    assert pq.read_schema(parquet.shard_uris(wide)[0]).field("log_mel").type.shape == [32, 101]
+    assert str(pq.read_schema(parquet.shard_uris(half)[0]).field("log_mel").type.value_type) == (
         "halffloat"
     )
 

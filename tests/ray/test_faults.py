@@ -64,7 +64,7 @@ def clips_written(folder: Path) -> Counter[str]:
     """How often each clip stands in the shards."""
     return Counter(
         clip_id
-        for uri in parquet.part_uris(str(folder))
+        for uri in parquet.shard_uris(str(folder))
         for clip_id in pq.read_table(uri, columns=["clip_id"])["clip_id"].to_pylist()
     )
 

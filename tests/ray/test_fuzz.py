@@ -90,7 +90,7 @@ def test_every_damaged_file_ends_as_finite_rows_or_as_a_reject_with_its_reason(
         for row in pq.read_table(Path(folder) / "rejects.parquet").to_pylist()
     }
     windows: Counter[str] = Counter()
-    for uri in parquet.part_uris(folder):
+    for uri in parquet.shard_uris(folder):
         table = pq.read_table(uri)
         windows.update(zip(table["clip_id"].to_pylist(), table["window"].to_pylist(), strict=True))
         assert np.isfinite(parquet.tensor_array(table["log_mel"])).all()

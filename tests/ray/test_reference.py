@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from raysound import storage
 from raysound.distributed.cas import cas
-from raysound.distributed.evaluate import evaluate, table
+from raysound.distributed.evaluate import evaluate, metrics_table
 from raysound.distributed.extract import extract
 from raysound.distributed.pipeline import run_all
 from raysound.distributed.reference import reference
@@ -25,7 +25,7 @@ from raysound.distributed.training import train_classifier
 from raysound.distributed.tune import tune
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, compare_files, left_out
-from raysound.evaluation.predictions import as_array, part_uris
+from raysound.evaluation.predictions import as_array, prediction_parts
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
 from raysound.settings.loading import from_tree
@@ -131,8 +131,8 @@ def test_scores_of_single_clips_are_the_same(
         csv = f"csv/{name}.csv"
         assert (against["output"] / csv).read_text() == (theirs / csv).read_text()
         for one, other in zip(
-            part_uris(str(against["output"] / "predictions"), name),
-            part_uris(str(theirs / "predictions"), name),
+            prediction_parts(str(against["output"] / "predictions"), name),
+            prediction_parts(str(theirs / "predictions"), name),
             strict=True,
         ):
             assert storage.read_table(one).equals(storage.read_table(other))
@@ -160,7 +160,7 @@ def test_the_moments_give_the_frechet_distance_of_metrics_json(
     with_clips: dict[str, Any], against: dict[str, Any], root: Path
 ) -> None:
     """By the lines of docs/reference.md, from what is written of the clips without labels."""
-    uris = part_uris(str(against["output"] / "embeddings" / "conv"), "flat")
+    uris = prediction_parts(str(against["output"] / "embeddings" / "conv"), "flat")
     tables = pa.concat_tables([storage.read_table(uri) for uri in uris])
     found = against["metrics"]["embeddings"]["conv"]["corpora"]["flat"]
     order = np.argsort(keys(tables["clip_id"].to_pylist()))
@@ -191,7 +191,7 @@ def test_the_report_says_that_the_real_clips_are_not_at_hand(against: dict[str, 
     assert cells[0] == {}
     assert all(cells[1:])
     assert page.one("tr", _class="own").one("th").text.startswith("real")
-    assert [line for line in table(against["metrics"]) if "reference.safetensors" in line]
+    assert [line for line in metrics_table(against["metrics"]) if "reference.safetensors" in line]
 
 
 def test_compare_finds_no_difference(with_clips: dict[str, Any], against: dict[str, Any]) -> None:

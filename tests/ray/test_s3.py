@@ -44,7 +44,7 @@ def config(tone_config: dict[str, Any], tones: dict[str, Path], object_store: st
 
 
 def parts(folder: str) -> dict[str, bytes]:
-    return {uri.rpartition("/")[2]: storage.read_bytes(uri) for uri in parquet.part_uris(folder)}
+    return {uri.rpartition("/")[2]: storage.read_bytes(uri) for uri in parquet.shard_uris(folder)}
 
 
 @pytest.mark.timeout(240)
@@ -58,7 +58,7 @@ def test_the_road_from_store_to_store(
     here = dict(tone_config, output=str(tmp_path / "here"))
     here["corpora"] = {"real": {"path": str(tones["real"])}}
     local = extract_corpus("real", from_tree(here, "test"))
-    for there, on_disk in zip(parquet.part_uris(folder), parquet.part_uris(local), strict=True):
+    for there, on_disk in zip(parquet.shard_uris(folder), parquet.shard_uris(local), strict=True):
         assert storage.read_table(there).equals(pq.read_table(on_disk))
     before = parts(folder)
     summary = json.loads(storage.read_bytes(f"{folder}/summary.json"))

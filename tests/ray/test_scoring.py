@@ -20,7 +20,12 @@ from raysound.distributed.measure import sum_corpora
 from raysound.distributed.score import NOISE_RMS, made_waveform, score_corpora
 from raysound.distributed.training import split_clips
 from raysound.evaluation.partial_sums import OTHERS, TRAIN, Plan, of_parts
-from raysound.evaluation.predictions import embedding_size, part_index, part_uris, read_note
+from raysound.evaluation.predictions import (
+    embedding_size,
+    part_index,
+    prediction_parts,
+    read_part_metadata,
+)
 from raysound.features import parquet
 from raysound.metrics.selection import limits
 from raysound.settings.schema import Config, FeatureSettings
@@ -77,14 +82,14 @@ def test_a_part_a_shard_and_none_is_scored_twice(scorer: Scorer) -> None:
     )
     assert scorer.score() == {"done": 9}
     assert scorer.files() == before
-    notes = [read_note(uri) for uri in part_uris(scorer.out, "real")]
+    notes = [read_part_metadata(uri) for uri in prediction_parts(scorer.out, "real")]
     assert sum(note.clips for note in notes if note) == len(scorer.chosen)
     assert len({note.scored for note in notes if note}) == 5
 
 
 def test_only_what_is_missing_cut_or_of_another_shard_is_scored_again(scorer: Scorer) -> None:
     before = scorer.files()
-    (gone, cut) = part_uris(scorer.out, "good")
+    (gone, cut) = prediction_parts(scorer.out, "good")
     Path(gone).unlink()
     Path(cut).write_bytes(Path(cut).read_bytes()[:100])
     (Path(scorer.out) / "bad/part-00000001.parquet.0a1b.tmp").write_bytes(b"half")
@@ -103,7 +108,7 @@ def test_only_what_is_missing_cut_or_of_another_shard_is_scored_again(scorer: Sc
 def test_a_changed_shard_is_scored_again_alone(scorer: Scorer, tmp_path: Path) -> None:
     copy = tmp_path / "features"
     shutil.copytree(scorer.folders["bad"], copy)
-    first = parquet.part_uris(str(copy))[0]
+    first = parquet.shard_uris(str(copy))[0]
     table = pq.read_table(first)
     metadata = dict(table.schema.metadata or {}) | dict(pq.read_metadata(first).metadata)
     record = json.loads(metadata[parquet.SHARD_KEY]) | {"digest": "another"}
@@ -127,14 +132,14 @@ def test_another_classifier_scores_everything_again(scorer: Scorer, tmp_path: Pa
 def test_other_training_clips_cost_no_forward_pass(scorer: Scorer) -> None:
     """Only the real shards that hold them are scored; generated clips are set against them anew."""
     dropped = scorer.chosen.filter(pc.equal(scorer.chosen["split"], "train"))["clip_id"][0]
-    before = pq.read_table(part_uris(scorer.out, "good")[0])
+    before = pq.read_table(prediction_parts(scorer.out, "good")[0])
 
     made = scorer.score(
         chosen=scorer.chosen.filter(pc.not_equal(scorer.chosen["clip_id"], dropped))
     )
 
     assert made == {"score": 1, "done": 4, "compare": 4}
-    after = pq.read_table(part_uris(scorer.out, "good")[0])
+    after = pq.read_table(prediction_parts(scorer.out, "good")[0])
     assert dropped.as_py() not in after["nearest_train_clip_id"].to_pylist()
     for column in ("clip_id", "probabilities", "embedding"):
         assert after[column].equals(before[column])
@@ -142,13 +147,15 @@ def test_other_training_clips_cost_no_forward_pass(scorer: Scorer) -> None:
 
 def test_parts_of_a_corpus_that_is_gone_disappear(scorer: Scorer) -> None:
     """And those beyond the last shard."""
-    shutil.copy(part_uris(scorer.out, "good")[0], Path(scorer.out) / "good/part-00000007.parquet")
+    shutil.copy(
+        prediction_parts(scorer.out, "good")[0], Path(scorer.out) / "good/part-00000007.parquet"
+    )
     left = {name: scorer.folders[name] for name in ("real", "good")}
 
     assert scorer.score(folders=left) == {"done": 7}
 
     assert {path.name for path in Path(scorer.out).iterdir()} == {"real", "good"}
-    assert len(part_uris(scorer.out, "good")) == 2
+    assert len(prediction_parts(scorer.out, "good")) == 2
 
 
 def bits(sums: Any) -> bytes:
@@ -182,7 +189,7 @@ def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
     assert [sorted(one) for one in found] == [sorted(keys)] * 3
     for key in keys:
         assert len({bits(one[key]) for one in found}) == 1
-    alone = of_parts({part_index(uri): uri for uri in part_uris(scorer.out, "good")}, plan)
+    alone = of_parts({part_index(uri): uri for uri in prediction_parts(scorer.out, "good")}, plan)
     good = found[0]["good", OTHERS]
     assert good.entries.tolist() == alone[OTHERS].entries.tolist()
     assert good.classification.clips == 24

@@ -34,7 +34,7 @@ from raysound.settings.loading import from_tree
 from raysound.settings.schema import ComputeSettings, TrainingSettings
 from raysound.storage import read_table
 from raysound.training import checkpoint
-from raysound.training.batches import Delivery, epoch_order, prefetched, row_batches
+from raysound.training.batches import DeviceTransfer, epoch_order, prefetched, row_batches
 from raysound.training.hardware import hardware_for, memory_told
 from raysound.training.history import read_history
 from raysound.training.loop import Hardware, Metrics, best_epoch
@@ -52,7 +52,7 @@ def clips_of(config: Any, split: str) -> pa.Table:
 
 def source_of(folder: str, clips: pa.Table, labels: list[str], **order: Any) -> ShardDatasource:
     """What streams read some clips from."""
-    return ShardDatasource(parquet.part_uris(folder), ray.put(clips), labels, **order)
+    return ShardDatasource(parquet.shard_uris(folder), ray.put(clips), labels, **order)
 
 
 def without_seconds(history: list[Metrics]) -> list[Metrics]:
@@ -62,7 +62,7 @@ def without_seconds(history: list[Metrics]) -> list[Metrics]:
 
 def test_the_classifier_learns_and_leaves_history_weights_and_note(trained: dict[str, Any]) -> None:
     history = read_history(f"{trained['run']}/history.jsonl")
-    note = checkpoint.read_note(trained["run"])
+    note = checkpoint.load_metadata(trained["run"])
 
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert [row["lr"] for row in history] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
@@ -81,7 +81,7 @@ def test_the_classifier_learns_and_leaves_history_weights_and_note(trained: dict
 
 def test_every_validation_clip_is_counted_once_over_both_workers(trained: dict[str, Any]) -> None:
     """An equal split over two workers would have cut an odd number of clips to an even one."""
-    clips = checkpoint.read_note(trained["run"]).data["validation"]
+    clips = checkpoint.load_metadata(trained["run"]).data["validation"]
 
     assert clips % 2 == 1
     counted = [row["validation_clips"] for row in read_history(f"{trained['run']}/history.jsonl")]
@@ -102,20 +102,20 @@ def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any
     names = set(clips["clip_id"].to_pylist())
     rows = [
         log_mel
-        for table in map(read_table, parquet.part_uris(folder))
+        for table in map(read_table, parquet.shard_uris(folder))
         for name, log_mel in zip(
             table["clip_id"].to_pylist(), parquet.tensor_array(table["log_mel"]), strict=True
         )
         if name in names
     ]
-    assert len(rows) == checkpoint.read_note(trained["run"]).data["train"] < 66
+    assert len(rows) == checkpoint.load_metadata(trained["run"]).data["train"] < 66
     expected = MelStatistics.of(np.stack(rows))
 
     actual = normalisation(folder, clips)
 
     np.testing.assert_allclose(actual.mean, expected.mean, rtol=1e-6)
     np.testing.assert_allclose(actual.std, expected.std, rtol=1e-6)
-    assert checkpoint.read_note(trained["run"]).normalisation == actual
+    assert checkpoint.load_metadata(trained["run"]).normalisation == actual
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -135,7 +135,7 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
     assert 0 < len(expected) < 66
     log_mels = {
         name: log_mel
-        for table in map(read_table, parquet.part_uris(folder))
+        for table in map(read_table, parquet.shard_uris(folder))
         for name, log_mel in zip(
             table["clip_id"].to_pylist(), parquet.tensor_array(table["log_mel"]), strict=True
         )
@@ -214,7 +214,7 @@ def test_workers_together_take_each_clip_of_an_epoch_once(
     trained: dict[str, Any], workers: int, made_ahead: int
 ) -> None:
     """All but the few at a batch's end that can't be divided evenly; batches as one worker's."""
-    here = Delivery(torch.device("cpu"))
+    here = DeviceTransfer(torch.device("cpu"))
     clips = clips_of(trained["config"], "train")
     rows = read_all(finished_features("real", trained["config"]), clips, ["high", "low", "mid"])
     order = epoch_order(rows, seed=3, epoch=2, balanced=False)
@@ -377,7 +377,7 @@ def test_a_range_of_workers_trains_to_the_end(trained: dict[str, Any], tmp_path:
     run = train_classifier(config)
 
     history = read_history(f"{run}/history.jsonl")
-    data = checkpoint.read_note(run).data
+    data = checkpoint.load_metadata(run).data
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert {row["validation_clips"] for row in history} == {data["validation"]}
     # Two workers can't divide an odd last batch.
@@ -446,7 +446,7 @@ def test_features_that_the_object_store_cannot_hold_are_streamed(
     (summary,) = (tmp_path / "out/features").glob("*/summary.json")
     assert json.loads(summary.read_text())["bytes"] > 150e6
     assert told["fits"] is False
-    data = checkpoint.read_note(told["run"]).data
+    data = checkpoint.load_metadata(told["run"]).data
     (row,) = read_history(f"{told['run']}/history.jsonl")
     assert data["train"] + data["validation"] + data["test"] == 11 * 66
     # Two workers get as many clips each: an odd one waits.

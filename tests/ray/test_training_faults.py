@@ -22,7 +22,7 @@ from torch.distributed import DistNetworkError
 
 from raysound import storage
 from raysound.distributed import training
-from raysound.distributed.epochs_shown import show_epochs
+from raysound.distributed.epochs_shown import log_new_epochs
 from raysound.distributed.extract import extract
 from raysound.distributed.placement import placement
 from raysound.distributed.train_worker import is_bug, train_worker
@@ -128,7 +128,7 @@ def test_an_epoch_trained_again_after_a_failure_is_shown_once(
     shown = 0
     with caplog.at_level(logging.INFO):
         for epochs in (2, 1, 2, 3):
-            shown = show_epochs(history[:epochs], shown, from_tree(whole["tree"], "test"), "cas")
+            shown = log_new_epochs(history[:epochs], shown, from_tree(whole["tree"], "test"), "cas")
 
     numbers = [re.match(r"cas: epoch +(\d+) of", line) for line in caplog.messages]
     assert [number and number[1] for number in numbers] == ["1", "2", "3"]
@@ -360,9 +360,9 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
 ) -> None:
     config = from_tree(whole["tree"], "test")
     folder = training.finished_features("real", config)
-    material = training.gather(folder, training.split_clips(config, folder))
+    material = training.load_training_data(folder, training.split_clips(config, folder))
     scaling, threads = placement(config)
-    note = training.describe(config, material)
+    note = training.classifier_metadata(config, material)
     job = training.job_of(config, material, note, str(tmp_path / "run"), threads)
     history = tmp_path / "run" / "history.jsonl"
     history.parent.mkdir()

@@ -11,9 +11,9 @@ import torch
 from raysound.distributed.listing import finished_features
 from raysound.distributed.train_worker import read_progress, train_alone
 from raysound.distributed.training import (
-    describe,
-    gather,
+    classifier_metadata,
     job_of,
+    load_training_data,
     run_folder,
     split_clips,
     train_classifier,
@@ -47,8 +47,10 @@ def test_a_training_starts_from_weights_of_the_same_layers(
     }
     config = from_tree(tree, "test")
     folder = finished_features("real", config)
-    material = gather(folder, split_clips(config, folder))
-    job = job_of(config, material, describe(config, material), str(tmp_path / "run"), threads=2)
+    material = load_training_data(folder, split_clips(config, folder))
+    job = job_of(
+        config, material, classifier_metadata(config, material), str(tmp_path / "run"), threads=2
+    )
     found: dict[str, torch.Tensor] = {}
 
     def report(metrics: dict[str, Any], checkpoint: ray.train.Checkpoint) -> None:

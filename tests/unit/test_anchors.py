@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from raysound.metrics.anchors import CHECKS, anchors_of_real, halves, passes, sanity
+from raysound.metrics.anchors import CHECKS, anchors_of_real, passes, sanity_checks, split_in_halves
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
-from raysound.metrics.intervals import share_measure
+from raysound.metrics.intervals import proportion_estimate
 
 CLASSES, SIZE = 4, 6
 LABELS = ["bell", "dog", "rain", "sea"]
@@ -37,7 +37,7 @@ def rows() -> dict[str, dict]:
     )
     scored = {"real": TEST, "noise": noise, "silence": noise}
     scored |= anchors_of_real(TEST, TRAIN, 80)
-    half, other = halves(TRAIN)
+    half, other = split_in_halves(TRAIN)
     sizes = 80, [20] * CLASSES
     made = {name: corpus_report(some, reference, LABELS, *sizes) for name, some in scored.items()}
     against = RealClips.of(other)
@@ -45,7 +45,7 @@ def rows() -> dict[str, dict]:
 
 
 def test_every_check_is_made_and_holds_for_a_good_classifier() -> None:
-    checked = sanity(rows())
+    checked = sanity_checks(rows())
 
     assert [
         (row["anchor"], row["metric"], row["expected"], row["than"]) for row in checked
@@ -57,7 +57,7 @@ def test_a_classifier_that_takes_noise_for_the_real_thing_is_found_out() -> None
     made = rows()
     made["noise"] = made["real"]
 
-    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if not row["passed"]}
+    broken = {(row["anchor"], row["metric"]) for row in sanity_checks(made) if not row["passed"]}
 
     assert {("noise", "accuracy"), ("noise", "mmd2_x100"), ("noise", "coverage")} <= broken
     assert ("silence", "mmd2_x100") not in broken
@@ -69,7 +69,7 @@ def test_a_check_that_cannot_be_made_says_why() -> None:
     made["noise"] = {**made["noise"], "mmd2_x100": unknown}
     del made["one_clip_per_class"]
 
-    left = {(row["anchor"], row["metric"]): row for row in sanity(made)}
+    left = {(row["anchor"], row["metric"]): row for row in sanity_checks(made)}
 
     assert len(left) == len(CHECKS)
     for check in (("noise", "mmd2_x100"), ("real_halves", "mmd2_x100")):
@@ -84,9 +84,11 @@ def test_a_classifier_that_guesses_is_found_out() -> None:
     """By chance it is a little better on the labels as they are: not by more than chance."""
     made = rows()
     for name, right in (("real", 24), ("shuffled_labels", 18)):
-        made[name] = {**made[name], "accuracy": share_measure(right, 80)}
+        made[name] = {**made[name], "accuracy": proportion_estimate(right, 80)}
 
-    broken = {(row["anchor"], row["metric"]) for row in sanity(made) if row["passed"] is False}
+    broken = {
+        (row["anchor"], row["metric"]) for row in sanity_checks(made) if row["passed"] is False
+    }
 
     assert ("shuffled_labels", "accuracy") in broken
 
@@ -112,9 +114,9 @@ def test_few_test_clips_decide_nothing_about_shuffled_labels(
     right: int, of: int, expected: bool | None
 ) -> None:
     """Of nine clips seven may keep their label by chance."""
-    real = share_measure(round(0.8 * of), of)
+    real = proportion_estimate(round(0.8 * of), of)
 
-    assert passes(share_measure(right, of), "well below", real) is expected
+    assert passes(proportion_estimate(right, of), "well below", real) is expected
 
 
 @pytest.mark.parametrize("of_a_class", [1, 3, 5, 6])
@@ -126,7 +128,7 @@ def test_few_test_clips_raise_no_false_alarm(of_a_class: int) -> None:
     sizes = len(test.truth), [of_a_class] * CLASSES
     made = {name: corpus_report(some, reference, LABELS, *sizes) for name, some in scored.items()}
 
-    broken = {row["anchor"] for row in sanity(made) if row["passed"] is False}
+    broken = {row["anchor"] for row in sanity_checks(made) if row["passed"] is False}
 
     assert "one_clip_per_class" not in broken
     assert ("one_clip_per_class" in scored) == (of_a_class > 5)
@@ -165,7 +167,7 @@ def test_the_anchors_are_what_they_are_called() -> None:
 
 
 def test_halves_share_no_clip_and_lose_none() -> None:
-    half, other = halves(TRAIN)
+    half, other = split_in_halves(TRAIN)
 
     together = {row.tobytes() for part in (half, other) for row in part.embedding}
     assert (len(half.truth), len(other.truth)) == (120, 120)

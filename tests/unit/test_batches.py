@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raysound.training.batches import (
-    Delivery,
+    DeviceTransfer,
     Rows,
     class_weights,
     epoch_order,
@@ -18,7 +18,7 @@ from raysound.training.batches import (
 )
 from raysound.training.loop import Batch
 
-HERE = Delivery(torch.device("cpu"))
+HERE = DeviceTransfer(torch.device("cpu"))
 
 
 def rows(classes: list[int]) -> Rows:

@@ -15,11 +15,11 @@ from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.schema import FeatureSettings, TrainingSettings
 from raysound.training import checkpoint
-from raysound.training.checkpoint import Checkpoint, Weights
+from raysound.training.checkpoint import ClassifierMetadata, Weights
 from raysound.training.inference import Normalisation, mean_by_clip, score
-from raysound.training.loop import Progress, make_optimizer, make_scheduler, step_schedule
+from raysound.training.loop import TrainState, make_optimizer, make_scheduler, step_schedule
 
-NOTE = Checkpoint(
+NOTE = ClassifierMetadata(
     model="cnn",
     labels=["bell", "狗"],
     features=FeatureSettings(clip_length=1.0, n_mels=8),
@@ -36,7 +36,7 @@ def test_a_classifier_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     log_mel = np.random.default_rng(0).standard_normal((3, 8, 101)).astype(np.float32)
 
     checkpoint.save(str(tmp_path), model.state_dict(), NOTE)
-    note = checkpoint.read_note(str(tmp_path))
+    note = checkpoint.load_metadata(str(tmp_path))
     loaded = checkpoint.load_model(str(tmp_path), note)
 
     assert note == NOTE
@@ -66,7 +66,7 @@ def test_a_folder_without_its_note_is_no_checkpoint(tmp_path: Path) -> None:
 
     assert not checkpoint.is_complete(str(tmp_path))
     with pytest.raises(UserError, match=r"run jobs/train\.py first"):
-        checkpoint.read_note(str(tmp_path))
+        checkpoint.load_metadata(str(tmp_path))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -78,7 +78,7 @@ def test_progress_comes_back_bit_by_bit(
     model = build("cnn", 2).to(memory_format=layout)
     made = getattr(torch.optim, optimizer)(model.parameters(), lr=0.01)
     for step in range(2):
-        progress = Progress([{"epoch": step, "lr": 0.1}], made.state_dict(), {"best": 0.5}, 7)
+        progress = TrainState([{"epoch": step, "lr": 0.1}], made.state_dict(), {"best": 0.5}, 7)
         weights = Weights(model.state_dict(), {})
         checkpoint.save_progress(str(tmp_path), weights, progress)
 
@@ -197,7 +197,7 @@ def test_what_goes_on_from_progress_goes_the_same_way(
     weights = Weights(model.state_dict(), averaged.state_dict())
     state = schedule.state_dict() if schedule is not None else {}
     checkpoint.save_progress(
-        str(tmp_path), weights, Progress(HISTORY, made.state_dict(), state, 12345)
+        str(tmp_path), weights, TrainState(HISTORY, made.state_dict(), state, 12345)
     )
     loaded = checkpoint.load_progress(str(tmp_path))
 
@@ -224,10 +224,10 @@ def test_what_goes_on_from_progress_goes_the_same_way(
     assert_same(plain(other_made.state_dict()["state"]), plain(made.state_dict()["state"]))
 
 
-def progress_of(steps: int, size: int = 10) -> tuple[Weights, Progress]:
+def progress_of(steps: int, size: int = 10) -> tuple[Weights, TrainState]:
     """Weights that say at which step they were taken."""
     weights = {"a": torch.full((size,), float(steps)), "b.c": torch.tensor(steps)}
-    return Weights(weights, {}), Progress([], {"state": {}, "param_groups": []}, {}, steps)
+    return Weights(weights, {}), TrainState([], {"state": {}, "param_groups": []}, {}, steps)
 
 
 def test_progress_of_an_epoch_takes_the_place_of_that_before(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_progress_that_can_not_be_written_leaves_the_last(tmp_path: Path) -> Non
 
     with pytest.raises(TypeError):
         checkpoint.save_progress(
-            str(tmp_path), weights, Progress([{"odd": object()}], progress.optimizer)
+            str(tmp_path), weights, TrainState([{"odd": object()}], progress.optimizer)
         )
 
     assert (checkpoint.load_progress(str(tmp_path)) or (None, None))[1] == progress_of(1)[1]

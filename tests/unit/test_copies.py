@@ -8,7 +8,7 @@ from raysound.audio.log_mel import LogMel
 from raysound.metrics import copies as module
 from raysound.metrics.copies import (
     Copies,
-    Reference,
+    TrainingWindows,
     by_clip,
     candidates,
     coarse_vectors,
@@ -55,12 +55,12 @@ def waves() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def reference(waves: list[np.ndarray]) -> Reference:
-    return Reference.of(patches_of(waves), HOP)
+def reference(waves: list[np.ndarray]) -> TrainingWindows:
+    return TrainingWindows.of(patches_of(waves), HOP)
 
 
 @pytest.fixture(scope="module")
-def independent(reference: Reference) -> Copies:
+def independent(reference: TrainingWindows) -> Copies:
     return find_copies(patches_of([sound(1000 + seed) for seed in range(CLIPS)]), reference)
 
 
@@ -147,7 +147,7 @@ def test_silence_and_steady_tones_match_nothing_not_even_themselves(waves) -> No
     t = np.arange(SETTINGS.clip_samples) / 16000
     tone = (0.3 * np.sin(2 * np.pi * 500 * t)).astype(np.float32)
     flat = patches_of([np.zeros_like(tone), tone, tone * 0.1])
-    reference = Reference.of(np.concatenate([flat, patches_of(waves)]), HOP)
+    reference = TrainingWindows.of(np.concatenate([flat, patches_of(waves)]), HOP)
 
     found = find_copies(flat, reference)
     assert (found.similarity < 0.5).all()
@@ -206,7 +206,7 @@ def test_the_memory_of_the_search_is_bounded(monkeypatch) -> None:
 
 
 def test_the_group_of_a_training_clip_is_not_compared(reference, waves) -> None:
-    doubled = Reference.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
+    doubled = TrainingWindows.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
     groups = np.array([*range(CLIPS), 0, 1, 2])
     found = find_copies(doubled.patches, doubled, excluded=groups)
     assert (groups[found.index] != groups).all()
@@ -224,7 +224,7 @@ def test_the_group_of_a_training_clip_is_not_compared(reference, waves) -> None:
 
 def test_some_training_clips_are_searched_as_all_are(reference, waves) -> None:
     """Groups of several windows: each finds the best of another group, however large its own is."""
-    doubled = Reference.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
+    doubled = TrainingWindows.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
     groups = np.array([*(np.arange(CLIPS) // 20), 7, 8, 9])
     whole = find_copies(doubled.patches, doubled, k=2, excluded=groups)
     assert whole.index[:3].tolist() == [CLIPS, CLIPS + 1, CLIPS + 2]
@@ -256,7 +256,7 @@ def test_patches_refuse_what_is_no_log_mel() -> None:
     with pytest.raises(ValueError, match="window 1 is not finite"):
         patches(np.array([[[0.0]], [[np.nan]]]), 0.03)
     with pytest.raises(ValueError, match="got none"):
-        Reference.of(np.zeros((0, 4, 9), np.uint8), 0.03)
+        TrainingWindows.of(np.zeros((0, 4, 9), np.uint8), 0.03)
 
 
 def test_windows_of_other_shape_are_refused(reference) -> None:
@@ -267,7 +267,7 @@ def test_windows_of_other_shape_are_refused(reference) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 9])
 def test_short_windows_are_compared_without_an_error(frames) -> None:
     made = np.random.default_rng(frames).integers(0, 256, size=(6, 8, frames), dtype=np.uint8)
-    found = find_copies(made, Reference.of(made, HOP))
+    found = find_copies(made, TrainingWindows.of(made, HOP))
 
     assert np.isfinite(found.similarity).all()
     if frames > 3:

@@ -21,8 +21,8 @@ from raysound.evaluation.copy_parts import (
 )
 from raysound.evaluation.derived_parts import write_derived
 from raysound.evaluation.predictions import part_uri
-from raysound.features.parquet import Shard, write_shard
-from raysound.metrics.copies import Copies, Reference, Threshold, find_copies, patches
+from raysound.features.parquet import Shard, shard_writer
+from raysound.metrics.copies import Copies, Threshold, TrainingWindows, find_copies, patches
 from raysound.metrics.selection import keys
 from raysound.settings.schema import FeatureSettings
 
@@ -45,7 +45,7 @@ def write(uri: str, clips: list[str], log_mel: np.ndarray) -> None:
         "fold": nothing, "split": nothing, "group": nothing,
         "duration": [1.0] * len(clips), "sample_rate": pa.array([8000] * len(clips), pa.int32()),
     })  # fmt: skip
-    with write_shard(uri, SETTINGS) as writer:
+    with shard_writer(uri, SETTINGS) as writer:
         for start in range(0, len(clips), 3):
             writer.add(rows.slice(start, 3), log_mel[start : start + 3])
         writer.finish(Shard("d", len(clips), len(clips), len(clips), 1.0, writer.statistics))
@@ -103,7 +103,7 @@ def test_the_reference_is_that_of_the_chosen_windows(
     searched: tuple[SearchedClips, np.ndarray, str],
 ) -> None:
     training, log_mel, _ = searched
-    expected = Reference.of(patches(log_mel[[1, 2, 3, 4, 5, 8]], 0.03), 0.03)
+    expected = TrainingWindows.of(patches(log_mel[[1, 2, 3, 4, 5, 8]], 0.03), 0.03)
 
     assert training.clips["clip_id"].to_pylist() == ["a", "b", "c", "d"]
     assert training.clip.tolist() == [0, 0, 0, 1, 2, 3]

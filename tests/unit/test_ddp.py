@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from raysound.settings.schema import TrainingSettings
 from raysound.training.inference import Normalisation
-from raysound.training.loop import Batch, Progress, fit
+from raysound.training.loop import Batch, TrainState, fit
 
 NORMALISATION = Normalisation((0.5,) * 4, (2.0,) * 4)
 CLIPS, HELD, BATCH, EPOCHS = 60, 31, 16, 3
@@ -59,7 +59,7 @@ def train(rank: int, workers: int, norm: bool, settings: TrainingSettings) -> di
     wrapped = DistributedDataParallel(model) if workers > 1 else model
     training, held = data(CLIPS, 1), data(HELD, 2)
     steps: list[Tensor] = []
-    seen: list[Progress] = []
+    seen: list[TrainState] = []
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(epoch))

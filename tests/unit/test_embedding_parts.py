@@ -15,7 +15,13 @@ from raysound.evaluation.embedding_parts import (
     window_settings,
     with_embedding,
 )
-from raysound.evaluation.predictions import as_array, part_uri, part_uris, read_metadata, read_rows
+from raysound.evaluation.predictions import (
+    as_array,
+    part_uri,
+    prediction_parts,
+    read_metadata,
+    read_prediction_rows,
+)
 from raysound.metrics.selection import keys
 from raysound.settings.schema import FeatureSettings, OnnxEmbedding
 
@@ -82,9 +88,13 @@ def test_a_sample_holds_the_clips_with_the_smallest_hashes(tmp_path: Path) -> No
         own = [place for place in range(60) if (splits[place] == "train") == is_train]
         order = sorted(own, key=lambda place: int(keys([names[place]])[0]))
         for most in (5, 100):
-            entries, clips = sample_of_parts(part_uris(str(tmp_path), "real"), is_train, most)
+            entries, clips = sample_of_parts(
+                prediction_parts(str(tmp_path), "real"), is_train, most
+            )
             assert clips == len(own)
             columns = ["clip_id", "embedding"]
-            found = read_rows(str(tmp_path), "real", entries["part"], entries["row"], columns)
+            found = read_prediction_rows(
+                str(tmp_path), "real", entries["part"], entries["row"], columns
+            )
             assert found["clip_id"].to_pylist() == [names[place] for place in order[:most]]
             np.testing.assert_array_equal(as_array(found["embedding"]), embedding[order[:most]])

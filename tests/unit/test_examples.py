@@ -44,7 +44,7 @@ def test_an_example_has_a_spectrogram_and_a_sound(tmp_path: Path) -> None:
     wav = tmp_path / "a.wav"
     soundfile.write(wav, 0.5 * np.sin(np.arange(4000) * 2 * np.pi * 1000 / 8000), 8000)
 
-    example = examples.load("mine", ROW, "hardest", str(wav), SETTINGS)
+    example = examples.load_example("mine", ROW, "hardest", str(wav), SETTINGS)
 
     assert example is not None
     assert example.log_mel.shape == (20, 51)
@@ -66,7 +66,7 @@ def test_of_a_long_clip_only_the_first_window_is_decoded(
     ramp = np.linspace(0, 1, 12_000)
     soundfile.write(wav, np.where(ramp < 0.9, ramp, np.nan), 8000, subtype="FLOAT")
 
-    example = examples.load("mine", ROW | {"windows": 3}, "hardest", str(wav), SETTINGS)
+    example = examples.load_example("mine", ROW | {"windows": 3}, "hardest", str(wav), SETTINGS)
 
     assert example is not None
     assert example.windows == 3
@@ -94,5 +94,7 @@ def test_a_clip_that_is_gone_is_told_and_left_out(
 ) -> None:
     row = ROW | {"clip_id": "gone.wav"}
 
-    assert examples.load("mine", row, "hardest", str(tmp_path / "gone.wav"), SETTINGS) is None
+    assert (
+        examples.load_example("mine", row, "hardest", str(tmp_path / "gone.wav"), SETTINGS) is None
+    )
     assert "gone.wav can't be shown in the report: no such file" in caplog.text

@@ -19,8 +19,8 @@ from raysound.audio.decode import Reject, Unreadable
 from raysound.corpora.manifest import SCHEMA, read_corpus
 from raysound.features import extraction, parquet
 from raysound.features.extraction import (
+    add_log_mels,
     extract_shard,
-    log_mels,
     read_windows,
     shard_digest,
     write_shard,
@@ -428,7 +428,7 @@ def test_a_shard_is_the_same_after_one_that_failed(tmp_path, sounds):
 
     def failing() -> Iterator[pa.Table]:
         for block in read_windows(clips, SETTINGS):
-            yield log_mels(block, SETTINGS)
+            yield add_log_mels(block, SETTINGS)
             raise OSError("the network is down")
 
     with pytest.raises(OSError, match="the network is down"):
@@ -581,13 +581,13 @@ def test_a_transform_changes_waveforms_before_their_log_mels(tmp_path, sounds):
         shapes.append((waveforms.shape, waveforms.dtype))
         return waveforms / 2
 
-    half = log_mels(plain, SETTINGS, halve)
+    half = add_log_mels(plain, SETTINGS, halve)
 
-    expected = parquet.tensor_array(log_mels(plain, SETTINGS)["log_mel"]) - np.log(4)
+    expected = parquet.tensor_array(add_log_mels(plain, SETTINGS)["log_mel"]) - np.log(4)
     audible = expected > np.log(1e-9)
     found = parquet.tensor_array(half["log_mel"])
     assert audible.mean() > 0.5
     np.testing.assert_allclose(found[audible], expected[audible], atol=2e-3)
     assert shapes == [((len(plain), SETTINGS.clip_samples), np.float32)]
     with pytest.raises(ValueError, match="the transform turns"):
-        log_mels(plain, SETTINGS, lambda waveforms: waveforms[:, :-1])
+        add_log_mels(plain, SETTINGS, lambda waveforms: waveforms[:, :-1])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raysound import storage
 from raysound.features import parquet
-from raysound.features.parquet import MelStatistics, Shard, Totals
+from raysound.features.parquet import MelStatistics, Shard, ShardTotals
 from raysound.settings.schema import FeatureSettings
 
 SETTINGS = FeatureSettings(
@@ -61,7 +61,7 @@ def record(**changes) -> Shard:
 def write(path: Path, rows: list[dict], log_mels: np.ndarray, *, group: int = 100, **changes):
     """A shard in row groups of some windows, and the writer that wrote it."""
     wanted = changes.pop("settings", SETTINGS)
-    with parquet.write_shard(str(path), wanted) as writer:
+    with parquet.shard_writer(str(path), wanted) as writer:
         for first in range(0, max(len(rows), len(log_mels)), group):
             some = pa.Table.from_pylist(rows[first : first + group])
             writer.add(some, log_mels[first : first + group])
@@ -136,7 +136,7 @@ def test_what_is_added_may_be_written_over(tmp_path):
     """Extraction fills the same buffer again and again."""
     path = tmp_path / "part-00000000.parquet"
     buffer = noise(3)
-    with parquet.write_shard(str(path), SETTINGS) as writer:
+    with parquet.shard_writer(str(path), SETTINGS) as writer:
         writer.add(pa.Table.from_pylist(ROWS), buffer)
         buffer[:] = noise(3, seed=1)
         writer.add(pa.Table.from_pylist(ROWS), buffer)
@@ -262,7 +262,7 @@ def test_a_shard_appears_whole_or_not_at_all(shard):
     before = shard.read_bytes()
 
     def write_and_stop() -> None:
-        with parquet.write_shard(str(shard), SETTINGS) as writer:
+        with parquet.shard_writer(str(shard), SETTINGS) as writer:
             writer.add(pa.Table.from_pylist(ROWS), noise(3, seed=1))
             writer.finish(record(digest="d2"))
             assert shard.read_bytes() == before
@@ -324,7 +324,7 @@ def test_part_uris_are_the_shards_in_order(tmp_path):
     storage.write_bytes(str(tmp_path / f"{parquet.shard_name(3)}.0123456789abcdef.tmp"), b"half")
     names[1:1] = ["part-00000100.parquet"]
     names.append("part-00100001.parquet")
-    assert parquet.part_uris(str(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
+    assert parquet.shard_uris(str(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
 
 
 @pytest.mark.parametrize("rejected", [[], ["b"], ["a", "b", "c"]])
@@ -344,8 +344,8 @@ def test_usable_clips_are_those_not_rejected(tmp_path, rejected):
 # A corpus
 
 
-def total(shards: list[Shard], settings: FeatureSettings = SETTINGS) -> Totals:
-    totals = Totals("real", settings)
+def total(shards: list[Shard], settings: FeatureSettings = SETTINGS) -> ShardTotals:
+    totals = ShardTotals("real", settings)
     for shard in shards:
         totals.add(shard)
     return totals

@@ -11,12 +11,12 @@ import soundfile
 
 from raysound.audio import loudness
 from raysound.audio.decode import Decoder, read_clip, read_window
-from raysound.audio.loudness import k_weighting, measure, normalise
+from raysound.audio.loudness import k_weighting, measured_gain, normalise
 from raysound.corpora.manifest import read_corpus
 from raysound.errors import UserError
 from raysound.features import parquet
-from raysound.features.extraction import extract_shard, log_mels, read_windows
-from raysound.features.parquet import Shard, Totals
+from raysound.features.extraction import add_log_mels, extract_shard, read_windows
+from raysound.features.parquet import Shard, ShardTotals
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config, FeatureSettings
 
@@ -42,7 +42,7 @@ def level_of(waveform: np.ndarray, settings: FeatureSettings) -> float:
 
 
 def measured(waveform: np.ndarray, settings: FeatureSettings) -> loudness.Gain:
-    return measure(lambda begin, end: waveform[begin:end], len(waveform), settings)
+    return measured_gain(lambda begin, end: waveform[begin:end], len(waveform), settings)
 
 
 def sine(seconds: float, rate: int, hertz: float = 997, amplitude: float = 1.0) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_pieces_measure_what_the_whole_does(
     whole = measured(waveform, wanted)
     monkeypatch.setattr(loudness, "SECONDS_TOGETHER", 2)
 
-    found = measure(
+    found = measured_gain(
         lambda begin, end: waveform[begin:end], len(waveform), wanted, lambda: pieces.append(1)
     )
 
@@ -230,7 +230,7 @@ def corpus(folder: Path, decibels: float) -> pa.Table:
 
 def tensors(clips: pa.Table, settings: FeatureSettings) -> np.ndarray:
     (rows,) = read_windows(clips, settings)
-    return parquet.tensor_array(log_mels(rows, settings)["log_mel"])
+    return parquet.tensor_array(add_log_mels(rows, settings)["log_mel"])
 
 
 @pytest.mark.parametrize("level", FORMS)
@@ -293,7 +293,7 @@ def test_a_transform_gets_waveforms_with_the_gain(tmp_path: Path) -> None:
     save(tmp_path / "a" / "x.wav", noise(0.5))
     (rows,) = read_windows(read_corpus(str(tmp_path)), loud({"rms": -23}))
 
-    log_mels(rows, loud({"rms": -23}), lambda waveforms: seen.append(waveforms) or waveforms)
+    add_log_mels(rows, loud({"rms": -23}), lambda waveforms: seen.append(waveforms) or waveforms)
 
     assert np.sqrt(np.mean(seen[0] ** 2)) == pytest.approx(10 ** (-23 / 20), rel=1e-4)
     assert rows["peak"].to_pylist() == [pytest.approx(np.abs(noise(0.5)).max())]
@@ -317,7 +317,7 @@ def test_clips_beyond_full_scale_and_below_the_floor_are_counted(tmp_path: Path)
         "source_above_full_scale": 1, "gained_above_full_scale": 1, "below_floor": 1,
     }  # fmt: skip
     assert Shard.from_json(record.to_json()).loudness == record.loudness
-    totals = Totals("real", settings)
+    totals = ShardTotals("real", settings)
     totals.add(record)
     totals.add(record)
     summary = json.loads(json.dumps(totals.summary(10)))
@@ -352,7 +352,7 @@ def test_without_loudness_ids_and_digests_are_what_they_were(load: Callable[...,
 def test_without_loudness_a_record_and_a_summary_do_not_name_it(tmp_path: Path) -> None:
     save(tmp_path / "c" / "a" / "x.wav", noise(0.5))
     record = extract_shard(str(tmp_path / "p"), read_corpus(str(tmp_path / "c")), PLAIN)
-    totals = Totals("real", PLAIN)
+    totals = ShardTotals("real", PLAIN)
     totals.add(record)
 
     assert "loudness" not in record.to_json()

@@ -24,7 +24,7 @@ from raysound.corpora.manifest_parts import (
     write_index,
 )
 from raysound.features import ranges
-from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_part
+from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_range
 from raysound.features.shards import first_shards
 
 LOOSE, PACKED = "loose", "packed"
@@ -73,7 +73,7 @@ def write_manifest(folder: Path, clips: pa.Table, blocks: int = 1, per_shard: in
     firsts, anew = first_shards(cuts, before.shards[-1] if before else -1)
     names = [f"manifest/{name}/part-{number:08d}.parquet" for number in range(len(uris))]
     shards = [
-        write_part(str(folder / part), uri, first, anew, per_shard)
+        write_range(str(folder / part), uri, first, anew, per_shard)
         for part, uri, first in zip(names, uris, firsts, strict=True)
     ]
     runs = map(runs_of, shards)

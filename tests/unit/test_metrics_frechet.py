@@ -14,7 +14,7 @@ from raysound.metrics.frechet import (
     frechet_distance_of,
     frechet_measure,
 )
-from raysound.metrics.moments import covariance, merge, moments
+from raysound.metrics.moments import covariance, merge_moments, moments
 
 
 def normal(seed, n, d, scale=1.0, shift=0.0):
@@ -48,7 +48,7 @@ def test_parts_give_the_same_moments(parts):
     x = normal(0, 5000, 12, scale=np.logspace(-2, 1, 12), shift=3)
     y = normal(1, 300, 12)
 
-    whole = merge(*(moments(part) for part in np.array_split(x, parts)))
+    whole = merge_moments(*(moments(part) for part in np.array_split(x, parts)))
 
     assert whole.n == 5000
     np.testing.assert_allclose(whole.mean, x.mean(axis=0), rtol=1e-12)
@@ -61,8 +61,8 @@ def test_merging_in_any_grouping_agrees():
     """((a, b), c), (a, (b, c)) and (c, a, b) agree to 1e-12; one clip is a part like another."""
     a, b, c = (moments(normal(seed, n, 5, shift=100)) for seed, n in ((0, 1), (1, 40), (2, 3000)))
 
-    first = merge(merge(a, b), c)
-    for other in (merge(a, merge(b, c)), merge(c, a, b)):
+    first = merge_moments(merge_moments(a, b), c)
+    for other in (merge_moments(a, merge_moments(b, c)), merge_moments(c, a, b)):
         np.testing.assert_allclose(other.mean, first.mean, rtol=1e-12)
         np.testing.assert_allclose(other.m2, first.m2, rtol=1e-12, atol=1e-9)
         assert other.n == first.n == 3041
@@ -235,8 +235,8 @@ def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
         (lambda: moments(np.ones((0, 3))), ["no clips"]),
         (lambda: moments([1.0, 2.0]), ["(2,)"]),
         (lambda: moments([[1.0, np.nan]]), ["clip 0", "nan", "dimension 1"]),
-        (lambda: merge(), ["nothing"]),
-        (lambda: merge(moments(np.ones((2, 3))), moments(np.ones((2, 4)))), ["3", "4"]),
+        (lambda: merge_moments(), ["nothing"]),
+        (lambda: merge_moments(moments(np.ones((2, 3))), moments(np.ones((2, 4)))), ["3", "4"]),
         (lambda: covariance(moments(np.ones((1, 3)))), ["2 clips", "1"]),
         (lambda: fad_inf(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
     ],

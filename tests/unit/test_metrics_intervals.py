@@ -9,13 +9,13 @@ from raysound.metrics import intervals
 from raysound.metrics.intervals import (
     bootstrap_interval,
     difference,
+    estimate,
     half_sample_interval,
-    halves,
-    measure,
+    half_samples,
     paired_difference,
     paired_p_value,
-    share_measure,
-    spread_measure,
+    proportion_estimate,
+    resampling_estimate,
     wilson_interval,
 )
 
@@ -102,11 +102,11 @@ def test_a_statistic_may_be_a_vector():
 
 def test_draws_repeat_with_their_seed_alone():
     """The same seed gives the same halves, another gives others; a half repeats no clip."""
-    drawn = halves(11, draws=50, seed=3)
+    drawn = half_samples(11, draws=50, seed=3)
 
     assert drawn.shape == (50, 5)
-    assert (drawn == halves(11, draws=50, seed=3)).all()
-    assert (drawn != halves(11, draws=50, seed=4)).any()
+    assert (drawn == half_samples(11, draws=50, seed=3)).all()
+    assert (drawn != half_samples(11, draws=50, seed=4)).any()
     assert all(len(set(half)) == 5 for half in drawn.tolist())
     assert set(drawn.ravel().tolist()) == set(range(11))
 
@@ -114,8 +114,8 @@ def test_draws_repeat_with_their_seed_alone():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: halves(3),
-        lambda: halves(10, draws=1),
+        lambda: half_samples(3),
+        lambda: half_samples(10, draws=1),
         lambda: bootstrap_interval(np.mean, 0),
         lambda: bootstrap_interval(np.mean, 5, resamples=0),
     ],
@@ -128,15 +128,19 @@ def test_too_few_clips_are_refused(call):
 
 def test_an_interval_of_no_width_is_none():
     """Where all resamples agree, or clips are few, there is a reason in place of an interval."""
-    assert spread_measure(0.5, 0.5, 0.5, 100, "clips")["low"] is None
-    assert "no spread" in spread_measure(0.5, 0.5, 0.5, 100, "clips")["why"]
-    assert "9 clips" in spread_measure(0.5, 0.4, 0.6, 9, "clips")["why"]
-    assert spread_measure(0.5, 0.4, 0.6, 10, "clips") == {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert resampling_estimate(0.5, 0.5, 0.5, 100, "clips")["low"] is None
+    assert "no spread" in resampling_estimate(0.5, 0.5, 0.5, 100, "clips")["why"]
+    assert "9 clips" in resampling_estimate(0.5, 0.4, 0.6, 9, "clips")["why"]
+    assert resampling_estimate(0.5, 0.4, 0.6, 10, "clips") == {
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+    }
 
 
 def test_difference_equals_newcombe():
     """Method 10 of Newcombe 1998, table II, example (a): 56/70 - 48/80 is 0.0524 to 0.3339."""
-    apart = difference(share_measure(56, 70), share_measure(48, 80))
+    apart = difference(proportion_estimate(56, 70), proportion_estimate(48, 80))
 
     assert apart["value"] == pytest.approx(0.2)
     assert (apart["low"], apart["high"]) == pytest.approx((0.0524, 0.3339), abs=5e-5)
@@ -148,7 +152,10 @@ def test_difference_turns_round_and_covers():
     rng = np.random.default_rng(2)
     experiments = []
     for _ in range(400):
-        a, b = share_measure(rng.binomial(60, 0.8), 60), share_measure(rng.binomial(40, 0.7), 40)
+        a, b = (
+            proportion_estimate(rng.binomial(60, 0.8), 60),
+            proportion_estimate(rng.binomial(40, 0.7), 40),
+        )
         apart, back = difference(a, b), difference(b, a)
         assert (back["low"], back["high"]) == pytest.approx((-apart["high"], -apart["low"]))
         assert apart["significant"] == (apart["low"] > 0 or apart["high"] < 0)
@@ -159,10 +166,10 @@ def test_difference_turns_round_and_covers():
 
 def test_difference_without_an_interval_tells_nothing_apart():
     """A value or an interval that is missing on one side is missing in the difference, with why."""
-    known = measure(1.0, 0.9, 1.1)
+    known = estimate(1.0, 0.9, 1.1)
 
-    no_interval = difference(known, measure(2.0, why="3 clips"))
-    no_value = difference(measure(None, why="too few"), known)
+    no_interval = difference(known, estimate(2.0, why="3 clips"))
+    no_value = difference(estimate(None, why="too few"), known)
 
     assert no_interval == {
         "value": -1.0, "low": None, "high": None, "why": "3 clips", "significant": False
@@ -173,9 +180,9 @@ def test_difference_without_an_interval_tells_nothing_apart():
 
 def test_a_share_is_wilsons():
     """A share of nothing has no value and the whole interval."""
-    assert share_measure(0, 0) == {"value": None, "low": 0.0, "high": 1.0, "of": 0}
+    assert proportion_estimate(0, 0) == {"value": None, "low": 0.0, "high": 1.0, "of": 0}
     low, high = wilson_interval(3, 10)
-    assert share_measure(3, 10) == {"value": 0.3, "low": low, "high": high, "of": 10}
+    assert proportion_estimate(3, 10) == {"value": 0.3, "low": low, "high": high, "of": 10}
 
 
 def test_paired_shares_are_compared_clip_by_clip():
@@ -190,7 +197,7 @@ def test_paired_shares_are_compared_clip_by_clip():
 
     right = np.arange(200) < 180
     fewer = np.arange(200) < 168
-    alone = difference(share_measure(180, 200), share_measure(168, 200))
+    alone = difference(proportion_estimate(180, 200), proportion_estimate(168, 200))
     together = paired_difference(right, fewer)
     assert together["value"] == pytest.approx(alone["value"])
     assert together["significant"]

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from raysound.metrics import mmd as mmd_module
 from raysound.metrics.distances import squared_distances
-from raysound.metrics.intervals import halves
+from raysound.metrics.intervals import half_samples
 from raysound.metrics.mmd import (
     bandwidth,
     kernel_matrices,
@@ -158,7 +158,7 @@ def test_blocks_of_clips_do_not_show():
 def test_recall_of_halves_is_the_recall_of_those_clips():
     """What half samples take from the list of 32 neighbours is what prdc finds from scratch."""
     x, y = normal(0, 80, 4, scale=0.7), normal(1, 70, 4)
-    of, drawn = neighbours(x, y), halves(80, draws=8)
+    of, drawn = neighbours(x, y), half_samples(80, draws=8)
 
     assert _recalls(of, drawn) == pytest.approx([four(x[half], y)["recall"] for half in drawn])
     assert _coverages(of, drawn) == pytest.approx([four(x[half], y)["coverage"] for half in drawn])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from raysound.metrics import significance
-from raysound.metrics.intervals import Z, difference, measure, share_measure, wilson_interval
+from raysound.metrics.intervals import Z, difference, estimate, proportion_estimate, wilson_interval
 from raysound.metrics.significance import holm, p_value, significant
 
 
 def spread(value, sd):
-    return measure(value, value - Z * sd, value + Z * sd)
+    return estimate(value, value - Z * sd, value + Z * sd)
 
 
 def test_docstring_examples_run():
@@ -27,8 +27,8 @@ def test_p_is_below_5_percent_exactly_where_the_95_percent_interval_excludes_0()
     apart = []
     for number in range(2000):
         n, m = rng.integers(1, 400, 2)
-        shares = [share_measure(rng.integers(0, of + 1), of) for of in (n, m)]
-        spreads = [measure(v, v - a, v + b) for v, a, b in rng.random((2, 3))]
+        shares = [proportion_estimate(rng.integers(0, of + 1), of) for of in (n, m)]
+        spreads = [estimate(v, v - a, v + b) for v, a, b in rng.random((2, 3))]
         a, b = (shares, spreads, (shares[0], spreads[1]))[number % 3]
         apart.append(difference(a, b)["significant"])
         assert (p_value(a, b) < 0.05) == apart[-1]
@@ -39,7 +39,7 @@ def test_p_is_below_5_percent_exactly_where_the_95_percent_interval_excludes_0()
 @pytest.mark.parametrize(("one", "other"), [((90, 100), (70, 100)), ((50, 50), (188, 200))])
 def test_p_of_shares_inverts_newcombes_interval(one, other):
     """At the confidence 1 - p the interval of the difference, made of Wilson's, ends at 0."""
-    a, b = share_measure(*one), share_measure(*other)
+    a, b = proportion_estimate(*one), proportion_estimate(*other)
     p = p_value(a, b)
 
     (low_a, _), (_, high_b) = (wilson_interval(*counts, 1 - p) for counts in (one, other))
@@ -57,12 +57,12 @@ def test_p_of_estimates_with_spreads_is_the_normal_one():
 
 def test_p_at_the_ends():
     """Equal values 1, a huge difference 0, no interval none."""
-    far, none = spread(1e9, 1.0), measure(1.0, why="3 clips")
+    far, none = spread(1e9, 1.0), estimate(1.0, why="3 clips")
 
     assert p_value(spread(2.0, 1.0), spread(2.0, 5.0)) == 1
     assert p_value(far, spread(0.0, 1.0)) == pytest.approx(0, abs=1e-300)
     assert p_value(none, far) is p_value(far, none) is None
-    assert p_value(far, measure(None, why="no clips")) is None
+    assert p_value(far, estimate(None, why="no clips")) is None
 
 
 def test_holm_equals_its_definition():

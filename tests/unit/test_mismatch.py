@@ -6,7 +6,7 @@ import yaml
 
 from raysound.audio.log_mel import filterbank
 from raysound.features.parquet import band_edges
-from raysound.metrics.mismatch import Sound, SoundSums, merge_sounds, mismatches, sound_of
+from raysound.metrics.mismatch import CorpusSound, SoundSums, merge_sounds, mismatches, sound_of
 from raysound.settings.schema import FeatureSettings, Loudness
 
 BANDS = 32
@@ -28,7 +28,7 @@ class Clips:
     nonsilent_fraction: np.ndarray
     spectrum: np.ndarray
 
-    def sound(self, parts: int = 1) -> Sound:
+    def sound(self, parts: int = 1) -> CorpusSound:
         """The same as sums over some parts."""
         rows = np.array_split(np.arange(len(self.level_db)), parts)
         sums = [
@@ -38,7 +38,7 @@ class Clips:
             )
             for part in rows
         ]  # fmt: skip
-        return Sound(merge_sounds(sums), self.level_db, self.duration)
+        return CorpusSound(merge_sounds(sums), self.level_db, self.duration)
 
 
 def corpus(clips: int = 40, seed: int = 0, **change: float) -> Clips:

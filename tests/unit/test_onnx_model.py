@@ -12,7 +12,7 @@ from raysound.evaluation.onnx_model import (
     LARGEST_SIZE,
     OnnxModel,
     import_onnxruntime,
-    load_model,
+    load_onnx_model,
     read_model,
 )
 from tests.onnx_models import embedded, write_model
@@ -75,7 +75,7 @@ def test_a_file_that_is_missing_changed_or_no_model_is_one_line(tmp_path: Path) 
         load(path)
     assert len(str(raised.value).splitlines()) == 1
     with pytest.raises(UserError, match="changed while it was used"):
-        load_model("conv", str(path), "another", SAMPLES, False)
+        load_onnx_model("conv", str(path), "another", SAMPLES, False)
 
 
 def test_without_onnxruntime_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

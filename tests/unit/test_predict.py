@@ -12,7 +12,7 @@ from raysound.evaluation.predict import predict
 from raysound.models import build
 from raysound.settings.schema import FeatureSettings
 from raysound.training import checkpoint
-from raysound.training.checkpoint import Checkpoint
+from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import Normalisation, score
 
 SETTINGS = FeatureSettings(
@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     """A classifier with random weights."""
     torch.manual_seed(0)
     folder = tmp_path / "run"
-    record = Checkpoint(
+    record = ClassifierMetadata(
         "cnn", ["bell", "siren"], SETTINGS, Normalisation((-5.0,) * 16, (2.0,) * 16), {}, {}, {}, {}
     )
     checkpoint.save(str(folder), build("cnn", 2).state_dict(), record)
@@ -45,7 +45,7 @@ def test_each_file_has_a_line_with_the_class_of_the_mean_over_its_windows(
 
     lines = predict(str(run), str(short), str(long)).splitlines()
 
-    model = checkpoint.load_model(str(run), checkpoint.read_note(str(run)))
+    model = checkpoint.load_model(str(run), checkpoint.load_metadata(str(run)))
     for path, line in zip((short, long), lines, strict=True):
         windows = read_clip(str(path), SETTINGS).windows
         log_mel = LogMel(SETTINGS)(torch.from_numpy(windows)).numpy()

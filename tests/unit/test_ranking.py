@@ -10,7 +10,7 @@ from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, left_out, lines, read_metrics
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
-from raysound.metrics.intervals import share_measure
+from raysound.metrics.intervals import proportion_estimate
 from raysound.metrics.ranking import ranking
 from raysound.report.measures import differing_from_real
 
@@ -23,7 +23,7 @@ def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
         **dict.fromkeys((metric.key for metric in METRICS), EMPTY),
         "role": "generated",
         "compared": 100,
-        "accuracy": share_measure(right, of),
+        "accuracy": proportion_estimate(right, of),
         **measures,
     }
 
@@ -255,7 +255,7 @@ def with_copies(copied: int, value: float | None = 0.9, digest: str = "x") -> di
     found["copies"] = {
         "threshold": {"value": value},
         "training": {"digest": digest},
-        "corpora": {"gan": {"share": share_measure(copied, 100)}},
+        "corpora": {"gan": {"share": proportion_estimate(copied, 100)}},
     }
     return found
 

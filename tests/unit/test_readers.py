@@ -53,7 +53,7 @@ def shard(
             ],
             schema=parquet.schema(settings).remove(8),
         )  # fmt: skip
-        with parquet.write_shard(str(tmp_path / parquet.shard_name(index)), settings) as writer:
+        with parquet.shard_writer(str(tmp_path / parquet.shard_name(index)), settings) as writer:
             writer.add(table, log_mels[rows])
             writer.finish(Shard("digest", 2, 2, 2, 0.2, writer.statistics))
     monkeypatch.chdir(tmp_path)

@@ -21,7 +21,7 @@ from raysound.evaluation.reference_file import (
 )
 from raysound.metrics.corpus import Scored
 from raysound.metrics.frechet import frechet_distance
-from raysound.metrics.mismatch import Sound, SoundSums
+from raysound.metrics.mismatch import CorpusSound, SoundSums
 from raysound.metrics.moments import moments
 
 LABELS = ["<b>dog</b>", "chat"]
@@ -42,7 +42,7 @@ def real_side() -> RealSide:
         class_sizes=[7, 5],
         row={"role": "real", "clips": 12, "mmd2_x100": measure},
         anchors={"noise": {"role": "anchor", "mmd2_x100": measure}},
-        sound=Sound(sums, rng.normal(size=32).astype(np.float32), rng.random(32)),
+        sound=CorpusSound(sums, rng.normal(size=32).astype(np.float32), rng.random(32)),
         embeddings={
             "mel.v2": RealEmbedding("d1", embeddings(2, 20, 4), {"mmd2_x100": measure}, {})
         },

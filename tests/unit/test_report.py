@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 from matplotlib.image import imread
 
 from raysound.metrics.declarations import EMBEDDING_METRICS
-from raysound.metrics.intervals import difference, share_measure
+from raysound.metrics.intervals import difference, proportion_estimate
 from raysound.report import maps, pictures
 from raysound.report.copies import copy_lines, pairs_to_show
 from raysound.report.embeddings import embedding_lines
@@ -360,7 +360,7 @@ def test_copies_have_a_section_with_shares_and_pairs_side_by_side():
     assert 'id="copies"' not in html()
     pairs = [shown_pair("faithful", 0), shown_pair("faithful", 2), shown_pair(None, 0)]
     given = with_copies()
-    given["copies"]["corpora"]["faithful"]["share"] = share_measure(30, 100)
+    given["copies"]["corpora"]["faithful"]["share"] = proportion_estimate(30, 100)
     tree = page(metrics=given, pairs=pairs)
 
     assert_harmless(tree)
@@ -514,7 +514,7 @@ def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
     read = {each.attributes["data-reading"]: each.text for each in readings(tree)}
     assert list(read) == ["above", "close", "unadjusted", "below", "unscored"]
     assert "the difference is not significant" in read["close"]
-    assert difference(share_measure(66, 100), share_measure(80, 100))["significant"]
+    assert difference(proportion_estimate(66, 100), proportion_estimate(80, 100))["significant"]
     assert "the difference is not significant" in read["unadjusted"]
     assert "significantly less often than real sounds (37.5% of the" in read["below"]
     assert "significantly more often than real sounds" in read["above"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from raysound.report import search_pictures
-from raysound.report.search_page import TrialRow, best_of, ranked, render_search, shown
+from raysound.report.search_page import TrialRow, best_of, ranked, render_search, setting_text
 from tests.html_tree import Element, Tree, assert_harmless
 
 BREAKOUT = '"><img src=x onerror=alert(1)>'
@@ -163,7 +163,7 @@ def test_text_from_outside_does_nothing() -> None:
     ],
 )  # fmt: skip
 def test_values_are_shown_in_few_letters(value: object, text: str) -> None:
-    assert shown(value) == text
+    assert setting_text(value) == text
 
 
 def test_an_axis_of_logarithms_has_marks_even_where_no_two_powers_of_ten_are() -> None:

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from raysound import storage
 from raysound.evaluation import partial_sums
 from raysound.evaluation.partial_sums import OTHERS, TRAIN, PartialSums, Plan
-from raysound.evaluation.predictions import PREDICTIONS, part_uri, read_rows, write_part
+from raysound.evaluation.predictions import PREDICTIONS, part_uri, read_prediction_rows, write_part
 from raysound.metrics import selection, sums
 from raysound.metrics.classification import classification_report
-from raysound.metrics.corpus import RealClips, Scored, Totals, corpus_report
+from raysound.metrics.corpus import CorpusSums, RealClips, Scored, corpus_report
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.intervals import mean_measure
 from raysound.metrics.neighbours import BallCounts, per_clip
 from raysound.metrics.selection import ENTRY, Limits, keys, sampled, select, smallest
-from raysound.metrics.sums import ClassificationSums, fold, merge
+from raysound.metrics.sums import ClassificationSums, fold, merge_sums
 from tests.made_predictions import BANDS, CLASSES, LABELS, SIZE, clips, predictions_of
 
 PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=7, examples=2))
@@ -55,7 +55,7 @@ def test_merged_in_any_groups_the_sums_are_the_same_bits(
     for size in [*groups, parts]:
         some, left = left[:size], left[size:]
         if some:
-            merged = merge(some if total is None else [total, merge(some)])
+            merged = merge_sums(some if total is None else [total, merge_sums(some)])
             total = ClassificationSums(
                 merged.cells, merged.counts, merged.in_top, fold(merged.rows)
             )
@@ -85,7 +85,7 @@ def test_a_report_from_sums_is_that_of_the_clips() -> None:
     of_clips = classification_report(truth, probabilities, LABELS)
 
     parts = [ClassificationSums.of(truth[p], probabilities[p]) for p in cuts(300, 7, 0)]
-    of_parts = classification_report(truth, probabilities, LABELS, sums=merge(parts))
+    of_parts = classification_report(truth, probabilities, LABELS, sums=merge_sums(parts))
     of_one = classification_report(
         truth, probabilities, LABELS, sums=ClassificationSums.of(truth, probabilities)
     )
@@ -105,7 +105,7 @@ def test_a_report_of_many_clips_takes_means_from_all_and_sets_from_the_sample() 
     scored = Scored(truth, probabilities, embedding.astype(np.float32))
     real = RealClips.of(scored.take(np.arange(300)))
     alone = per_clip(scored.embedding, real.embedding)
-    totals = Totals(
+    totals = CorpusSums(
         ClassificationSums.of(truth, probabilities), BallCounts.of(alone.balls, alone.authentic)
     )
     sizes = 100, [20] * CLASSES
@@ -247,11 +247,11 @@ def test_rows_of_many_parts_come_in_the_order_asked_for(tmp_path) -> None:
         storage.write_table(part_uri(out, "real", index), predictions_of(9, index))
 
     part, row = np.array([2, 0, 2, 1, 0]), np.array([8, 3, 0, 5, 1])
-    found = read_rows(out, "real", part, row, ["clip_id", "embedding"])
+    found = read_prediction_rows(out, "real", part, row, ["clip_id", "embedding"])
 
     assert found["clip_id"].to_pylist() == ["2/8", "0/3", "2/0", "1/5", "0/1"]
     assert found["embedding"][0].as_py() == predictions_of(9, 2)["embedding"][8].as_py()
-    assert len(read_rows(out, "real", part[:0], row[:0], ["clip_id"])) == 0
+    assert len(read_prediction_rows(out, "real", part[:0], row[:0], ["clip_id"])) == 0
 
 
 def test_sums_of_nothing_give_a_report_of_nothing() -> None:

@@ -13,7 +13,7 @@ from raysound.synthesis.formula import (
     PEAK,
     REAL_SNR_DB,
     ROLE_SNR_DB,
-    plan_corpus,
+    plan_clips,
     synthesize_clip,
 )
 
@@ -161,7 +161,7 @@ def test_there_are_ten_kinds():
 @given(roles, some_labels, st.integers(0, 20), st.integers(0, 2**32 - 1))
 def test_a_plan_lists_each_label_as_often_as_asked(role, labels, clips, seed):
     """Labels come in the order given; file names and seeds are unique and follow the label."""
-    plan = plan_corpus(role, labels, clips, seed)
+    plan = plan_clips(role, labels, clips, seed)
     assert [clip["label"] for clip in plan] == [label for label in labels for _ in range(clips)]
     assert len({clip["file_name"] for clip in plan}) == len(plan)
     assert len({clip["seed"] for clip in plan}) == len(plan)
@@ -173,25 +173,25 @@ def test_a_plan_lists_each_label_as_often_as_asked(role, labels, clips, seed):
 @given(roles, some_labels, st.integers(0, 12), st.integers(0, 12), st.integers(0, 2**32 - 1))
 def test_growing_a_corpus_only_adds_clips(role, labels, clips, more, seed):
     """Every clip of a smaller plan stands unchanged in a larger one."""
-    larger = {clip["file_name"]: clip for clip in plan_corpus(role, labels, clips + more, seed)}
-    assert all(larger[clip["file_name"]] == clip for clip in plan_corpus(role, labels, clips, seed))
+    larger = {clip["file_name"]: clip for clip in plan_clips(role, labels, clips + more, seed)}
+    assert all(larger[clip["file_name"]] == clip for clip in plan_clips(role, labels, clips, seed))
 
 
 @given(some_labels, st.integers(0, 40), st.integers(0, 2**32 - 1))
 def test_a_third_of_the_confused_clips_is_of_another_kind(labels, clips, seed):
     """Of each label round(clips / 3) are wrong, all of kinds that are labels; elsewhere none is."""
-    plan = plan_corpus("confused", labels, clips, seed)
+    plan = plan_clips("confused", labels, clips, seed)
     for label in labels:
         kinds = [clip["kind"] for clip in plan if clip["label"] == label]
         assert sum(kind != label for kind in kinds) == round(clips / 3)
         assert set(kinds) <= set(labels)
     for role in ("real", "faithful", "noisy"):
-        assert all(c["kind"] == c["label"] for c in plan_corpus(role, labels, clips, seed))
+        assert all(c["kind"] == c["label"] for c in plan_clips(role, labels, clips, seed))
 
 
 def test_wrong_clips_are_of_many_kinds():
     """The confusion is random, not one kind taken for one other."""
-    plan = plan_corpus("confused", LABELS, 60, 0)
+    plan = plan_clips("confused", LABELS, 60, 0)
     wrong = {clip["kind"] for clip in plan if clip["label"] == "bell"} - {"bell"}
     assert len(wrong) > 4
 
@@ -199,15 +199,13 @@ def test_wrong_clips_are_of_many_kinds():
 @given(some_labels, st.integers(1, 8), st.integers(0, 2**32 - 1))
 def test_roles_share_no_seed(labels, clips, seed):
     """No sound of one corpus is found in another of the same seed."""
-    seeds = [
-        clip["seed"] for role in ROLE_SNR_DB for clip in plan_corpus(role, labels, clips, seed)
-    ]
+    seeds = [clip["seed"] for role in ROLE_SNR_DB for clip in plan_clips(role, labels, clips, seed)]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_a_plan_example():
     """A clip is described by where it goes, what it was to be, and how to make it."""
-    plan = plan_corpus("real", ["bell"], 13, 9)
+    plan = plan_clips("real", ["bell"], 13, 9)
     assert plan[12]["file_name"] == "bell/bell-00012.wav"
     assert (plan[12]["label"], plan[12]["kind"]) == ("bell", "bell")
     assert plan[12]["seed"][0] == 9
@@ -216,7 +214,7 @@ def test_a_plan_example():
 def test_an_unknown_role_is_refused_with_the_known_ones():
     """The message names what was asked for and what there is."""
     with pytest.raises(ValueError, match=r"'fake'.*real.*faithful.*noisy.*confused"):
-        plan_corpus("fake", LABELS, 1, 0)
+        plan_clips("fake", LABELS, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ def test_an_unknown_role_is_refused_with_the_known_ones():
 def test_labels_that_do_not_suit_are_refused(role, labels):
     """Unknown and repeated labels are errors, and so is confusing one label with nothing."""
     with pytest.raises(ValueError, match="labels"):
-        plan_corpus(role, labels, 3, 0)
+        plan_clips(role, labels, 3, 0)
 
 
 # What the corpora are for
@@ -262,9 +260,9 @@ def nearest_neighbour_accuracy(known, asked):
 
 def test_kinds_are_told_apart_until_noise_covers_them():
     """A nearest neighbour knows clean kinds on coarse features, but not noisy or confused ones."""
-    known = coarse_features(plan_corpus("real", LABELS, 20, 0))
+    known = coarse_features(plan_clips("real", LABELS, 20, 0))
     accuracy = {
-        role: nearest_neighbour_accuracy(known, coarse_features(plan_corpus(role, LABELS, 15, 0)))
+        role: nearest_neighbour_accuracy(known, coarse_features(plan_clips(role, LABELS, 15, 0)))
         for role in ("faithful", "noisy", "confused")
     }
     assert accuracy["faithful"] > 0.7

@@ -21,14 +21,14 @@ from raysound.training.loop import (
     Batch,
     Hardware,
     Metrics,
-    Progress,
+    TrainState,
     best_epoch,
     fit,
     is_finished,
-    kept_epoch,
     make_optimizer,
     make_scheduler,
     quality,
+    selected_epoch,
     step_schedule,
 )
 
@@ -111,7 +111,7 @@ def run(
 ) -> list[Metrics]:
     """The history of a training."""
     torch.manual_seed(settings.seed)
-    seen: list[Progress] = []
+    seen: list[TrainState] = []
     fit(
         model or Linear(), train, validation, settings, IDENTITY, seen.append,
         classes=3, **options,
@@ -171,7 +171,7 @@ def test_without_validation_clips_the_last_epoch_is_kept() -> None:
         assert row["validation_accuracy"] is None
         assert row["validation_clips"] == 0
         assert row["train_clips"] == 60
-    assert kept_epoch(history, settings) == 2
+    assert selected_epoch(history, settings) == 2
 
 
 @pytest.mark.parametrize(("empty", "split"), [("train", "training"), ("validation", "validation")])
@@ -230,7 +230,7 @@ def train_cut_off_after_each_epoch(
             averaged.load_state_dict(weights.averaged)
 
         def after_epoch(
-            progress: Progress, model: nn.Module = model, averaged: nn.Module = averaged
+            progress: TrainState, model: nn.Module = model, averaged: nn.Module = averaged
         ) -> None:
             weights = Weights(model.state_dict(), averaged.state_dict())
             checkpoint.save_progress(folder, weights, progress)
@@ -307,7 +307,7 @@ def test_a_training_that_is_cut_off_ends_as_if_it_had_not_been(
 def test_a_finished_training_trains_no_more() -> None:
     model, before = Linear(), Linear()
     before.load_state_dict(model.state_dict())
-    seen: list[Progress] = []
+    seen: list[TrainState] = []
     settings = TrainingSettings(epochs=2)
     run(settings, copy.deepcopy(model))
     fit(
@@ -513,8 +513,8 @@ def test_the_best_epoch_has_the_best_accuracy_and_among_those_the_least_loss() -
     history = [row(0.5, 0.1), row(0.7, 0.9), row(0.7, 0.8), row(0.6, 0.2)]
 
     assert best_epoch(history) == 3
-    assert kept_epoch(history, TrainingSettings()) == 3
-    assert kept_epoch(history, TrainingSettings(checkpoint_policy="last")) == 4
+    assert selected_epoch(history, TrainingSettings()) == 3
+    assert selected_epoch(history, TrainingSettings(checkpoint_policy="last")) == 4
 
 
 def test_one_more_clip_recognised_outweighs_any_loss() -> None:
@@ -526,7 +526,7 @@ def test_of_equal_epochs_the_last_is_kept() -> None:
     """As Ray Train keeps the last of equal checkpoints."""
     history = [row(0.6, 0.8), row(0.7, 0.8), row(0.7, 0.8), row(0.7, 0.8)]
 
-    kept = [kept_epoch(history[:epoch], TrainingSettings()) for epoch in (1, 2, 3, 4)]
+    kept = [selected_epoch(history[:epoch], TrainingSettings()) for epoch in (1, 2, 3, 4)]
 
     assert kept == [1, 2, 3, 4]
 
@@ -856,7 +856,7 @@ def test_the_first_batch_without_a_loss_is_named_with_its_epoch(bad: int, value:
 
 
 def test_an_epoch_with_a_loss_that_is_no_number_is_not_reported() -> None:
-    seen: list[Progress] = []
+    seen: list[TrainState] = []
 
     def poisoned(epoch: int) -> Iterator[Batch]:
         for batch in train_batches(epoch):

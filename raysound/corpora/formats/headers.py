@@ -75,7 +75,7 @@ CONTAINERS = {
 }
 
 
-class Sound(NamedTuple):
+class AudioChunk(NamedTuple):
     """Where the sound of a file stands, by its header.
 
     Attributes:
@@ -160,10 +160,10 @@ def is_unknown(promised: int, held: int, width: int) -> bool:
     return promised >= largest or promised >= max(FAR_SIZE, FAR_RATIO * held)
 
 
-def _find_sound(read_at: ReadAt, laid: Container) -> Sound | None:
+def _find_sound(read_at: ReadAt, laid: Container) -> AudioChunk | None:
     if laid is AU:
         start, promised = (int.from_bytes(read_at(place, 4), "big") for place in (4, 8))
-        return Sound(start, promised, 8) if start >= AU_HEADER else None
+        return AudioChunk(start, promised, 8) if start >= AU_HEADER else None
     if laid is NIST:
         return _find_nist(read_at(0, 1024))
     place, large = laid.first, 0
@@ -182,7 +182,7 @@ def _find_sound(read_at: ReadAt, laid: Container) -> Sound | None:
                 size_at, width = large, 8
                 payload = int.from_bytes(read_at(large, 8), "little")
             promised = max(payload - laid.before, 0)
-            return Sound(place + lead + laid.before, promised, size_at, width, surplus, pads)
+            return AudioChunk(place + lead + laid.before, promised, size_at, width, surplus, pads)
         if head[:4] == b"ds64":
             # The sizes that don't fit into 32 bits: of the file, and of the sound.
             large = place + lead + 8
@@ -194,14 +194,14 @@ def _find_sound(read_at: ReadAt, laid: Container) -> Sound | None:
     return None
 
 
-def _find_nist(head: bytes) -> Sound | None:
+def _find_nist(head: bytes) -> AudioChunk | None:
     """A NIST SPHERE header is text: `sample_count -i 46797` and the like, in 1024 bytes."""
     fields = {name: int(value) for name, value in NIST_NUMBER.findall(head)}
     try:
         promised = fields[b"sample_count"] * fields[b"channel_count"] * fields[b"sample_n_bytes"]
     except KeyError:
         return None
-    return Sound(len(head), promised, 0)
+    return AudioChunk(len(head), promised, 0)
 
 
 def _aligned(place: int, laid: Container) -> int:
@@ -236,7 +236,7 @@ def _has_bytes(start: int, stop: int, read_at: ReadAt) -> bool:
 
 
 def _mended(
-    file: BinaryIO, size: int, read_at: ReadAt, sound: Sound, laid: Container, held: int
+    file: BinaryIO, size: int, read_at: ReadAt, sound: AudioChunk, laid: Container, held: int
 ) -> BinaryIO:
     """The first `size` bytes of a file; unless `held` is 0, it stands there as the sound's size.
 

@@ -12,7 +12,7 @@ from raysound.corpora.formats.views import BLOCK, Part, ReadAt, reader, view
 OGG_HEADER = 27
 
 
-def parts(file: BinaryIO, size: int) -> list[Part]:
+def find_parts(file: BinaryIO, size: int) -> list[Part]:
     """Finds the sounds of a file: one, or several where files were joined end to end.
 
     Args:
