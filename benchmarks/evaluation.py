@@ -129,10 +129,10 @@ def config_of(folder: str) -> Config:
 
 def evaluate(folder: str) -> None:
     """Runs in a process of its own: prints the seconds of each step as JSON."""
-    from raysound.distributed.evaluate import read_rejects
-    from raysound.distributed.measure import compute_metrics
-    from raysound.distributed.score import score_corpora
-    from raysound.distributed.session import ray_session
+    from raysound.distributed.cluster.session import ray_session
+    from raysound.distributed.evaluation.evaluate import read_rejects
+    from raysound.distributed.evaluation.measure import compute_metrics
+    from raysound.distributed.evaluation.score import score_corpora
     from raysound.report.page import render
 
     config, run = config_of(folder), f"{folder}/run"

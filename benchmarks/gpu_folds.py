@@ -24,14 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.placement import placement
-from raysound.distributed.score import score_corpora
-from raysound.distributed.session import ray_session
-from raysound.distributed.synthesize import by_formula
-from raysound.distributed.train import Variant, variants
-from raysound.distributed.train_worker import train_alone
-from raysound.distributed.training import (
+from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.session import ray_session
+from raysound.distributed.evaluation.score import score_corpora
+from raysound.distributed.extraction.extract import extract_corpus
+from raysound.distributed.extraction.synthesize import by_formula
+from raysound.distributed.training.train import Variant, variants
+from raysound.distributed.training.trainer import (
     classifier_metadata,
     export_classifier,
     job_of,
@@ -40,6 +39,7 @@ from raysound.distributed.training import (
     run_workers,
     split_clips,
 )
+from raysound.distributed.training.worker import train_alone
 from raysound.evaluation.predictions import read_predictions
 from raysound.features import parquet
 from raysound.settings.loading import load

@@ -19,8 +19,8 @@ from pathlib import Path
 from memory import KINDS, run_watched
 
 from raysound.corpora.manifest_parts import manifest_rows, read_index
-from raysound.distributed.listing import digest_on_cluster, plan_here, plan_on_cluster
-from raysound.distributed.session import ray_session
+from raysound.distributed.cluster.session import ray_session
+from raysound.distributed.extraction.listing import digest_on_cluster, plan_here, plan_on_cluster
 from raysound.features import parquet
 from raysound.settings.loading import from_tree
 

@@ -23,7 +23,7 @@ import ray
 import ray.data
 from ray.cluster_utils import Cluster
 
-from raysound.distributed.extraction_pipeline import SHARDS_A_TASK
+from raysound.distributed.extraction.pipeline import SHARDS_A_TASK
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")

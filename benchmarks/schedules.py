@@ -18,9 +18,9 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from raysound import storage
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.session import ray_session
-from raysound.distributed.train import Variant, trained_together
+from raysound.distributed.cluster.session import ray_session
+from raysound.distributed.extraction.extract import extract_corpus
+from raysound.distributed.training.train import Variant, trained_together
 from raysound.settings.loading import load
 from raysound.training.history import read_history
 

@@ -32,14 +32,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysound import storage
-from raysound.distributed import training_data
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import placement
-from raysound.distributed.session import available_cpus, ray_session
-from raysound.distributed.synthesize import by_formula
-from raysound.distributed.train_worker import train_alone
-from raysound.distributed.training import (
+from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.session import available_cpus, ray_session
+from raysound.distributed.extraction.extract import extract_corpus
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.extraction.synthesize import by_formula
+from raysound.distributed.training import data as training_data
+from raysound.distributed.training.trainer import (
     TrainingData,
     classifier_metadata,
     job_of,
@@ -47,6 +46,7 @@ from raysound.distributed.training import (
     split_clips,
     train_classifier,
 )
+from raysound.distributed.training.worker import train_alone
 from raysound.models import build
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config, FormulaSettings

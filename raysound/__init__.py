@@ -7,16 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysound.distributed.datasets import log_mels as log_mels
-    from raysound.distributed.datasets import read_features as read_features
+    from raysound.distributed.extraction.datasets import log_mels as log_mels
+    from raysound.distributed.extraction.datasets import read_features as read_features
     from raysound.settings.schema import FeatureSettings as FeatureSettings
 
 __all__ = ["FeatureSettings", "log_mels", "read_features"]
 
 _MODULES = {
     "FeatureSettings": "raysound.settings.schema",
-    "log_mels": "raysound.distributed.datasets",
-    "read_features": "raysound.distributed.datasets",
+    "log_mels": "raysound.distributed.extraction.datasets",
+    "read_features": "raysound.distributed.extraction.datasets",
 }
 
 

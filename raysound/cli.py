@@ -29,27 +29,27 @@ class Command(NamedTuple):
 DATA = ("corpora", "features")
 COMMANDS = {
     "synthesize": Command(
-        "raysound.distributed.synthesize:synthesize",
+        "raysound.distributed.extraction.synthesize:synthesize",
         "Writes corpora of synthetic sounds, or of real clips through log-mel and back.",
         ("synthesis", "compute"),
     ),
     "extract": Command(
-        "raysound.distributed.extract:extract",
+        "raysound.distributed.extraction.extract:extract",
         "Extracts the log-mels of every corpus to Parquet.",
         (*DATA, "compute"),
     ),
     "train": Command(
-        "raysound.distributed.train:train",
+        "raysound.distributed.training.train:train",
         "Trains the classifier on the real corpus, or one for each fold and seed.",
         (*DATA, "model", "training", "compute"),
     ),
     "tune": Command(
-        "raysound.distributed.tune:tune",
+        "raysound.distributed.search.tune:tune",
         "Searches settings with Ray Tune and writes the best config.",
         (*DATA, "model", "training", "search", "compute"),
     ),
     "evaluate": Command(
-        "raysound.distributed.evaluate:evaluate",
+        "raysound.distributed.evaluation.evaluate:evaluate",
         "Scores every corpus with the classifier; writes metrics.json and report.html.",
         (*DATA, "evaluation", "compute"),
     ),
@@ -59,12 +59,12 @@ COMMANDS = {
         (*DATA, "model", "training", "evaluation", "synthesis", "compute"),
     ),
     "cas": Command(
-        "raysound.distributed.cas:cas",
+        "raysound.distributed.training.cas:cas",
         "Trains on generated clips and tests on real ones: classification accuracy scores.",
         (*DATA, "model", "training", "compute"),
     ),
     "reference": Command(
-        "raysound.distributed.reference:reference",
+        "raysound.distributed.evaluation.reference:reference",
         "Writes one file that others evaluate against without the real recordings.",
         (*DATA, "evaluation", "compute"),
     ),

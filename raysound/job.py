@@ -52,7 +52,7 @@ def run_job(function: str, usage: str) -> NoReturn:
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         # By default a task that is killed for memory is tried again for ever.
         os.environ.setdefault("RAY_task_oom_retries", "3")
-        from raysound.distributed.session import run_on_ray
+        from raysound.distributed.cluster.session import run_on_ray
 
         return run_on_ray(lambda: load_function(function), config)
 

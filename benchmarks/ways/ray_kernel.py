@@ -11,7 +11,7 @@ import ray
 import torch
 
 from raysound.corpora.manifest import read_corpus
-from raysound.distributed.datasets import split_by_shard
+from raysound.distributed.extraction.datasets import split_by_shard
 from raysound.features.extraction import extract_shard
 from raysound.features.parquet import shard_name
 from raysound.features.shards import assign_shards, clips_per_shard

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from raysound.corpora.checks import check_real
-from raysound.distributed.embeddings import check_embeddings
-from raysound.distributed.evaluate import evaluate, published_side
-from raysound.distributed.extract import extract
-from raysound.distributed.listing import call_for_corpus, list_corpus
-from raysound.distributed.synthesize import synthesize
-from raysound.distributed.train import train
+from raysound.distributed.evaluation.embeddings import check_embeddings
+from raysound.distributed.evaluation.evaluate import evaluate, published_side
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import call_for_corpus, list_corpus
+from raysound.distributed.extraction.synthesize import synthesize
+from raysound.distributed.training.train import train
 from raysound.errors import UserError
 from raysound.settings.schema import Config, SynthesisSettings
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.session import ray_session
+from raysound.distributed.cluster.session import ray_session
+from raysound.distributed.extraction.extract import extract_corpus
 from raysound.settings.schema import ComputeSettings, Config
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raysound.distributed.listing import finished_features
-from raysound.distributed.score import score_corpora
-from raysound.distributed.training import split_clips, train_classifier
+from raysound.distributed.evaluation.score import score_corpora
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.models import MODELS, build

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from raysound.distributed.trials_shown import SearchProgress
-from raysound.distributed.tune import tune
+from raysound.distributed.search.progress import SearchProgress
+from raysound.distributed.search.tune import tune
 from raysound.settings.schema import Config
 
 # Less than a process that computes on a GPU takes of its memory, MiB.
@@ -52,7 +52,7 @@ def test_two_trials_train_on_one_gpu_at_the_same_time(
         | {"training": {"epochs": 20, "batch_size": 8}}
         | {"search": {"space": space, "algorithm": "grid", **share}}
     )
-    monkeypatch.setattr("raysound.distributed.tuner.TrialsShown", TrialsAtOnce)
+    monkeypatch.setattr("raysound.distributed.search.tuner.TrialsShown", TrialsAtOnce)
     before = used_memory()
 
     best = tune(config).removeprefix("best config: ")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.listing import finished_features
-from raysound.distributed.train_worker import train_alone
-from raysound.distributed.training import (
+from raysound.distributed.extraction.extract import extract_corpus
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import (
     classifier_metadata,
     job_of,
     load_training_data,
     split_clips,
     train_classifier,
 )
+from raysound.distributed.training.worker import train_alone
 from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.schema import ComputeSettings, Config, TrainingSettings

@@ -66,7 +66,7 @@ def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
     """Ray's token is on without a word from the user."""
     code = (
         "import os, ray\n"
-        "from raysound.distributed.session import ray_session\n"
+        "from raysound.distributed.cluster.session import ray_session\n"
         "from raysound.settings.schema import ComputeSettings\n"
         "with ray_session(ComputeSettings(num_cpus=1)):\n"
         "    assert ray.is_initialized()\n"

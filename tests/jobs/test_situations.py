@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raysound.distributed import connect
+from raysound.distributed.cluster import connect
 
 # The job with less patience.
 IMPATIENT = (
-    "from raysound.distributed import connect\n"
+    "from raysound.distributed.cluster import connect\n"
     "from raysound.job import run_job\n"
     "connect.JOIN_SECONDS = 3.0\n"
-    "run_job('raysound.distributed.extract:extract', '')\n"
+    "run_job('raysound.distributed.extraction.extract:extract', '')\n"
 )
 # Ray's start fails, in one of its own ways, when some of its daemons already run.
 STUMBLES = (
     "from ray._private.node import Node\n"
     "import ray\n"
-    "from raysound.distributed.connect import connect\n"
+    "from raysound.distributed.cluster.connect import connect\n"
     "from tests.processes import processes_below\n"
     "import os\n"
     "start = Node.start_ray_processes\n"

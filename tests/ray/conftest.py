@@ -9,10 +9,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract
-from raysound.distributed.session import ray_session
-from raysound.distributed.training import train_classifier
+from raysound.distributed.cluster.session import ray_session
+from raysound.distributed.evaluation.evaluate import evaluate
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.training.trainer import train_classifier
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import ComputeSettings
 

@@ -15,12 +15,12 @@ import soundfile
 from jsonschema import Draft202012Validator
 
 from raysound import storage
-from raysound.distributed.copies import copy_metrics
-from raysound.distributed.evaluate import evaluate, metrics_table
-from raysound.distributed.extract import extract
-from raysound.distributed.listing import finished_features
-from raysound.distributed.shown import chosen_pairs
-from raysound.distributed.training import split_clips, train_classifier
+from raysound.distributed.evaluation.copies import copy_metrics
+from raysound.distributed.evaluation.evaluate import evaluate, metrics_table
+from raysound.distributed.evaluation.examples import chosen_pairs
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, left_out
 from raysound.evaluation.predictions import prediction_parts, read_predictions
@@ -276,7 +276,7 @@ def test_a_rerun_computes_nothing_and_a_lost_part_alone(
     assert len(before) == parts + 1
     with monkeypatch.context() as patch:
         # Not even the training windows are read.
-        patch.setattr("raysound.distributed.copies.collect_training", None)
+        patch.setattr("raysound.distributed.evaluation.copies.collect_training", None)
         evaluate(evaluated["config"])
     assert times(folder) == before
     metrics = evaluated["output"] / "metrics.json"

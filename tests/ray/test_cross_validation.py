@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysound.distributed.extract import extract
-from raysound.distributed.listing import finished_features
-from raysound.distributed.train import train
-from raysound.distributed.training import split_clips, split_digest
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.train import train
+from raysound.distributed.training.trainer import split_clips, split_digest
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
 from raysound.settings.loading import from_tree

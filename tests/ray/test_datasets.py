@@ -11,8 +11,8 @@ import ray.data
 import soundfile
 
 import raysound
-from raysound.distributed import datasets
-from raysound.distributed.extract import extract
+from raysound.distributed.extraction import datasets
+from raysound.distributed.extraction.extract import extract
 from raysound.features import parquet
 from raysound.settings.loading import from_tree
 

@@ -15,11 +15,11 @@ import pytest
 from jsonschema import Draft202012Validator
 from tensorboardX.proto.event_pb2 import Event
 
-from raysound.distributed.cas import cas
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract, extract_corpus
-from raysound.distributed.listing import finished_features
-from raysound.distributed.training import split_clips
+from raysound.distributed.evaluation.evaluate import evaluate
+from raysound.distributed.extraction.extract import extract, extract_corpus
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.cas import cas
+from raysound.distributed.training.trainer import split_clips
 from raysound.errors import UserError
 from raysound.evaluation.part_scoring import (
     Identity,

@@ -30,10 +30,10 @@ TARGETS = ("driver", "worker", "node")
 # The job with less patience: a decoder that hangs is ended after so many seconds.
 IMPATIENT = (
     "import sys\n"
-    "from raysound.distributed import extraction_pipeline\n"
+    "from raysound.distributed.extraction import pipeline as extraction_pipeline\n"
     "from raysound.job import run_job\n"
     "extraction_pipeline.TIMEOUT = 5.0\n"
-    "run_job('raysound.distributed.extract:extract', '')\n"
+    "run_job('raysound.distributed.extraction.extract:extract', '')\n"
 )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract
-from raysound.distributed.synthesize import synthesize
-from raysound.distributed.train import train
-from raysound.distributed.tune import tune
+from raysound.distributed.evaluation.evaluate import evaluate
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.synthesize import synthesize
+from raysound.distributed.search.tune import tune
+from raysound.distributed.training.train import train
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raysound.distributed import extract, extraction_pipeline
+from raysound.distributed.extraction import extract
+from raysound.distributed.extraction import pipeline as extraction_pipeline
 from raysound.features import parquet
 from raysound.settings.loading import from_tree
 from tests.fuzzer import damaged_files, good_files

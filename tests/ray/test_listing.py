@@ -12,9 +12,9 @@ import pytest
 
 from raysound.corpora.manifest import read_corpus
 from raysound.corpora.manifest_parts import read_index, read_manifest
-from raysound.distributed import listing
-from raysound.distributed.extract import extract
-from raysound.distributed.listing import (
+from raysound.distributed.extraction import listing
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import (
     digest_here,
     digest_on_cluster,
     finished_features,
@@ -23,7 +23,7 @@ from raysound.distributed.listing import (
     plan_here,
     plan_on_cluster,
 )
-from raysound.distributed.train import train
+from raysound.distributed.training.train import train
 from raysound.errors import UserError
 from raysound.features import parquet, ranges
 from raysound.settings.loading import from_tree

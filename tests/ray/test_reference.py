@@ -14,15 +14,15 @@ import safetensors.numpy
 from jsonschema import Draft202012Validator
 
 from raysound import storage
-from raysound.distributed.cas import cas
-from raysound.distributed.evaluate import evaluate, metrics_table
-from raysound.distributed.extract import extract
+from raysound.distributed.evaluation.evaluate import evaluate, metrics_table
+from raysound.distributed.evaluation.reference import reference
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.synthesize import synthesize
 from raysound.distributed.pipeline import run_all
-from raysound.distributed.reference import reference
-from raysound.distributed.synthesize import synthesize
-from raysound.distributed.train import train
-from raysound.distributed.training import train_classifier
-from raysound.distributed.tune import tune
+from raysound.distributed.search.tune import tune
+from raysound.distributed.training.cas import cas
+from raysound.distributed.training.train import train
+from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, compare_files, left_out
 from raysound.evaluation.predictions import as_array, prediction_parts

@@ -10,15 +10,15 @@ import pytest
 
 from raysound import storage
 from raysound.corpora.manifest_parts import read_manifest
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract, extract_corpus
-from raysound.distributed.listing import (
+from raysound.distributed.evaluation.evaluate import evaluate
+from raysound.distributed.extraction.extract import extract, extract_corpus
+from raysound.distributed.extraction.listing import (
     digest_here,
     digest_on_cluster,
     plan_here,
     plan_on_cluster,
 )
-from raysound.distributed.train import train
+from raysound.distributed.training.train import train
 from raysound.features import parquet, ranges
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from raysound.distributed.extract import extract
-from raysound.distributed.failures import RETRIES
-from raysound.distributed.listing import finished_features
+from raysound.distributed.cluster.failures import RETRIES
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import finished_features
 from raysound.evaluation.predictions import COMPARED, PREDICTIONS, read_predictions
 from raysound.settings.loading import from_tree
 from tests.processes import job, poll, poll_until_empty, processes_of_session, said
@@ -55,7 +55,7 @@ WITH_ACTORS = """
 import sys
 import ray
 from ray.data import DataContext
-from raysound.distributed.score import score_parts, parts_of
+from raysound.distributed.evaluation.score import score_parts, parts_of
 from raysound.evaluation.part_scoring import Identity, classifier_digest
 run, predictions, name, folder = sys.argv[1:]
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False)

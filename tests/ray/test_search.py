@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from raysound import storage
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.training import train_classifier
-from raysound.distributed.tune import tune
+from raysound.distributed.extraction.extract import extract_corpus
+from raysound.distributed.search.tune import tune
+from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree, load
 from raysound.settings.schema import Config
@@ -327,7 +327,7 @@ def test_a_search_goes_on_from_what_is_left_of_the_files_of_ray_tune(
     config = searching(tree, search, training={"epochs": 1}, output=str(tmp_path))
     (tmp_path / "features").symlink_to(Path(tree["output"], "features"))
     with monkeypatch.context() as patch:
-        patch.setattr("raysound.distributed.tune.write_results", interrupted)
+        patch.setattr("raysound.distributed.search.tune.write_results", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(config)
     (path,) = tmp_path.glob(f"search/*/tune/{file}*")
@@ -365,8 +365,8 @@ import sys
 from pathlib import Path
 from ray.util import placement_group_table
 from raysound.settings.loading import load
-from raysound.distributed.session import open_session
-from raysound.distributed.tune import (tune)
+from raysound.distributed.cluster.session import open_session
+from raysound.distributed.search.tune import (tune)
 from tests.processes import poll_until_empty
 config = load(sys.argv[1])
 open_session(config.compute, dashboard=True)

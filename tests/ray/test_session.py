@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from raysound.distributed.session import run_remote_all
+from raysound.distributed.cluster.session import run_remote_all
 from raysound.errors import UserError
 
 

@@ -8,7 +8,7 @@ import soundfile
 
 from raysound.corpora.manifest import read_corpus
 from raysound.corpora.split import assign_split
-from raysound.distributed.synthesize import synthesize
+from raysound.distributed.extraction.synthesize import synthesize
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config, Loudness, SplitSettings

@@ -13,13 +13,12 @@ import ray.data
 import torch
 import yaml
 
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract
-from raysound.distributed.listing import finished_features
-from raysound.distributed.nodes import workers_held_by
-from raysound.distributed.placement import placement, reading_tasks
-from raysound.distributed.training import split_clips, train_classifier
-from raysound.distributed.training_data import (
+from raysound.distributed.cluster.nodes import workers_held_by
+from raysound.distributed.cluster.placement import placement, reading_tasks
+from raysound.distributed.evaluation.evaluate import evaluate
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.data import (
     ShardDatasource,
     SplitStreams,
     announce_epoch,
@@ -27,6 +26,7 @@ from raysound.distributed.training_data import (
     read_all,
     stream,
 )
+from raysound.distributed.training.trainer import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import MelStatistics
@@ -390,10 +390,10 @@ SMALL_STORE = """
 import json, sys
 import ray
 from raysound.settings.loading import load
-from raysound.distributed.extract import extract
-from raysound.distributed.listing import finished_features
-from raysound.distributed.training import train_classifier
-from raysound.distributed.training_data import fits_in_store
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import train_classifier
+from raysound.distributed.training.data import fits_in_store
 ray.init(
     address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False,
     log_to_driver=False,
@@ -461,11 +461,11 @@ import json, sys
 import ray
 from ray.job_submission import JobSubmissionClient
 from raysound.settings.loading import load
-from raysound.distributed.extract import extract
-from raysound.distributed.training import describe, gather, job_of, run_workers, split_clips
-from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import placement
-from raysound.distributed.session import open_session
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.training.trainer import describe, gather, job_of, run_workers, split_clips
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.session import open_session
 config = load(sys.argv[1])
 open_session(config.compute, dashboard=True)
 extract(config)

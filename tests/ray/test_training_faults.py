@@ -21,12 +21,12 @@ from ray.train import CheckpointConsistencyMode
 from torch.distributed import DistNetworkError
 
 from raysound import storage
-from raysound.distributed import training
-from raysound.distributed.epochs_shown import log_new_epochs
-from raysound.distributed.extract import extract
-from raysound.distributed.placement import placement
-from raysound.distributed.train_worker import is_bug, train_worker
-from raysound.distributed.training import train_classifier
+from raysound.distributed.cluster.placement import placement
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.training import trainer as training
+from raysound.distributed.training.progress import log_new_epochs
+from raysound.distributed.training.trainer import train_classifier
+from raysound.distributed.training.worker import is_bug, train_worker
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree
 from raysound.training import checkpoint
@@ -246,7 +246,7 @@ def train_with_a_bug(job: dict[str, Any]) -> None:
     with open(f"{job['run']}.tries", "a") as file:
         file.write("x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raysound.distributed.train_worker.metrics_for_ray", fail)
+        patch.setattr("raysound.distributed.training.worker.metrics_for_ray", fail)
         train_worker(job)
 
 

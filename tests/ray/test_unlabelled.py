@@ -14,9 +14,9 @@ from jsonschema import Draft202012Validator
 from pyarrow.csv import read_csv
 from scipy.special import rel_entr
 
-from raysound.distributed.cas import cas
-from raysound.distributed.evaluate import evaluate
-from raysound.distributed.extract import extract
+from raysound.distributed.evaluation.evaluate import evaluate
+from raysound.distributed.extraction.extract import extract
+from raysound.distributed.training.cas import cas
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare_files
 from raysound.evaluation.predictions import as_array, read_predictions

@@ -8,9 +8,8 @@ import pytest
 import ray.train
 import torch
 
-from raysound.distributed.listing import finished_features
-from raysound.distributed.train_worker import read_progress, train_alone
-from raysound.distributed.training import (
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import (
     classifier_metadata,
     job_of,
     load_training_data,
@@ -18,6 +17,7 @@ from raysound.distributed.training import (
     split_clips,
     train_classifier,
 )
+from raysound.distributed.training.worker import read_progress, train_alone
 from raysound.settings.loading import from_tree
 from tests.unit.test_models import STATES
 

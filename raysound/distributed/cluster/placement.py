@@ -5,8 +5,8 @@ from __future__ import annotations
 import ray
 import ray.train
 
-from raysound.distributed.nodes import await_nodes, workers_held
-from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.cluster.nodes import await_nodes, workers_held
+from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
 from raysound.errors import UserError
 from raysound.settings.schema import ComputeSettings, Config
 from raysound.wording import counted

@@ -12,9 +12,9 @@ import ray
 import ray.data
 
 from raysound import storage
-from raysound.distributed.failures import RETRIES, finite_retries, reported
-from raysound.distributed.score import on_gpus, score_made, tables_of_parts
-from raysound.distributed.session import run_remote_all
+from raysound.distributed.cluster.failures import RETRIES, finite_retries, reported
+from raysound.distributed.cluster.session import run_remote_all
+from raysound.distributed.evaluation.score import on_gpus, score_made, tables_of_parts
 from raysound.evaluation.part_scoring import file_sha256, json_digest
 from raysound.evaluation.partial_sums import (
     OTHERS,

@@ -30,8 +30,8 @@ from raysound.corpora.manifest import (
 )
 from raysound.corpora.packed import Container, check_containers, read_container
 from raysound.corpora.tables import name_clips, tables_to_open
-from raysound.distributed.failures import finite_retries
-from raysound.distributed.session import run_remote
+from raysound.distributed.cluster.failures import finite_retries
+from raysound.distributed.cluster.session import run_remote
 from raysound.errors import UserError
 
 Result = TypeVar("Result")

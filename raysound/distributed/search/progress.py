@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import tune
 
-from raysound.distributed.train_worker import FINISHED, SCORE
-from raysound.distributed.trial import USER_ERROR, decoded
+from raysound.distributed.search.trial import USER_ERROR, decoded
+from raysound.distributed.training.worker import FINISHED, SCORE
 from raysound.report.search_page import setting_text
 from raysound.settings.schema import Config
 from raysound.wording import counted

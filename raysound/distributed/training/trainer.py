@@ -24,14 +24,14 @@ from raysound import storage
 from raysound.corpora.checks import check_clips as check_clips
 from raysound.corpora.manifest_parts import read_manifest
 from raysound.corpora.split import assign_split
-from raysound.distributed import training_data
-from raysound.distributed.connect import first_line
-from raysound.distributed.epochs_shown import log_epochs
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import placement, reading_tasks
-from raysound.distributed.train_worker import QUALITY, read_progress, train_worker
-from raysound.distributed.training_data import ShardDatasource
+from raysound.distributed.cluster.connect import first_line
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.cluster.placement import placement, reading_tasks
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training import data as training_data
+from raysound.distributed.training.data import ShardDatasource
+from raysound.distributed.training.progress import log_epochs
+from raysound.distributed.training.worker import QUALITY, read_progress, train_worker
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.models import build

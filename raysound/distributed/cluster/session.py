@@ -17,9 +17,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysound import storage
-from raysound.distributed.connect import connect
-from raysound.distributed.failures import RETRIES, reported
-from raysound.distributed.nodes import await_nodes
+from raysound.distributed.cluster.connect import connect
+from raysound.distributed.cluster.failures import RETRIES, reported
+from raysound.distributed.cluster.nodes import await_nodes
 from raysound.errors import UserError
 from raysound.settings.loading import configured_paths
 from raysound.settings.schema import ComputeSettings, Config, SynthesisSettings
@@ -57,7 +57,7 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
         try:
             check_shared(config.output)
             # Listing imports this module.
-            from raysound.distributed.listing import listed_once
+            from raysound.distributed.extraction.listing import listed_once
 
             with listed_once():
                 return job.result()(config)
@@ -173,7 +173,7 @@ def warm_up() -> None:
 def import_torch() -> None:
     """Runs in a Ray task: imports what most tasks need, which takes two seconds."""
     with uncollected():
-        import raysound.distributed.extraction_pipeline
+        import raysound.distributed.extraction.pipeline
         import raysound.features.extraction  # noqa: F401
 
 

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.corpora.manifest_parts import manifest_rows
-from raysound.distributed import gauges
-from raysound.distributed.copies import copy_metrics
-from raysound.distributed.embeddings import check_embeddings, embedding_metrics
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.listing import finished_features
-from raysound.distributed.measure import classifier_identity, compute_metrics
-from raysound.distributed.score import score_corpora
-from raysound.distributed.session import run_remote_all
-from raysound.distributed.shown import chosen_examples, chosen_pairs, windows_of_page
-from raysound.distributed.training import run_folder, split_clips, split_digest
+from raysound.distributed.cluster import prometheus
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.cluster.session import run_remote_all
+from raysound.distributed.evaluation.copies import copy_metrics
+from raysound.distributed.evaluation.embeddings import check_embeddings, embedding_metrics
+from raysound.distributed.evaluation.examples import chosen_examples, chosen_pairs, windows_of_page
+from raysound.distributed.evaluation.measure import classifier_identity, compute_metrics
+from raysound.distributed.evaluation.score import score_corpora
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import run_folder, split_clips, split_digest
 from raysound.errors import UserError
 from raysound.evaluation.cas import read_scores
 from raysound.evaluation.embedding_parts import EmbeddingSource
@@ -196,7 +196,7 @@ def write_report(
     for corpus, numbers in metrics["corpora"].items():
         value = numbers["accuracy"]["value"]
         if value is not None:
-            gauges.set_gauge("accuracy", value, experiment=config.name, corpus=corpus)
+            prometheus.set_gauge("accuracy", value, experiment=config.name, corpus=corpus)
 
 
 def corpus_digests(folders: dict[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raysound.distributed import gauges
+from raysound.distributed.cluster import prometheus
 from raysound.settings.schema import Config
 from raysound.training.history import epoch_lines, read_history
 from raysound.training.loop import Metrics
@@ -56,9 +56,9 @@ def log_new_epochs(rows: list[Metrics], shown: int, config: Config, name: str) -
 
 def export_epoch(row: Metrics, experiment: str, classifier: str) -> None:
     """Tells Prometheus what an epoch brought."""
-    gauges.set_gauge("epoch", row["epoch"], experiment=experiment, classifier=classifier)
+    prometheus.set_gauge("epoch", row["epoch"], experiment=experiment, classifier=classifier)
     for split in ("train", "validation"):
         if row[f"{split}_clips"]:
             for measure in ("loss", "accuracy"):
                 name = f"{split}_{measure}"
-                gauges.set_gauge(name, row[name], experiment=experiment, classifier=classifier)
+                prometheus.set_gauge(name, row[name], experiment=experiment, classifier=classifier)

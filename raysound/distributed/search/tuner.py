@@ -13,9 +13,9 @@ from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 
 from raysound import storage
-from raysound.distributed.train_worker import SCORE
-from raysound.distributed.trial import Search, run_trial
-from raysound.distributed.trials_shown import SearchProgress
+from raysound.distributed.search.progress import SearchProgress
+from raysound.distributed.search.trial import Search, run_trial
+from raysound.distributed.training.worker import SCORE
 from raysound.errors import UserError
 from raysound.settings.loading import most_epochs
 from raysound.settings.schema import Config, Dimension, PopulationBasedTraining

@@ -6,11 +6,11 @@ import logging
 from dataclasses import replace
 
 from raysound import storage
-from raysound.distributed.embeddings import embedding_metrics
-from raysound.distributed.evaluate import checked_inputs, clips_to_score
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.measure import compute_metrics
-from raysound.distributed.score import score_corpora
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.evaluation.embeddings import embedding_metrics
+from raysound.distributed.evaluation.evaluate import checked_inputs, clips_to_score
+from raysound.distributed.evaluation.measure import compute_metrics
+from raysound.distributed.evaluation.score import score_corpora
 from raysound.evaluation.reference_file import REFERENCE_NAME, write_reference
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config

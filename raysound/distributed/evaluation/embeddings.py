@@ -17,10 +17,10 @@ import torch
 
 from raysound import storage
 from raysound.audio.log_mel import LogMel
-from raysound.distributed.derived import derived_parts, map_parts
-from raysound.distributed.failures import RETRIES, reported
-from raysound.distributed.score import PARTS_OF_A_TASK, made_waveform, on_gpus
-from raysound.distributed.session import cluster_gpus, run_remote, run_remote_all
+from raysound.distributed.cluster.failures import RETRIES, reported
+from raysound.distributed.cluster.session import cluster_gpus, run_remote, run_remote_all
+from raysound.distributed.evaluation.derived import derived_parts, map_parts
+from raysound.distributed.evaluation.score import PARTS_OF_A_TASK, made_waveform, on_gpus
 from raysound.evaluation.derived_parts import DERIVE, DONE
 from raysound.evaluation.embedding_parts import (
     EmbeddingSource,

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.corpora.checks import check_classes
-from raysound.distributed import gauges
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.extraction_pipeline import record_there, write_shards
-from raysound.distributed.failures import reported
-from raysound.distributed.listing import call_for_corpus, check_manifest, plan_corpus
-from raysound.distributed.session import run_remote
+from raysound.distributed.cluster import prometheus
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.cluster.failures import reported
+from raysound.distributed.cluster.session import run_remote
+from raysound.distributed.extraction.listing import call_for_corpus, check_manifest, plan_corpus
+from raysound.distributed.extraction.pipeline import record_there, write_shards
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import ShardTotals
@@ -191,7 +191,7 @@ class ExtractionProgress:
         self.rejected += rejected
         self.hours += hours
         for kind, amount in (("clips", found), ("rejects", rejected), ("audio_hours", hours)):
-            gauges.add_to_counter(kind, amount, **self.tags)
+            prometheus.add_to_counter(kind, amount, **self.tags)
 
     def show(self, rate: float) -> None:
         """Prints a line; `rate` is in clips a second, 0 before the first shard is written."""

@@ -12,8 +12,8 @@ import ray.data
 
 from raysound import storage
 from raysound.corpora.manifest import read_corpus
-from raysound.distributed.extraction_pipeline import map_log_mels
-from raysound.distributed.failures import finite_retries
+from raysound.distributed.cluster.failures import finite_retries
+from raysound.distributed.extraction.pipeline import map_log_mels
 from raysound.features import parquet
 from raysound.features.extraction import Transform, read_windows
 from raysound.features.shards import assign_shards, clips_per_shard

@@ -20,8 +20,8 @@ from raysound.audio.log_mel import LogMel
 from raysound.audio.sounds import open_sounds
 from raysound.corpora.manifest import read_corpus
 from raysound.corpora.split import assign_split
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.session import MADE, check_places, run_remote_all
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.cluster.session import MADE, check_places, run_remote_all
 from raysound.errors import UserError
 from raysound.settings.loading import configured_paths, real_corpus
 from raysound.settings.schema import (

@@ -15,13 +15,14 @@ import ray
 from raysound import storage
 from raysound.corpora.checks import folds_of
 from raysound.corpora.manifest_parts import read_manifest
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.failures import RETRIES, reported
-from raysound.distributed.listing import finished_features
-from raysound.distributed.placement import capacity
-from raysound.distributed.score import score_corpora
-from raysound.distributed.session import cancel_running
-from raysound.distributed.training import (
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.cluster.failures import RETRIES, reported
+from raysound.distributed.cluster.placement import capacity
+from raysound.distributed.cluster.session import cancel_running
+from raysound.distributed.evaluation.score import score_corpora
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.data import fits_in_store
+from raysound.distributed.training.trainer import (
     check_clips,
     run_folder,
     split_clips,
@@ -29,7 +30,6 @@ from raysound.distributed.training import (
     train_run,
     training_shown,
 )
-from raysound.distributed.training_data import fits_in_store
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
 from raysound.settings.loading import real_corpus

@@ -13,20 +13,20 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from raysound import storage
-from raysound.distributed.exclusive import sole_writer
-from raysound.distributed.extract import extract_corpus
-from raysound.distributed.nodes import await_nodes
-from raysound.distributed.placement import capacity, check_labels, placement
-from raysound.distributed.session import cluster_cpus, cluster_gpus
-from raysound.distributed.training import (
+from raysound.distributed.cluster.exclusive import sole_writer
+from raysound.distributed.cluster.nodes import await_nodes
+from raysound.distributed.cluster.placement import capacity, check_labels, placement
+from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
+from raysound.distributed.extraction.extract import extract_corpus
+from raysound.distributed.search.trial import USER_ERROR, Search, decoded
+from raysound.distributed.search.tuner import MOST_FAILURES, trial_count, tuner_of
+from raysound.distributed.training.trainer import (
     TrainingData,
     check_clips,
     load_training_data,
     ray_train_files,
     split_clips,
 )
-from raysound.distributed.trial import USER_ERROR, Search, decoded
-from raysound.distributed.tuner import MOST_FAILURES, trial_count, tuner_of
 from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
 from raysound.report.search_results import last_line, summary_lines, trials_csv

@@ -19,8 +19,8 @@ from ray.data.block import BlockMetadata
 
 from raysound import storage
 from raysound.corpora.manifest_parts import shard_clips
-from raysound.distributed.failures import finite_retries
-from raysound.distributed.session import cluster_cpus, log_here
+from raysound.distributed.cluster.failures import finite_retries
+from raysound.distributed.cluster.session import cluster_cpus, log_here
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import Shard

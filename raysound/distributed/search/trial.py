@@ -13,8 +13,13 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
-from raysound.distributed.train_worker import FINISHED, SCORE, train_alone
-from raysound.distributed.training import TrainingData, classifier_metadata, job_of, run_workers
+from raysound.distributed.training.trainer import (
+    TrainingData,
+    classifier_metadata,
+    job_of,
+    run_workers,
+)
+from raysound.distributed.training.worker import FINISHED, SCORE, train_alone
 from raysound.errors import UserError
 from raysound.settings.loading import sampled_config
 from raysound.settings.schema import Config, PopulationBasedTraining

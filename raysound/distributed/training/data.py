@@ -18,8 +18,8 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from raysound import storage
-from raysound.distributed.failures import finite_retries
-from raysound.distributed.session import run_remote_all
+from raysound.distributed.cluster.failures import finite_retries
+from raysound.distributed.cluster.session import run_remote_all
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import MelStatistics

@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import nn
 
 from raysound import storage
-from raysound.distributed import training_data
-from raysound.distributed.session import available_cpus
+from raysound.distributed.cluster.session import available_cpus
+from raysound.distributed.training import data as training_data
 from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.schema import TrainingSettings

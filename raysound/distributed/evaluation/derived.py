@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from raysound.distributed.failures import finite_retries
-from raysound.distributed.score import delete_others, parts_of, tables_of_parts
+from raysound.distributed.cluster.failures import finite_retries
+from raysound.distributed.evaluation.score import delete_others, parts_of, tables_of_parts
 from raysound.evaluation.predictions import part_index, part_uri
 
 

@@ -20,10 +20,10 @@ from raysound.corpora.manifest_parts import (
     read_manifest,
 )
 from raysound.corpora.packed import CONTAINERS
-from raysound.distributed.failures import reported
-from raysound.distributed.listing_pipeline import clips_of, map_blocks
-from raysound.distributed.session import Result, run_remote
-from raysound.distributed.shard_plan import plan_shards
+from raysound.distributed.cluster.failures import reported
+from raysound.distributed.cluster.session import Result, run_remote
+from raysound.distributed.extraction.listing_pipeline import clips_of, map_blocks
+from raysound.distributed.extraction.shard_plan import plan_shards
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.settings.loading import real_corpus

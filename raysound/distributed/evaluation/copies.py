@@ -12,10 +12,10 @@ import ray
 import ray.data
 
 from raysound import storage
-from raysound.distributed.derived import derived_parts, map_parts
-from raysound.distributed.failures import RETRIES, reported
-from raysound.distributed.score import PARTS_OF_A_TASK, features_digest
-from raysound.distributed.session import run_remote_all
+from raysound.distributed.cluster.failures import RETRIES, reported
+from raysound.distributed.cluster.session import run_remote_all
+from raysound.distributed.evaluation.derived import derived_parts, map_parts
+from raysound.distributed.evaluation.score import PARTS_OF_A_TASK, features_digest
 from raysound.errors import UserError
 from raysound.evaluation.copy_parts import (
     COPIES_VERSION,

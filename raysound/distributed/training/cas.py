@@ -14,16 +14,16 @@ import pyarrow.compute as pc
 
 from raysound import storage
 from raysound.corpora.checks import check_classes
-from raysound.distributed.evaluate import (
+from raysound.distributed.cluster.session import run_remote_all
+from raysound.distributed.evaluation.evaluate import (
     check_corpora,
     check_features,
     corpus_digests,
     usable_labels,
 )
-from raysound.distributed.listing import finished_features
-from raysound.distributed.score import score_corpora
-from raysound.distributed.session import run_remote_all
-from raysound.distributed.training import check_clips, split_clips, train_classifier
+from raysound.distributed.evaluation.score import score_corpora
+from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.trainer import check_clips, split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.evaluation.predictions import read_predictions

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from raysound.audio.sounds import open_chosen
 from raysound.corpora.manifest_parts import manifest_rows
-from raysound.distributed.session import run_remote_all
+from raysound.distributed.cluster.session import run_remote_all
 from raysound.evaluation import examples
 from raysound.evaluation.selected import Selected
 from raysound.report.copies import ShownPair, pairs_to_show

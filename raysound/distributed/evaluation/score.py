@@ -18,9 +18,9 @@ import torch
 from raysound import storage
 from raysound.audio.log_mel import LogMel
 from raysound.audio.loudness import normalise
-from raysound.distributed.failures import RETRIES, finite_retries, reported
-from raysound.distributed.nodes import await_nodes
-from raysound.distributed.session import cluster_cpus, cluster_gpus
+from raysound.distributed.cluster.failures import RETRIES, finite_retries, reported
+from raysound.distributed.cluster.nodes import await_nodes
+from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
 from raysound.errors import UserError
 from raysound.evaluation.part_scoring import (
     COMPARE,
