@@ -40,8 +40,8 @@ from raysound.metrics.copies import (
     threshold_of,
 )
 from raysound.metrics.intervals import wilson_interval
+from raysound.settings.features import FeatureSettings
 from raysound.settings.loading import load
-from raysound.settings.schema import FeatureSettings
 
 RATES = (0.01, 0.02, 0.05)
 GENERATED = 1_000_000

@@ -27,8 +27,9 @@ from memory import run_watched
 from raysound import storage
 from raysound.features import parquet
 from raysound.models import build
+from raysound.settings.features import FeatureSettings
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import Config, FeatureSettings
+from raysound.settings.schema import Config
 from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import Normalisation, score

@@ -43,7 +43,8 @@ from raysound.distributed.training.worker import train_alone
 from raysound.evaluation.predictions import read_predictions
 from raysound.features import parquet
 from raysound.settings.loading import load
-from raysound.settings.schema import Config, FormulaSettings
+from raysound.settings.schema import Config
+from raysound.settings.synthesis import FormulaSettings
 from raysound.training.history import read_history
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -49,7 +49,8 @@ from raysound.distributed.training.trainer import (
 from raysound.distributed.training.worker import train_alone
 from raysound.models import build
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import Config, FormulaSettings
+from raysound.settings.schema import Config
+from raysound.settings.synthesis import FormulaSettings
 from raysound.training import batches
 from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history

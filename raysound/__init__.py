@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysound.distributed.extraction.datasets import log_mels as log_mels
     from raysound.distributed.extraction.datasets import read_features as read_features
-    from raysound.settings.schema import FeatureSettings as FeatureSettings
+    from raysound.settings.features import FeatureSettings as FeatureSettings
 
 __all__ = ["FeatureSettings", "log_mels", "read_features"]
 
 _MODULES = {
-    "FeatureSettings": "raysound.settings.schema",
+    "FeatureSettings": "raysound.settings.features",
     "log_mels": "raysound.distributed.extraction.datasets",
     "read_features": "raysound.distributed.extraction.datasets",
 }

@@ -15,7 +15,7 @@ from raysound.distributed.extraction.datasets import split_by_shard
 from raysound.features.extraction import extract_shard
 from raysound.features.parquet import shard_name
 from raysound.features.shards import assign_shards, clips_per_shard
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=5.0, sample_rate=44100, hop_length=441, n_fft=1024, n_mels=64, f_min=0, f_max=22050

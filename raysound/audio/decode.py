@@ -23,7 +23,7 @@ from raysound.corpora.formats.samples import FLOAT, INT, Samples, as_float, new_
 from raysound.corpora.formats.samples import Reject as Reject
 from raysound.corpora.formats.samples import Unreadable as Unreadable
 from raysound.corpora.formats.views import Part
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 # Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
 # exact, and shifts the pitch of an odd one by less than half a thousandth: under a cent.

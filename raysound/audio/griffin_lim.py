@@ -7,7 +7,7 @@ from torch import Tensor
 from torchaudio.transforms import GriffinLim
 
 from raysound.audio.log_mel import filterbank
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 # More change little.
 UPDATES = 50

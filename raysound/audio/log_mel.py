@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 # Natural log of it is what silence is written as: -23.03.
 POWER_FLOOR = 1e-10

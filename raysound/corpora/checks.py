@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from raysound.corpora.layouts import listed, plain_name, quoted
 from raysound.corpora.split import assign_split
 from raysound.errors import UserError
+from raysound.settings.corpora import SplitSettings
 from raysound.settings.loading import real_corpus
-from raysound.settings.schema import Config, SplitSettings
+from raysound.settings.schema import Config
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysound.errors import UserError
-from raysound.settings.schema import SplitSettings
+from raysound.settings.corpora import SplitSettings
 
 # How far the whole of a split may be from its share before clips of small classes are moved: so
 # many clips, and this part of the share. Within it a split is as it was drawn class by class.

@@ -10,7 +10,8 @@ from raysound.distributed.extraction.listing import call_for_corpus, list_corpus
 from raysound.distributed.extraction.synthesize import synthesize
 from raysound.distributed.training.train import train
 from raysound.errors import UserError
-from raysound.settings.schema import Config, SynthesisSettings
+from raysound.settings.schema import Config
+from raysound.settings.synthesis import SynthesisSettings
 
 
 def run_all(config: Config) -> str:

@@ -29,7 +29,7 @@ from raysound.metrics.copies import (
 )
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.selection import keys, smallest
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 # Raised when the same clips would be given other training clips or similarities.
 COPIES_VERSION = 1

@@ -27,7 +27,11 @@ from raysound.evaluation.part_scoring import json_digest
 from raysound.evaluation.predictions import part_index
 from raysound.features.extraction import read_windows
 from raysound.metrics.selection import keys, sampled, smallest
-from raysound.settings.schema import Embedding, FeatureSettings, OnnxEmbedding
+from raysound.settings.evaluation import (
+    Embedding,
+    OnnxEmbedding,
+)
+from raysound.settings.features import FeatureSettings
 
 # Raised when the same model and clips give other embeddings.
 EMBEDDING_VERSION = 1

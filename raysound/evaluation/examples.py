@@ -15,7 +15,7 @@ from raysound.audio.log_mel import LogMel
 from raysound.audio.sounds import Sound
 from raysound.report.copies import ShownWindow
 from raysound.report.page import Example
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 logger = logging.getLogger(__name__)
 

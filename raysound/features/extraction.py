@@ -24,7 +24,8 @@ from raysound.audio.sounds import open_sounds
 from raysound.corpora.formats.samples import FLOAT, INT, as_float
 from raysound.features import parquet
 from raysound.features.parquet import LoudnessCounts, Shard
-from raysound.settings.schema import FeatureSettings, digest
+from raysound.settings.features import FeatureSettings
+from raysound.settings.fields import digest
 
 # Bytes of the waveforms of a table, but for the last window.
 BLOCK_BYTES = 16 << 20

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 METADATA_KEY, SHARD_KEY = b"raysound", b"raysound.shard"
 # Of log-mels that are computed, written and read together.

@@ -14,7 +14,7 @@ import pyarrow as pa
 from raysound.audio.decode import Decoder, Reject
 from raysound.audio.sounds import open_sounds
 from raysound.features.extraction import set_timeout
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 # The child prints it when it begins with a clip.
 BEGIN = "clip"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound.features.parquet import windows_together
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 # Source bytes of a shard at the most: a task holds the log-mels of its shards, which for long files
 # compressed to 128 kbit/s are about twice as large.

@@ -9,15 +9,14 @@ import ast
 import inspect
 import json
 from collections.abc import Iterator
-from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from raysound.settings import schema
-from raysound.settings.schema import Config, Section
+from raysound.settings.fields import Section
+from raysound.settings.schema import Config
 
 
 class Setting(NamedTuple):
@@ -38,7 +37,7 @@ class Setting(NamedTuple):
 
 def described(model: type[Section] = Config, above: str = "") -> Iterator[Setting]:
     """The settings of a section and of the sections in it, in their order."""
-    descriptions = field_docstrings()[model.__name__]
+    descriptions = field_docstrings(model)
     for name, field in model.model_fields.items():
         path = f"{above}{name}"
         section = only_section(field.annotation)
@@ -55,22 +54,19 @@ def described(model: type[Section] = Config, above: str = "") -> Iterator[Settin
         yield Setting(path, type_text(field.annotation), shown, descriptions.get(name, ""))
 
 
-@cache
-def field_docstrings() -> dict[str, dict[str, str]]:
-    """The docstrings that follow the fields, by class and field: Python itself drops them."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
-        if isinstance(node, ast.ClassDef):
-            found[node.name] = {
-                field.target.id: inspect.cleandoc(text.value.value)
-                for field, text in pairwise(node.body)
-                if isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-                and isinstance(text.value.value, str)
-            }
-    return found
+def field_docstrings(model: type[Section]) -> dict[str, str]:
+    """The docstrings that follow the fields of a section, by field: Python itself drops them."""
+    (node,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(node, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(node.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def only_section(annotation: Any) -> type[Section] | None:

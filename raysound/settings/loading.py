@@ -13,17 +13,21 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from raysound.errors import UserError
-from raysound.settings.renamed import present_name, use_present_names
-from raysound.settings.schema import (
+from raysound.settings.corpora import RealCorpus
+from raysound.settings.evaluation import (
     LOG_MEL_STATISTICS,
-    SECRET,
-    ASHAScheduler,
-    Config,
     Embedding,
+)
+from raysound.settings.fields import SECRET
+from raysound.settings.optimizers import (
     Optimizer,
-    PopulationBasedTraining,
-    RealCorpus,
     Scheduler,
+)
+from raysound.settings.renamed import present_name, use_present_names
+from raysound.settings.schema import Config
+from raysound.settings.search import (
+    ASHAScheduler,
+    PopulationBasedTraining,
     TrialScheduler,
 )
 from raysound.settings.yaml12 import YamlError, read_value, read_yaml

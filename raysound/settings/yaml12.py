@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
     `2024-01-01` for a date: folds, classes and folders have such names.
     """
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own table, of this class alone
+    yaml_implicit_resolvers = {}  # PyYAML's own table, of this class alone
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping as a dict; its keys are texts, as typed."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
 from raysound.audio.log_mel import POWER_FLOOR
-from raysound.settings.schema import AugmentSettings
+from raysound.settings.training import AugmentSettings
 
 # Natural log of a power that is a decibel larger.
 LOG_POWER_PER_DB = math.log(10) / 10

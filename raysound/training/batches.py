@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from raysound.settings.schema import ComputeSettings
+from raysound.settings.compute import ComputeSettings
 from raysound.training.hardware import decided
 from raysound.training.loop import Batch
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from raysound import storage
 from raysound.errors import UserError
 from raysound.models import Classifier, build
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 from raysound.training.inference import Normalisation
 from raysound.training.loop import TrainState
 

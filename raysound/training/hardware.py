@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from raysound.errors import UserError
-from raysound.settings.schema import ComputeSettings, TrainingSettings
+from raysound.settings.compute import ComputeSettings
+from raysound.settings.training import TrainingSettings
 from raysound.training.inference import out_of_memory
 from raysound.training.loop import Hardware
 

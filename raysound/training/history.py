@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from raysound import storage
-from raysound.settings.schema import TrainingSettings
+from raysound.settings.training import TrainingSettings
 from raysound.training.loop import Metrics, all_epochs, best_epoch, main_epochs
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from raysound.errors import UserError
-from raysound.settings.schema import TrainingSettings
+from raysound.settings.training import TrainingSettings
 from raysound.training.augment import change_gain, crop, mask, mixup, probabilities, roll
 from raysound.training.inference import Normalisation
 

@@ -9,7 +9,8 @@ import torch
 
 from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.extraction.extract import extract_corpus
-from raysound.settings.schema import ComputeSettings, Config
+from raysound.settings.compute import ComputeSettings
+from raysound.settings.schema import Config
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

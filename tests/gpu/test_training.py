@@ -20,7 +20,9 @@ from raysound.distributed.training.trainer import (
 from raysound.distributed.training.worker import train_alone
 from raysound.errors import UserError
 from raysound.models import build
-from raysound.settings.schema import ComputeSettings, Config, TrainingSettings
+from raysound.settings.compute import ComputeSettings
+from raysound.settings.schema import Config
+from raysound.settings.training import TrainingSettings
 from raysound.training.batches import DeviceTransfer, Rows, prefetched, row_batches
 from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history

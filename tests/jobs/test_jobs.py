@@ -67,7 +67,7 @@ def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
     code = (
         "import os, ray\n"
         "from raysound.distributed.cluster.session import ray_session\n"
-        "from raysound.settings.schema import ComputeSettings\n"
+        "from raysound.settings.compute import ComputeSettings\n"
         "with ray_session(ComputeSettings(num_cpus=1)):\n"
         "    assert ray.is_initialized()\n"
         "    print(os.environ['RAY_AUTH_MODE'])\n"

@@ -13,8 +13,8 @@ from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.training.trainer import train_classifier
+from raysound.settings.compute import ComputeSettings
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import ComputeSettings
 
 
 @pytest.fixture(scope="session")

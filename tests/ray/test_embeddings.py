@@ -30,8 +30,9 @@ from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.selection import keys
 from raysound.report.events import write_events
+from raysound.settings.evaluation import OnnxEmbedding
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import Config, OnnxEmbedding
+from raysound.settings.schema import Config
 from tests.onnx_models import embedded, write_model
 
 # The fixture, which trains, counts towards the first test that wants it.

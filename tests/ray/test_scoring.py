@@ -28,7 +28,8 @@ from raysound.evaluation.predictions import (
 )
 from raysound.features import parquet
 from raysound.metrics.selection import limits
-from raysound.settings.schema import Config, FeatureSettings
+from raysound.settings.features import FeatureSettings
+from raysound.settings.schema import Config
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = pytest.mark.timeout(300)

@@ -10,8 +10,10 @@ from raysound.corpora.manifest import read_corpus
 from raysound.corpora.split import assign_split
 from raysound.distributed.extraction.synthesize import synthesize
 from raysound.errors import UserError
+from raysound.settings.corpora import SplitSettings
+from raysound.settings.features import Loudness
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import Config, Loudness, SplitSettings
+from raysound.settings.schema import Config
 
 
 def config_for(output: Path, real: Path, **synthesis: object) -> Config:

@@ -30,8 +30,9 @@ from raysound.distributed.training.trainer import split_clips, train_classifier
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import MelStatistics
+from raysound.settings.compute import ComputeSettings
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import ComputeSettings, TrainingSettings
+from raysound.settings.training import TrainingSettings
 from raysound.storage import read_table
 from raysound.training import checkpoint
 from raysound.training.batches import DeviceTransfer, epoch_order, prefetched, row_batches

@@ -21,7 +21,7 @@ from raysound.audio.decode import (
     window_starts,
 )  # fmt: skip
 from raysound.corpora.formats import samples
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 RATE = 8000
 HALF_SECOND = FeatureSettings(

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from raysound.audio.log_mel import POWER_FLOOR, LogMel
-from raysound.settings.schema import AugmentSettings, FeatureSettings
+from raysound.settings.features import FeatureSettings
+from raysound.settings.training import AugmentSettings
 from raysound.training.augment import (
     LOG_POWER_PER_DB,
     change_gain,

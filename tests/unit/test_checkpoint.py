@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from raysound.errors import UserError
 from raysound.models import build
-from raysound.settings.schema import FeatureSettings, TrainingSettings
+from raysound.settings.features import FeatureSettings
+from raysound.settings.training import TrainingSettings
 from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata, Weights
 from raysound.training.inference import Normalisation, mean_by_clip, score

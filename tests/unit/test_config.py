@@ -10,7 +10,10 @@ import torch
 import yaml
 
 from raysound.errors import UserError
-from raysound.settings import schema
+from raysound.settings import features, optimizers
+from raysound.settings.evaluation import CopiesSettings
+from raysound.settings.features import FeatureSettings
+from raysound.settings.fields import Section, digest
 from raysound.settings.loading import (
     apply_override,
     closest_key,
@@ -20,8 +23,18 @@ from raysound.settings.loading import (
     load,
     real_corpus,
 )
+from raysound.settings.optimizers import (
+    Adam,
+    StepLR,
+)
 from raysound.settings.renamed import RENAMED
-from raysound.settings.schema import Adam, Config, CopiesSettings, FeatureSettings, StepLR
+from raysound.settings.schema import Config
+from raysound.settings.training import (
+    AugmentSettings,
+    FinetuneSettings,
+    ModelSettings,
+    TrainingSettings,
+)
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
 STEP = ["training.scheduler.name=StepLR", "training.scheduler.step_size=5"]
@@ -397,15 +410,15 @@ def test_folds_and_seeds_train_several_classifiers(least, override, expected):
 def test_one_override_reaches_augmentation_and_finetuning(least):
     """All of it is off by default."""
     plain = load(least).training
-    assert plain.augment == schema.AugmentSettings()
+    assert plain.augment == AugmentSettings()
     assert not any(
         getattr(plain.augment, name)
         for name in ("roll", "gain_db", "mixup", "frequency_masks", "time_masks")
     )
     assert plain.finetune.epochs == 0
     config = load(least, ["training.augment.mixup=0.2", "training.finetune.epochs=3"])
-    assert config.training.augment == schema.AugmentSettings(mixup=0.2)
-    assert config.training.finetune == schema.FinetuneSettings(epochs=3)
+    assert config.training.augment == AugmentSettings(mixup=0.2)
+    assert config.training.finetune == FinetuneSettings(epochs=3)
 
 
 @pytest.mark.parametrize("key", ["name", "output", "corpora", "corpora.real.path"])
@@ -626,7 +639,7 @@ def test_every_feature_setting_changes_the_feature_id():
 
 def test_the_version_of_the_arithmetic_changes_the_feature_id(monkeypatch):
     before = FeatureSettings().id
-    monkeypatch.setattr(schema, "FEATURE_VERSION", schema.FEATURE_VERSION + 1)
+    monkeypatch.setattr(features, "FEATURE_VERSION", features.FEATURE_VERSION + 1)
     assert FeatureSettings().id != before
 
 
@@ -638,14 +651,14 @@ def test_the_feature_id_is_not_about_spelling():
 
 def test_a_digest_stands_for_what_a_value_says():
     """Not for the order of its keys; two lists or two spellings are two values."""
-    assert schema.digest({"a": 1, "b": [2]}) == schema.digest({"b": [2], "a": 1})
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     values = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, [1, 2], [2, 1], [[1], 2], "雨", None]
-    assert len({schema.digest(value) for value in values}) == len(values)
+    assert len({digest(value) for value in values}) == len(values)
 
 
 def test_the_feature_id_is_the_same_in_another_process():
     """Neither string hashing nor import order has a say: folders are found again."""
-    code = "from raysound.settings.schema import FeatureSettings as F; print(F(n_mels=40).id)"
+    code = "from raysound.settings.features import FeatureSettings as F; print(F(n_mels=40).id)"
     ids = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -681,14 +694,14 @@ def test_frames_of_a_piece_are_the_hops_it_lasts(seconds, frames):
 # Names that belong to others
 
 
-OPTIMIZERS = [schema.Adam, schema.AdamW, schema.SGD]
+OPTIMIZERS = [optimizers.Adam, optimizers.AdamW, optimizers.SGD]
 SCHEDULERS = [
-    schema.StepLR,
-    schema.MultiStepLR,
-    schema.ExponentialLR,
-    schema.CosineAnnealingLR,
-    schema.OneCycleLR,
-    schema.ReduceLROnPlateau,
+    optimizers.StepLR,
+    optimizers.MultiStepLR,
+    optimizers.ExponentialLR,
+    optimizers.CosineAnnealingLR,
+    optimizers.OneCycleLR,
+    optimizers.ReduceLROnPlateau,
 ]
 
 
@@ -712,16 +725,16 @@ def test_workers_are_a_number_or_a_range(least):
     ],
 )
 def test_validation_is_needed_where_it_chooses_something(training, needs):
-    assert schema.TrainingSettings(**training).needs_validation == needs
+    assert TrainingSettings(**training).needs_validation == needs
 
 
 def test_the_choices_checked_below_are_all_there_are():
     names = {model.__name__ for model in (*OPTIMIZERS, *SCHEDULERS)}
     keys = {
         model.__name__
-        for model in vars(schema).values()
+        for model in vars(optimizers).values()
         if isinstance(model, type)
-        and issubclass(model, schema.Section)
+        and issubclass(model, Section)
         and (
             hasattr(torch.optim, model.__name__)
             or hasattr(torch.optim.lr_scheduler, model.__name__)
@@ -746,7 +759,7 @@ def test_optimisers_and_schedules_speak_torchs_words(model, module):
 def test_the_models_of_the_settings_are_the_models_there_are():
     from raysound.models import MODELS
 
-    named = schema.ModelSettings.model_fields["name"].annotation.__args__
+    named = ModelSettings.model_fields["name"].annotation.__args__
     assert sorted(named) == sorted(MODELS)
 
 

@@ -20,7 +20,7 @@ from raysound.metrics.copies import (
     similarity,
     threshold_of,
 )
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=4.0, sample_rate=16000, hop_length=480, n_fft=1024, n_mels=32, f_max=8000

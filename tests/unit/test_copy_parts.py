@@ -24,7 +24,7 @@ from raysound.evaluation.predictions import part_uri
 from raysound.features.parquet import Shard, shard_writer
 from raysound.metrics.copies import Copies, Threshold, TrainingWindows, find_copies, patches
 from raysound.metrics.selection import keys
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=1.0, sample_rate=8000, hop_length=240, n_fft=512, n_mels=12, f_max=4000

@@ -13,7 +13,7 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from raysound.settings.schema import TrainingSettings
+from raysound.settings.training import TrainingSettings
 from raysound.training.inference import Normalisation
 from raysound.training.loop import Batch, TrainState, fit
 

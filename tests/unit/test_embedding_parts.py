@@ -23,7 +23,8 @@ from raysound.evaluation.predictions import (
     read_prediction_rows,
 )
 from raysound.metrics.selection import keys
-from raysound.settings.schema import FeatureSettings, OnnxEmbedding
+from raysound.settings.evaluation import OnnxEmbedding
+from raysound.settings.features import FeatureSettings
 
 
 def source(

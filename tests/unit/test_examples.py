@@ -8,7 +8,7 @@ import soundfile
 
 from raysound.corpora.formats import samples
 from raysound.evaluation import examples
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=0.5, sample_rate=8000, hop_length=80, n_fft=256, n_mels=20, f_max=4000

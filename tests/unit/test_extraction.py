@@ -26,7 +26,7 @@ from raysound.features.extraction import (
     write_shard,
 )
 from raysound.features.parquet import Shard
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 RATE = 8000
 SETTINGS = FeatureSettings(

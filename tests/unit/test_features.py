@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raysound import storage
 from raysound.features import parquet
 from raysound.features.parquet import MelStatistics, Shard, ShardTotals
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=0.1, sample_rate=8000, hop_length=160, n_fft=256, n_mels=5, f_max=4000

@@ -11,7 +11,7 @@ import soundfile
 
 from raysound.audio.decode import Reject, read_clip, window_starts
 from raysound.corpora.formats import mpeg, samples
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 RATE = 8000
 SETTINGS = FeatureSettings(

@@ -8,7 +8,7 @@ import pytest
 
 from raysound.audio.decode import Decoder, Reject
 from raysound.features.probe import find_crashing_clips
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 from tests.fuzzer import KINDS, RARE_KINDS, damaged_files
 
 COUNT = 2000

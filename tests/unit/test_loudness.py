@@ -17,8 +17,9 @@ from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.extraction import add_log_mels, extract_shard, read_windows
 from raysound.features.parquet import Shard, ShardTotals
+from raysound.settings.features import FeatureSettings
 from raysound.settings.loading import from_tree
-from raysound.settings.schema import Config, FeatureSettings
+from raysound.settings.schema import Config
 
 RATE = 8000
 PLAIN = FeatureSettings(clip_length=0.5, sample_rate=RATE, hop_length=80, n_fft=256, n_mels=20)

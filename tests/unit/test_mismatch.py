@@ -7,7 +7,10 @@ import yaml
 from raysound.audio.log_mel import filterbank
 from raysound.features.parquet import band_edges
 from raysound.metrics.mismatch import CorpusSound, SoundSums, merge_sounds, mismatches, sound_of
-from raysound.settings.schema import FeatureSettings, Loudness
+from raysound.settings.features import (
+    FeatureSettings,
+    Loudness,
+)
 
 BANDS = 32
 SETTINGS = FeatureSettings(

@@ -10,7 +10,7 @@ from raysound.audio.log_mel import LogMel
 from raysound.errors import UserError
 from raysound.evaluation.predict import predict
 from raysound.models import build
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import Normalisation, score

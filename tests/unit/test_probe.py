@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from raysound.features.probe import find_crashing_clips
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 from tests.traps.sitecustomize import trapped
 
 SETTINGS = FeatureSettings(

@@ -12,7 +12,7 @@ import pytest
 
 from raysound.features import parquet
 from raysound.features.parquet import Shard
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
     clip_length=0.1, sample_rate=8000, hop_length=160, n_fft=256, n_mels=5, f_max=4000

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ValidationError
 from raysound.errors import UserError
 from raysound.metrics.anchors import anchors_of_real
 from raysound.metrics.corpus import Scored
-from raysound.settings import schema
+from raysound.settings.corpora import RESERVED_NAMES
+from raysound.settings.features import FeatureSettings
 from raysound.settings.loading import load, sampled_config
-from raysound.settings.schema import Config, FeatureSettings, TrainingSettings
+from raysound.settings.schema import Config
+from raysound.settings.training import TrainingSettings
 from raysound.training.loop import make_optimizer, make_scheduler, step_schedule
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
@@ -213,7 +215,7 @@ def test_the_names_of_the_rows_that_every_evaluation_adds_are_reserved(least: Pa
     rows = np.arange(24)
     some = Scored(rows % 2, np.full((24, 2), 0.5), np.ones((24, 3)))
     added = {"real", "noise", "silence", "real_halves", *anchors_of_real(some, some, 24)}
-    assert {*schema.RESERVED_NAMES} == added
+    assert {*RESERVED_NAMES} == added
     for name in added:
         with pytest.raises(UserError, match=f"the name '{name}' in generated is reserved"):
             load(least, [f"corpora.generated={{{name}: sounds}}"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from raysound.corpora.manifest import SCHEMA
 from raysound.features import shards
 from raysound.features.shards import LARGEST_SHARD, assign_shards, clips_per_shard
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 LARGE = LARGEST_SHARD // 3
 # One second at 16 kHz: 1290 windows make a row group.

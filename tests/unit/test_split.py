@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raysound.corpora.manifest import SCHEMA
 from raysound.corpora.split import assign_split, stratified_split
 from raysound.errors import UserError
-from raysound.settings.schema import SplitSettings
+from raysound.settings.corpora import SplitSettings
 
 THIRDS = {"test": 0.2, "validation": 0.3}
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from raysound.errors import UserError
-from raysound.settings.schema import TrainingSettings
+from raysound.settings.training import TrainingSettings
 from raysound.training import checkpoint
 from raysound.training.checkpoint import Weights
 from raysound.training.history import epoch_lines

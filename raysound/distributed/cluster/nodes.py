@@ -8,7 +8,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from raysound.errors import UserError
-from raysound.settings.schema import ComputeSettings
+from raysound.settings.compute import ComputeSettings
 from raysound.wording import counted
 
 # Seconds between two looks at the nodes that have come.

@@ -8,7 +8,8 @@ import ray.train
 from raysound.distributed.cluster.nodes import await_nodes, workers_held
 from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
 from raysound.errors import UserError
-from raysound.settings.schema import ComputeSettings, Config
+from raysound.settings.compute import ComputeSettings
+from raysound.settings.schema import Config
 from raysound.wording import counted
 
 

@@ -34,7 +34,8 @@ from raysound.evaluation.derived_parts import DERIVE, is_derived, write_derived
 from raysound.evaluation.part_scoring import json_digest
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.selection import keys, smallest
-from raysound.settings.schema import Config, FeatureSettings
+from raysound.settings.features import FeatureSettings
+from raysound.settings.schema import Config
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

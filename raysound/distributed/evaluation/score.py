@@ -43,7 +43,8 @@ from raysound.evaluation.predictions import part_index, part_uri
 from raysound.evaluation.reference_file import RealSide
 from raysound.features import parquet
 from raysound.metrics.neighbours import K
-from raysound.settings.schema import Config, FeatureSettings
+from raysound.settings.features import FeatureSettings
+from raysound.settings.schema import Config
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

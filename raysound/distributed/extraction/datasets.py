@@ -17,7 +17,7 @@ from raysound.distributed.extraction.pipeline import map_log_mels
 from raysound.features import parquet
 from raysound.features.extraction import Transform, read_windows
 from raysound.features.shards import assign_shards, clips_per_shard
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 
 logger = logging.getLogger(__name__)
 

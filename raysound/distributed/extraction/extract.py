@@ -27,7 +27,11 @@ from raysound.distributed.extraction.pipeline import record_there, write_shards
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import ShardTotals
-from raysound.settings.schema import LOUDNESS_FLOOR, Config, FeatureSettings
+from raysound.settings.features import (
+    LOUDNESS_FLOOR,
+    FeatureSettings,
+)
+from raysound.settings.schema import Config
 from raysound.training import checkpoint
 from raysound.wording import counted
 

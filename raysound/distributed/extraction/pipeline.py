@@ -24,7 +24,7 @@ from raysound.distributed.cluster.session import cluster_cpus, log_here
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import Shard
-from raysound.settings.schema import FeatureSettings
+from raysound.settings.features import FeatureSettings
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ from raysound.corpora.split import assign_split
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.session import MADE, check_places, run_remote_all
 from raysound.errors import UserError
+from raysound.settings.features import FeatureSettings
+from raysound.settings.fields import digest
 from raysound.settings.loading import configured_paths, real_corpus
-from raysound.settings.schema import (
-    Config,
-    FeatureSettings,
+from raysound.settings.schema import Config
+from raysound.settings.synthesis import (
     FormulaSettings,
     GriffinLimSettings,
     LadderSettings,
-    digest,
 )
 from raysound.synthesis.formula import (
     FORMULA_VERSION,

@@ -22,7 +22,8 @@ from raysound.distributed.training.trainer import (
 from raysound.distributed.training.worker import FINISHED, SCORE, train_alone
 from raysound.errors import UserError
 from raysound.settings.loading import sampled_config
-from raysound.settings.schema import Config, PopulationBasedTraining
+from raysound.settings.schema import Config
+from raysound.settings.search import PopulationBasedTraining
 from raysound.training.history import read_history
 from raysound.training.loop import is_finished
 

@@ -18,7 +18,11 @@ from raysound.distributed.search.trial import Search, run_trial
 from raysound.distributed.training.worker import SCORE
 from raysound.errors import UserError
 from raysound.settings.loading import most_epochs
-from raysound.settings.schema import Config, Dimension, PopulationBasedTraining
+from raysound.settings.schema import Config
+from raysound.settings.search import (
+    Dimension,
+    PopulationBasedTraining,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -32,8 +32,9 @@ from raysound.distributed.training.trainer import (
 )
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
+from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
-from raysound.settings.schema import Config, digest
+from raysound.settings.schema import Config
 from raysound.training import checkpoint
 from raysound.training.cross_validation import by_number, summarise, summary_table
 from raysound.wording import counted

@@ -35,8 +35,10 @@ from raysound.distributed.training.worker import QUALITY, read_progress, train_w
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.models import build
+from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
-from raysound.settings.schema import Config, TrainingSettings, digest
+from raysound.settings.schema import Config
+from raysound.settings.training import TrainingSettings
 from raysound.training import checkpoint
 from raysound.training.batches import class_weights
 from raysound.training.checkpoint import ClassifierMetadata

@@ -24,7 +24,7 @@ from raysound.distributed.cluster.session import available_cpus
 from raysound.distributed.training import data as training_data
 from raysound.errors import UserError
 from raysound.models import build
-from raysound.settings.schema import TrainingSettings
+from raysound.settings.training import TrainingSettings
 from raysound.storage import FORBIDDEN, FULL, explained
 from raysound.training import checkpoint
 from raysound.training.batches import (

@@ -1,0 +1,124 @@
+"""Optimizers and learning-rate schedulers of torch, with their options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    StrictBool,
+    model_validator,
+)
+
+from raysound.settings.fields import (
+    Decay,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+class Adam(Section):
+    """torch.optim.Adam."""
+
+    name: Literal["Adam"] = "Adam"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class AdamW(Section):
+    """torch.optim.AdamW."""
+
+    name: Literal["AdamW"] = "AdamW"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.01
+
+
+class SGD(Section):
+    """torch.optim.SGD."""
+
+    name: Literal["SGD"] = "SGD"
+    lr: PositiveFloat = 1e-2
+    momentum: Decay = 0.9
+    weight_decay: NonNegativeFloat = 0.0
+    nesterov: StrictBool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true wants a momentum above 0 (got 0)")
+        return self
+
+
+class StepLR(Section):
+    """torch.optim.lr_scheduler.StepLR, stepped once an epoch."""
+
+    name: Literal["StepLR"]
+    step_size: PositiveInt
+    gamma: PositiveFloat = 0.1
+
+
+class MultiStepLR(Section):
+    """torch.optim.lr_scheduler.MultiStepLR, stepped once an epoch."""
+
+    name: Literal["MultiStepLR"]
+    milestones: tuple[PositiveInt, ...] = Field(min_length=1)
+    gamma: PositiveFloat = 0.1
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> MultiStepLR:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must rise from one to the next")
+        return self
+
+
+class ExponentialLR(Section):
+    """torch.optim.lr_scheduler.ExponentialLR, stepped once an epoch."""
+
+    name: Literal["ExponentialLR"]
+    gamma: PositiveFloat
+
+
+class CosineAnnealingLR(Section):
+    """torch.optim.lr_scheduler.CosineAnnealingLR, stepped once an epoch; T_max is all epochs."""
+
+    name: Literal["CosineAnnealingLR"]
+    eta_min: NonNegativeFloat = 0.0
+
+
+class OneCycleLR(Section):
+    """torch.optim.lr_scheduler.OneCycleLR over all epochs, stepped once an epoch; `lr` its peak."""
+
+    name: Literal["OneCycleLR"]
+    pct_start: Number = Field(0.3, gt=0, lt=1)
+    div_factor: Number = Field(25.0, ge=1)
+    final_div_factor: Number = Field(1e4, ge=1)
+
+
+class ReduceLROnPlateau(Section):
+    """torch.optim.lr_scheduler.ReduceLROnPlateau.
+
+    It watches what its mode belongs to: `min` the validation loss, `max` the validation accuracy.
+    """
+
+    name: Literal["ReduceLROnPlateau"]
+    mode: Literal["min", "max"] = "min"
+    factor: Number = Field(0.1, gt=0, lt=1)
+    patience: NonNegativeInt = 10
+    min_lr: NonNegativeFloat = 0.0
+
+
+Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
+Scheduler = Annotated[
+    StepLR | MultiStepLR | ExponentialLR | CosineAnnealingLR | OneCycleLR | ReduceLROnPlateau,
+    Field(discriminator="name"),
+]
+
+
+def _adam_if_unnamed(value: object) -> object:
+    return {"name": "Adam", **value} if isinstance(value, dict) else value
