@@ -8,8 +8,12 @@ import pytest
 import yaml
 
 from raysound.errors import UserError
-from raysound.settings.loading import from_tree, load, sampled_config
+from raysound.settings.loading import (
+    from_tree,
+    load,
+)
 from raysound.settings.schema import Config
+from raysound.settings.search_space import sampled_config
 
 RATES = {"loguniform": [1e-4, 1e-2]}
 

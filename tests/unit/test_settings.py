@@ -18,8 +18,9 @@ from raysound.metrics.anchors import anchors_of_real
 from raysound.metrics.corpus import Scored
 from raysound.settings.corpora import RESERVED_NAMES
 from raysound.settings.features import FeatureSettings
-from raysound.settings.loading import load, sampled_config
+from raysound.settings.loading import load
 from raysound.settings.schema import Config
+from raysound.settings.search_space import sampled_config
 from raysound.settings.training import TrainingSettings
 from raysound.training.loop import make_optimizer, make_scheduler, step_schedule
 

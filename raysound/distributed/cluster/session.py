@@ -22,7 +22,7 @@ from raysound.distributed.cluster.failures import RETRIES, reported
 from raysound.distributed.cluster.nodes import await_nodes
 from raysound.errors import UserError
 from raysound.settings.compute import ComputeSettings
-from raysound.settings.loading import configured_paths
+from raysound.settings.paths import configured_paths
 from raysound.settings.schema import Config
 from raysound.settings.synthesis import SynthesisSettings
 

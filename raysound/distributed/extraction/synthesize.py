@@ -25,7 +25,8 @@ from raysound.distributed.cluster.session import MADE, check_places, run_remote_
 from raysound.errors import UserError
 from raysound.settings.features import FeatureSettings
 from raysound.settings.fields import digest
-from raysound.settings.loading import configured_paths, real_corpus
+from raysound.settings.loading import real_corpus
+from raysound.settings.paths import configured_paths
 from raysound.settings.schema import Config
 from raysound.settings.synthesis import (
     FormulaSettings,

@@ -21,9 +21,9 @@ from raysound.distributed.training.trainer import (
 )
 from raysound.distributed.training.worker import FINISHED, SCORE, train_alone
 from raysound.errors import UserError
-from raysound.settings.loading import sampled_config
 from raysound.settings.schema import Config
 from raysound.settings.search import PopulationBasedTraining
+from raysound.settings.search_space import sampled_config
 from raysound.training.history import read_history
 from raysound.training.loop import is_finished
 

@@ -31,8 +31,12 @@ from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
 from raysound.report.search_results import last_line, summary_lines, trials_csv
 from raysound.settings.fields import digest
-from raysound.settings.loading import most_epochs, real_corpus, sampled_config
+from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config
+from raysound.settings.search_space import (
+    most_epochs,
+    sampled_config,
+)
 from raysound.training.history import read_history
 from raysound.training.loop import is_finished, selected_epoch
 from raysound.wording import counted

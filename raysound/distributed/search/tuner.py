@@ -17,12 +17,12 @@ from raysound.distributed.search.progress import SearchProgress
 from raysound.distributed.search.trial import Search, run_trial
 from raysound.distributed.training.worker import SCORE
 from raysound.errors import UserError
-from raysound.settings.loading import most_epochs
 from raysound.settings.schema import Config
 from raysound.settings.search import (
     Dimension,
     PopulationBasedTraining,
 )
+from raysound.settings.search_space import most_epochs
 
 logger = logging.getLogger(__name__)
 

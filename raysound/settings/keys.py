@@ -1,0 +1,66 @@
+"""Dotted keys of a config: which there are, which one is meant, and how one is set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from raysound.settings.evaluation import (
+    LOG_MEL_STATISTICS,
+    Embedding,
+)
+from raysound.settings.optimizers import (
+    Optimizer,
+    Scheduler,
+)
+from raysound.settings.schema import Config
+from raysound.settings.search import (
+    TrialScheduler,
+)
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets one `section.key` in a nested dict, in place."""
+    *sections, last = key.split(".")
+    for section in sections:
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree = tree[section]
+    tree[last] = value
+
+
+def closest_key(key: str, known: Sequence[str]) -> str | None:
+    """The known dotted key that is most like `key`, or None if none is like it."""
+    last = key.rpartition(".")[2]
+    # The right word in the wrong section is the nearer miss.
+    same = [path for path in known if path.rpartition(".")[2] == last]
+    return next(iter(same or difflib.get_close_matches(key, known, n=1, cutoff=0.6)), None)
+
+
+def known_keys() -> Iterator[str]:
+    """Every dotted key that a YAML may hold."""
+    return (key for key, _ in setting_types(Config))
+
+
+def setting_types(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key below a section, and its type."""
+    for name, field in model.model_fields.items():
+        yield prefix + name, field.annotation
+        for section in section_models(field.annotation):
+            yield from setting_types(section, f"{prefix}{name}.")
+
+
+def section_models(annotation: Any) -> list[type[BaseModel]]:
+    """The section models that a field's type names, through unions and annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in section_models(part)]
+
+
+def union_tags() -> set[str]:
+    unions = (Optimizer, Scheduler, TrialScheduler, Embedding)
+    tags = {section.__name__ for union in unions for section in section_models(union)}
+    return {*tags, LOG_MEL_STATISTICS}

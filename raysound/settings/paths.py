@@ -1,0 +1,63 @@
+"""The paths of a config: which settings are paths, and their absolute form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from raysound.settings.schema import Config
+
+# Relative to the folder the job was started in; Ray's workers run elsewhere, so made absolute here.
+PATH_KEYS = (
+    ("output",),
+    ("corpora", "real", "path"),
+    ("corpora", "generated", "*"),
+    ("model", "weights"),
+    ("search", "space", "model.weights", "choice"),
+    ("evaluation", "checkpoint"),
+    ("evaluation", "reference"),
+    ("evaluation", "embeddings", "*", "path"),
+    ("synthesis", "formula", "output"),
+    ("synthesis", "griffin_lim", "output"),
+    ("synthesis", "ladder", "output"),
+)
+
+
+def configured_paths(config: Config) -> dict[str, str]:
+    """Every path and URI of a config that is set, by its dotted key."""
+    found: dict[str, str] = {}
+
+    def look(tree: Any, keys: Sequence[str], above: str = "") -> None:
+        # Log-mel statistics are a word where other embeddings are a section.
+        tree = tree if isinstance(tree, dict) else {}
+        for key in list(tree) if keys[0] == "*" else keys[:1]:
+            value = tree.get(key)
+            if len(keys) > 1:
+                look(value, keys[1:], f"{above}{key}.")
+            elif isinstance(value, str):
+                found[above + key] = value
+
+    for keys in PATH_KEYS:
+        look(config.model_dump(), keys)
+    return found
+
+
+def make_absolute(tree: Any, keys: Sequence[str]) -> None:
+    """Makes the path that `keys` lead to absolute, in place; URIs and unset ones stay."""
+    if not isinstance(tree, dict):
+        return
+    for key in list(tree) if keys[0] == "*" else keys[:1]:
+        if len(keys) > 1:
+            make_absolute(tree.get(key), keys[1:])
+        elif isinstance(tree.get(key), tuple):
+            tree[key] = tuple(_absolute(value) for value in tree[key])
+        else:
+            tree[key] = _absolute(tree.get(key))
+
+
+def _absolute(value: Any) -> Any:
+    """A local path as an absolute one; URIs and other values stay."""
+    if isinstance(value, str) and "://" not in value:
+        return os.path.abspath(os.path.expanduser(value))
+    return value
