@@ -29,16 +29,18 @@ from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.extraction.synthesize import by_formula
+from raysound.distributed.training.runs import (
+    run_folder,
+    split_clips,
+)
 from raysound.distributed.training.train import Variant, variants
 from raysound.distributed.training.trainer import (
     classifier_metadata,
     export_classifier,
     job_of,
-    load_training_data,
-    run_folder,
     run_workers,
-    split_clips,
 )
+from raysound.distributed.training.training_data import load_training_data
 from raysound.distributed.training.worker import train_alone
 from raysound.evaluation.predictions import read_predictions
 from raysound.features import parquet

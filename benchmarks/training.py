@@ -37,14 +37,16 @@ from raysound.distributed.cluster.session import available_cpus, ray_session
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.extraction.synthesize import by_formula
-from raysound.distributed.training import data as training_data
+from raysound.distributed.training import feature_loading
+from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
-    TrainingData,
     classifier_metadata,
     job_of,
-    load_training_data,
-    split_clips,
     train_classifier,
+)
+from raysound.distributed.training.training_data import (
+    TrainingData,
+    load_training_data,
 )
 from raysound.distributed.training.worker import train_alone
 from raysound.models import build
@@ -55,7 +57,11 @@ from raysound.training import batches
 from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
-from raysound.training.loop import Batch, Hardware, fit
+from raysound.training.loop import fit
+from raysound.training.step import (
+    Batch,
+    Hardware,
+)
 
 # Dense bfloat16 arithmetic, by words of the device's name; from the vendor's data sheets. The first
 # entry whose words all occur counts.
@@ -168,7 +174,7 @@ def under_raysound(config: Config, seed: int, share: float, pauses: list[float])
     Appends to `pauses` the seconds between two epochs, in which the first one's checkpoint is
     written and reported.
     """
-    training_data.STORE_SHARE = share
+    feature_loading.STORE_SHARE = share
     tree = config.model_dump()
     tree["training"]["seed"] = seed
     ends: list[float] = []
@@ -316,8 +322,8 @@ def compare_ways(
     folder = finished_features("real", config)
     clips = split_clips(config, folder)
     labels = sorted(set(clips["label"].to_pylist()))
-    rows = training_data.read_all(folder, clips, labels)
-    norm = training_data.normalisation(folder, clips)
+    rows = feature_loading.read_all(folder, clips, labels)
+    norm = feature_loading.normalisation(folder, clips)
     gpu = device.type == "cuda"
     hardware = hardware_for(device, config.compute)
     torch.backends.cudnn.benchmark = gpu
@@ -354,7 +360,7 @@ def compare_switches(
     config: Config, options: argparse.Namespace, device: torch.device, peak: Peak, deadline: float
 ) -> None:
     """Prints the second table."""
-    training_data.STORE_SHARE = 1.0
+    feature_loading.STORE_SHARE = 1.0
     folder = finished_features("real", config)
     material = load_training_data(folder, split_clips(config, folder))
     threads = placement(config)[1]

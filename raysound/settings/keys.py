@@ -61,6 +61,7 @@ def section_models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def union_tags() -> set[str]:
+    """Names that select a member of a union, as optimizers and schedulers have."""
     unions = (Optimizer, Scheduler, TrialScheduler, Embedding)
     tags = {section.__name__ for union in unions for section in section_models(union)}
     return {*tags, LOG_MEL_STATISTICS}

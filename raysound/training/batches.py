@@ -12,7 +12,7 @@ import torch
 
 from raysound.settings.compute import ComputeSettings
 from raysound.training.hardware import decided
-from raysound.training.loop import Batch
+from raysound.training.step import Batch
 
 # What of a GPU's free memory the training data may take; then no batch crosses the bus.
 GPU_SHARE = 0.3

@@ -11,7 +11,7 @@ from raysound.errors import UserError
 from raysound.settings.compute import ComputeSettings
 from raysound.settings.training import TrainingSettings
 from raysound.training.inference import out_of_memory
-from raysound.training.loop import Hardware
+from raysound.training.step import Hardware
 
 
 def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
@@ -45,7 +45,7 @@ def decided(switch: bool | str, device: torch.device) -> bool:
 
 
 @contextmanager
-def memory_told(settings: TrainingSettings) -> Iterator[None]:
+def explain_out_of_memory(settings: TrainingSettings) -> Iterator[None]:
     """Says what can be done where a GPU's memory is too small; tried again it would be the same."""
     try:
         yield

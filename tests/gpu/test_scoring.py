@@ -10,7 +10,8 @@ import torch
 
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.trainer import split_clips, train_classifier
+from raysound.distributed.training.runs import split_clips
+from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.models import MODELS, build

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
     classifier_metadata,
     job_of,
-    load_training_data,
-    split_clips,
     train_classifier,
 )
+from raysound.distributed.training.training_data import load_training_data
 from raysound.distributed.training.worker import train_alone
 from raysound.errors import UserError
 from raysound.models import build
@@ -27,7 +27,11 @@ from raysound.training.batches import DeviceTransfer, Rows, prefetched, row_batc
 from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
-from raysound.training.loop import Batch, Hardware, fit
+from raysound.training.loop import fit
+from raysound.training.step import (
+    Batch,
+    Hardware,
+)
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("torch_flags")]
 

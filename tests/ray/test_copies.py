@@ -20,7 +20,8 @@ from raysound.distributed.evaluation.evaluate import evaluate, metrics_table
 from raysound.distributed.evaluation.examples import chosen_pairs
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.trainer import split_clips, train_classifier
+from raysound.distributed.training.runs import split_clips
+from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, left_out
 from raysound.evaluation.predictions import prediction_parts, read_predictions

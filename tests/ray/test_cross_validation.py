@@ -15,8 +15,11 @@ import soundfile
 
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.runs import (
+    split_clips,
+    split_digest,
+)
 from raysound.distributed.training.train import train
-from raysound.distributed.training.trainer import split_clips, split_digest
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
 from raysound.settings.loading import from_tree

@@ -19,7 +19,7 @@ from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract, extract_corpus
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.cas import cas
-from raysound.distributed.training.trainer import split_clips
+from raysound.distributed.training.runs import split_clips
 from raysound.errors import UserError
 from raysound.evaluation.part_scoring import (
     Identity,

@@ -9,8 +9,8 @@ from raysound.distributed.cluster.exclusive import named_actor, sole_writer
 from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.synthesize import synthesize
+from raysound.distributed.training.runs import run_folder
 from raysound.distributed.training.train import train
-from raysound.distributed.training.trainer import run_folder
 from raysound.errors import UserError
 from raysound.features.parquet import folder as feature_folder
 from raysound.lock import locked

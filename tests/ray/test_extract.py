@@ -16,7 +16,7 @@ from raysound.corpora.manifest_parts import read_manifest, shard_clips
 from raysound.distributed.extraction.extract import ExtractionProgress, extract, extract_corpus
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.pipeline import run_all
-from raysound.distributed.training.trainer import run_folder
+from raysound.distributed.training.runs import run_folder
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.extraction import extract_shard

@@ -18,7 +18,7 @@ from raysound.distributed.evaluation.evaluate import read_rejects
 from raysound.distributed.evaluation.measure import sum_corpora
 from raysound.distributed.evaluation.score import NOISE_RMS, made_waveform, score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.trainer import split_clips
+from raysound.distributed.training.runs import split_clips
 from raysound.evaluation.partial_sums import OTHERS, TRAIN, Plan, of_parts
 from raysound.evaluation.predictions import (
     embedding_size,

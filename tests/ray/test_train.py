@@ -18,7 +18,7 @@ from raysound.distributed.cluster.placement import placement, reading_tasks
 from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.data import (
+from raysound.distributed.training.feature_loading import (
     ShardDatasource,
     SplitStreams,
     announce_epoch,
@@ -26,7 +26,8 @@ from raysound.distributed.training.data import (
     read_all,
     stream,
 )
-from raysound.distributed.training.trainer import split_clips, train_classifier
+from raysound.distributed.training.runs import split_clips
+from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.parquet import MelStatistics
@@ -36,9 +37,13 @@ from raysound.settings.training import TrainingSettings
 from raysound.storage import read_table
 from raysound.training import checkpoint
 from raysound.training.batches import DeviceTransfer, epoch_order, prefetched, row_batches
-from raysound.training.hardware import hardware_for, memory_told
+from raysound.training.epochs import (
+    Metrics,
+    best_epoch,
+)
+from raysound.training.hardware import explain_out_of_memory, hardware_for
 from raysound.training.history import read_history
-from raysound.training.loop import Hardware, Metrics, best_epoch
+from raysound.training.step import Hardware
 from tests.processes import run_script
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -283,7 +288,7 @@ def test_workers_are_counted_node_by_node(
 def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
     settings = TrainingSettings(batch_size=256, gradient_accumulation_steps=2)
 
-    with pytest.raises(UserError) as caught, memory_told(settings):
+    with pytest.raises(UserError) as caught, explain_out_of_memory(settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried\nException raised from malloc\n#0")
 
     assert str(caught.value) == (
@@ -394,7 +399,7 @@ from raysound.settings.loading import load
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.trainer import train_classifier
-from raysound.distributed.training.data import fits_in_store
+from raysound.distributed.training.feature_loading import fits_in_store
 ray.init(
     address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False,
     log_to_driver=False,
@@ -463,7 +468,8 @@ import ray
 from ray.job_submission import JobSubmissionClient
 from raysound.settings.loading import load
 from raysound.distributed.extraction.extract import extract
-from raysound.distributed.training.trainer import describe, gather, job_of, run_workers, split_clips
+from raysound.distributed.training.trainer import (describe, gather, job_of, run_workers,)
+from raysound.distributed.training.runs import split_clips
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.cluster.placement import placement
 from raysound.distributed.cluster.session import open_session

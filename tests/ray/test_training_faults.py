@@ -23,15 +23,15 @@ from torch.distributed import DistNetworkError
 from raysound import storage
 from raysound.distributed.cluster.placement import placement
 from raysound.distributed.extraction.extract import extract
-from raysound.distributed.training import trainer as training
+from raysound.distributed.training import trainer
 from raysound.distributed.training.progress import log_new_epochs
 from raysound.distributed.training.trainer import train_classifier
 from raysound.distributed.training.worker import is_bug, train_worker
 from raysound.errors import UserError
 from raysound.settings.loading import from_tree
 from raysound.training import checkpoint
+from raysound.training.epochs import Metrics
 from raysound.training.history import read_history
-from raysound.training.loop import Metrics
 from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
 
 # The fixture, which trains, counts towards the first test that wants it.
@@ -258,7 +258,7 @@ def test_workers_may_die_any_number_of_times_while_epochs_pass(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Twelve times, more than are allowed in a row."""
-    monkeypatch.setattr(training, "train_worker", train_and_die)
+    monkeypatch.setattr(trainer, "train_worker", train_and_die)
     tree = yaml.safe_load(config.read_text())
     tree["training"]["epochs"] = 13
     tree["compute"]["workers"] = 1
@@ -275,7 +275,7 @@ def test_a_bug_ends_the_training_at_the_second_try(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its traceback."""
-    monkeypatch.setattr(training, "train_worker", train_with_a_bug)
+    monkeypatch.setattr(trainer, "train_worker", train_with_a_bug)
     tree = yaml.safe_load(config.read_text())
     tree["compute"]["workers"] = 1
 
@@ -337,13 +337,13 @@ def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshot = tmp_path / training.SNAPSHOT
-    training.delete_broken_snapshot(str(tmp_path))
+    trainer.delete_broken_snapshot(str(tmp_path))
     snapshot.write_text('{"ray_version": "2.60.0"}')
-    training.delete_broken_snapshot(str(tmp_path))
+    trainer.delete_broken_snapshot(str(tmp_path))
     assert snapshot.exists()
 
     snapshot.write_text('{"ray_ver')
-    training.delete_broken_snapshot(str(tmp_path))
+    trainer.delete_broken_snapshot(str(tmp_path))
 
     assert not snapshot.exists()
     assert "was cut short: the training starts again" in caplog.text

@@ -9,14 +9,16 @@ import ray.train
 import torch
 
 from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.runs import (
+    run_folder,
+    split_clips,
+)
 from raysound.distributed.training.trainer import (
     classifier_metadata,
     job_of,
-    load_training_data,
-    run_folder,
-    split_clips,
     train_classifier,
 )
+from raysound.distributed.training.training_data import load_training_data
 from raysound.distributed.training.worker import read_progress, train_alone
 from raysound.settings.loading import from_tree
 from tests.unit.test_models import STATES

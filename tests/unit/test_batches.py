@@ -16,7 +16,7 @@ from raysound.training.batches import (
     row_batches,
     validation_order,
 )
-from raysound.training.loop import Batch
+from raysound.training.step import Batch
 
 HERE = DeviceTransfer(torch.device("cpu"))
 

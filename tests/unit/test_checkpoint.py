@@ -18,7 +18,12 @@ from raysound.settings.training import TrainingSettings
 from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata, Weights
 from raysound.training.inference import Normalisation, mean_by_clip, score
-from raysound.training.loop import TrainState, make_optimizer, make_scheduler, step_schedule
+from raysound.training.loop import TrainState
+from raysound.training.optimizers import (
+    make_optimizer,
+    make_scheduler,
+    step_schedule,
+)
 
 NOTE = ClassifierMetadata(
     model="cnn",

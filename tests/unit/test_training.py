@@ -15,25 +15,31 @@ from raysound.errors import UserError
 from raysound.settings.training import TrainingSettings
 from raysound.training import checkpoint
 from raysound.training.checkpoint import Weights
+from raysound.training.epochs import (
+    Metrics,
+    best_epoch,
+    is_finished,
+    quality,
+    selected_epoch,
+)
 from raysound.training.history import epoch_lines
 from raysound.training.inference import Normalisation
 from raysound.training.loop import (
-    Batch,
-    Hardware,
-    Metrics,
     TrainState,
-    best_epoch,
     fit,
-    is_finished,
+)
+from raysound.training.optimizers import (
     make_optimizer,
     make_scheduler,
-    quality,
-    selected_epoch,
     step_schedule,
+)
+from raysound.training.step import (
+    Batch,
+    Hardware,
 )
 
 IDENTITY = Normalisation((0.0,) * 4, (1.0,) * 4)
-# Steps that change no float32: an epoch's loss is that of the weights it began with.
+# EpochRunner that change no float32: an epoch's loss is that of the weights it began with.
 FROZEN = {"name": "SGD", "lr": 1e-30}
 AUGMENT = {
     "roll": True, "gain_db": 6, "mixup": 0.3,

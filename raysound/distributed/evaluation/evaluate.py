@@ -23,7 +23,11 @@ from raysound.distributed.evaluation.examples import chosen_examples, chosen_pai
 from raysound.distributed.evaluation.measure import classifier_identity, compute_metrics
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.trainer import run_folder, split_clips, split_digest
+from raysound.distributed.training.runs import (
+    run_folder,
+    split_clips,
+    split_digest,
+)
 from raysound.errors import UserError
 from raysound.evaluation.cas import read_scores
 from raysound.evaluation.embedding_parts import EmbeddingSource

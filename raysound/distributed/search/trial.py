@@ -14,18 +14,18 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
 from raysound.distributed.training.trainer import (
-    TrainingData,
     classifier_metadata,
     job_of,
     run_workers,
 )
+from raysound.distributed.training.training_data import TrainingData
 from raysound.distributed.training.worker import FINISHED, SCORE, train_alone
 from raysound.errors import UserError
 from raysound.settings.schema import Config
 from raysound.settings.search import PopulationBasedTraining
 from raysound.settings.search_space import sampled_config
+from raysound.training.epochs import is_finished
 from raysound.training.history import read_history
-from raysound.training.loop import is_finished
 
 # Of a trial that failed because of its values: why.
 USER_ERROR = "mistake"

@@ -20,12 +20,14 @@ from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.search.trial import USER_ERROR, Search, decoded
 from raysound.distributed.search.tuner import MOST_FAILURES, trial_count, tuner_of
+from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
-    TrainingData,
     check_clips,
-    load_training_data,
     ray_train_files,
-    split_clips,
+)
+from raysound.distributed.training.training_data import (
+    TrainingData,
+    load_training_data,
 )
 from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
@@ -37,8 +39,11 @@ from raysound.settings.search_space import (
     most_epochs,
     sampled_config,
 )
+from raysound.training.epochs import (
+    is_finished,
+    selected_epoch,
+)
 from raysound.training.history import read_history
-from raysound.training.loop import is_finished, selected_epoch
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,11 @@ from raysound.distributed.evaluation.evaluate import (
 )
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.trainer import check_clips, split_clips, train_classifier
+from raysound.distributed.training.runs import split_clips
+from raysound.distributed.training.trainer import (
+    check_clips,
+    train_classifier,
+)
 from raysound.errors import UserError
 from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, equal_clips
 from raysound.evaluation.predictions import read_predictions

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from raysound.distributed.cluster import prometheus
 from raysound.settings.schema import Config
+from raysound.training.epochs import Metrics
 from raysound.training.history import epoch_lines, read_history
-from raysound.training.loop import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,13 @@ from raysound.distributed.cluster.placement import capacity
 from raysound.distributed.cluster.session import cancel_running
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.data import fits_in_store
-from raysound.distributed.training.trainer import (
-    check_clips,
+from raysound.distributed.training.feature_loading import fits_in_store
+from raysound.distributed.training.runs import (
     run_folder,
     split_clips,
+)
+from raysound.distributed.training.trainer import (
+    check_clips,
     train_classifier,
     train_run,
     training_shown,

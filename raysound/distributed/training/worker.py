@@ -21,7 +21,7 @@ from torch import nn
 
 from raysound import storage
 from raysound.distributed.cluster.session import available_cpus
-from raysound.distributed.training import data as training_data
+from raysound.distributed.training import feature_loading
 from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.training import TrainingSettings
@@ -37,16 +37,18 @@ from raysound.training.batches import (
     validation_order,
 )
 from raysound.training.checkpoint import ClassifierMetadata, Weights
-from raysound.training.hardware import decided, hardware_for, memory_told
-from raysound.training.loop import (
-    Batch,
+from raysound.training.epochs import (
     Metrics,
-    TrainState,
-    fit,
     is_finished,
     quality,
     selected_epoch,
 )
+from raysound.training.hardware import decided, explain_out_of_memory, hardware_for
+from raysound.training.loop import (
+    TrainState,
+    fit,
+)
+from raysound.training.step import Batch
 
 TrainBatches = Callable[[int], Iterable[Batch]]
 ValidationBatches = Callable[[], Iterable[Batch]]
@@ -195,7 +197,7 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
             if not worker.uploads_later:
                 shutil.rmtree(folder)
 
-    with memory_told(settings):
+    with explain_out_of_memory(settings):
         fit(
             worker.prepare(model),
             train_batches,
@@ -275,8 +277,8 @@ def streamed(
     def train_batches(epoch: int) -> Iterable[Batch]:
         if worker.rank == 0:
             # Reading begins when all workers want it.
-            training_data.announce_epoch(job["run"], epoch)
-        return training_data.stream_batches(
+            feature_loading.announce_epoch(job["run"], epoch)
+        return feature_loading.stream_batches(
             worker.stream("train"),
             share,
             transfer,
@@ -286,7 +288,7 @@ def streamed(
         )
 
     def validation_batches() -> Iterable[Batch]:
-        return training_data.stream_batches(
+        return feature_loading.stream_batches(
             worker.stream("validation"), settings.batch_size, transfer, ahead
         )
 

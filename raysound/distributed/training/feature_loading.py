@@ -25,7 +25,7 @@ from raysound.features import parquet
 from raysound.features.parquet import MelStatistics
 from raysound.training.batches import DeviceTransfer, Rows
 from raysound.training.inference import Normalisation
-from raysound.training.loop import Batch
+from raysound.training.step import Batch
 
 # What of the object store the training data may take. Kept there, an epoch of a small corpus costs
 # a hundredth of what it costs to read it anew: benchmarks/training.py.

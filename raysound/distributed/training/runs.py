@@ -1,0 +1,76 @@
+"""The folder of a classifier follows from its clips, split, model and training settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pyarrow as pa
+
+from raysound import storage
+from raysound.corpora.checks import check_clips as check_clips
+from raysound.corpora.manifest_parts import read_manifest
+from raysound.corpora.split import assign_split
+from raysound.distributed.training.trainer import logger
+from raysound.features import parquet
+from raysound.models import build
+from raysound.settings.fields import digest
+from raysound.settings.loading import real_corpus
+from raysound.settings.schema import Config
+from raysound.training import checkpoint
+
+
+def split_clips(config: Config, folder: str) -> pa.Table:
+    """The usable clips of a corpus, each in train, validation or test, as the real one is split.
+
+    Raises:
+        UserError: they can't be split as the config says.
+    """
+    manifest = read_manifest(folder)
+    return parquet.without_rejects(assign_split(manifest, real_corpus(config).split), folder)
+
+
+def split_digest(clips: pa.Table) -> str:
+    """Stands for which clips train, validate and test."""
+    return digest(clips.select(["clip_id", "label", "split"]).sort_by("clip_id").to_pydict())
+
+
+def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> str:
+    """Where this config's classifier lies: another corpus, split, model or training has another.
+
+    Args:
+        config: the experiment.
+        folder: of the features that it learns from.
+        clips: with their `label` and `split`; None for all, split as the config says.
+    """
+    clips = split_clips(config, folder) if clips is None else clips
+    summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
+    identity = {
+        "features": config.features.id,
+        # Of the clips' sizes and times too: a recording that was replaced wants another classifier.
+        "corpus": summary["digest"],
+        "split": split_digest(clips),
+        "model": model_identity(config),
+        "training": config.training.model_dump(exclude={"folds", "seeds"}),
+    }
+    run = f"{config.model.name}-{digest(identity)}"
+    return storage.join(config.output, "training", run)
+
+
+def model_identity(config: Config) -> dict[str, str]:
+    """The model's settings, with what the file of weights holds in place of its name."""
+    identity = config.model.model_dump(exclude_none=True)
+    if config.model.weights is not None:
+        content = checkpoint.read_weights_file(config.model.weights)
+        identity["weights"] = hashlib.sha256(content).hexdigest()
+    return identity
+
+
+def log_weights(config: Config, classes: int) -> None:
+    """Logs which of the weights that a training starts from fit its model."""
+    uri = config.model.weights
+    if uri is not None:
+        model = build(config.model.name, classes)
+        found, missing = checkpoint.fitting(model, checkpoint.read_weights(uri), uri)
+        untrained = f"; not loaded: {', '.join(missing)}" if missing else ""
+        logger.info("%d tensors loaded from %s%s", len(found), uri, untrained)

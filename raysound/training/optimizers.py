@@ -1,0 +1,58 @@
+"""The optimizer and the learning-rate scheduler that the settings name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+
+from raysound.settings.training import TrainingSettings
+from raysound.training.epochs import Metrics
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
+    """The torch optimiser of the settings' name, with the settings' values."""
+    kind: Callable[..., Optimizer] = getattr(torch.optim, settings.optimizer.name)
+    return kind(model.parameters(), **_options(settings.optimizer))
+
+
+def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
+    """The torch schedule of the settings' name, or None; it begins after the warm-up."""
+    if settings.scheduler is None:
+        return None
+    options = _options(settings.scheduler)
+    epochs = settings.epochs - settings.warmup_epochs
+    if settings.scheduler.name == "CosineAnnealingLR":
+        options["T_max"] = epochs
+    if settings.scheduler.name == "OneCycleLR":
+        # Momentum and betas stay what the optimizer's section says.
+        options |= {
+            "max_lr": settings.optimizer.lr, "total_steps": epochs + 1, "cycle_momentum": False,
+        }  # fmt: skip
+        if math.isclose(options["pct_start"] * (epochs + 1), 1):
+            # The rise would end at the step it begins at, and torch divide by its length.
+            options["pct_start"] *= 0.999
+    return getattr(lr_scheduler, settings.scheduler.name)(optimizer, **options)
+
+
+def step_schedule(scheduler: Any, metrics: Metrics) -> None:
+    """Ends an epoch: a plateau watches the validation metric that its mode belongs to."""
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        watched = "validation_loss" if scheduler.mode == "min" else "validation_accuracy"
+        scheduler.step(metrics[watched])
+    else:
+        scheduler.step()
+
+
+def _set_lr(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _options(section: Any) -> dict[str, Any]:
+    options: dict[str, Any] = section.model_dump(exclude={"name"})
+    return options
