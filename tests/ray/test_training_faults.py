@@ -266,7 +266,7 @@ def test_workers_may_die_any_number_of_times_while_epochs_pass(
     with caplog.at_level("INFO"):
         train_classifier(from_tree(tree, "test"))
 
-    assert training.MOST_FAILURES < 12
+    assert trainer.MOST_FAILURES < 12
     assert [row["epoch"] for row in history_of(config)] == [*range(1, 14)]
     assert len(re.findall(r"^epoch +\d+ of 13", caplog.text, re.MULTILINE)) <= 13
 
@@ -291,17 +291,17 @@ def test_a_bug_ends_the_training_at_the_second_try(
 def test_failures_are_counted_since_the_last_epoch() -> None:
     """Of nodes and storages; a mistake ends the training at once, a bug at the second time."""
     lost = ray.exceptions.NodeDiedError("gone")
-    failures = training.Failures()
+    failures = trainer.Failures()
     for _ in range(3):
-        for _ in range(training.MOST_FAILURES):
+        for _ in range(trainer.MOST_FAILURES):
             failures.after_exception(None, {0: lost, 1: OSError("no answer")})
         failures.after_report(None, [{}], None)
-    for _ in range(training.MOST_FAILURES):
+    for _ in range(trainer.MOST_FAILURES):
         failures.after_exception(None, {0: lost})
     with pytest.raises(UserError, match=r"failed 9 times without an epoch in between.*gone"):
         failures.after_exception(None, {0: lost})
 
-    failures = training.Failures()
+    failures = trainer.Failures()
     with pytest.raises(UserError, match="a smaller rate"):
         failures.after_exception(None, {0: lost, 1: UserError("a smaller rate")})
     one, another, closed = ValueError("one"), ValueError("another"), RuntimeError("[gloo] closed")
@@ -336,7 +336,7 @@ def test_mistakes_storages_and_peers_are_no_bugs(error: Exception, expected: boo
 def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    snapshot = tmp_path / training.SNAPSHOT
+    snapshot = tmp_path / trainer.SNAPSHOT
     trainer.delete_broken_snapshot(str(tmp_path))
     snapshot.write_text('{"ray_version": "2.60.0"}')
     trainer.delete_broken_snapshot(str(tmp_path))
@@ -359,11 +359,11 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = from_tree(whole["tree"], "test")
-    folder = training.finished_features("real", config)
-    material = training.load_training_data(folder, training.split_clips(config, folder))
+    folder = trainer.finished_features("real", config)
+    material = trainer.load_training_data(folder, trainer.split_clips(config, folder))
     scaling, threads = placement(config)
-    note = training.classifier_metadata(config, material)
-    job = training.job_of(config, material, note, str(tmp_path / "run"), threads)
+    note = trainer.classifier_metadata(config, material)
+    job = trainer.job_of(config, material, note, str(tmp_path / "run"), threads)
     history = tmp_path / "run" / "history.jsonl"
     history.parent.mkdir()
     history.write_text("{}\n")
@@ -378,5 +378,5 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
     monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", fit)
 
     with pytest.raises(UserError, match="no room for 2 workers has come within 31 minutes"):
-        training.run_workers(job, scaling, material)
+        trainer.run_workers(job, scaling, material)
     assert len(tries) == 2
