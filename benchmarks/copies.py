@@ -26,18 +26,20 @@ import torch
 from raysound.audio.decode import read_clip
 from raysound.audio.log_mel import LogMel
 from raysound.metrics.copies import (
-    CANDIDATES,
     Copies,
-    TrainingWindows,
     by_clip,
+    find_copies,
+    threshold_of,
+)
+from raysound.metrics.copy_search import (
+    CANDIDATES,
+    TrainingWindows,
     candidates,
     coarse_vectors,
-    find_copies,
     frames_together,
     normalised,
     patches,
     similarity,
-    threshold_of,
 )
 from raysound.metrics.intervals import wilson_interval
 from raysound.settings.features import FeatureSettings

@@ -28,7 +28,7 @@ from raysound.corpora.layouts import (
     utf8,
 )
 from raysound.corpora.packed import CONTAINERS, Container
-from raysound.corpora.tables import is_candidate
+from raysound.corpora.table_files import is_candidate
 from raysound.errors import UserError
 
 # A row whose `odd` is not null is no file: it says what is odd about the name, see `storage.scan`.

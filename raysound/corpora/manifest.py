@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import posixpath
-from typing import NoReturn
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import storage
-from raysound.corpora.cells import ROWS_AT_ONCE, as_text, each, to_columns
-from raysound.corpora.folders import Layout, folder_rows, layout_of, meanings
+from raysound.corpora.folders import Layout, folder_rows, layout_of
 from raysound.corpora.inventory import Inventory, files_of, list_blocks
 from raysound.corpora.layouts import (
     AUDIO_SUFFIXES,
-    SCHEMA,
     Tally,
     Warn,
     is_sound,
@@ -27,13 +21,19 @@ from raysound.corpora.layouts import (
     unread_sounds,
     warn_unread,
 )
+from raysound.corpora.manifest_rows import _finish, _own_manifest, checked, in_order
 from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
-from raysound.corpora.tables import labelled_rows, read_tables, tables_to_open, with_split_lists
+from raysound.corpora.table_files import (
+    read_tables,
+    tables_to_open,
+)
+from raysound.corpora.tables import (
+    labelled_rows,
+    with_split_lists,
+)
 from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
 
 
 def read_corpus(path: str, tell: Warn = logger.warning) -> pa.Table:
@@ -218,133 +218,3 @@ def warn_same_names(labels: list[str], path: str, tell: Warn) -> None:
                 f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in capitals, "
                 "blanks or the form of Unicode: are they one?"
             )
-
-
-def _own_manifest(table: pa.Table, path: str) -> pa.Table:
-    if "path" not in table.column_names:
-        raise UserError(f"{path} lacks the column path")
-    if not len(table):
-        raise UserError(f"{path} lists no clips")
-    nothing = pa.chunked_array([pa.nulls(len(table), pa.string())])
-    text = {
-        name: as_text(table[name], name, path) if name in table.column_names else nothing
-        for name in ("clip_id", "path", "label", "fold", "split", "group")
-    }
-    empty = pc.fill_null(pc.equal(text["path"], ""), True)
-    if pc.any(empty).as_py():
-        row = table.filter(empty).slice(0, 1).to_pylist()[0]
-        raise UserError(f"{path}: a row has no 'path': {row}")
-    folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else os.getcwd())
-
-    def absolute(name: str) -> str:
-        return name if "://" in name or name.startswith("/") else storage.join(folder, name)
-
-    clip_id = pc.coalesce(
-        pc.if_else(pc.equal(text["clip_id"], ""), None, text["clip_id"]), text["path"]
-    )
-    paths = each(text["path"], absolute, pa.string())
-    files = pc.unique(paths)
-    stats = to_columns(
-        (
-            (uri, *stat)
-            for start in range(0, len(files), ROWS_AT_ONCE)
-            for some in [files.slice(start, ROWS_AT_ONCE).to_pylist()]
-            for uri, stat in zip(some, storage.stat_files(some), strict=True)
-        ),
-        STATS,
-    )
-    place = pc.index_in(paths, stats["name"].combine_chunks())
-    size, offset = stats["size"].take(place), nothing.cast(pa.int64())
-    if {"offset", "size"} <= set(table.column_names):
-        try:
-            offset, sizes = (table[name].cast(pa.int64()) for name in ("offset", "size"))
-        except pa.ArrowException as error:
-            raise UserError(f"{path}: offset and size must be whole numbers: {error}") from error
-        size = pc.if_else(pc.is_valid(offset), sizes, size)
-    columns = {
-        **text,
-        "label": pc.if_else(pc.equal(text["label"], ""), None, text["label"]),
-        "clip_id": clip_id,
-        "path": paths,
-        "group": pc.coalesce(text["group"], clip_id),
-        "size": size,
-        "modified": stats["modified"].take(place),
-        "offset": offset,
-    }
-    return checked(pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA), path)
-
-
-def _finish(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
-    """What a reader found, with paths, sizes and times, checked."""
-    place = pc.index_in(rows["name"], listing["name"].combine_chunks())
-    found = {
-        **dict(zip(rows.column_names, rows.columns, strict=True)),
-        "clip_id": rows["name"],
-        "path": each(rows["name"], lambda name: storage.join(root, name), pa.string()),
-        "group": pc.coalesce(rows["group"], rows["name"]),
-        "size": pc.fill_null(listing["size"].take(place), -1),
-        "modified": pc.fill_null(listing["modified"].take(place), 0),
-        "offset": pa.nulls(len(rows), pa.int64()),
-    }
-    return checked(pa.table([found[name] for name in SCHEMA.names], schema=SCHEMA), root)
-
-
-def checked(table: pa.Table, source: str) -> pa.Table:
-    """Clips with what their words for splits mean.
-
-    Args:
-        table: of SCHEMA.
-        source: where the clips come from.
-
-    Raises:
-        UserError: a clip that is listed twice, labels of some clips only, or words that mean no
-            split.
-    """
-    refuse_clips(table, source)
-    words = pc.unique(table["split"].drop_null()).to_pylist()
-    return with_meaning(table, meanings(words, source)) if words else table
-
-
-def refuse_clips(table: pa.Table, source: str) -> None:
-    """Raises UserError for a clip that is listed twice, or alone has no label."""
-    if pc.count_distinct(table["clip_id"]).as_py() < len(table):
-        counts = pc.value_counts(table["clip_id"])
-        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        raise UserError(f"{source}: {quoted(twice[0].as_py())} is listed twice")
-    unlabelled = table.filter(pc.is_null(table["label"]))
-    if 0 < len(unlabelled) < len(table):
-        refuse_unlabelled(unlabelled["clip_id"][0].as_py(), source)
-
-
-def refuse_unlabelled(clip_id: str, source: str) -> NoReturn:
-    """Raises UserError for a clip without a label, where others have one."""
-    raise UserError(f"{source}: {quoted(clip_id)} has no label, and other clips have one")
-
-
-def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:
-    """Clips whose words for splits are replaced by what they mean."""
-    words = pa.array(list(meaning), pa.string())
-    split = pa.array(list(meaning.values()), pa.string()).take(pc.index_in(table["split"], words))
-    place = table.schema.get_field_index("split")
-    return table.set_column(place, SCHEMA.field("split"), split)
-
-
-def in_order(table: pa.Table) -> pa.Table:
-    """The clips in an order that does not depend on how they were listed."""
-    packed = table.filter(pc.is_valid(table["offset"]))
-    loose = table.filter(pc.is_null(table["offset"]))
-    # By a hash of the name: every shard is then a fair sample of all classes. What is packed is
-    # read in the order in which it lies.
-    order = np.argsort(hashes(loose["clip_id"]), kind="stable")
-    packed = packed.sort_by([("path", "ascending"), ("offset", "ascending")])
-    return pa.concat_tables([loose.take(order), packed]).combine_chunks()
-
-
-def hashes(clip_ids: pa.ChunkedArray) -> np.ndarray:
-    """The first 64 bits of SHA-256 of each clip id, uint64 `(n,)`."""
-    found: np.ndarray = each(clip_ids, _hash, pa.uint64()).to_numpy()
-    return found
-
-
-def _hash(clip_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")

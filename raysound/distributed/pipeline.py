@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from raysound.corpora.checks import check_real
 from raysound.distributed.evaluation.embeddings import check_embeddings
-from raysound.distributed.evaluation.evaluate import evaluate, published_side
+from raysound.distributed.evaluation.evaluate import (
+    evaluate,
+    published_side,
+)
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import call_for_corpus, list_corpus
 from raysound.distributed.extraction.synthesize import synthesize

@@ -14,18 +14,20 @@ from raysound import storage
 from raysound.evaluation.derived_parts import derive_part, log_mels_of
 from raysound.evaluation.predictions import as_array, prediction_parts
 from raysound.metrics.copies import (
-    WINDOWS_TOGETHER,
     Copies,
     Threshold,
-    TrainingWindows,
     by_clip,
-    coarse_vectors,
     copied_share,
     find_copies,
+    threshold_of,
+)
+from raysound.metrics.copy_search import (
+    WINDOWS_TOGETHER,
+    TrainingWindows,
+    coarse_vectors,
     frames_together,
     normalised,
     patches,
-    threshold_of,
 )
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.selection import keys, smallest

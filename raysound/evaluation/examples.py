@@ -14,7 +14,7 @@ from raysound.audio.decode import Reject, encode, read_window
 from raysound.audio.log_mel import LogMel
 from raysound.audio.sounds import Sound
 from raysound.report.copies import ShownWindow
-from raysound.report.page import Example
+from raysound.report.parts import Example
 from raysound.settings.features import FeatureSettings
 
 logger = logging.getLogger(__name__)

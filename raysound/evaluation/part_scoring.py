@@ -27,6 +27,7 @@ from raysound.evaluation.predictions import (
     write_part,
 )
 from raysound.features import parquet
+from raysound.features.records import Shard
 from raysound.metrics.mismatch import sound_of
 from raysound.metrics.nearest import nearest_reference_clips
 from raysound.metrics.neighbours import K, nearest_others, per_clip
@@ -121,7 +122,7 @@ def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None)
     """
     with storage.open_file(row["shard"]) as opened:
         file = pq.ParquetFile(opened)
-        record = parquet.Shard.from_json(file.metadata.metadata[parquet.SHARD_KEY].decode())
+        record = Shard.from_json(file.metadata.metadata[parquet.SHARD_KEY].decode())
         splits = None
         if chosen is not None:
             names = file.read(["clip_id"])["clip_id"].combine_chunks()

@@ -14,7 +14,7 @@ from raysound.metrics.corpus import RealClips, Scored
 from raysound.metrics.projection import principal_plane
 from raysound.metrics.selection import of_cells, of_examples
 from raysound.report.maps import MapPoint
-from raysound.report.page import Cells
+from raysound.report.parts import Cells
 
 MAP_POINTS = 500
 EXAMPLE_COLUMNS = (

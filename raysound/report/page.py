@@ -3,16 +3,12 @@
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from raysound.metrics.declarations import (
     EMBEDDING_METRICS,
@@ -22,60 +18,34 @@ from raysound.metrics.declarations import (
     SET_CLIPS,
 )
 from raysound.report import maps, pictures
-from raysound.report.copies import ShownPair, ShownWindow, shown_copies
+from raysound.report.copies import ShownPair, shown_copies
 from raysound.report.maps import MapPoint
 from raysound.report.measures import (
     ANCHOR_WORDS,
-    differing_from_real,
     format_estimate,
-    not_worse_than_real,
     number,
     skipped_check_lines,
     warnings,
-    worse,
+)
+from raysound.report.parts import (
+    _NAMES,
+    ROOMY_CLASSES,
+    Cells,
+    Example,
+    _anchors,
+    _by_corpus,
+    _card,
+    _cells,
+    _corpora,
+    _kinds,
+    _ranking,
+    interval,
+    percent,
+    seconds,
 )
 from raysound.wording import counted
 
-_NAMES = {metric.key: metric.name for metric in METRICS}
 REJECTS_SHOWN = 100
-REJECT_KINDS_SHOWN = 100
-# What differs from clip to clip in a reason: what is quoted, paths, numbers.
-_OF_ONE_CLIP = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*[^\s:,;]|\d+(?:[.,]\d+)*")
-CONFUSIONS_NAMED = 4
-ROOMY_CLASSES = 12  # matrices of more classes are drawn small, and folded up but for the first
-MATRIX_CLASSES = 150  # of more classes there is no matrix, but a list of the largest confusions
-PAIRS_LISTED = 200
-
-# Behind a cell of a confusion matrix: how many clips, and some of them with their probability.
-Cells = Mapping[tuple[int, int], tuple[int, Sequence[tuple[str, float]]]]
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One clip to look at and to listen to."""
-
-    corpus: str
-    clip_id: str
-    kind: Literal["hardest", "convincing"]
-    """Of its class and corpus: the least or the most probable as what it was asked to be, or as
-    what it is predicted as."""
-    label: str | None
-    """What the clip was asked to be, or is; None without labels."""
-    prediction: str
-    """Class of the highest probability."""
-    probability: float
-    """The classifier's probability of `prediction`, in [0, 1]."""
-    target_probability: float | None
-    """The classifier's probability of `label`, in [0, 1]; None without labels."""
-    nearest_train_clip_id: str | None
-    """The training clip that it is nearest to, if it was set against them."""
-    log_mel: NDArray[np.float32]
-    """`(n_mels, n_frames)`, mel band 0 lowest in pitch."""
-    audio: bytes
-    """A FLAC file."""
-    seconds_per_frame: float
-    windows: int = 1
-    """Of the clip: `log_mel` and `audio` are its first, the probabilities are means over all."""
 
 
 class Rejects(NamedTuple):
@@ -88,16 +58,6 @@ class Rejects(NamedTuple):
 
     shown: Sequence[Mapping[str, Any]]
     counts: Mapping[tuple[str, str], int]
-
-
-def kind_of(reason: str) -> str:
-    """A reason without what differs from clip to clip: paths, what is quoted, numbers.
-
-    Examples:
-        >>> kind_of("decodes to 3 samples, its header says 44100")
-        'decodes to … samples, its header says …'
-    """
-    return _OF_ONE_CLIP.sub("…", reason)
 
 
 def render(
@@ -161,7 +121,7 @@ def render(
             embedding_metrics=EMBEDDING_METRICS,
             copies=shown_copies(metrics["copies"], cards),
             warnings=warnings(metrics),
-            skipped_check_lines=skipped_check_lines(metrics),
+            skipped_checks=skipped_check_lines(metrics),
             mismatch=metrics["mismatch"],
             headline=HEADLINE,
             all_metrics=METRICS,
@@ -191,16 +151,6 @@ def render(
     )
 
 
-def _kinds(counts: Mapping[tuple[str, str], int]) -> list[tuple[tuple[str, str], int]]:
-    """The commonest kinds of rejects by corpus, and of each corpus the others in one row."""
-    common = sorted(counts, key=lambda key: (-counts[key], key))
-    found = {key: counts[key] for key in common[:REJECT_KINDS_SHOWN]}
-    for corpus, kind in common[REJECT_KINDS_SHOWN:]:
-        other = (corpus, "other reasons")
-        found[other] = found.get(other, 0) + counts[corpus, kind]
-    return sorted(found.items())
-
-
 def environment() -> Environment:
     """The templates, with the filters that they write numbers by."""
     made = Environment(
@@ -215,191 +165,9 @@ def environment() -> Environment:
     return made
 
 
-def percent(share: float | None) -> str:
-    """Write a share as a percentage with one decimal, a dash for None."""
-    return "–" if share is None else f"{share:.1%}"
-
-
-def interval(measure: dict[str, Any]) -> str:
-    """Write the interval of a measure with a `low` and a `high`, as `83.1–92.4%`."""
-    return f"{100 * measure['low']:.1f}–{measure['high']:.1%}"
-
-
-def seconds(value: float) -> str:
-    """Write a time on an axis without needless noughts."""
-    return f"{value:g}"
-
-
-def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
-    """Put the real corpora first, then the generated ones by accuracy, unscored ones last."""
-    rows: list[dict[str, Any]] = [{"name": name, **corpus} for name, corpus in corpora.items()]
-    real = next((row for row in rows if row["role"] == "real"), None)
-
-    def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
-        value = row["accuracy"]["value"]
-        return row["role"] != "real", value is None, -(value or 0.0)
-
-    others = {row["name"]: row for row in rows if row is not real}
-    differences = differing_from_real(others, real)
-    for row in rows:
-        row["own"] = row is real
-        gaps = differences.get(row["name"], {})
-        row["share"], row["reading"] = _against(
-            row["accuracy"], real and real["accuracy"], gaps.get("accuracy")
-        )
-        row["worse"] = worse(gaps)
-        if row["clips"] and not row["labelled"]:
-            row["reading"] = "unlabelled"
-        row["histogram"] = _histogram(row, real)
-        row["confusions"] = _confusions(row["confusion"], labels, CONFUSIONS_NAMED)
-        row["listed"] = None
-        if len(labels) > MATRIX_CLASSES and row["labelled"]:
-            row["listed"] = _confusions(row["confusion"], labels, PAIRS_LISTED)
-    rows.sort(key=rank)
-    for place, row in enumerate(rows):
-        row["place"] = place
-    return rows
-
-
-def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """The anchors in a set order, with what they are, their checks by metric, whom they fool."""
-    real = next((row for row in metrics["corpora"].values() if row["role"] == "real"), None)
-    return [
-        {
-            "name": name,
-            "words": words,
-            "checks": {
-                check["metric"]: check for check in metrics["sanity"] if check["anchor"] == name
-            },
-            "not_worse_than_real": not_worse_than_real(metrics["anchors"][name], real),
-            **metrics["anchors"][name],
-        }
-        for name, words in ANCHOR_WORDS.items()
-        if name in metrics["anchors"]
-    ]
-
-
-def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each ranked generator, those it does not differ from, and where it is worse than real."""
-    close: dict[str, list[str]] = {name: [] for name in ranking["order"]}
-    for pair in ranking["pairs"]:
-        if not pair["significant"]:
-            close[pair["a"]].append(pair["b"])
-            close[pair["b"]].append(pair["a"])
-    row = {corpus["name"]: corpus for corpus in corpora}
-    return [
-        {
-            "name": name,
-            "close": close[name],
-            "scored": row[name][ranking["metric"]]["value"] is not None,
-            "labelled": row[name]["labelled"],
-            "worse": row[name]["worse"],
-        }
-        for name in ranking["order"]
-    ]
-
-
-def _cells(cells: Mapping[str, Cells], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By corpus, in the page's order: `row,column` → how many, and some of them."""
-    made = []
-    for corpus in corpora:
-        shown = {
-            f"{row},{column}": [count, *clips]
-            for (row, column), (count, clips) in cells.get(corpus["name"], {}).items()
-        }
-        if corpus["listed"] is not None:
-            listed = [pair["cell"] for pair in corpus["listed"]]
-            shown = {cell: shown[cell] for cell in listed if cell in shown}
-        made.append(shown)
-    return made
-
-
 def _data(content: dict[str, Any]) -> Markup:
     """JSON that nothing in it can end before its time."""
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)
-
-
-def _against(
-    measure: dict[str, Any], real: dict[str, Any] | None, gap: float | None
-) -> tuple[float | None, str]:
-    """An accuracy as a share of the real one, and in which direction it differs significantly.
-
-    Args:
-        measure: The accuracy.
-        real: That of the real test clips.
-        gap: Their difference; None where it is not significant.
-    """
-    if measure["value"] is None:
-        return None, "unscored"
-    if real is None or real["value"] is None:
-        return None, "alone"
-    share = measure["value"] / real["value"] if real["value"] else None
-    if gap is None:
-        return share, "close"
-    return share, "below" if gap < 0 else "above"
-
-
-def _histogram(corpus: dict[str, Any], real: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Clips of a corpus by predicted class, their share, and the share of the real clips."""
-    clips = max(1, corpus["clips"])
-    return [
-        {
-            "cell": f"{place},{place}",
-            "label": label,
-            "count": count,
-            "share": count / clips,
-            "real": real["predicted"][label] / real["clips"] if real and real["clips"] else None,
-        }
-        for place, (label, count) in enumerate(corpus["predicted"].items())
-    ]
-
-
-def _confusions(
-    matrix: list[list[int]] | None, labels: list[str], most: int
-) -> list[dict[str, Any]]:
-    """Name the confusions that hold the most clips."""
-    if matrix is None:
-        return []
-    counts = np.array(matrix, dtype=np.int64).reshape(len(labels), len(labels))
-    wrong = counts - np.diag(np.diagonal(counts))
-    largest = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    return [
-        {
-            "cell": f"{row},{column}",
-            "label": labels[row],
-            "predicted": labels[column],
-            "count": int(wrong[row, column]),
-            "of": int(counts[row].sum()),
-        }
-        for row, column in zip(*np.unravel_index(largest, wrong.shape), strict=True)
-        if wrong[row, column]
-    ]
-
-
-def _by_corpus(
-    examples: Sequence[Example], order: list[str], low: float, high: float
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in order}
-    for example in examples:
-        card = {
-            "example": example,
-            "right": example.label == example.prediction,
-            **_card(example, low, high),
-        }
-        groups.setdefault(example.corpus, []).append(card)
-    return [(name, cards) for name, cards in groups.items() if cards]
-
-
-def _card(shown: Example | ShownWindow, low: float, high: float) -> dict[str, Any]:
-    """The picture and the sound of a window as the templates take them."""
-    length = shown.log_mel.shape[1] * shown.seconds_per_frame
-    return {
-        "picture": pictures.spectrogram(shown.log_mel, low, high),
-        "audio": pictures.data_uri(shown.audio, "audio/flac"),
-        "bands": shown.log_mel.shape[0],
-        "length": length,
-        "ticks": pictures.ticks(0, length),
-    }

@@ -52,7 +52,7 @@ def test_two_trials_train_on_one_gpu_at_the_same_time(
         | {"training": {"epochs": 20, "batch_size": 8}}
         | {"search": {"space": space, "algorithm": "grid", **share}}
     )
-    monkeypatch.setattr("raysound.distributed.search.tuner.TrialsShown", TrialsAtOnce)
+    monkeypatch.setattr("raysound.distributed.search.tuner.SearchProgress", TrialsAtOnce)
     before = used_memory()
 
     best = tune(config).removeprefix("best config: ")

@@ -15,8 +15,9 @@ import soundfile
 from jsonschema import Draft202012Validator
 
 from raysound import storage
+from raysound.distributed.evaluation.console import metrics_table
 from raysound.distributed.evaluation.copies import copy_metrics
-from raysound.distributed.evaluation.evaluate import evaluate, metrics_table
+from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.evaluation.examples import chosen_pairs
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features

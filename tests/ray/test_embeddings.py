@@ -14,8 +14,9 @@ from jsonschema import Draft202012Validator
 
 from raysound import storage
 from raysound.audio.decode import read_clip
+from raysound.distributed.evaluation.console import metrics_table
 from raysound.distributed.evaluation.embeddings import check_embeddings, embed_corpora
-from raysound.distributed.evaluation.evaluate import evaluate, metrics_table
+from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.errors import UserError

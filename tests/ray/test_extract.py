@@ -20,7 +20,7 @@ from raysound.distributed.training.runs import run_folder
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.extraction import extract_shard
-from raysound.features.parquet import MelStatistics
+from raysound.features.records import MelStatistics
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config
 

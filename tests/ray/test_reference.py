@@ -14,7 +14,8 @@ import safetensors.numpy
 from jsonschema import Draft202012Validator
 
 from raysound import storage
-from raysound.distributed.evaluation.evaluate import evaluate, metrics_table
+from raysound.distributed.evaluation.console import metrics_table
+from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.evaluation.reference import reference
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.synthesize import synthesize

@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from raysound import storage
+from raysound.distributed.evaluation.corpus_sums import sum_corpora
 from raysound.distributed.evaluation.evaluate import read_rejects
-from raysound.distributed.evaluation.measure import sum_corpora
 from raysound.distributed.evaluation.score import NOISE_RMS, made_waveform, score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips

@@ -30,7 +30,7 @@ from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.features import parquet
-from raysound.features.parquet import MelStatistics
+from raysound.features.records import MelStatistics
 from raysound.settings.compute import ComputeSettings
 from raysound.settings.loading import from_tree
 from raysound.settings.training import TrainingSettings

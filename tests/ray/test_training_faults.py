@@ -24,6 +24,7 @@ from raysound import storage
 from raysound.distributed.cluster.placement import placement
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.training import trainer
+from raysound.distributed.training.failures import MOST_FAILURES
 from raysound.distributed.training.progress import log_new_epochs
 from raysound.distributed.training.trainer import train_classifier
 from raysound.distributed.training.worker import is_bug, train_worker
@@ -266,7 +267,7 @@ def test_workers_may_die_any_number_of_times_while_epochs_pass(
     with caplog.at_level("INFO"):
         train_classifier(from_tree(tree, "test"))
 
-    assert trainer.MOST_FAILURES < 12
+    assert MOST_FAILURES < 12
     assert [row["epoch"] for row in history_of(config)] == [*range(1, 14)]
     assert len(re.findall(r"^epoch +\d+ of 13", caplog.text, re.MULTILINE)) <= 13
 
@@ -293,10 +294,10 @@ def test_failures_are_counted_since_the_last_epoch() -> None:
     lost = ray.exceptions.NodeDiedError("gone")
     failures = trainer.Failures()
     for _ in range(3):
-        for _ in range(trainer.MOST_FAILURES):
+        for _ in range(MOST_FAILURES):
             failures.after_exception(None, {0: lost, 1: OSError("no answer")})
         failures.after_report(None, [{}], None)
-    for _ in range(trainer.MOST_FAILURES):
+    for _ in range(MOST_FAILURES):
         failures.after_exception(None, {0: lost})
     with pytest.raises(UserError, match=r"failed 9 times without an epoch in between.*gone"):
         failures.after_exception(None, {0: lost})

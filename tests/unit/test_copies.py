@@ -5,20 +5,22 @@ import pytest
 import torch
 
 from raysound.audio.log_mel import LogMel
-from raysound.metrics import copies as module
+from raysound.metrics import copy_search
 from raysound.metrics.copies import (
     Copies,
-    TrainingWindows,
     by_clip,
-    candidates,
-    coarse_vectors,
     copied_share,
     find_copies,
+    threshold_of,
+)
+from raysound.metrics.copy_search import (
+    TrainingWindows,
+    candidates,
+    coarse_vectors,
     frames_together,
     normalised,
     patches,
     similarity,
-    threshold_of,
 )
 from raysound.settings.features import FeatureSettings
 
@@ -117,7 +119,8 @@ def test_similarity_is_the_correlation_of_the_overlap() -> None:
     margin, size, values = 2, 36, {}
     weights = np.array([1, 2, 3, 2, 1], np.float32) / 9
     x, y = (
-        module._smoothed(side, weights)[0, :, margin:-margin].astype(float) for side in (one, other)
+        copy_search._smoothed(side, weights)[0, :, margin:-margin].astype(float)
+        for side in (one, other)
     )
 
     def correlation(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -173,7 +176,7 @@ def test_the_block_size_does_not_change_the_candidates(monkeypatch) -> None:
     assert (expected == np.argsort(-(x @ y.T), axis=1, kind="stable")[:, :8]).all()
 
     for block in (1, 900, 7000):
-        monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(copy_search, "BLOCK", block)
         assert (candidates(x, y, 8) == expected).all()
 
 
@@ -194,7 +197,7 @@ def test_more_candidates_than_training_windows_are_all_of_them() -> None:
 
 def test_the_memory_of_the_search_is_bounded(monkeypatch) -> None:
     """4,000 × 5,000 similarities would take 80 MB."""
-    monkeypatch.setattr(module, "BLOCK", 100_000)
+    monkeypatch.setattr(copy_search, "BLOCK", 100_000)
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((n, 8)).astype(np.float32) for n in (4000, 5000))
     tracemalloc.start()

@@ -16,7 +16,10 @@ from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
 from raysound.audio.decode import Reject, Unreadable
-from raysound.corpora.manifest import SCHEMA, read_corpus
+from raysound.corpora.layouts import SCHEMA
+from raysound.corpora.manifest import (
+    read_corpus,
+)
 from raysound.features import extraction, parquet
 from raysound.features.extraction import (
     add_log_mels,
@@ -25,7 +28,7 @@ from raysound.features.extraction import (
     shard_digest,
     write_shard,
 )
-from raysound.features.parquet import Shard
+from raysound.features.records import Shard
 from raysound.settings.features import FeatureSettings
 
 RATE = 8000

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from raysound import storage
 from raysound.features import parquet
-from raysound.features.parquet import MelStatistics, Shard, ShardTotals
+from raysound.features.records import (
+    MelStatistics,
+    Shard,
+    ShardTotals,
+    suggest_clip_length,
+)
 from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(
@@ -459,7 +464,7 @@ def test_the_summarys_digest_stands_for_every_shard_in_order():
 def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
     """In whole tenths, not a tenth more than that takes, and no more than the longest clip."""
     durations = np.array(seconds)
-    suggested = parquet.suggest_clip_length(durations)
+    suggested = suggest_clip_length(durations)
     assert 0 < suggested <= durations.max()
     assert suggested == round(suggested, 1) or suggested > durations.max() - 0.001
     assert (durations <= suggested + 0.02 + 1e-6).mean() >= 0.8 - 1e-9
@@ -481,7 +486,7 @@ def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
     ],
 )
 def test_a_suggested_clip_length_is_no_longer_than_need_be(durations, expected):
-    assert parquet.suggest_clip_length(np.array(durations)) == expected
+    assert suggest_clip_length(np.array(durations)) == expected
 
 
 # Statistics

@@ -4,7 +4,7 @@ import torch
 
 from raysound.audio.griffin_lim import log_mel_to_waveform
 from raysound.audio.log_mel import LogMel
-from raysound.features.parquet import empty_bands
+from raysound.features.bands import empty_bands
 from raysound.settings.features import FeatureSettings
 
 RATE = 16000

@@ -7,7 +7,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from raysound.audio import log_mel as log_mel_module
 from raysound.audio.log_mel import POWER_FLOOR, LogMel, filterbank
-from raysound.features.parquet import empty_bands
+from raysound.features.bands import empty_bands
 from raysound.settings.features import FeatureSettings
 
 # torchaudio warns of mel bands that hold no Fourier bin; some settings below have them.

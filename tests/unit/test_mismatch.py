@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from raysound.audio.log_mel import filterbank
-from raysound.features.parquet import band_edges
+from raysound.features.bands import band_edges
 from raysound.metrics.mismatch import CorpusSound, SoundSums, merge_sounds, mismatches, sound_of
 from raysound.settings.features import (
     FeatureSettings,

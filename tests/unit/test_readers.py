@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from raysound.features import parquet
-from raysound.features.parquet import Shard
+from raysound.features.records import Shard
 from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(

@@ -5,49 +5,51 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
-from raysound.corpora.manifest_parts import manifest_rows
 from raysound.distributed.cluster import prometheus
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.session import run_remote_all
+from raysound.distributed.evaluation.console import metrics_table
 from raysound.distributed.evaluation.copies import copy_metrics
 from raysound.distributed.evaluation.embeddings import check_embeddings, embedding_metrics
 from raysound.distributed.evaluation.examples import chosen_examples, chosen_pairs, windows_of_page
-from raysound.distributed.evaluation.measure import classifier_identity, compute_metrics
+from raysound.distributed.evaluation.input_checks import (
+    check_corpora,
+    check_features,
+    clips_to_score,
+)
+from raysound.distributed.evaluation.measure import compute_metrics
+from raysound.distributed.evaluation.real_side import classifier_identity
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import (
     run_folder,
     split_clips,
-    split_digest,
 )
 from raysound.errors import UserError
 from raysound.evaluation.cas import read_scores
 from raysound.evaluation.embedding_parts import EmbeddingSource
 from raysound.evaluation.predictions import write_csv
 from raysound.evaluation.reference_file import RealSide, check_reference, read_reference
-from raysound.metrics.selection import keys, smallest
-from raysound.report.copies import copy_lines
-from raysound.report.embeddings import embedding_lines
 from raysound.report.events import write_events
-from raysound.report.measures import skipped_check_lines, warnings
-from raysound.report.page import REJECTS_SHOWN, Rejects, kind_of, render
+from raysound.report.page import (
+    REJECTS_SHOWN,
+    Rejects,
+    render,
+)
+from raysound.report.parts import kind_of
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.history import read_history
 
 logger = logging.getLogger(__name__)
-
-# Training clips that every distance is measured to. More change it little, and cost their square.
-REFERENCE_CLIPS = 5000
 # Rows of a table of rejects that are read at a time.
 REJECTS_TOGETHER = 8192
 # Of reasons that differ in more than numbers and paths.
@@ -223,76 +225,6 @@ def accuracy_scores(
         return None
 
 
-def clips_to_score(real: pa.Table | None) -> pa.Table:
-    """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained.
-
-    Raises:
-        UserError: there is no test clip.
-    """
-    if real is None:
-        return pa.table({"clip_id": pa.array([], pa.string()), "split": pa.array([], pa.string())})
-    # A class has a first test clip or none at all: what was not scored can't be tested.
-    if not pc.any(pc.equal(real["split"], "test")).as_py():
-        raise UserError("the real corpus has no usable test clip: the classifier can't be tested")
-    is_train = pc.equal(real["split"], "train")
-    train = real.filter(is_train)
-    drawn = smallest(keys(train["clip_id"].to_pylist()), REFERENCE_CLIPS)
-    test = real.filter(pc.equal(real["split"], "test"))
-    return pa.concat_tables([test, train.filter(pa.array(drawn))])
-
-
-def check_features(config: Config, classifier: ClassifierMetadata, run: str) -> None:
-    """Raises UserError where the classifier learned from other features than the config's."""
-    # A dump leaves out no loudness.
-    ours, theirs = (
-        {"loudness": "none", **features.model_dump()}
-        for features in (config.features, classifier.features)
-    )
-    differing = [
-        f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
-    ]
-    if differing:
-        raise UserError(
-            f"the classifier in {run} has features {classifier.features.id}, the config makes "
-            f"{config.features.id}: {'; '.join(differing)}"
-        )
-
-
-def check_corpora(
-    folders: dict[str, str], real: pa.Table | None, classifier: ClassifierMetadata, run: str
-) -> set[str]:
-    """The corpora whose clips have labels.
-
-    Raises:
-        UserError: a real split that is not the classifier's, or a class it never learned.
-    """
-    if real is not None and split_digest(real) != classifier.data["split_digest"]:
-        raise UserError(
-            f"the real corpus is split otherwise than for the training of the classifier in {run}, "
-            "which may have learned clips that would now test it: train it again with jobs/train.py"
-        )
-    labels = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
-    for name, found in zip(folders, labels, strict=True):
-        unknown = sorted({*found} - {*classifier.labels})
-        if unknown:
-            raise UserError(
-                f"{name} has classes that the classifier never learned: {', '.join(unknown)}; "
-                f"it knows {', '.join(classifier.labels)}"
-            )
-    return {name for name, found in zip(folders, labels, strict=True) if found}
-
-
-def usable_labels(folder: str) -> list[str]:
-    """Runs in a Ray task: the labels of a corpus's usable clips, sorted; none without labels."""
-    rejects = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
-    rejected = rejects["clip_id"].combine_chunks()
-    found: set[str] = set()
-    for rows in manifest_rows(folder, ["clip_id", "label"]):
-        usable = rows.filter(pc.invert(pc.is_in(rows["clip_id"], rejected)))
-        found |= set(pc.unique(usable["label"].drop_null()).to_pylist())
-    return sorted(found)
-
-
 def read_rejects(folders: dict[str, str]) -> Rejects:
     """The rejected clips of every corpus: some of them, and how many of each kind."""
     shown: list[dict[str, str]] = []
@@ -307,44 +239,3 @@ def read_rejects(folders: dict[str, str]) -> Rejects:
                 left = batch.slice(0, max(0, REJECTS_SHOWN - len(shown)))
                 shown += [{"corpus": name, **row} for row in left.to_pylist()]
     return Rejects(shown, counts)
-
-
-def metrics_table(metrics: dict[str, Any]) -> Iterator[str]:
-    """The corpora, the anchors and their scores as lines of text, warnings last."""
-    rows = {
-        f"{name} (test)" if row["role"] == "real" else name: row
-        for name, row in (metrics["corpora"] | metrics["anchors"]).items()
-    }
-    width = max(map(len, rows))
-    yield (
-        f"{'corpus':<{width}}  clips  accuracy  95 % interval       MMD     recall  coverage  "
-        "authenticity"
-    )
-    for name, row in rows.items():
-        accuracy = row["accuracy"]
-        if not row["clips"]:
-            yield f"{name:<{width}}  {0:5d}"
-            continue
-        shares = "  ".join(
-            f"{'–' if row[key]['value'] is None else format(row[key]['value'], '.1%'):>{wide}}"
-            for key, wide in (("recall", 9), ("coverage", 8), ("authenticity", 12))
-        )
-        mmd, interval = row["mmd2_x100"]["value"], f"{'–':>7}   {'no labels':<15}"
-        if accuracy["value"] is not None:
-            interval = (
-                f"{accuracy['value']:7.1%}   {accuracy['low']:6.1%} – {accuracy['high']:6.1%}"
-            )
-        yield (
-            f"{name:<{width}}  {row['clips']:5d}  {interval}  "
-            f"{'–' if mmd is None else format(mmd, '.2f'):>8}  {shares}"
-        )
-    yield from embedding_lines(metrics["embeddings"])
-    yield from copy_lines(metrics["copies"])
-    if "file" in metrics["reference"]:
-        yield f"note: the real row and the anchors are those of {metrics['reference']['file']}"
-    for row in metrics["mismatch"]:
-        yield f"note: {row['text']}"
-    for row in skipped_check_lines(metrics):
-        yield f"note: not checked: {row}"
-    for warning in warnings(metrics):
-        yield f"WARNING: {warning}"

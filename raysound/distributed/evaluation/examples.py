@@ -14,7 +14,7 @@ from raysound.distributed.cluster.session import run_remote_all
 from raysound.evaluation import examples
 from raysound.evaluation.selected import Selected
 from raysound.report.copies import ShownPair, pairs_to_show
-from raysound.report.page import Example
+from raysound.report.parts import Example
 from raysound.settings.schema import Config
 
 # Of the room for sounds in the page, what pairs of clips may take.

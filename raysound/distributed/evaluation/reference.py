@@ -8,7 +8,8 @@ from dataclasses import replace
 from raysound import storage
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.evaluation.embeddings import embedding_metrics
-from raysound.distributed.evaluation.evaluate import checked_inputs, clips_to_score
+from raysound.distributed.evaluation.evaluate import checked_inputs
+from raysound.distributed.evaluation.input_checks import clips_to_score
 from raysound.distributed.evaluation.measure import compute_metrics
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.evaluation.reference_file import REFERENCE_NAME, write_reference

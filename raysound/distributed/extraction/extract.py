@@ -26,7 +26,8 @@ from raysound.distributed.extraction.listing import call_for_corpus, check_manif
 from raysound.distributed.extraction.pipeline import record_there, write_shards
 from raysound.errors import UserError
 from raysound.features import parquet
-from raysound.features.parquet import ShardTotals
+from raysound.features.bands import empty_bands
+from raysound.features.records import ShardTotals, suggest_clip_length
 from raysound.settings.features import (
     LOUDNESS_FLOOR,
     FeatureSettings,
@@ -53,7 +54,7 @@ def extract(config: Config, to_train: bool = False) -> str:
     Raises:
         UserError: a corpus that can't be used, found before one is decoded where listing shows it.
     """
-    silent = parquet.empty_bands(config.features)
+    silent = empty_bands(config.features)
     if silent:
         logger.warning(
             "%d of %d mel bands are narrower than one Fourier bin and stay silent: "
@@ -280,5 +281,5 @@ def report_lengths(folder: str, settings: FeatureSettings) -> None:
     logger.info(
         "real: clip lengths: %s longest %.2f s; suggested features.clip_length: %g (now %g)",
         " ".join(f"{p} % ≤ {np.percentile(durations, p):.2f} s," for p in (10, 50, 80, 90)),
-        durations.max(), parquet.suggest_clip_length(durations), settings.clip_length,
+        durations.max(), suggest_clip_length(durations), settings.clip_length,
     )  # fmt: skip

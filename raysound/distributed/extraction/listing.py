@@ -12,7 +12,10 @@ import pyarrow as pa
 
 from raysound import storage
 from raysound.corpora.checks import check_real, check_unlabelled
-from raysound.corpora.manifest import read_corpus, warn_same_names
+from raysound.corpora.manifest import (
+    read_corpus,
+    warn_same_names,
+)
 from raysound.corpora.manifest_parts import (
     digest_of,
     digest_text,
@@ -22,7 +25,8 @@ from raysound.corpora.manifest_parts import (
 from raysound.corpora.packed import CONTAINERS
 from raysound.distributed.cluster.failures import reported
 from raysound.distributed.cluster.session import Result, run_remote
-from raysound.distributed.extraction.listing_pipeline import clips_of, map_blocks
+from raysound.distributed.extraction.listing_pipeline import clips_of
+from raysound.distributed.extraction.map_blocks import map_blocks
 from raysound.distributed.extraction.shard_plan import plan_shards
 from raysound.errors import UserError
 from raysound.features import parquet

@@ -23,7 +23,7 @@ from raysound.distributed.cluster.failures import finite_retries
 from raysound.distributed.cluster.session import cluster_cpus, log_here
 from raysound.errors import UserError
 from raysound.features import parquet
-from raysound.features.parquet import Shard
+from raysound.features.records import Shard
 from raysound.settings.features import FeatureSettings
 from raysound.wording import counted
 

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from raysound import storage
 from raysound.corpora.checks import check_classes
 from raysound.distributed.cluster.session import run_remote_all
-from raysound.distributed.evaluation.evaluate import (
+from raysound.distributed.evaluation.evaluate import corpus_digests
+from raysound.distributed.evaluation.input_checks import (
     check_corpora,
     check_features,
-    corpus_digests,
     usable_labels,
 )
 from raysound.distributed.evaluation.score import score_corpora

@@ -8,7 +8,6 @@ import ray.data
 import ray.train
 import ray.train.torch
 
-from raysound.corpora.checks import check_clips as check_clips
 from raysound.distributed.cluster.connect import first_line
 from raysound.errors import UserError
 

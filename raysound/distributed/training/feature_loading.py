@@ -22,7 +22,7 @@ from raysound.distributed.cluster.failures import finite_retries
 from raysound.distributed.cluster.session import run_remote_all
 from raysound.errors import UserError
 from raysound.features import parquet
-from raysound.features.parquet import MelStatistics
+from raysound.features.records import MelStatistics
 from raysound.training.batches import DeviceTransfer, Rows
 from raysound.training.inference import Normalisation
 from raysound.training.step import Batch

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 
 import pyarrow as pa
 
 from raysound import storage
-from raysound.corpora.checks import check_clips as check_clips
 from raysound.corpora.manifest_parts import read_manifest
 from raysound.corpora.split import assign_split
-from raysound.distributed.training.trainer import logger
 from raysound.features import parquet
 from raysound.models import build
 from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 def split_clips(config: Config, folder: str) -> pa.Table:

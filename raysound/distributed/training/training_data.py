@@ -13,7 +13,6 @@ import ray.data
 import ray.train
 import ray.train.torch
 
-from raysound.corpora.checks import check_clips as check_clips
 from raysound.distributed.cluster.placement import reading_tasks
 from raysound.distributed.training import feature_loading
 from raysound.distributed.training.feature_loading import ShardDatasource
