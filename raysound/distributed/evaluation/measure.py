@@ -42,8 +42,8 @@ from raysound.metrics.anchors import anchors_of_real, sanity_checks, split_in_ha
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS_SCHEMA, PAIR_CLIPS, SET_CLIPS
 from raysound.metrics.fidelity import mmd_kernels
+from raysound.metrics.kernel import decreases
 from raysound.metrics.mismatch import CorpusSound, merge_sounds, mismatches
-from raysound.metrics.mmd import decreases
 from raysound.metrics.ranking import ranking
 from raysound.metrics.selection import limits
 from raysound.settings.schema import Config
