@@ -49,15 +49,10 @@ from raysound.metrics.classification import (
 )
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.intervals import paired_p_value, wilson_interval
-from raysound.metrics.mmd import SCALE, bandwidth, kernel_matrices, mmd_measure
+from raysound.metrics.kernel import SCALE, bandwidth, kernel_matrices, mmd_measure
 from raysound.metrics.neighbours import (
     K,
-    coverage,
-    density,
-    neighbours,
-    per_clip,
-    precision,
-    recall,
+    neighbour_metrics,
 )
 from raysound.metrics.probabilities import (
     log_loss,
@@ -305,13 +300,8 @@ def tied_rows(case: Embeddings) -> Iterator[Row]:
 
 
 def four(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    alone, both = per_clip(x, y), neighbours(x, y)
-    return {
-        "precision": precision(alone),
-        "recall": recall(both),
-        "density": density(alone),
-        "coverage": coverage(both),
-    }
+    found = neighbour_metrics(x, y)
+    return {key: found[key] for key in ("precision", "recall", "density", "coverage")}
 
 
 def fadtk_rows(case: Embeddings) -> Iterator[Row]:
@@ -511,7 +501,7 @@ def torch_fidelity_differences(
         f"raysound takes all clips at once: tenths of {len(case.truth)} clips bias it downwards",
     )  # fmt: skip
     found = prc_features_to_metric(*sides, verbose=False)
-    ours = precision(per_clip(x, y))
+    ours = neighbour_metrics(x, y)["precision"]
     yield (
         "precision", "torch-fidelity, its k = 3", ours, found["precision"],
         f"raysound has k = {K}, as prdc's authors",

@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from raysound.metrics.frechet import PARTS, cut, extrapolate, frechet_distance_of
+from raysound.metrics.frechet import PARTS, cut, extrapolate, frechet_distance
 
 SIZES = (50, 100, 200, 400, 800, 1600, 2000)
 
@@ -66,7 +66,7 @@ def main() -> None:
                 for repeat in range(arguments.repeats):
                     rng = np.random.default_rng([d, n, repeat])
                     x, y, truth = sets(case, n, d, rng)
-                    plain.append(frechet_distance_of(x, y) - truth)
+                    plain.append(frechet_distance(x, y) - truth)
                     parts, others = cut(x, PARTS, repeat), cut(y, PARTS, repeat + 1)
                     infinite.append(extrapolate(parts, others, plain[-1] + truth) - truth)
                 print(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysound.evaluation.predictions import as_array, read_predictions
-from raysound.metrics.frechet import fad_inf, frechet_distance_of
+from raysound.metrics.frechet import fad_inf, frechet_distance
 
 SIZES = (50, 100, 200, 500, 1000, 2000)
 
@@ -37,7 +37,7 @@ def main() -> None:
         for repeat in range(given.repeats):
             drawn = np.random.default_rng(repeat).permutation(len(embedding))[: 2 * n]
             one, other = embedding[drawn[:n]], embedding[drawn[n:]]
-            plain.append(frechet_distance_of(one, other))
+            plain.append(frechet_distance(one, other))
             found = fad_inf(one, other)
             why = found.get("why", "")
             if found["value"] is not None:

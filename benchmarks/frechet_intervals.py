@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from raysound.metrics.frechet import GROUPS, factor, frechet_distance
+from raysound.metrics.frechet import GROUPS, factor, moments_distance
 from raysound.metrics.intervals import half_sample_interval
 from raysound.metrics.moments import merge_moments, moments
 
@@ -40,7 +40,7 @@ def ratio(case: str, n: int, d: int, repeats: int) -> float:
         groups = [moments(part) for part in np.array_split(x, GROUPS)]
 
         def distance(chosen: np.ndarray, groups: list = groups) -> float:
-            return frechet_distance(merge_moments(*(groups[i] for i in chosen)), other, root)
+            return moments_distance(merge_moments(*(groups[i] for i in chosen)), other, root)
 
         values.append(distance(np.arange(GROUPS)))
         low, high = half_sample_interval(distance, GROUPS, values[-1], seed=seed)

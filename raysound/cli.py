@@ -34,22 +34,22 @@ COMMANDS = {
         ("synthesis", "compute"),
     ),
     "extract": Command(
-        "raysound.distributed.extraction.extract:extract",
+        "raysound.distributed.commands:extract_command",
         "Extracts the log-mels of every corpus to Parquet.",
         (*DATA, "compute"),
     ),
     "train": Command(
-        "raysound.distributed.training.train:train",
+        "raysound.distributed.commands:train_command",
         "Trains the classifier on the real corpus, or one for each fold and seed.",
         (*DATA, "model", "training", "compute"),
     ),
     "tune": Command(
-        "raysound.distributed.search.tune:tune",
+        "raysound.distributed.commands:tune_command",
         "Searches settings with Ray Tune and writes the best config.",
         (*DATA, "model", "training", "search", "compute"),
     ),
     "evaluate": Command(
-        "raysound.distributed.evaluation.evaluate:evaluate",
+        "raysound.distributed.commands:evaluate_command",
         "Scores every corpus with the classifier; writes metrics.json and report.html.",
         (*DATA, "evaluation", "compute"),
     ),
@@ -69,7 +69,7 @@ COMMANDS = {
         (*DATA, "evaluation", "compute"),
     ),
     "predict": Command(
-        "raysound.evaluation.predict:predict",
+        "raysound.evaluation.predict:predict_command",
         "Prints the predicted class and its probability of sound files.",
         words=("CHECKPOINT", "FILE", "[FILE ...]"),
     ),

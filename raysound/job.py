@@ -45,9 +45,9 @@ def run_job(function: str, usage: str) -> NoReturn:
     """
 
     def command(words: list[str]) -> str:
-        from raysound.settings.loading import load
+        from raysound.settings.loading import load_config
 
-        config = load(words[0], words[1:])
+        config = load_config(words[0], *words[1:])
         # A Ray call in a thread that outlives the session raises, and starts no other cluster.
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         # By default a task that is killed for memory is tried again for ever.

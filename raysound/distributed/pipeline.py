@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from raysound.corpora.checks import check_real
+from raysound.distributed.commands import evaluate_command, train_command
 from raysound.distributed.evaluation.embeddings import check_embeddings
-from raysound.distributed.evaluation.evaluate import (
-    evaluate,
-    published_side,
-)
+from raysound.distributed.evaluation.evaluate import published_side
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import call_for_corpus, list_corpus
 from raysound.distributed.extraction.synthesize import synthesize
-from raysound.distributed.training.train import train
 from raysound.errors import UserError
 from raysound.settings.schema import Config
 from raysound.settings.synthesis import SynthesisSettings
@@ -32,10 +29,10 @@ def run_all(config: Config) -> str:
         synthesize(config)
     extract(config, to_train=True)
     if config.evaluation.checkpoint is None:
-        last_line = train(config)
+        last_line = train_command(config)
         if config.training.trains_several:
             return last_line
-    return evaluate(config)
+    return evaluate_command(config)
 
 
 def check_before_synthesis(name: str, config: Config) -> None:

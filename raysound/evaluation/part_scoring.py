@@ -32,7 +32,7 @@ from raysound.metrics.mismatch import sound_of
 from raysound.metrics.nearest import nearest_reference_clips
 from raysound.metrics.neighbours import K, nearest_others, per_clip
 from raysound.metrics.selection import keys
-from raysound.models import Classifier
+from raysound.models import EmbeddingClassifier
 from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import mean_by_clip, score
@@ -219,7 +219,7 @@ def predictions_of(
     splits: pa.ChunkedArray | None,
     log_mel: np.ndarray,
     classifier: ClassifierMetadata,
-    model: Classifier,
+    model: EmbeddingClassifier,
     batch_size: int,
 ) -> pa.Table:
     """PREDICTIONS of some windows, those of a clip next to each other.
@@ -307,7 +307,7 @@ def set_against(scored: pa.Table, references: References) -> pa.Table:
 @lru_cache(maxsize=1)
 def load_classifier(
     run: str, device: str, classifier: str
-) -> tuple[ClassifierMetadata, Classifier]:
+) -> tuple[ClassifierMetadata, EmbeddingClassifier]:
     """The classifier on a device, loaded once a process and digest."""
     torch.set_num_threads(1)
     # TensorFloat-32 saves little here, and a score is to be the same wherever it is made.

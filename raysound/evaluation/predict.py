@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,9 @@ from raysound.audio.decode import read_clip
 from raysound.audio.log_mel import LogMel
 from raysound.corpora.formats.samples import Reject
 from raysound.errors import UserError
+from raysound.models import EmbeddingClassifier
 from raysound.training import checkpoint
+from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import score
 
 # Windows of a forward pass.
@@ -19,20 +23,88 @@ BATCH_SIZE = 16
 
 
 class Prediction(NamedTuple):
-    """One file.
+    """The prediction for one file, or the reason why there is none.
 
     Attributes:
-        path: of the file.
-        label: class of the highest probability.
-        probability: of this class, the mean over the windows of the file, in [0, 1].
+        path: path or URI of the file.
+        label: the class of the highest probability; None for a rejected file.
+        probability: of this class, in [0, 1]; None for a rejected file.
+        probabilities: of all classes in the order of `Classifier.labels`, each the mean over the
+            windows of the file; empty for a rejected file.
+        reason: why the file is rejected; None for a file that has a prediction.
     """
 
     path: str
-    label: str
-    probability: float
+    label: str | None = None
+    probability: float | None = None
+    probabilities: tuple[float, ...] = ()
+    reason: str | None = None
 
 
-def predict(run: str, *paths: str) -> str:
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained classifier that predicts the class of sound files, without Ray.
+
+    Attributes:
+        model: the network, on the CPU.
+        metadata: labels, feature settings and normalisation.
+        log_mel: from waveforms to log-mels, with the feature settings of the training.
+    """
+
+    model: EmbeddingClassifier
+    metadata: ClassifierMetadata
+    log_mel: LogMel
+
+    @classmethod
+    def load(cls, run: str | os.PathLike[str]) -> Classifier:
+        """Loads a classifier.
+
+        Args:
+            run: run folder that `train` returns, `OUTPUT/training/<model>-<hash>`; path or URI.
+
+        Raises:
+            UserError: the folder holds no checkpoint.
+        """
+        metadata = checkpoint.load_metadata(os.fspath(run))
+        model = checkpoint.load_model(os.fspath(run), metadata)
+        return cls(model, metadata, LogMel(metadata.features))
+
+    @property
+    def labels(self) -> list[str]:
+        """The class names, in the order of the probabilities."""
+        return list(self.metadata.labels)
+
+    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> list[Prediction]:
+        """Predicts the class of some sound files.
+
+        A file of any sample rate and length that libsndfile reads is resampled and cut into windows
+        with the feature settings of the classifier.
+
+        Args:
+            paths: paths or URIs of the files.
+
+        Returns:
+            One prediction a file, in the order given. A file that can't be used raises no error:
+            its prediction has a `reason` and no label.
+        """
+        return [self.predict_file(os.fspath(path)) for path in paths]
+
+    def predict_file(self, path: str) -> Prediction:
+        """Predicts the class of one sound file; see `predict`."""
+        settings = self.metadata.features
+        try:
+            windows = read_clip(path, settings).windows
+        except Reject as reject:
+            return Prediction(path, reason=str(reject))
+        features = self.log_mel(torch.from_numpy(windows)).numpy().astype(settings.dtype)
+        of_windows, _ = score(self.model, self.metadata.normalisation, features, BATCH_SIZE)
+        mean = of_windows.mean(axis=0)
+        best = int(mean.argmax())
+        label = self.metadata.labels[best]
+        return Prediction(path, label, float(mean[best]), tuple(mean.tolist()))
+
+
+def predict_command(run: str, *paths: str) -> str:
     """Predicts the class of some sound files.
 
     Args:
@@ -45,33 +117,15 @@ def predict(run: str, *paths: str) -> str:
     Raises:
         UserError: there is no checkpoint, or files are not readable; the others are printed.
     """
-    lines, rejects = [], []
-    for path, found in predictions(run, paths):
-        if isinstance(found, Reject):
-            rejects.append(f"{path}: {found}")
-        else:
-            lines.append(f"{found.label}\t{found.probability:.1%}\t{path}")
-    text = "\n".join(lines)
+    predictions = Classifier.load(run).predict(paths)
+    rejects = [f"{one.path}: {one.reason}" for one in predictions if one.reason is not None]
+    text = "\n".join(
+        f"{one.label}\t{one.probability:.1%}\t{one.path}"
+        for one in predictions
+        if one.reason is None
+    )
     if rejects:
         if text:
             print(text, flush=True)
         raise UserError("\n".join(rejects))
     return text
-
-
-def predictions(run: str, paths: Sequence[str]) -> Iterator[tuple[str, Prediction | Reject]]:
-    """The prediction of each file, or the reason why it has none, in the order given."""
-    metadata = checkpoint.load_metadata(run)
-    model = checkpoint.load_model(run, metadata)
-    log_mel = LogMel(metadata.features)
-    for path in paths:
-        try:
-            windows = read_clip(path, metadata.features).windows
-        except Reject as reject:
-            yield path, reject
-            continue
-        features = log_mel(torch.from_numpy(windows)).numpy().astype(metadata.features.dtype)
-        probabilities, _ = score(model, metadata.normalisation, features, BATCH_SIZE)
-        mean = probabilities.mean(axis=0)
-        best = int(mean.argmax())
-        yield path, Prediction(path, metadata.labels[best], float(mean[best]))

@@ -82,31 +82,6 @@ def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, classes: int) -> N
     return counts.astype(np.int64).reshape(classes, classes)
 
 
-def per_class(
-    truth: ArrayLike, prediction: ArrayLike, classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the clips of each true class, and those of them that were right.
-
-    Args:
-        truth: Class indices, `(n,)`, below `classes`.
-        prediction: Class indices, `(n,)`, below `classes`.
-        classes: Number of classes.
-
-    Returns:
-        `(clips, correct)`, each `(classes,)` int64.
-
-    Raises:
-        ValueError: The lengths differ, or a class lies outside 0 to `classes - 1`.
-
-    Examples:
-        >>> clips, correct = per_class([0, 0, 1], [0, 1, 1], classes=3)
-        >>> clips.tolist(), correct.tolist()
-        ([2, 1, 0], [1, 1, 0])
-    """
-    confusion = confusion_matrix(truth, prediction, classes)
-    return confusion.sum(axis=1), np.diagonal(confusion).copy()
-
-
 def recalls(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`(correct, clips)` of the classes that have clips, from a confusion matrix."""
     clips = confusion.sum(axis=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from raysound.metrics.classification import classification_report
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, per_class_fidelity, prepare
-from raysound.metrics.mmd import KernelMatrices
+from raysound.metrics.kernel import KernelMatrices
 from raysound.metrics.neighbours import BallCounts
 from raysound.metrics.sums import ClassificationSums
 

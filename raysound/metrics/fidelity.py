@@ -23,7 +23,7 @@ from raysound.metrics.frechet import (
     refusal,
 )
 from raysound.metrics.intervals import FEWEST, Estimate, estimate
-from raysound.metrics.mmd import (
+from raysound.metrics.kernel import (
     KernelMatrices,
     bandwidth,
     kernel_matrices,

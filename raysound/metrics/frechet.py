@@ -46,7 +46,7 @@ def factor(of: Moments) -> NDArray[np.float64]:
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-def frechet_distance(
+def moments_distance(
     a: Moments, b: Moments, factor_of_b: NDArray[np.float64] | None = None
 ) -> float:
     """Fréchet distance d² of two sets from their moments.
@@ -67,7 +67,7 @@ def frechet_distance(
 
     Examples:
         >>> a, b = moments([[0.0], [2.0]]), moments([[3.0], [5.0]])
-        >>> round(frechet_distance(a, b), 9)
+        >>> round(moments_distance(a, b), 9)
         9.0
     """
     if a.mean.shape != b.mean.shape:
@@ -81,7 +81,7 @@ def frechet_distance(
     return _distance(a.mean - b.mean, np.trace(of_a), np.trace(of_b), overlap)
 
 
-def frechet_distance_of(x: ArrayLike, y: ArrayLike) -> float:
+def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     """Fréchet distance d² of two sets of embeddings.
 
     Where a set has fewer clips than dimensions, tr (Σ₁ Σ₂)^½ is the sum of the singular values of
@@ -97,11 +97,15 @@ def frechet_distance_of(x: ArrayLike, y: ArrayLike) -> float:
     Raises:
         ValueError: Not `(n, d)`, a number that is not finite, fewer than two clips, or the
             dimensions differ.
+
+    Examples:
+        >>> round(frechet_distance([[0.0], [2.0]], [[3.0], [5.0]]), 9)
+        9.0
     """
     x, y = embeddings("x", x), embeddings("y", y)
     same_dimensions(x, y)
     if min(len(x), len(y)) >= x.shape[1]:
-        return frechet_distance(moments(x), moments(y))
+        return moments_distance(moments(x), moments(y))
     if min(len(x), len(y)) < 2:
         raise ValueError(f"a covariance needs 2 clips or more, got {len(x)} and {len(y)}")
     near_x, near_y = x - x[0], y - y[0]
@@ -134,12 +138,12 @@ def frechet_measure(
         return estimate(_distance_of_few(x, b), why=_too_few(n, d, what))
     order = np.random.default_rng(seed).permutation(n)
     groups = [moments(x[part]) for part in np.array_split(order, min(GROUPS, n))]
-    value = frechet_distance(merge_moments(*groups), b, factor_of_b)
+    value = moments_distance(merge_moments(*groups), b, factor_of_b)
     if n < fewest(d):
         return estimate(value, why=_too_few(n, d, what))
     if d > MOST_DIMENSIONS:
         return estimate(value, why=f"{d} dimensions: its interval would take minutes")
-    found = _grouped(groups, lambda a: frechet_distance(a, b, factor_of_b), value, n, what, seed)
+    found = _grouped(groups, lambda a: moments_distance(a, b, factor_of_b), value, n, what, seed)
     return found if found["low"] is None else found | {"low": max(0.0, found["low"])}
 
 
@@ -229,9 +233,14 @@ def infinite_measure(
     size = GROUPS // PARTS
     parts = [merge_moments(*groups[i : i + size]) for i in range(0, GROUPS, size)]
     whole = merge_moments(*parts)
-    value = extrapolate(parts, parts_of_b, frechet_distance(whole, b, factor_of_b))
+    value = extrapolate(parts, parts_of_b, moments_distance(whole, b, factor_of_b))
     return _grouped(
-        groups, lambda a: frechet_distance(a, b, factor_of_b), value, whole.n, "clips", seed
+        groups,
+        lambda a: moments_distance(a, b, factor_of_b),
+        value,
+        whole.n,
+        "clips",
+        seed,
     )
 
 
@@ -249,7 +258,7 @@ def extrapolate(parts: Sequence[Moments], others: Sequence[Moments], full: float
                 merge_moments(*(parts[i] for i in window)),
                 merge_moments(*(others[i] for i in window)),
             )
-            at.append(frechet_distance(some, other))
+            at.append(moments_distance(some, other))
         fractions.append(fraction)
         distances.append(float(np.mean(at)))
     return float(np.polyfit(1 / np.array(fractions), distances, 1)[1])

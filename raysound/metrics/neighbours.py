@@ -215,6 +215,40 @@ def coverage(of: Neighbours) -> float:
     return float((of.squared.min(axis=1) < STRICT * of.reference_radii).mean())
 
 
+def neighbour_metrics(generated: ArrayLike, reference: ArrayLike, k: int = K) -> dict[str, float]:
+    """Fidelity, diversity and novelty of generated clips by nearest neighbours in an embedding.
+
+    Recall and coverage grow with the number of generated clips: compare equal numbers only.
+    `fidelity_report` adds intervals, and draws equal numbers.
+
+    Args:
+        generated: Embeddings, `(n, d)`, more than `k` clips.
+        reference: Embeddings of real clips, `(m, d)`, more than `k` clips.
+        k: Which neighbour sets the radius of a clip, 1 or more.
+
+    Returns:
+        `precision`, `recall`, `coverage` and `authenticity`, shares in [0, 1], and `density` in
+        [0, m/k].
+
+    Raises:
+        ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, or a set of
+            `k` clips or fewer.
+
+    Examples:
+        >>> found = neighbour_metrics([[0.5], [1.5], [9.0]], [[0.0], [1.0], [2.0], [3.0]], k=1)
+        >>> found["recall"], found["coverage"], round(found["precision"], 3)
+        (1.0, 0.75, 0.667)
+    """
+    alone, both = per_clip(generated, reference, k), neighbours(generated, reference, k)
+    return {
+        "precision": precision(alone),
+        "recall": recall(both),
+        "density": density(alone),
+        "coverage": coverage(both),
+        "authenticity": authenticity(alone),
+    }
+
+
 def clip_measures(of: BallCounts, k: int = K) -> dict[str, Estimate]:
     """Precision, density and authenticity of one clip or more, each with an interval.
 

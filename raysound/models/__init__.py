@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from raysound.models.alexnet import AlexNet
-from raysound.models.classifier import Classifier
+from raysound.models.classifier import EmbeddingClassifier
 from raysound.models.cnn import CNN
 from raysound.models.resnetish import BasicBlock, Bottleneck, ResNetish
 from raysound.models.vggish import VGGish
 
-__all__ = ["MODELS", "Classifier", "build"]
+__all__ = ["MODELS", "EmbeddingClassifier", "build"]
 
-MODELS: Mapping[str, Callable[[int], Classifier]] = {
+MODELS: Mapping[str, Callable[[int], EmbeddingClassifier]] = {
     "cnn": CNN,
     "alexnet": AlexNet,
     "vggish": VGGish,
@@ -21,7 +21,7 @@ MODELS: Mapping[str, Callable[[int], Classifier]] = {
 }
 
 
-def build(name: str, classes: int) -> Classifier:
+def build(name: str, classes: int) -> EmbeddingClassifier:
     """An untrained model for so many classes.
 
     Raises:

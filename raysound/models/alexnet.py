@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from raysound.models.classifier import Classifier
+from raysound.models.classifier import EmbeddingClassifier
 
 
-class AlexNet(Classifier):
+class AlexNet(EmbeddingClassifier):
     """Five convolutions and three linear layers; its embedding is `(B, 4096)`."""
 
     smallest = (21, 35)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Classifier(nn.Module, ABC):
+class EmbeddingClassifier(nn.Module, ABC):
     """A classifier of normalised log-mels `(B, 1, n_mels, n_frames)`, of any size.
 
     Attributes:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raysound.models.classifier import Classifier
+from raysound.models.classifier import EmbeddingClassifier
 
 
-class CNN(Classifier):
+class CNN(EmbeddingClassifier):
     """The small network of the MNIST examples, widened and made free of the input's size.
 
     Its embedding, `(B, 128)`, is the last hidden layer after its ReLU.

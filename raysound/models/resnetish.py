@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raysound.models.classifier import Classifier
+from raysound.models.classifier import EmbeddingClassifier
 
 
 class BasicBlock(nn.Module):
@@ -61,7 +61,7 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-class ResNetish(Classifier):
+class ResNetish(EmbeddingClassifier):
     """A ResNet whose first convolution has no stride and whose maps end as 4 × 6, flattened.
 
     Its embedding is the mean over the last maps: `(B, 512)`, or `(B, 2048)` with bottlenecks.

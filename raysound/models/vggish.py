@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raysound.models.classifier import Classifier
+from raysound.models.classifier import EmbeddingClassifier
 
 
-class VGGish(Classifier):
+class VGGish(EmbeddingClassifier):
     """Six convolutions, three linear layers, a head; its embedding is `(B, 128)`."""
 
     smallest = (8, 8)

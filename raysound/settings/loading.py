@@ -16,6 +16,24 @@ from raysound.settings.validation import validated
 from raysound.settings.yaml12 import YamlError, read_value, read_yaml
 
 
+def load_config(path: str | Path, *overrides: str) -> Config:
+    """Loads and validates the config of an experiment.
+
+    Args:
+        path: of the YAML file.
+        *overrides: settings that replace those of the file, as on the command line:
+            `"training.epochs=20"`, `"search.space={training.batch_size: {choice: [8, 16]}}"`.
+
+    Returns:
+        The frozen config, every local path in it absolute. Its attributes are the sections of the
+        file: `config.features.sample_rate`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return load(path, overrides)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file, applies `key=value` overrides, validates.
 

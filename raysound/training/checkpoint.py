@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raysound import storage
 from raysound.errors import UserError
-from raysound.models import Classifier, build
+from raysound.models import EmbeddingClassifier, build
 from raysound.settings.features import FeatureSettings
 from raysound.training.inference import Normalisation
 from raysound.training.loop import TrainState
@@ -83,7 +83,7 @@ def read_weights_file(uri: str) -> bytes:
 
 
 def fitting(
-    model: Classifier, weights: Mapping[str, Tensor], uri: str
+    model: EmbeddingClassifier, weights: Mapping[str, Tensor], uri: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Those of some weights that fit a model by name and shape.
 
@@ -222,7 +222,7 @@ def load_metadata(folder: str) -> ClassifierMetadata:
     return ClassifierMetadata(**metadata)
 
 
-def load_model(folder: str, checkpoint: ClassifierMetadata) -> Classifier:
+def load_model(folder: str, checkpoint: ClassifierMetadata) -> EmbeddingClassifier:
     """The trained model, on the CPU, in eval mode."""
     model = build(checkpoint.model, len(checkpoint.labels))
     weights = storage.read_bytes(storage.join(folder, WEIGHTS))

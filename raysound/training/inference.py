@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raysound.errors import UserError
-from raysound.models import Classifier
+from raysound.models import EmbeddingClassifier
 
 # In natural log power. A band that is constant in training must not blow up when it sounds later.
 LEAST_STD = 0.1
@@ -42,7 +42,7 @@ def on_device(normalisation: Normalisation, device: torch.device) -> tuple[Tenso
 
 
 def score(
-    model: Classifier, normalisation: Normalisation, log_mel: np.ndarray, batch_size: int
+    model: EmbeddingClassifier, normalisation: Normalisation, log_mel: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores log-mels in batches of fixed size, on the device that the model is on.
 

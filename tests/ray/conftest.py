@@ -65,5 +65,5 @@ def trained(tones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     config = from_tree(tree, "test")
     extract(config)
     run = train_classifier(config)
-    report = evaluate(config)
-    return {"config": config, "tree": tree, "run": run, "report": report}
+    metrics = evaluate(config)
+    return {"config": config, "tree": tree, "run": run, "metrics": metrics}

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from raysound.distributed.commands import train_command
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import (
@@ -69,7 +70,7 @@ def tree_of(corpus: Path, output: Path) -> dict[str, Any]:
 
 def run(config: Config) -> tuple[Path, str]:
     """The file with the sums, and the table above its name."""
-    table, _, last_line = train(config).rpartition("\n")
+    table, _, last_line = train_command(config).rpartition("\n")
     return Path(last_line.removeprefix("cross-validation: ")), table
 
 

@@ -168,7 +168,7 @@ def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
 def test_the_report_and_the_events_hold_the_same_numbers(
     trained: dict[str, Any], metrics: dict[str, Any], tmp_path: Path
 ) -> None:
-    page = Path(trained["report"].removeprefix("report: ")).read_text()
+    page = Path(trained["config"].output, "evaluation", "report.html").read_text()
     # The hardest and the most convincing clip of three classes, of each of three corpora.
     assert page.count("<audio") == 18
     tree = {

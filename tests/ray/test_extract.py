@@ -519,7 +519,10 @@ def test_what_is_wrong_with_a_corpus_is_told_before_a_sound_is_decoded(
     assert any("(1 .m4a; 'dog/x.m4a' among them)" in note for note in caplog.messages)
     assert not [*tmp_path.glob("out/features/*/part-*"), *tmp_path.rglob("summary.json")]
 
-    folder = extract(config).removeprefix("features: ")
+    folders = extract(config)
     assert any(note.startswith("no validation clip among") for note in caplog.messages)
     assert summary_of(parquet.folder(config.output, "real", config.features))["written"] == 2
-    assert folder == str(tmp_path / "out" / "features")
+    out = str(tmp_path / "out")
+    assert folders == {
+        name: parquet.folder(out, name, config.features) for name in ("real", "made")
+    }

@@ -62,9 +62,9 @@ def searching(tree: dict[str, Any], search: dict[str, Any], **sections: Any) -> 
 
 def searched(config: Config) -> tuple[Path, list[dict[str, str]]]:
     """The folder of a search, run by now, and the rows of its trials.csv."""
-    line = tune(config)
-    assert line.startswith("best config: ")
-    folder = Path(line.removeprefix("best config: ")).parent
+    best = Path(tune(config))
+    assert best.name == "best.yaml"
+    folder = best.parent
     return folder, rows_of(folder)
 
 
@@ -212,14 +212,14 @@ def test_a_search_leaves_its_results_in_an_object_store(
     config = searching({**tree, "output": f"{object_store}/search"}, {"space": RATE, "trials": 2},
                        training={"epochs": 2})  # fmt: skip
 
-    best = tune(config).removeprefix("best config: ")
+    best = tune(config)
 
     assert best.startswith(f"{object_store}/search/search/random-")
     assert b"lr:" in storage.read_bytes(best)
     table = storage.read_bytes(storage.join(best.removesuffix("/best.yaml"), "trials.csv"))
     assert table.decode().count("finished") == 2
     # Done is done, there as here.
-    assert tune(config) == f"best config: {best}"
+    assert tune(config) == best
 
 
 def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from raysound.errors import UserError
 from raysound.evaluation.comparison import compare_files
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.declarations import METRICS
-from raysound.metrics.mmd import mmd2_x100
+from raysound.metrics.kernel import mmd2_x100
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
 from raysound.settings.loading import from_tree

@@ -13,7 +13,6 @@ from raysound.metrics.classification import (
     accuracy,
     classification_report,
     confusion_matrix,
-    per_class,
     top_k_accuracy,
 )
 from raysound.metrics.intervals import wilson_interval
@@ -35,7 +34,7 @@ def test_docstring_examples_run():
     """Every function's example gives what its docstring shows."""
     result = doctest.testmod(classification)
 
-    assert result.attempted >= 9
+    assert result.attempted >= 7
     assert result.failed == 0
 
 
@@ -121,20 +120,18 @@ def test_confusion_matrix_has_the_truth_in_rows():
 @fast
 @given(scored())
 def test_counts_agree_with_each_other(clips):
-    """Matrix, counts per class and accuracy are one and the same count."""
+    """Matrix and accuracy are one and the same count."""
     truth, probabilities = clips
     prediction = probabilities.argmax(axis=1)
     classes = probabilities.shape[1]
 
     matrix = confusion_matrix(truth, prediction, classes)
-    of, correct = per_class(truth, prediction, classes)
 
     assert matrix.sum() == len(truth)
-    assert of.tolist() == [int((truth == label).sum()) for label in range(classes)]
-    assert correct.tolist() == np.diagonal(matrix).tolist()
+    assert matrix.sum(axis=1).tolist() == [int((truth == label).sum()) for label in range(classes)]
     assert (confusion_matrix(prediction, truth, classes) == matrix.T).all()
     if len(truth):
-        assert accuracy(truth, prediction) == pytest.approx(correct.sum() / of.sum())
+        assert accuracy(truth, prediction) == pytest.approx(np.trace(matrix) / len(truth))
 
 
 @fast
@@ -252,7 +249,7 @@ def test_report_of_no_clips():
         (lambda: accuracy([[0, 1]], [0, 1]), ["(1, 2)"]),
         (lambda: confusion_matrix([0, 9], [0, 1], 4), ["truth", "9", "0..3"]),
         (lambda: confusion_matrix([0, 1], [0, 4], 4), ["prediction", "4", "0..3"]),
-        (lambda: per_class([0], [0, 1], 4), ["1", "2"]),
+        (lambda: confusion_matrix([0], [0, 1], 4), ["1", "2"]),
         (lambda: top_k_accuracy([0], [[0.5, 0.5]], 0), ["k", "0"]),
         (lambda: top_k_accuracy([0, 1], [[0.5, 0.5]], 1), ["2", "1"]),
         (lambda: top_k_accuracy([5], [[0.5, 0.5]], 1), ["5", "0..1"]),

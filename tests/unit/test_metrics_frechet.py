@@ -11,8 +11,8 @@ from raysound.metrics.frechet import (
     factor,
     fad_inf,
     frechet_distance,
-    frechet_distance_of,
     frechet_measure,
+    moments_distance,
 )
 from raysound.metrics.moments import covariance, merge_moments, moments
 
@@ -53,8 +53,8 @@ def test_parts_give_the_same_moments(parts):
     assert whole.n == 5000
     np.testing.assert_allclose(whole.mean, x.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(covariance(whole), np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12)
-    expected = frechet_distance(moments(x), moments(y))
-    assert frechet_distance(whole, moments(y)) == pytest.approx(expected, rel=1e-11)
+    expected = moments_distance(moments(x), moments(y))
+    assert moments_distance(whole, moments(y)) == pytest.approx(expected, rel=1e-11)
 
 
 def test_merging_in_any_grouping_agrees():
@@ -86,7 +86,7 @@ def test_distance_equals_scipys(case):
         "n near d": x[:20],
     }[case]  # fmt: skip
 
-    assert frechet_distance_of(x, y) == pytest.approx(by_scipy(x, y), rel=1e-7)
+    assert frechet_distance(x, y) == pytest.approx(by_scipy(x, y), rel=1e-7)
     assert measured(x, y)["value"] == pytest.approx(by_scipy(x, y), rel=1e-7)
 
 
@@ -96,11 +96,11 @@ def test_fewer_clips_than_dimensions_agree_however_computed(n, m):
     x, y = normal(0, n, 64, scale=2), normal(1, m, 64)
     scale = 5 * 64
 
-    by_values = frechet_distance_of(x, y)
+    by_values = frechet_distance(x, y)
 
-    assert frechet_distance(moments(x), moments(y)) == pytest.approx(by_values, abs=1e-6 * scale)
+    assert moments_distance(moments(x), moments(y)) == pytest.approx(by_values, abs=1e-6 * scale)
     assert measured(x, y)["value"] == pytest.approx(by_values, abs=1e-6 * scale)
-    assert by_values == pytest.approx(frechet_distance_of(y, x), rel=1e-9)
+    assert by_values == pytest.approx(frechet_distance(y, x), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,16 @@ def test_a_set_against_itself_is_at_zero(x):
     shuffled = x[np.random.default_rng(0).permutation(len(x))]
     trace = np.trace(np.cov(x, rowvar=False)) + 1e-30
 
-    assert 0 <= frechet_distance_of(x, shuffled) <= 1e-6 * trace
-    assert 0 <= frechet_distance(moments(x), moments(shuffled)) <= 1e-6 * trace
+    assert 0 <= frechet_distance(x, shuffled) <= 1e-6 * trace
+    assert 0 <= moments_distance(moments(x), moments(shuffled)) <= 1e-6 * trace
 
 
 def test_constant_sets_are_apart_by_their_means():
     """Without spread only the means count: (3, 4) away is 25."""
     x = np.tile([3.0, 4.0], (30, 1))
 
-    assert frechet_distance_of(x, 0 * x) == pytest.approx(25)
-    assert frechet_distance(moments(x), moments(0 * x)) == pytest.approx(25)
+    assert frechet_distance(x, 0 * x) == pytest.approx(25)
+    assert moments_distance(moments(x), moments(0 * x)) == pytest.approx(25)
 
 
 def test_distance_scales_and_turns_with_the_space():
@@ -141,16 +141,16 @@ def test_distance_scales_and_turns_with_the_space():
     x, y = normal(0, 200, 8, scale=2), normal(1, 100, 8)
     turn = np.linalg.qr(normal(2, 8, 8))[0]
 
-    assert frechet_distance_of(10 * x, 10 * y) == pytest.approx(100 * frechet_distance_of(x, y))
-    assert frechet_distance_of(x @ turn, y @ turn) == pytest.approx(frechet_distance_of(x, y))
-    assert frechet_distance_of(x + 5, y + 5) == pytest.approx(frechet_distance_of(x, y))
+    assert frechet_distance(10 * x, 10 * y) == pytest.approx(100 * frechet_distance(x, y))
+    assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y))
+    assert frechet_distance(x + 5, y + 5) == pytest.approx(frechet_distance(x, y))
 
 
 def test_distance_grows_with_the_shift_and_with_the_spread():
     """It moves one way as a generator gets worse."""
     y = normal(1, 500, 8)
-    shifted = [frechet_distance_of(normal(0, 500, 8, shift=by), y) for by in (0, 0.2, 0.5, 1, 3)]
-    wider = [frechet_distance_of(normal(0, 500, 8, scale=by), y) for by in (1, 1.3, 2, 4)]
+    shifted = [frechet_distance(normal(0, 500, 8, shift=by), y) for by in (0, 0.2, 0.5, 1, 3)]
+    wider = [frechet_distance(normal(0, 500, 8, scale=by), y) for by in (1, 1.3, 2, 4)]
 
     assert shifted == sorted(shifted)
     assert wider == sorted(wider)
@@ -192,7 +192,7 @@ def test_extrapolation_removes_the_bias_and_covers_the_truth():
         plain, found = [], []
         for seed in range(40):
             x = normal(seed, 200, 16, shift=shift)
-            plain.append(frechet_distance_of(x, y) - truth)
+            plain.append(frechet_distance(x, y) - truth)
             found.append(fad_inf(x, y, seed))
         errors = [one["value"] - truth for one in found]
         assert np.mean(plain) > 0.3
@@ -229,9 +229,12 @@ def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: frechet_distance_of(np.ones((1, 3)), np.ones((9, 3))), ["2 clips", "1"]),
-        (lambda: frechet_distance_of(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
-        (lambda: frechet_distance(moments(np.ones((9, 3))), moments(np.ones((9, 4)))), ["3", "4"]),
+        (lambda: frechet_distance(np.ones((1, 3)), np.ones((9, 3))), ["2 clips", "1"]),
+        (lambda: frechet_distance(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
+        (
+            lambda: moments_distance(moments(np.ones((9, 3))), moments(np.ones((9, 4)))),
+            ["3", "4"],
+        ),
         (lambda: moments(np.ones((0, 3))), ["no clips"]),
         (lambda: moments([1.0, 2.0]), ["(2,)"]),
         (lambda: moments([[1.0, np.nan]]), ["clip 0", "nan", "dimension 1"]),

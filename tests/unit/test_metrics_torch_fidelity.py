@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raysound.metrics.frechet import frechet_distance, frechet_distance_of
+from raysound.metrics.frechet import frechet_distance, moments_distance
 from raysound.metrics.moments import moments
 from raysound.metrics.neighbours import neighbours, per_clip, precision, recall
 from raysound.metrics.probabilities import inception_score
@@ -25,8 +25,8 @@ def test_frechet_distance_equals_fid(n, d):
     statistics = (fid_features_to_statistics(torch.from_numpy(values)) for values in (x, y))
     expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
 
-    assert frechet_distance(moments(x), moments(y)) == pytest.approx(expected, rel=1e-7)
-    assert frechet_distance_of(x, y) == pytest.approx(expected, rel=1e-7)
+    assert moments_distance(moments(x), moments(y)) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("n", [7, 300])

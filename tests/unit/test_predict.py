@@ -8,7 +8,7 @@ import torch
 from raysound.audio.decode import read_clip
 from raysound.audio.log_mel import LogMel
 from raysound.errors import UserError
-from raysound.evaluation.predict import predict
+from raysound.evaluation.predict import Classifier, predict_command
 from raysound.models import build
 from raysound.settings.features import FeatureSettings
 from raysound.training import checkpoint
@@ -43,7 +43,7 @@ def test_each_file_has_a_line_with_the_class_of_the_mean_over_its_windows(
 ) -> None:
     short, long = wav(tmp_path / "short.wav", 0.4), wav(tmp_path / "long.wav", 1.6)
 
-    lines = predict(str(run), str(short), str(long)).splitlines()
+    lines = predict_command(str(run), str(short), str(long)).splitlines()
 
     model = checkpoint.load_model(str(run), checkpoint.load_metadata(str(run)))
     for path, line in zip((short, long), lines, strict=True):
@@ -61,11 +61,28 @@ def test_files_that_are_no_sound_are_named_after_the_others(
     bad.write_text("no sound")
 
     with pytest.raises(UserError, match=r"bad\.wav: "):
-        predict(str(run), str(bad), str(good))
+        predict_command(str(run), str(bad), str(good))
 
     assert capsys.readouterr().out.endswith(f"%\t{good}\n")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint"):
-        predict(str(tmp_path), "a.wav")
+        predict_command(str(tmp_path), "a.wav")
+
+
+def test_python_gets_probabilities_and_the_reason_of_a_reject(run: Path, tmp_path: Path) -> None:
+    good, bad = wav(tmp_path / "good.wav", 0.5), tmp_path / "bad.wav"
+    bad.write_text("no sound")
+    classifier = Classifier.load(run)
+
+    rejected, predicted = classifier.predict([bad, str(good)])
+
+    assert classifier.labels == ["bell", "siren"]
+    assert (rejected.path, rejected.label, rejected.probability) == (str(bad), None, None)
+    assert rejected.probabilities == ()
+    assert str(rejected.reason).startswith("not a sound file")
+    assert (predicted.path, predicted.reason) == (str(good), None)
+    assert sum(predicted.probabilities) == pytest.approx(1)
+    assert predicted.probability == max(predicted.probabilities)
+    assert predicted.label == classifier.labels[predicted.probabilities.index(max(predicted[3]))]

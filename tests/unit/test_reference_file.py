@@ -20,7 +20,7 @@ from raysound.evaluation.reference_file import (
     write_reference,
 )
 from raysound.metrics.corpus import Scored
-from raysound.metrics.frechet import frechet_distance
+from raysound.metrics.frechet import moments_distance
 from raysound.metrics.mismatch import CorpusSound, SoundSums
 from raysound.metrics.moments import moments
 
@@ -95,7 +95,7 @@ def test_the_lines_of_the_documentation_compute_a_frechet_distance(
     monkeypatch.chdir(Path(written).parent)
     names = {"own": embeddings(3, 50, 3).astype(np.float64)}
     exec(code, names)
-    expected = frechet_distance(moments(names["own"]), moments(real_side().training.embedding))
+    expected = moments_distance(moments(names["own"]), moments(real_side().training.embedding))
     assert names["distance"] == pytest.approx(expected, rel=1e-9)
     of_model = safetensors.numpy.load_file("reference.safetensors")["embeddings/mel.v2/covariance"]
     expected_covariance = np.cov(real_side().embeddings["mel.v2"].training.T.astype(np.float64))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raysound.errors import UserError
-from raysound.models import Classifier
+from raysound.models import EmbeddingClassifier
 from raysound.training.inference import Normalisation, score
 
 # As torch's CUDA allocator words it, with its C++ stack.
@@ -18,7 +18,7 @@ SHORTAGE = (
 )
 
 
-class TooLarge(Classifier):
+class TooLarge(EmbeddingClassifier):
     """Stands for a model whose maps no GPU holds: a CPU does not raise this error."""
 
     def __init__(self) -> None:

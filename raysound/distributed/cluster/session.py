@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import wraps
 from glob import glob
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 import ray
@@ -26,7 +27,11 @@ from raysound.settings.paths import configured_paths
 from raysound.settings.schema import Config
 from raysound.settings.synthesis import SynthesisSettings
 
+if TYPE_CHECKING:
+    from ray.data import DataContext
+
 Result = TypeVar("Result")
+Step = TypeVar("Step", bound=Callable[..., Any])
 
 # The folder on a node that holds what was uploaded with a job, until the job ends.
 UPLOADED = "/working_dir_files/"
@@ -47,14 +52,11 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
         UserError: the config names a path that this cluster can't use.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # What it might synthesize to is asked for where it does.
-    check_places({key: at for key, at in configured_paths(config).items() if key not in MADE})
+    check_places(given_paths(config))
     with ThreadPoolExecutor(1) as pool:
         with uncollected():
             job = pool.submit(load)
-            # Ray frees what the workers of a stopped trial held, and asks the dashboard for it.
-            trials_of_workers = config.search.space and config.compute.workers_range[1] > 1
-            folder = open_session(config.compute, dashboard=bool(trials_of_workers))
+            folder = open_session(config.compute, needs_dashboard(config))
             wait([job])
         try:
             check_shared(config.output)
@@ -117,19 +119,69 @@ def answer_of(call: ray.ObjectRef) -> Any:
 
 
 @contextmanager
-def ray_session(compute: ComputeSettings) -> Iterator[None]:
-    """Joins the cluster this job was submitted to (RAY_ADDRESS), or starts a local one.
+def ray_session(compute: ComputeSettings, dashboard: bool = False) -> Iterator[None]:
+    """Joins the cluster at RAY_ADDRESS, or starts a local one, for a block.
 
     A session that is open already is used as it is, and left open.
+
+    Args:
+        compute: the settings of a local cluster.
+        dashboard: whether a local cluster has a dashboard.
+
+    Raises:
+        UserError: as `open_session`.
     """
     if ray.is_initialized():
-        yield
+        from ray.data import DataContext
+
+        # The session is the user's: its other datasets keep their options.
+        with DataContext.current(with_data_options(DataContext.get_current().copy())):
+            yield
         return
-    open_session(compute)
+    open_session(compute, dashboard)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def on_ray(step: Step) -> Step:
+    """Decorates a step that needs Ray, so that it can be called without a session.
+
+    Where no session is open, the step joins or starts a cluster and leaves it at its end. See
+    `ray_session`. The command line opens the session of a command before.
+    """
+
+    @wraps(step)
+    def run(config: Config, *arguments: Any, **options: Any) -> Any:
+        is_open = ray.is_initialized()
+        if not is_open:
+            check_places(given_paths(config))
+        with ray_session(config.compute, dashboard=needs_dashboard(config)):
+            if not is_open:
+                check_shared(config.output)
+            return step(config, *arguments, **options)
+
+    return cast(Step, run)
+
+
+def ensure_session() -> None:
+    """Opens a session with the default settings where none is open, and leaves it open."""
+    if not ray.is_initialized():
+        open_session(ComputeSettings())
+
+
+def given_paths(config: Config) -> dict[str, str]:
+    """The paths of a config but those of corpora to be made, which are checked where they are."""
+    return {key: at for key, at in configured_paths(config).items() if key not in MADE}
+
+
+def needs_dashboard(config: Config) -> bool:
+    """True for a search whose trials have several workers.
+
+    Ray frees what the workers of a stopped trial held, and asks the dashboard for it.
+    """
+    return bool(config.search.space and config.compute.workers_range[1] > 1)
 
 
 def open_session(compute: ComputeSettings, dashboard: bool = False) -> str | None:
@@ -146,12 +198,7 @@ def open_session(compute: ComputeSettings, dashboard: bool = False) -> str | Non
 
     # It would print the traceback of an error that it also raises.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    # Wrapped in another, an error loses its type on its way to the driver.
-    context.raise_original_map_exception = True
-    # Results and training batches in the order of the shards, whoever finishes first.
-    context.execution_options.preserve_order = True
+    with_data_options(DataContext.get_current())
     try:
         await_nodes({"CPU": 1}, 1, compute)
         if cluster_cpus() < 1:
@@ -163,6 +210,16 @@ def open_session(compute: ComputeSettings, dashboard: bool = False) -> str | Non
         ray.shutdown()
         raise
     return folder
+
+
+def with_data_options(context: DataContext) -> DataContext:
+    """Sets in place how raysound's pipelines run, and returns the same context."""
+    context.enable_progress_bars = False
+    # Wrapped in another, an error loses its type on its way to the driver.
+    context.raise_original_map_exception = True
+    # Results and training batches in the order of the shards, whoever finishes first.
+    context.execution_options.preserve_order = True
+    return context
 
 
 def warm_up() -> None:

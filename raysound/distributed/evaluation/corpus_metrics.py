@@ -23,8 +23,8 @@ from raysound.evaluation.selected import Selected, selected_clips
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import mmd_kernels
+from raysound.metrics.kernel import decreases
 from raysound.metrics.mismatch import CorpusSound
-from raysound.metrics.mmd import decreases
 
 # Clips without which MMD decreases most that metrics.json and the report list.
 WORST_CLIPS = 10

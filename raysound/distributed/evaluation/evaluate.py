@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raysound import storage
 from raysound.distributed.cluster import prometheus
 from raysound.distributed.cluster.exclusive import sole_writer
-from raysound.distributed.cluster.session import run_remote_all
+from raysound.distributed.cluster.session import on_ray, run_remote_all
 from raysound.distributed.evaluation.console import metrics_table
 from raysound.distributed.evaluation.copies import copy_metrics
 from raysound.distributed.evaluation.embeddings import check_embeddings, embedding_metrics
@@ -78,13 +78,28 @@ class Inputs(NamedTuple):
     side: RealSide | None
 
 
-def evaluate(config: Config) -> str:
-    """Scores every corpus of the config and writes the report. Returns the last line of the job."""
+@on_ray
+def evaluate(config: Config) -> dict[str, Any]:
+    """Scores every corpus of a config, and writes `metrics.json` and `report.html`.
+
+    The corpora must be extracted, and the classifier trained. Shards that are scored already are
+    not scored again.
+
+    Args:
+        config: the experiment.
+
+    Returns:
+        The content of `OUTPUT/evaluation/metrics.json`, which
+        `raysound/report/metrics.schema.json` describes.
+
+    Raises:
+        UserError: features, classifier, an embedding's model or `evaluation.reference` are missing,
+            or are of other settings.
+    """
     inputs = checked_inputs(config, config.corpora.names)
     out = storage.join(config.output, "evaluation")
     with sole_writer(out):
-        write_report(config, *inputs, out)
-    return f"report: {storage.join(out, 'report.html')}"
+        return write_report(config, *inputs, out)
 
 
 def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
@@ -141,7 +156,7 @@ def write_report(
     sources: list[EmbeddingSource],
     side: RealSide | None,
     out: str,
-) -> None:
+) -> dict[str, Any]:
     """Scores the corpora, measures them, and writes it all to a folder.
 
     Args:
@@ -154,6 +169,9 @@ def write_report(
         sources: of other embeddings.
         side: the real side, where `evaluation.reference` gives it.
         out: the folder to write to.
+
+    Returns:
+        The content of `metrics.json`.
     """
     predictions = storage.join(out, "predictions")
     storage.delete(storage.join(out, "metrics.json"))
@@ -203,6 +221,7 @@ def write_report(
         value = numbers["accuracy"]["value"]
         if value is not None:
             prometheus.set_gauge("accuracy", value, experiment=config.name, corpus=corpus)
+    return metrics
 
 
 def corpus_digests(folders: dict[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import ray.data
 from raysound import storage
 from raysound.corpora.manifest import read_corpus
 from raysound.distributed.cluster.failures import finite_retries
+from raysound.distributed.cluster.session import ensure_session
 from raysound.distributed.extraction.pipeline import map_log_mels
 from raysound.features import parquet
 from raysound.features.extraction import Transform, read_windows
@@ -29,7 +30,8 @@ def log_mels(
 
     A clip that can't be used is left out, and a line in the log of its worker gives the reason. A
     clip whose end proves damaged may have rows before. A file that crashes the decoder ends the
-    pipeline after some attempts; `jobs/extract.py` finds and rejects such files.
+    pipeline after some attempts; `extract` finds and rejects such files. Where no Ray session is
+    open, one is opened and stays open, for the dataset needs it.
 
     Args:
         corpus: path or URI, as `corpora.real.path`.
@@ -48,6 +50,7 @@ def log_mels(
     Raises:
         UserError: the corpus can't be listed.
     """
+    ensure_session()
     clips = read_corpus(corpus)
     sharded = assign_shards(clips, None, clips_per_shard(len(clips), "auto", settings))
     options = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
@@ -85,10 +88,12 @@ def decode(clips: pa.Table, settings: FeatureSettings) -> Iterator[pa.Table]:
 
 
 def read_features(folder: str, **options: Any) -> ray.data.Dataset:
-    """The rows that `jobs/extract.py` wrote to a feature folder, in the order of the shards.
+    """The rows that `extract` wrote to a feature folder, in the order of the shards.
+
+    Where no Ray session is open, one is opened and stays open, for the dataset needs it.
 
     Args:
-        folder: path or URI, `OUTPUT/features/<corpus>-<feature id>`.
+        folder: path or URI that `extract` returns, `OUTPUT/features/<corpus>-<feature id>`.
         options: of `ray.data.read_parquet`.
 
     Returns:
@@ -99,6 +104,7 @@ def read_features(folder: str, **options: Any) -> ray.data.Dataset:
     """
     if not storage.exists(storage.join(folder, "summary.json")):
         raise FileNotFoundError(f"{folder} holds no finished features: run jobs/extract.py first")
+    ensure_session()
     filesystem, _ = storage.locate(folder)
     parts = [storage.locate(uri)[1] for uri in parquet.shard_uris(folder)]
     return ray.data.read_parquet(parts, filesystem=filesystem, **options)

@@ -21,7 +21,7 @@ from raysound.corpora.checks import check_classes
 from raysound.distributed.cluster import prometheus
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.failures import reported
-from raysound.distributed.cluster.session import run_remote
+from raysound.distributed.cluster.session import on_ray, run_remote
 from raysound.distributed.extraction.listing import call_for_corpus, check_manifest, plan_corpus
 from raysound.distributed.extraction.pipeline import record_there, write_shards
 from raysound.errors import UserError
@@ -44,15 +44,22 @@ UNITS = {"rms": "dBFS", "lufs": "LUFS"}
 FEW_SHARDS = 64
 
 
-def extract(config: Config, to_train: bool = False) -> str:
-    """Extracts every corpus of the config. Returns the last line of the job.
+@on_ray
+def extract(config: Config, to_train: bool = False) -> dict[str, str]:
+    """Extracts the log-mels of every corpus of a config. A finished corpus is not extracted again.
 
     Args:
         config: the experiment.
-        to_train: training and evaluation follow, so that too few real clips for them are refused.
+        to_train: whether training and evaluation follow; a real corpus that has too few clips for
+            them is refused then.
+
+    Returns:
+        The feature folder of each corpus, a path or URI, by its name: `real` and the names in
+        `corpora.generated`. `read_features` reads it.
 
     Raises:
-        UserError: a corpus that can't be used, found before one is decoded where listing shows it.
+        UserError: a corpus that can't be used. What listing shows is found before any clip is
+            decoded.
     """
     silent = empty_bands(config.features)
     if silent:
@@ -80,11 +87,12 @@ def extract(config: Config, to_train: bool = False) -> str:
         if config.evaluation.checkpoint is not None and not has_real:
             labels["real"] = checkpoint.load_metadata(config.evaluation.checkpoint).labels
         check_classes(labels)
+        folders = {}
         for name, plan in plans.items():
-            folder = extract_corpus(name, config, plan)
+            folders[name] = extract_corpus(name, config, plan)
             if name == "real":
-                report_lengths(folder, config.features)
-    return f"features: {storage.join(config.output, 'features')}"
+                report_lengths(folders[name], config.features)
+    return folders
 
 
 def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None) -> str:

@@ -16,7 +16,7 @@ from raysound import storage
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.nodes import await_nodes
 from raysound.distributed.cluster.placement import capacity, check_labels, placement
-from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
+from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus, on_ray
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.search.trial import USER_ERROR, Search, decoded
 from raysound.distributed.search.tuner import MOST_FAILURES, trial_count, tuner_of
@@ -60,8 +60,15 @@ TUNE_ENVIRONMENT = {
 }
 
 
+@on_ray
 def tune(config: Config) -> str:
-    """Searches `search.space` and writes the best config. Returns the last line of the job.
+    """Searches `search.space` and writes the best config. An interrupted search resumes.
+
+    Args:
+        config: the experiment.
+
+    Returns:
+        Path or URI of `best.yaml`, the config of the best trial.
 
     Raises:
         UserError: nothing to search, clips that no classifier can be trained on, or no trial that
@@ -78,7 +85,7 @@ def tune(config: Config) -> str:
             search(config, data_by_features, folder)
         else:
             logger.info("%s is there already", folder)
-    return f"best config: {best}"
+    return best
 
 
 def load_search_data(config: Config) -> tuple[dict[str, TrainingData], dict[str, str]]:

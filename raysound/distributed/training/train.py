@@ -18,7 +18,7 @@ from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.failures import RETRIES, reported
 from raysound.distributed.cluster.placement import capacity
-from raysound.distributed.cluster.session import cancel_running
+from raysound.distributed.cluster.session import cancel_running, on_ray
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.feature_loading import fits_in_store
@@ -38,7 +38,7 @@ from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
-from raysound.training.cross_validation import by_number, summarise, summary_table
+from raysound.training.cross_validation import by_number, summarise
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -60,22 +60,36 @@ class Variant(NamedTuple):
     name: str
 
 
+@on_ray
 def train(config: Config) -> str:
-    """Trains the classifier, or several, on the real corpus. Returns what the job prints last."""
+    """Trains the classifier on the real corpus, or one for each fold and seed.
+
+    The corpus must be extracted. A finished training is not repeated; one that was interrupted
+    resumes after its last completed epoch.
+
+    Args:
+        config: the experiment.
+
+    Returns:
+        The run folder of the classifier, a path or URI, which `Classifier.load` reads. With
+        `training.folds` or `training.seeds` the JSON file of the cross-validation, which names the
+        run folder of each classifier.
+
+    Raises:
+        UserError: features that are missing, clips that no classifier can be trained on, or a loss
+            that is not finite.
+    """
     real_corpus(config)
-    if not config.training.trains_several:
-        return f"checkpoint: {train_classifier(config)}"
-    summary, uri = cross_validate(config)
-    return "\n".join((*summary_table(summary), f"cross-validation: {uri}"))
+    return cross_validate(config) if config.training.trains_several else train_classifier(config)
 
 
-def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
+def cross_validate(config: Config) -> str:
     """Trains a classifier for each fold and seed, tests each on its test clips, and sums up.
 
     As many are trained at a time as the cluster has room for.
 
     Returns:
-        The sums, and their file: `training/cross-validation-<model>-<hash>.json`.
+        The file of the sums: `training/cross-validation-<model>-<hash>.json`.
     """
     folder = finished_features("real", config)
     classifiers = list(variants(config, folder))
@@ -87,7 +101,7 @@ def cross_validate(config: Config) -> tuple[dict[str, Any], str]:
     name = f"{config.model.name}-{digest({'runs': [row['run'] for row in results]})}"
     uri = storage.join(config.output, "training", f"cross-validation-{name}.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
-    return summary, uri
+    return uri
 
 
 def variants(config: Config, folder: str) -> Iterator[Variant]:
