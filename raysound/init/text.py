@@ -199,7 +199,7 @@ def _training(real: Corpus, training: Training) -> Iterator[str]:
     if training.balanced:
         counts = real.classes.values()
         reason = f"classes have {min(counts)} to {max(counts)} clips: weights in the loss"
-        yield f"balance: weights  # {reason}"
+        yield f"class_balance: weights  # {reason}"
     yield "augment: {roll: true}  # rolls clips in time by a random amount"
 
 

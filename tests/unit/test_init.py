@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,16 @@ def classes(
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, without a GPU."""
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[Path]:
+    """The current folder, without a GPU; nothing that a test does is logged."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    return folder
+    yield folder
+    assert caplog.records == []
 
 
 def written(folder: Path) -> tuple[Config, str, list[str]]:
@@ -84,7 +87,7 @@ def test_class_folders(tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPat
     assert config.features.clip_length == 0.5
     assert config.model.name == "cnn"
     assert (config.training.epochs, config.training.batch_size) == (60, 16)
-    assert config.training.balance == "none"
+    assert config.training.class_balance == "none"
     assert config.corpora.real.split.test_fraction == 0.15
     assert "# 20 clips of 2 classes; labels: the names of the class folders." in text
     assert "#   bell (10), dog (10)" in text
@@ -161,8 +164,8 @@ def test_a_class_that_is_too_small_for_three_splits_is_named(tmp_path: Path) -> 
     config, text, _ = written(tmp_path / "sounds")
 
     assert "# Too few clips to stand in each of the three: 'rare'." in text
-    assert "balance: weights  # classes have 1 to 12 clips" in text
-    assert config.training.balance == "weights"
+    assert "class_balance: weights  # classes have 1 to 12 clips" in text
+    assert config.training.class_balance == "weights"
 
 
 def test_real_and_generated_folders(tmp_path: Path) -> None:
