@@ -29,7 +29,7 @@ class Command(NamedTuple):
 DATA = ("corpora", "features")
 COMMANDS = {
     "init": Command(
-        "raysound.init.command:init",
+        "raysound.init.command:write_config",
         "Writes a config that fits a folder of sounds.",
         words=("DIR", "[OUT.yaml]"),
     ),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound.audio.decode import LEAST_SURPLUS
-from raysound.corpora.layouts import SPLITS, shown
+from raysound.corpora.layouts import SPLITS, quoted
 from raysound.corpora.split import assign_split
 from raysound.errors import UserError
 from raysound.init.survey import Corpus
@@ -37,7 +37,7 @@ UNEQUAL = 3
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitChoice:
     """How the clips of the real corpus are divided.
 
     Attributes:
@@ -56,7 +56,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureChoice:
     """Settings of the log-mel.
 
     Attributes:
@@ -77,7 +77,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingChoice:
     """Settings of the classifier and its training.
 
     Attributes:
@@ -95,7 +95,7 @@ class Training:
     windows: int
 
 
-def choose_features(real: Corpus, has_gpu: bool) -> Features:
+def choose_features(real: Corpus, has_gpu: bool) -> FeatureChoice:
     """Settings of the log-mel that fit the sounds of a corpus.
 
     Args:
@@ -109,7 +109,7 @@ def choose_features(real: Corpus, has_gpu: bool) -> Features:
     rate = real.rate
     n_fft = max(LEAST_FFT, 1 << int(np.ceil(np.log2(rate * FFT_SECONDS))))
     windows = np.maximum(np.ceil(real.durations / clip_length - LEAST_SURPLUS), 1)
-    return Features(
+    return FeatureChoice(
         sample_rate=rate,
         clip_length=clip_length,
         hop_length=max(1, round(rate / (100 if has_gpu else 50))),
@@ -119,7 +119,9 @@ def choose_features(real: Corpus, has_gpu: bool) -> Features:
     )
 
 
-def choose_training(real: Corpus, split: Split, features: Features, has_gpu: bool) -> Training:
+def choose_training(
+    real: Corpus, split: SplitChoice, features: FeatureChoice, has_gpu: bool
+) -> TrainingChoice:
     """A classifier and a training that suit the size of a corpus and the machine.
 
     Args:
@@ -131,7 +133,7 @@ def choose_training(real: Corpus, split: Split, features: Features, has_gpu: boo
     windows = round(split.counts["train"] * features.windows)
     _, batch_size, *epochs = next(size for size in SIZES if windows < size[0])
     counts = real.classes.values()
-    return Training(
+    return TrainingChoice(
         model="resnetish18" if has_gpu else "cnn",
         epochs=epochs[has_gpu],
         batch_size=batch_size,
@@ -140,7 +142,7 @@ def choose_training(real: Corpus, split: Split, features: Features, has_gpu: boo
     )
 
 
-def choose_split(real: Corpus) -> Split:
+def choose_split(real: Corpus) -> SplitChoice:
     """The corpus's own split or folds, else shares that leave each class clips in every split.
 
     Raises:
@@ -182,7 +184,7 @@ def _candidates(clips: pa.Table) -> Iterator[tuple[SplitSettings, tuple[str, ...
         yield SplitSettings(test_fraction=share, validation_fraction=share), ()
 
 
-def _split(real: Corpus, settings: SplitSettings, folds: tuple[str, ...]) -> Split:
+def _split(real: Corpus, settings: SplitSettings, folds: tuple[str, ...]) -> SplitChoice:
     divided = assign_split(real.clips, settings)
     given = frozenset(pc.unique(real.clips["split"].drop_null()).to_pylist())
     counts, missing = {}, set()
@@ -190,4 +192,4 @@ def _split(real: Corpus, settings: SplitSettings, folds: tuple[str, ...]) -> Spl
         clips = divided.filter(pc.equal(divided["split"], name))
         counts[name] = len(clips)
         missing |= {*real.classes} - {*pc.unique(clips["label"]).to_pylist()}
-    return Split(settings, folds, given, counts, tuple(map(shown, sorted(missing))))
+    return SplitChoice(settings, folds, given, counts, tuple(map(quoted, sorted(missing))))

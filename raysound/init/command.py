@@ -19,7 +19,7 @@ from raysound.settings.yaml12 import YamlError, read_yaml
 from raysound.wording import counted
 
 
-def init(folder: str, config: str | None = None) -> str:
+def write_config(folder: str, config: str | None = None) -> str:
     """Writes a config for the sounds of a folder.
 
     Args:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from raysound import storage
 from raysound.corpora.checks import check_class_count, check_classes, check_unlabelled
-from raysound.corpora.layouts import shown
+from raysound.corpora.layouts import quoted
 from raysound.corpora.tables import OWN
 from raysound.errors import UserError
-from raysound.init.survey import Corpus, holds_sounds, survey
+from raysound.init.survey import Corpus, folder_holds_sounds, survey
 from raysound.settings.schema import RESERVED_NAMES
 
 REAL = "real"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCorpora:
     """The corpora of a folder.
 
     Attributes:
@@ -33,7 +33,7 @@ class Found:
     left_out: dict[str, str]
 
 
-def find_corpora(path: str) -> Found:
+def find_corpora(path: str) -> FoundCorpora:
     """Finds the corpora of a folder.
 
     A folder with `real` and other folders of sounds in it holds a real corpus and generated ones.
@@ -47,6 +47,8 @@ def find_corpora(path: str) -> Found:
     """
     others = _beside_real(path)
     real = survey(storage.join(path, REAL) if others else path)
+    if others and not real.classes and _are_classes(others):
+        others, real = [], survey(path)
     if not real.classes:
         try:
             check_unlabelled(REAL, real.path)
@@ -64,7 +66,7 @@ def find_corpora(path: str) -> Found:
                 left_out[place] = str(corpus)
             else:
                 generated[free_name(place, generated)] = corpus
-    return Found(real, generated, left_out)
+    return FoundCorpora(real, generated, left_out)
 
 
 def _beside_real(path: str) -> list[str]:
@@ -76,16 +78,18 @@ def _beside_real(path: str) -> list[str]:
     if REAL not in folders or has_table:
         return []
     paths = [storage.join(path, name) for name in folders]
-    filled = [one for one in paths if holds_sounds(one)]
+    filled = [one for one in paths if folder_holds_sounds(one)]
     real = storage.join(path, REAL)
     others = [one for one in filled if one != real]
     if not others or real not in filled:
         return []
-    # Flat folders, `real` and `fake`, are the two classes of one corpus.
-    are_classes = not any(storage.subfolders(one) for one in filled)
+    return others
+
+
+def _are_classes(others: list[str]) -> bool:
+    """True for flat folders beside a flat one called `real`, as `fake`: classes of one corpus."""
     called_generated = any(os.path.basename(one).startswith("generated") for one in others)
-    has_tables = any(storage.exists(storage.join(real, name)) for name in OWN)
-    return [] if are_classes and not called_generated and not has_tables else others
+    return not called_generated and not any(storage.subfolders(one) for one in others)
 
 
 def _generated_in(folder: str, real: Corpus) -> Iterator[tuple[str, Corpus | UserError]]:
@@ -98,7 +102,7 @@ def _generated_in(folder: str, real: Corpus) -> Iterator[tuple[str, Corpus | Use
     inner: dict[str, Corpus | UserError] = {}
     for name in sorted(storage.subfolders(folder)):
         place = storage.join(folder, name)
-        if not holds_sounds(place):
+        if not folder_holds_sounds(place):
             continue
         try:
             inner[place] = _generated(place, real)
@@ -115,7 +119,7 @@ def _generated(path: str, real: Corpus) -> Corpus:
     """Surveys a generated corpus. Raises UserError for one that can't be evaluated."""
     corpus = survey(path)
     if corpus.classes:
-        check_classes({REAL: [*real.classes], shown(os.path.basename(path)): [*corpus.classes]})
+        check_classes({REAL: [*real.classes], quoted(os.path.basename(path)): [*corpus.classes]})
     return corpus
 
 

@@ -14,10 +14,10 @@ import soundfile
 
 from raysound.audio.sounds import Sound, open_chosen
 from raysound.corpora.folders import layout_of
-from raysound.corpora.formats.parts import parts
+from raysound.corpora.formats.parts import find_parts
 from raysound.corpora.formats.samples import Reject, Samples, open_part
 from raysound.corpora.inventory import Inventory, files_of, list_blocks
-from raysound.corpora.layouts import listed, shown
+from raysound.corpora.layouts import listed, quoted
 from raysound.corpora.manifest import is_file, read_corpus
 from raysound.corpora.packed import CONTAINERS
 from raysound.corpora.tables import (
@@ -86,7 +86,7 @@ def survey(path: str) -> Corpus:
     return Corpus(path, _layout(path, clips), clips, rates, durations, tuple(notes))
 
 
-def holds_sounds(path: str) -> bool:
+def folder_holds_sounds(path: str) -> bool:
     """True for a folder with sound, tar or Parquet files. Raises UserError if it can't be read."""
     found = Inventory.all(map(Inventory.of, list_blocks(path)))
     return bool(found.sounds or found.containers)
@@ -114,9 +114,9 @@ def _layout(path: str, clips: pa.Table) -> str:
     if layout.is_flat:
         return "files in no class folder"
     if layout.above:
-        return f"class folders below {listed(map(shown, sorted(layout.above)), 3)}"
+        return f"class folders below {listed(map(quoted, sorted(layout.above)), 3)}"
     if layout.below:
-        return f"class folders with {listed(map(shown, sorted(layout.below)), 3)} in each"
+        return f"class folders with {listed(map(quoted, sorted(layout.below)), 3)} in each"
     return "the names of the class folders"
 
 
@@ -129,7 +129,7 @@ def _headers(clips: pa.Table) -> tuple[dict[int, int], np.ndarray, int]:
     rates: Counter[int] = Counter()
     durations: list[float] = []
     unread = 0
-    for _, sound in open_chosen(sampled(clips)):
+    for _, sound in open_chosen(sample_clips(clips)):
         header = read_header(sound)
         if header is None:
             unread += 1
@@ -139,7 +139,7 @@ def _headers(clips: pa.Table) -> tuple[dict[int, int], np.ndarray, int]:
     return dict(rates), np.sort(np.array(durations)), unread
 
 
-def sampled(clips: pa.Table) -> pa.Table:
+def sample_clips(clips: pa.Table) -> pa.Table:
     """Some clips of a corpus, evenly over its order; of packed ones, the first of some files."""
     if pc.any(pc.is_valid(clips["offset"])).as_py():
         files = pc.unique(clips["path"])
@@ -168,7 +168,7 @@ def read_header(sound: Sound) -> tuple[int, float] | None:
         with ExitStack() as stack:
             file = stack.enter_context(open(sound, "rb", 0)) if isinstance(sound, str) else sound
             size = file.seek(0, 2)
-            found = parts(file, size) if size else []
+            found = find_parts(file, size) if size else []
             opened = [stack.enter_context(open_part(part)) for part in found]
             if not opened:
                 return None

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import yaml
 
-from raysound.corpora.layouts import listed, shown
-from raysound.init.choices import SHARE_WHOLE, Features, Split, Training
-from raysound.init.folder import Found
+from raysound.corpora.layouts import listed, quoted
+from raysound.init.choices import SHARE_WHOLE, FeatureChoice, SplitChoice, TrainingChoice
+from raysound.init.folder import FoundCorpora
 from raysound.init.survey import Corpus
 from raysound.wording import counted
 
@@ -25,9 +25,14 @@ WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 def config_text(
-    source: str, name: str, output: str, found: Found, features: Features, split: Split,
-    training: Training,
-) -> str:  # fmt: skip
+    source: str,
+    name: str,
+    output: str,
+    found: FoundCorpora,
+    features: FeatureChoice,
+    split: SplitChoice,
+    training: TrainingChoice,
+) -> str:
     """The YAML.
 
     Args:
@@ -69,22 +74,22 @@ def scalar(text: str) -> str:
     """A text as a YAML value, in quotes where it needs them."""
     if PLAIN.fullmatch(text) and text.lower() not in WORDS:
         return text
-    quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 20)
-    return quoted.rstrip("\n")
+    dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 20)
+    return dumped.rstrip("\n")
 
 
-def _real(real: Corpus, split: Split) -> Iterator[str]:
+def _real(real: Corpus, split: SplitChoice) -> Iterator[str]:
     yield "real:"
     lines = _comment(
         f"{counted(len(real.clips), 'clip')} of {counted(len(real.classes), 'class')}; labels: "
         f"{real.layout}. Clips per class:"
     )
-    counts = [f"{shown(label)[1:-1]} ({count})" for label, count in real.classes.items()]
+    counts = [f"{quoted(label)[1:-1]} ({count})" for label, count in real.classes.items()]
     lines += _comment(listed(counts, CLASSES_SHOWN), "  ")
     yield from _indented([*lines, f"path: {scalar(real.path)}", *_split(split)], 2)
 
 
-def _split(split: Split) -> list[str]:
+def _split(split: SplitChoice) -> list[str]:
     settings = split.settings
     values = []
     counts = (
@@ -117,7 +122,7 @@ def _fold(name: str) -> str:
     return name if re.fullmatch("0|[1-9][0-9]{0,8}", name) else scalar(name)
 
 
-def _generated(found: Found) -> Iterator[str]:
+def _generated(found: FoundCorpora) -> Iterator[str]:
     """The generated corpora; without any, an example as a comment."""
     if not found.generated:
         yield from _comment(
@@ -131,7 +136,7 @@ def _generated(found: Found) -> Iterator[str]:
             yield from _indented(_comment(_about(corpus, found.real)), 2)
             yield f"  {name}: {scalar(corpus.path)}"
     for path, reason in found.left_out.items():
-        yield from _indented(_comment(f"Left out: {shown(path)}: {reason}"), 2)
+        yield from _indented(_comment(f"Left out: {quoted(path)}: {reason}"), 2)
 
 
 def _about(corpus: Corpus, real: Corpus) -> str:
@@ -146,7 +151,7 @@ def _about(corpus: Corpus, real: Corpus) -> str:
     )
 
 
-def _features(real: Corpus, features: Features) -> Iterator[str]:
+def _features(real: Corpus, features: FeatureChoice) -> Iterator[str]:
     rate, hop, n_fft = features.sample_rate, features.hop_length, features.n_fft
     yield from _comment(_rates(real))
     yield f"sample_rate: {rate}"
@@ -179,7 +184,7 @@ def _rates(real: Corpus) -> str:
     )
 
 
-def _model(training: Training) -> list[str]:
+def _model(training: TrainingChoice) -> list[str]:
     if training.model == "cnn":
         why = (
             "PyTorch finds no GPU here: this small network is the fastest to train on CPUs. On a "
@@ -190,7 +195,7 @@ def _model(training: Training) -> list[str]:
     return [*_comment(why), f"name: {training.model}"]
 
 
-def _training(real: Corpus, training: Training) -> Iterator[str]:
+def _training(real: Corpus, training: TrainingChoice) -> Iterator[str]:
     yield from _comment(f"For about {counted(training.windows, 'training window')}.")
     yield f"epochs: {training.epochs}  # passes over the training clips"
     yield f"batch_size: {training.batch_size}  # windows of one optimizer step"

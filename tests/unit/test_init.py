@@ -14,8 +14,8 @@ import soundfile
 from raysound.corpora.checks import check_real
 from raysound.corpora.manifest import read_corpus
 from raysound.errors import UserError
-from raysound.init.command import init
-from raysound.init.survey import sampled
+from raysound.init.command import write_config
+from raysound.init.survey import sample_clips
 from raysound.settings.loading import from_tree, load
 from raysound.settings.schema import Config
 from raysound.settings.yaml12 import read_yaml
@@ -51,7 +51,7 @@ def here(
 
 def written(folder: Path) -> tuple[Config, str, list[str]]:
     """The config of a folder, its text, and the lines that are printed."""
-    lines = init(str(folder)).splitlines()
+    lines = write_config(str(folder)).splitlines()
     name = f"{folder.name}.yaml"
     assert lines[-1] == f"raysound pipeline {name}"
     config = load(name)
@@ -70,7 +70,7 @@ def unwrapped(text: str) -> str:
 def refusal(folder: Path, *words: str) -> str:
     before = sorted(Path().iterdir())
     with pytest.raises(UserError) as caught:
-        init(str(folder), *words)
+        write_config(str(folder), *words)
     assert sorted(Path().iterdir()) == before, "nothing is written"
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -209,6 +209,19 @@ def test_two_flat_folders_real_and_fake_are_classes(tmp_path: Path) -> None:
     assert "fake (10), real (10)" in text
 
 
+def test_real_and_generated_tar_files_are_two_corpora(tmp_path: Path) -> None:
+    source = classes(tmp_path / "source")
+    for name in ("real", "gan"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        with tarfile.open(tmp_path / "study" / name / "0.tar", "w") as tar:
+            tar.add(source, "")
+
+    config, _, _ = written(tmp_path / "study")
+
+    assert config.corpora.real.path == str(tmp_path / "study/real")
+    assert config.corpora.generated == {"gan": str(tmp_path / "study/gan")}
+
+
 def test_mixed_sample_rates_take_the_most_frequent(tmp_path: Path) -> None:
     root = classes(tmp_path / "sounds", rate=22050)
     for number in range(3):
@@ -264,7 +277,7 @@ def test_tar_files_are_looked_into(tmp_path: Path) -> None:
 def test_names_that_yaml_would_take_for_something_else(tmp_path: Path) -> None:
     root = classes(tmp_path / "1e5: #ü'\"\n", ["a\nb", "dog"])
 
-    lines = init(str(root), "no.yaml").splitlines()
+    lines = write_config(str(root), "no.yaml").splitlines()
 
     config = load("no.yaml")
     assert config.corpora.real.path == str(root)
@@ -282,7 +295,7 @@ def test_only_some_headers_of_a_large_corpus_are_read(
 
     assert "# Hz, as in all 5 files that were read." in text
     clips = read_corpus(str(root))
-    assert sampled(clips)["clip_id"].to_pylist() == [
+    assert sample_clips(clips)["clip_id"].to_pylist() == [
         clips["clip_id"][place].as_py() for place in (0, 5, 10, 14, 19)
     ]
 
