@@ -14,7 +14,7 @@ from raysound.corpora.layouts import SPLITS, quoted
 from raysound.corpora.split import assign_split
 from raysound.errors import UserError
 from raysound.init.survey import Corpus
-from raysound.settings.schema import SplitSettings
+from raysound.settings.corpora import SplitSettings
 from raysound.wording import counted
 
 # Seconds; the shortest that holds SHARE_WHOLE of the clips is taken, or the longest.

@@ -13,7 +13,7 @@ from raysound.corpora.layouts import quoted
 from raysound.corpora.tables import OWN
 from raysound.errors import UserError
 from raysound.init.survey import Corpus, folder_holds_sounds, survey
-from raysound.settings.schema import RESERVED_NAMES
+from raysound.settings.corpora import RESERVED_NAMES
 
 REAL = "real"
 
