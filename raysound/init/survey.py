@@ -20,12 +20,8 @@ from raysound.corpora.inventory import Inventory, files_of, list_blocks
 from raysound.corpora.layouts import listed, quoted
 from raysound.corpora.manifest import is_file, read_corpus
 from raysound.corpora.packed import CONTAINERS
-from raysound.corpora.tables import (
-    labelled_rows,
-    read_tables,
-    tables_of_labels,
-    tables_to_open,
-)
+from raysound.corpora.table_files import read_tables, tables_to_open
+from raysound.corpora.tables import labelled_rows, tables_of_labels
 from raysound.errors import UserError
 from raysound.wording import counted
 
