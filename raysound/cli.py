@@ -28,6 +28,11 @@ class Command(NamedTuple):
 
 DATA = ("corpora", "features")
 COMMANDS = {
+    "init": Command(
+        "raysound.init.command:write_config",
+        "Writes a config that fits a folder of sounds.",
+        words=("DIR", "[OUT.yaml]"),
+    ),
     "synthesize": Command(
         "raysound.distributed.extraction.synthesize:synthesize",
         "Writes corpora of synthetic sounds, or of real clips through log-mel and back.",
@@ -103,7 +108,9 @@ def main(name: str | None = None) -> NoReturn:
     if command.words:
         # Without a fixed number of words, the function takes as many as there are.
         any_number = command.words[-1].endswith("...]")
-        run_command(command.function, 0 if any_number else len(command.words), usage(name))
+        optional = sum(word.startswith("[") for word in command.words)
+        words = 0 if any_number else len(command.words) - optional
+        run_command(command.function, words, usage(name), optional)
     run_job(command.function, usage(name))
 
 

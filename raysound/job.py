@@ -59,19 +59,21 @@ def run_job(function: str, usage: str) -> NoReturn:
     supervise(command, usage)
 
 
-def run_command(function: str, words: int, usage: str) -> NoReturn:
+def run_command(function: str, words: int, usage: str, optional: int = 0) -> NoReturn:
     """The same for a command that needs no config and no Ray.
 
     Args:
         function: as "module:name"; takes the words of the command line, returns what is printed.
         words: how many it takes; 0 for one or more.
         usage: printed for `--help`, and for another number of words.
+        optional: how many words more it may take.
     """
-    supervise(lambda given: load_function(function)(*given), usage, words)
+    numbers = range(words, words + optional + 1) if words else None
+    supervise(lambda given: load_function(function)(*given), usage, numbers)
 
 
 def supervise(
-    command: Callable[[list[str]], str], usage: str, words: int | None = None
+    command: Callable[[list[str]], str], usage: str, words: range | None = None
 ) -> NoReturn:
     """Runs a command in a thread until it ends, or until a signal comes."""
     open_streams()
@@ -124,11 +126,11 @@ def handle(signals: Iterable[signal.Signals]) -> None:
         signal.signal(number, lambda *_: None)
 
 
-def exit_code(command: Callable[[list[str]], str], usage: str, words: int | None) -> int:
+def exit_code(command: Callable[[list[str]], str], usage: str, words: range | None) -> int:
     """Calls a command with the command line's words, prints what it returns or its error."""
     given = sys.argv[1:]
     asked = bool({"-h", "--help"} & set(given))
-    if asked or not given or len(given) != (words or len(given)):
+    if asked or not given or (words and len(given) not in words):
         return show(usage.strip()) if asked else show(usage.strip()) or 2
     try:
         from raysound.errors import UserError

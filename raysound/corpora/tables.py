@@ -45,8 +45,8 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa
         return unlabelled[0].rows
     if not labelled:
         return None
-    own = [table for table in labelled if table.file in OWN]
-    used = own[:1] or _disjoint(labelled)
+    used = tables_of_labels(tables)
+    own = used[0].file in OWN
     left = [table.file for table in labelled if table not in used]
     matched = sum(table.matched for table in used)
     if not own and matched < LEAST_COVERAGE * sounds:
@@ -74,6 +74,13 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa
             "not taken for splits"
         )
     return rows if own else _with_names(rows)
+
+
+def tables_of_labels(tables: list[Table]) -> list[Table]:
+    """Those whose labels are used: `metadata.csv`, else the largest and others of other files."""
+    labelled = [table for table in tables if "label" in table.roles]
+    own = [table for table in labelled if table.file in OWN]
+    return own[:1] or _disjoint(labelled)
 
 
 def _is_split(folder: str) -> bool:

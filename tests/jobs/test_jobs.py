@@ -83,6 +83,32 @@ def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_config_that_init_wrote_runs_the_pipeline(
+    root: Path, tmp_path: Path, tones: dict[str, Path]
+) -> None:
+    """In any folder, without a change of the file."""
+
+    def raysound(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "raysound.cli", *words],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)},
+        )  # fmt: skip
+
+    written = raysound("init", str(tones["real"].parent), "tones.yaml")
+    assert written.returncode == 0, written.stderr
+    _, *command = written.stdout.splitlines()[-1].split()
+    done = raysound(*command, "training.epochs=2", "compute.use_gpu=false")
+
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "runs/tones/evaluation/report.html"
+    assert done.stdout.splitlines()[-1] == f"report: {report}"
+    metrics = json.loads(report.with_name("metrics.json").read_text())
+    assert {"real", "good", "bad"} <= {*metrics["corpora"]}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path: Path) -> None:
     """configs/demo.yaml as it is shipped, but for where it writes."""

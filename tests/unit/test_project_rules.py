@@ -28,7 +28,8 @@ def test_every_job_calls_the_command_of_its_name(root: Path) -> None:
         }
         assert imported == {"raysound.cli"}, job
         assert f'main("{job.stem}")' in text, job
-    assert {job.stem for job in jobs} == {*COMMANDS}
+    # `raysound init` writes a file beside its user, not on a cluster.
+    assert {job.stem for job in jobs} == {*COMMANDS} - {"init"}
 
 
 def test_every_shipped_yaml_loads_and_says_how_to_run_it(root: Path) -> None:

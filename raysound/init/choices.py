@@ -1,0 +1,195 @@
+"""What is known of a corpus and of the machine → settings that suit both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysound.audio.decode import LEAST_SURPLUS
+from raysound.corpora.layouts import SPLITS, quoted
+from raysound.corpora.split import assign_split
+from raysound.errors import UserError
+from raysound.init.survey import Corpus
+from raysound.settings.corpora import SplitSettings
+from raysound.wording import counted
+
+# Seconds; the shortest that holds SHARE_WHOLE of the clips is taken, or the longest.
+CLIP_LENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+SHARE_WHOLE = 95
+# Shares of each class that test and validate, the usual one first.
+FRACTIONS = (0.15, 0.2, 0.25)
+# Seconds that a Fourier transform spans at least: the lowest mel bands are narrow.
+FFT_SECONDS, LEAST_FFT, MOST_BANDS = 0.04, 64, 64
+# Below so many training windows: clips of a batch, epochs on a CPU, epochs on a GPU.
+SIZES = (
+    (500, 16, 60, 100),
+    (2000, 16, 40, 80),
+    (10_000, 32, 20, 50),
+    (50_000, 64, 10, 40),
+    (float("inf"), 64, 5, 20),
+)
+# The largest class has more clips than the smallest by this factor: classes are balanced.
+UNEQUAL = 3
+
+
+@dataclass(frozen=True)
+class SplitChoice:
+    """How the clips of the real corpus are divided.
+
+    Attributes:
+        settings: that divide them.
+        folds: of the corpus, ascending; empty where they are not used.
+        given: splits that the corpus has itself.
+        counts: clips of each split.
+        missing: labels that the test or the validation clips lack.
+    """
+
+    settings: SplitSettings
+    folds: tuple[str, ...]
+    given: frozenset[str]
+    counts: dict[str, int]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FeatureChoice:
+    """Settings of the log-mel.
+
+    Attributes:
+        sample_rate: Hz.
+        clip_length: seconds.
+        hop_length: samples.
+        n_fft: samples.
+        n_mels: bands.
+        windows: per clip, on average.
+    """
+
+    sample_rate: int
+    clip_length: float
+    hop_length: int
+    n_fft: int
+    n_mels: int
+    windows: float
+
+
+@dataclass(frozen=True)
+class TrainingChoice:
+    """Settings of the classifier and its training.
+
+    Attributes:
+        model: name of the architecture.
+        epochs: passes over the training clips.
+        batch_size: clips of a step.
+        balanced: True where classes of unequal size are weighted.
+        windows: that are trained on, about.
+    """
+
+    model: str
+    epochs: int
+    batch_size: int
+    balanced: bool
+    windows: int
+
+
+def choose_features(real: Corpus, has_gpu: bool) -> FeatureChoice:
+    """Settings of the log-mel that fit the sounds of a corpus.
+
+    Args:
+        real: its sounds.
+        has_gpu: False halves the frames per second.
+    """
+    longest = float(np.percentile(real.durations, SHARE_WHOLE))
+    # What exceeds a window by less has no window of its own.
+    holding = (length for length in CLIP_LENGTHS if longest <= length * (1 + LEAST_SURPLUS))
+    clip_length = next(holding, CLIP_LENGTHS[-1])
+    rate = real.rate
+    n_fft = max(LEAST_FFT, 1 << int(np.ceil(np.log2(rate * FFT_SECONDS))))
+    windows = np.maximum(np.ceil(real.durations / clip_length - LEAST_SURPLUS), 1)
+    return FeatureChoice(
+        sample_rate=rate,
+        clip_length=clip_length,
+        hop_length=max(1, round(rate / (100 if has_gpu else 50))),
+        n_fft=n_fft,
+        n_mels=min(MOST_BANDS, n_fft // 4),
+        windows=float(windows.mean()),
+    )
+
+
+def choose_training(
+    real: Corpus, split: SplitChoice, features: FeatureChoice, has_gpu: bool
+) -> TrainingChoice:
+    """A classifier and a training that suit the size of a corpus and the machine.
+
+    Args:
+        real: the corpus.
+        split: of it.
+        features: of it.
+        has_gpu: True where PyTorch finds one.
+    """
+    windows = round(split.counts["train"] * features.windows)
+    _, batch_size, *epochs = next(size for size in SIZES if windows < size[0])
+    counts = real.classes.values()
+    return TrainingChoice(
+        model="resnetish18" if has_gpu else "cnn",
+        epochs=epochs[has_gpu],
+        batch_size=batch_size,
+        balanced=max(counts) > UNEQUAL * min(counts),
+        windows=windows,
+    )
+
+
+def choose_split(real: Corpus) -> SplitChoice:
+    """The corpus's own split or folds, else shares that leave each class clips in every split.
+
+    Raises:
+        UserError: too few clips to train, validate and test.
+    """
+    shared = []
+    refusal: UserError | None = None
+    for settings, folds in _candidates(real.clips):
+        try:
+            found = _split(real, settings, folds)
+        except UserError as error:
+            refusal = refusal or error
+            continue
+        if not all(found.counts.values()):
+            continue
+        if folds:
+            return found
+        shared.append(found)
+    if not shared:
+        raise refusal or UserError(
+            f"{real.path}: {counted(len(real.clips), 'clip')} of "
+            f"{counted(len(real.classes), 'class')} are too few to train, validate and test: add "
+            "clips"
+        )
+    return min(shared, key=lambda one: len(one.missing))
+
+
+def _candidates(clips: pa.Table) -> Iterator[tuple[SplitSettings, tuple[str, ...]]]:
+    """Settings that may divide a corpus, the best first, with the folds that they use."""
+    given = {*pc.unique(clips["split"].drop_null()).to_pylist()}
+    folds = pc.unique(clips["fold"].drop_null()).to_pylist()
+    folds.sort(key=lambda fold: (not fold.isdecimal(), len(fold) * fold.isdecimal(), fold))
+    if not given and len(folds) > 1:
+        if len(folds) > 2:
+            both = SplitSettings(test_folds=(folds[-1],), validation_folds=(folds[-2],))
+            yield both, tuple(folds)
+        yield SplitSettings(test_folds=(folds[-1],)), tuple(folds)
+    for share in FRACTIONS:
+        yield SplitSettings(test_fraction=share, validation_fraction=share), ()
+
+
+def _split(real: Corpus, settings: SplitSettings, folds: tuple[str, ...]) -> SplitChoice:
+    divided = assign_split(real.clips, settings)
+    given = frozenset(pc.unique(real.clips["split"].drop_null()).to_pylist())
+    counts, missing = {}, set()
+    for name in SPLITS:
+        clips = divided.filter(pc.equal(divided["split"], name))
+        counts[name] = len(clips)
+        missing |= {*real.classes} - {*pc.unique(clips["label"]).to_pylist()}
+    return SplitChoice(settings, folds, given, counts, tuple(map(quoted, sorted(missing))))

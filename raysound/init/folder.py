@@ -1,0 +1,137 @@
+"""A folder → one real corpus, and generated corpora beside it where there are any."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from raysound import storage
+from raysound.corpora.checks import check_class_count, check_classes, check_unlabelled
+from raysound.corpora.layouts import quoted
+from raysound.corpora.table_files import OWN
+from raysound.errors import UserError
+from raysound.init.survey import Corpus, folder_holds_sounds, survey
+from raysound.settings.corpora import RESERVED_NAMES
+
+REAL = "real"
+
+
+@dataclass(frozen=True)
+class FoundCorpora:
+    """The corpora of a folder.
+
+    Attributes:
+        real: the labelled recordings.
+        generated: by name.
+        left_out: path of a folder with sounds that can't be a generated corpus → the reason.
+    """
+
+    real: Corpus
+    generated: dict[str, Corpus]
+    left_out: dict[str, str]
+
+
+def find_corpora(path: str) -> FoundCorpora:
+    """Finds the corpora of a folder.
+
+    A folder with `real` and other folders of sounds in it holds a real corpus and generated ones.
+    Any other is a real corpus itself.
+
+    Args:
+        path: of the folder, absolute, or a URI.
+
+    Raises:
+        UserError: no such folder, no sounds in it, no labels, a single class, or as `read_corpus`.
+    """
+    others = _beside_real(path)
+    real = survey(storage.join(path, REAL) if others else path)
+    if others and not real.classes and _are_classes(others):
+        others, real = [], survey(path)
+    if not real.classes:
+        try:
+            check_unlabelled(REAL, real.path)
+        except UserError as error:
+            raise UserError(
+                f"{error}. If the clips are generated, name the folder below corpora.generated in "
+                "the config of the real recordings"
+            ) from error
+    check_class_count(real.clips)
+    generated: dict[str, Corpus] = {}
+    left_out: dict[str, str] = {}
+    for folder in others:
+        for place, corpus in _generated_in(folder, real):
+            if isinstance(corpus, UserError):
+                left_out[place] = str(corpus)
+            else:
+                generated[free_name(place, generated)] = corpus
+    return FoundCorpora(real, generated, left_out)
+
+
+def _beside_real(path: str) -> list[str]:
+    """The folders beside a folder of real recordings; none where the path is one corpus."""
+    if not storage.is_folder(path):
+        return []
+    folders = sorted(name for name in storage.subfolders(path) if not name.startswith("."))
+    has_table = any(storage.exists(storage.join(path, name)) for name in OWN)
+    if REAL not in folders or has_table:
+        return []
+    paths = [storage.join(path, name) for name in folders]
+    filled = [one for one in paths if folder_holds_sounds(one)]
+    real = storage.join(path, REAL)
+    others = [one for one in filled if one != real]
+    if not others or real not in filled:
+        return []
+    return others
+
+
+def _are_classes(others: list[str]) -> bool:
+    """True for flat folders beside a flat one called `real`, as `fake`: classes of one corpus."""
+    called_generated = any(os.path.basename(one).startswith("generated") for one in others)
+    return not called_generated and not any(storage.subfolders(one) for one in others)
+
+
+def _generated_in(folder: str, real: Corpus) -> Iterator[tuple[str, Corpus | UserError]]:
+    """The corpus of a folder, or those of the folders in it, as `generated/gan`; or why not."""
+    try:
+        yield folder, _generated(folder, real)
+        return
+    except UserError as error:
+        refusal = error
+    inner: dict[str, Corpus | UserError] = {}
+    for name in sorted(storage.subfolders(folder)):
+        place = storage.join(folder, name)
+        if not folder_holds_sounds(place):
+            continue
+        try:
+            inner[place] = _generated(place, real)
+        except UserError as error:
+            inner[place] = error
+    # Flat folders may as well be classes that the real corpus lacks.
+    if any(isinstance(corpus, Corpus) and corpus.classes for corpus in inner.values()):
+        yield from inner.items()
+    else:
+        yield folder, refusal
+
+
+def _generated(path: str, real: Corpus) -> Corpus:
+    """Surveys a generated corpus. Raises UserError for one that can't be evaluated."""
+    corpus = survey(path)
+    if corpus.classes:
+        check_classes({REAL: [*real.classes], quoted(os.path.basename(path)): [*corpus.classes]})
+    return corpus
+
+
+def free_name(path: str, taken: dict[str, Corpus]) -> str:
+    """The name of a folder as that of a corpus: letters, digits, `_`, `.` and `-`."""
+    plain = corpus_name(os.path.basename(path))
+    name, number = plain, 2
+    while name in taken or name in RESERVED_NAMES:
+        name, number = f"{plain}-{number}", number + 1
+    return name
+
+
+def corpus_name(name: str) -> str:
+    """A name with the characters that corpora and experiments may have."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._") or "sounds"
