@@ -20,6 +20,7 @@ from raysound.audio.log_mel import LogMel
 from raysound.audio.loudness import normalise
 from raysound.distributed.cluster.failures import RETRIES, finite_retries, reported
 from raysound.distributed.cluster.nodes import await_nodes
+from raysound.distributed.cluster.progress import progress_bar
 from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
 from raysound.errors import UserError
 from raysound.evaluation.part_scoring import (
@@ -111,11 +112,11 @@ def score_corpora(
         references = task.remote([row["part"] for row in found if row["train"]])
         compared = json_digest(classifier, batch_size, features_digest(folders["real"]), train)
     identity = Identity(classifier, batch_size, compared)
-    made.update(
-        row["todo"]
-        for row in score_parts(parts, run, identity, kept, references, *on)
-        if not (row["corpus"] == "real" and references)
-    )
+    with progress_bar("scoring", len(parts), "parts") as bar:
+        for row in score_parts(parts, run, identity, kept, references, *on):
+            bar.update()
+            if not (row["corpus"] == "real" and references):
+                made[row["todo"]] += 1
     logger.info(
         "predictions: %s scored, %d set against other training clips, %d there already",
         counted(made[SCORE], "part"), made[COMPARE], made[DONE],

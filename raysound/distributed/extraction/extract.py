@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from raysound import storage
 from raysound.corpora.checks import check_classes
 from raysound.distributed.cluster import prometheus
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.failures import reported
+from raysound.distributed.cluster.progress import progress_bar
 from raysound.distributed.cluster.session import on_ray, run_remote
 from raysound.distributed.extraction.listing import call_for_corpus, check_manifest, plan_corpus
 from raysound.distributed.extraction.pipeline import record_there, write_shards
@@ -39,6 +41,8 @@ from raysound.wording import counted
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
+# The same for a progress bar.
+BAR_SECONDS = 0.5
 UNITS = {"rms": "dBFS", "lufs": "LUFS"}
 # Records that the driver may read: a worker would first have to import this module.
 FEW_SHARDS = 64
@@ -219,10 +223,10 @@ class ExtractionProgress:
 
 @contextmanager
 def progress_lines(progress: ExtractionProgress) -> Iterator[None]:
-    """Prints a line every few seconds, as long as the block runs."""
+    """Shows a progress bar, or without a terminal a line every few seconds, in this block."""
     ended = Event()
 
-    def watch() -> None:
+    def watch(bar: tqdm) -> None:
         started, before = time.monotonic(), None
         while True:
             try:
@@ -231,19 +235,22 @@ def progress_lines(progress: ExtractionProgress) -> Iterator[None]:
                 logger.warning("%s: its progress can't be seen: %s", progress.name, error)
             if before is None:
                 # The shards of an earlier run say nothing about the pace.
-                before = progress.found
-            else:
+                before = bar.initial = progress.found
+            elif bar.disable:
                 progress.show((progress.found - before) / (time.monotonic() - started))
-            if ended.wait(SECONDS_BETWEEN_LINES):
+            bar.set_postfix_str(f"{progress.rejected} rejected", refresh=False)
+            bar.update(progress.found - bar.n)
+            if ended.wait(SECONDS_BETWEEN_LINES if bar.disable else BAR_SECONDS):
                 return
 
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with progress_bar(progress.name, progress.clips, "clips") as bar:
+        thread = Thread(target=watch, args=(bar,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def report_rejects(name: str, reasons: Counter[str], summary: dict[str, Any], folder: str) -> None:
