@@ -9,10 +9,10 @@ from raysound.metrics.significance import adjusted_p_values, significant
 _NAMES = {metric.key: metric.name.lower() for metric in METRICS}
 
 ANCHOR_WORDS = {
-    "real_halves": "one half of the training clips against the other: real against real",
-    "training_copy": "training clips, as a generator that only remembers would give them back",
-    "one_clip_per_class": "of each class the clearest real clip, repeated",
-    "shuffled_labels": "the real test clips, each asked to be what another one is",
+    "real_halves": "one half of the training clips compared with the other half",
+    "training_copy": "training clips, as a generator would return them that only copies",
+    "one_clip_per_class": "the most probable real clip of each class, repeated",
+    "shuffled_labels": "the real test clips with permuted labels",
     "noise": "white noise",
     "silence": "digital silence",
 }

@@ -161,7 +161,7 @@ def _plot(
     foot = HEIGHT - BOTTOM
     parts = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{quantity} over the epochs, epoch {chosen_epoch} kept">'
+        f'aria-label="{quantity} over the epochs, epoch {chosen_epoch} selected">'
     ]
     for value in ticks(0, peak):
         y = down(value)
@@ -183,7 +183,7 @@ def _plot(
         side = "end" if x > WIDTH / 2 else "start"
         parts.append(f'<line class="chosen" x1="{x}" x2="{x}" y1="{TOP - 4}" y2="{foot}"/>')
         parts.append(
-            f'<text x="{x}" y="{TOP - 10}" class="kept {side}">epoch {chosen_epoch} kept</text>'
+            f'<text x="{x}" y="{TOP - 10}" class="kept {side}">epoch {chosen_epoch} selected</text>'
         )
     for index, (name, line) in enumerate(lines.items()):
         place = " ".join(f"{across(epoch)},{down(value)}" for epoch, value in line)

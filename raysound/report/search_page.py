@@ -23,7 +23,7 @@ class TrialRow:
         state: finished, stopped, failed, or not begun.
         values: of the searched settings, by path.
         history: a row an epoch.
-        kept: the row of the epoch whose weights the classifier would keep; None without an epoch.
+        selected: the row of the selected epoch; None without an epoch.
         error: why it failed, in a line.
     """
 
@@ -32,23 +32,23 @@ class TrialRow:
     state: str
     values: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
-    kept: Mapping[str, Any] | None
+    selected: Mapping[str, Any] | None
     error: str | None
 
     @property
     def accuracy(self) -> float | None:
-        """Of the validation clips, in [0, 1], in the kept epoch."""
-        return self.kept["validation_accuracy"] if self.kept else None
+        """Of the validation clips, in [0, 1], in the selected epoch."""
+        return self.selected["validation_accuracy"] if self.selected else None
 
     @property
     def loss(self) -> float | None:
-        """Of the validation clips, in nats, in the kept epoch."""
-        return self.kept["validation_loss"] if self.kept else None
+        """Of the validation clips, in nats, in the selected epoch."""
+        return self.selected["validation_loss"] if self.selected else None
 
     @property
-    def kept_epoch(self) -> int | None:
+    def selected_epoch(self) -> int | None:
         """From 1."""
-        return self.kept["epoch"] if self.kept else None
+        return self.selected["epoch"] if self.selected else None
 
     @property
     def epochs(self) -> int:
@@ -72,7 +72,7 @@ def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 def best_of(rows: Sequence[TrialRow]) -> TrialRow | None:
     """The best trial that did not fail; None where there is none."""
-    usable = [row for row in ranked(rows) if row.state != "failed" and row.kept]
+    usable = [row for row in ranked(rows) if row.state != "failed" and row.selected]
     return usable[0] if usable else None
 
 
@@ -110,7 +110,7 @@ def render_search(
         spent=sum(row.epochs for row in rows),
         allowed=epochs_allowed,
         seconds=sum(row.seconds for row in rows),
-        clips=max((row.kept["validation_clips"] for row in begun if row.kept), default=0),
+        clips=max((row.selected["validation_clips"] for row in begun if row.selected), default=0),
         curves=search_pictures.trial_curves([row.history for row in begun],
                                             begun.index(best) if best else None),
         effects=[_effect(setting, whole, best) for setting in settings],

@@ -16,7 +16,7 @@ def trials_csv(rows: list[TrialRow]) -> str:
     """A line a trial, its values as JSON."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    measured = ["state", "accuracy", "loss", "kept_epoch", "epochs", "seconds"]
+    measured = ["state", "accuracy", "loss", "selected_epoch", "epochs", "seconds"]
     table.writerow(["trial", *measured, *(rows[0].values if rows else ()), "error"])
     for row in rows:
         values = (json.dumps(value) for value in row.values.values())

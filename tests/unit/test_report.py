@@ -197,7 +197,7 @@ def test_what_has_no_value_says_why():
 
 
 def test_anchors_show_where_each_number_must_lie():
-    """Held checks are marked so; whom an anchor fools follows from the numbers."""
+    """Held checks are marked so; an anchor names the metrics in which it is not worse than real."""
     given_metrics = metrics()
     tree = page(metrics=given_metrics)
 
@@ -213,7 +213,7 @@ def test_anchors_show_where_each_number_must_lie():
     assert marks["recall"] == []
     assert not list(tree.all("b", class_="broken"))
     assert not list(tree.all("div", class_="warning"))
-    assert noise.one("small", class_="not_worse_than_real").text == "fools Recall"
+    assert noise.one("small", class_="not_worse_than_real").text == "not worse: Recall"
     assert "Accuracy" in copy.one("small", class_="not_worse_than_real").text
 
 
@@ -517,21 +517,21 @@ def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
 
     read = {each.attributes["data-reading"]: each.text for each in readings(tree)}
     assert list(read) == ["above", "close", "unadjusted", "below", "unscored"]
-    assert "the difference is not significant" in read["close"]
+    assert "does not differ significantly from real sounds" in read["close"]
     assert difference(proportion_estimate(66, 100), proportion_estimate(80, 100))["significant"]
-    assert "the difference is not significant" in read["unadjusted"]
-    assert "significantly less often than real sounds (37.5% of the" in read["below"]
-    assert "significantly more often than real sounds" in read["above"]
-    assert "has no clip that could be scored" in read["unscored"]
+    assert "does not differ significantly from real sounds" in read["unadjusted"]
+    assert "a significantly lower accuracy than real sounds (37.5% of" in read["below"]
+    assert "a significantly higher accuracy than real sounds" in read["above"]
+    assert "has no scored clip" in read["unscored"]
 
 
 def test_lede_names_the_best_generator_and_the_ceiling():
     """The first sentence holds the best generator's accuracy and the classifier's own."""
     lede = page().one("p", class_="lede").text
 
-    assert lede.startswith("The classifier, trained on real sounds, recognised 91.0% of")
+    assert lede.startswith("The classifier, trained on real sounds, predicts the label of 91.0% of")
     assert "faithful" in lede
-    assert "95.0% of held-out real sounds" in lede
+    assert "95.0% of held-out real clips" in lede
 
 
 def test_a_collapsed_generator_leads_with_a_caveat():
@@ -545,7 +545,7 @@ def test_a_collapsed_generator_leads_with_a_caveat():
         )
     )
 
-    assert "Recognition is not all: by " in tree.one("p", class_="lede").text
+    assert "Accuracy alone is not sufficient: by " in tree.one("p", class_="lede").text
     assert "collapsed is worse than real sounds." in tree.one("p", class_="lede").text
     ranked = [each.text for each in tree.one("section", id="ranking").one("ol").all("li")]
     assert ranked[0].startswith("collapsed significantly different from every other; worse")
@@ -603,7 +603,7 @@ def test_checks_that_cannot_be_made_are_told():
     tree = page(metrics=given_metrics)
 
     section = tree.one("section", id="anchors").text
-    assert "Checks that could not be made: " in section
+    assert "Skipped checks: " in section
     assert "noise (coverage): too few" in section
     assert not list(tree.all("div", class_="warning"))
 
@@ -711,7 +711,7 @@ def test_each_example_has_its_card():
         "✓right",
         "✕wrong",
     ]
-    assert [card.one("dt").text for card in cards] == ["labelled", "asked for", "asked for"]
+    assert [card.one("dt").text for card in cards] == ["label"] * 3
     assert [cell.text for cell in cards[1].all("dd")] == ["dog", "dog", "91.3%"]
     assert [cell.text for cell in cards[2].all("dd")] == ["dog", "rain", "91.3%, 4.0% as asked"]
     for audio in tree.all("audio"):
@@ -775,7 +775,7 @@ def test_page_without_generated_corpora():
     """A classifier alone is reported with its own score."""
     tree = page(metrics=metrics_of({"real": corpus("real", 19, 20, LABELS)}, LABELS))
 
-    assert "recognised 95.0% of held-out real sounds" in tree.one("p", class_="lede").text
+    assert "predicts the label of 95.0% of held-out real clips" in tree.one("p", class_="lede").text
     assert len(list(tree.all("table", class_="matrix"))) == 1
 
 
@@ -797,7 +797,7 @@ def test_page_of_nothing():
     assert not list(tree.all("svg", class_="plot"))
     assert not list(tree.all("svg", class_="map"))
     assert not list(tree.all("audio"))
-    assert "No clip was rejected." in tree.one("section", id="rejects").text
+    assert "No clip is rejected." in tree.one("section", id="rejects").text
 
 
 def test_a_missing_number_is_an_error():
@@ -876,14 +876,14 @@ def test_ticks_are_even_and_few(low, span):
     assert steps == pytest.approx(np.full(len(steps), steps[0]), rel=1e-2)
 
 
-def test_learning_curves_mark_the_kept_epoch():
-    """Three drawings with named axes, and the kept epoch written into each."""
+def test_learning_curves_mark_the_selected_epoch():
+    """Three drawings with named axes, and the selected epoch written into each."""
     svgs = list(page().one("div", class_="curves").all("svg"))
 
     assert len(svgs) == 3
     for svg, quantity in zip(svgs, ["loss", "accuracy", "learning rate"], strict=True):
         words = [text.text for text in svg.all("text")]
-        assert {"epoch", quantity, "epoch 3 kept"} <= set(words)
+        assert {"epoch", quantity, "epoch 3 selected"} <= set(words)
         assert len(list(svg.all("line", class_="chosen"))) == 1
     assert [len(list(svg.all("polyline"))) for svg in svgs] == [2, 2, 1]
 

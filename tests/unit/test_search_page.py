@@ -31,7 +31,7 @@ def trial(
             "training.scheduler": None,
         },
         "history": history,
-        "kept": max(history, key=lambda row: row["validation_accuracy"], default=None),
+        "selected": max(history, key=lambda row: row["validation_accuracy"], default=None),
         "error": None,
     }
     return TrialRow(**fields | changes)
@@ -56,7 +56,7 @@ def page(trials: list[TrialRow], yaml: str = "name: demo\n", name: str = "demo")
 
 
 def test_trials_are_ranked_by_accuracy_then_loss_and_failed_ones_come_last() -> None:
-    tied = [trial(1, [0.5]), trial(2, [0.5], kept={"validation_accuracy": 0.5,
+    tied = [trial(1, [0.5]), trial(2, [0.5], selected={"validation_accuracy": 0.5,
             "validation_loss": 0.1, "epoch": 1}), *rows()[2:]]  # fmt: skip
 
     assert [row.number for row in ranked(tied)] == [3, 2, 1, 4]
@@ -72,7 +72,7 @@ def test_a_failed_trial_is_never_the_best() -> None:
 def test_the_page_names_the_best_its_clips_and_the_budget() -> None:
     tree = page(rows())
 
-    assert "number 2, recognised 80.0% of 80 validation clips in its epoch 2" in (
+    assert "number 2, has an accuracy of 80.0% on 80 validation clips in epoch 2" in (
         tree.one("p", class_="lede").text
     )
     facts = {row.one("dt").text: row.one("dd").text
@@ -81,7 +81,7 @@ def test_the_page_names_the_best_its_clips_and_the_budget() -> None:
     assert facts["Training time, all trials"] == "0.3 min"
     assert facts["Trials stopped"] == "2"
     assert facts["Trials failed"] == "1"
-    assert "flattered by luck" in tree.text
+    assert "biased upwards" in tree.text
     assert "no trial uses" in tree.text
 
 
@@ -131,7 +131,7 @@ def test_a_search_in_which_nothing_succeeded_has_a_page() -> None:
 
     assert "No trial of 2 succeeded" in tree.text
     assert "too large" in tree.text
-    assert "No trial came to the end of an epoch" in tree.text
+    assert "No trial completed an epoch" in tree.text
 
 
 def test_a_loss_that_is_no_number_does_not_spoil_the_drawing() -> None:
