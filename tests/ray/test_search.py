@@ -99,7 +99,8 @@ def test_the_best_of_a_search_is_a_config_that_trains_as_its_trial_did(
     assert json.dumps(chosen.training.optimizer.lr) == best["training.optimizer.lr"]
     assert json.dumps(chosen.training.batch_size) == best["training.batch_size"]
     # The same split, seed and order: the trial was this very training, but for how sums round.
-    again = read_history(f"{train_classifier(chosen)}/history.jsonl")[int(best["selected_epoch"]) - 1]
+    history = read_history(f"{train_classifier(chosen)}/history.jsonl")
+    again = history[int(best["selected_epoch"]) - 1]
     assert again["validation_accuracy"] == float(best["accuracy"])
     assert again["validation_loss"] == pytest.approx(float(best["loss"]), rel=0.1)
 

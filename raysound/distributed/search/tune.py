@@ -251,7 +251,8 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
             storage.delete(storage.join(run, name))
     head = (
         f"# The best of {counted(len(rows), 'trial')}: number {best.number}, {best.accuracy:.1%} "
-        f"of the validation clips in epoch {best.selected_epoch}.\n# python jobs/train.py best.yaml\n"
+        f"of the validation clips in epoch {best.selected_epoch}.\n"
+        "# python jobs/train.py best.yaml\n"
     )
     text = head + sampled_config(config, best.values).to_yaml()
     storage.write_bytes(storage.join(folder, "best.yaml"), text.encode())
