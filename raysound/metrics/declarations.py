@@ -60,8 +60,8 @@ METRICS = (
         form="percent",
         headline=True,
         says=(
-            "Share of the clips that the classifier predicts as their label. Blind to "
-            "how varied or how clean they are: one clear clip a class, repeated, has 100%."
+            "Share of the clips whose predicted class is their label. It does not measure "
+            "variety or quality: one clear clip per class, repeated, has 100%."
         ),
     ),
     Metric(
@@ -73,8 +73,8 @@ METRICS = (
         says=(
             "Maximum mean discrepancy between the embeddings of these clips and of the "
             "reference, squared, unbiased, × 100, with a Gaussian kernel as wide as the median "
-            "distance within the reference. 0 where both are drawn alike; a little below 0 by "
-            "chance. Needs no labels, so it can't see wrong ones."
+            "distance within the reference. About 0 for equal distributions; chance can make it "
+            "slightly negative. It does not use labels, so it does not detect wrong ones."
         ),
         least=-math.inf,
     ),
@@ -87,8 +87,8 @@ METRICS = (
         headline=True,
         says=(
             "Squared Fréchet distance between both sets of embeddings, each taken as a "
-            "Gaussian. 0 and up. The fewer the clips, the larger. It has an interval from four "
-            "clips a dimension on."
+            "Gaussian. 0 and up. Fewer clips give larger values. It has an interval if there are at "
+            "least four clips per dimension."
         ),
     ),
     Metric(
@@ -98,7 +98,7 @@ METRICS = (
         form=".3g",
         says=(
             "The same, extrapolated to infinitely many clips on both sides. Given only where "
-            "both have four clips a dimension."
+            "both have four clips per dimension."
         ),
         least=-math.inf,
     ),
@@ -109,7 +109,7 @@ METRICS = (
         form="percent",
         says=(
             "Share of the clips that lie in the neighbourhood of a reference clip (5 nearest). "
-            "Blind to variety."
+            "It does not measure variety."
         ),
     ),
     Metric(
@@ -121,7 +121,7 @@ METRICS = (
         headline=True,
         says=(
             "Share of the reference clips that lie in the neighbourhood of one of these clips. "
-            "Blind to clips that lie far from everything."
+            "It does not detect clips that are far from all others."
         ),
     ),
     Metric(
@@ -143,7 +143,8 @@ METRICS = (
         headline=True,
         says=(
             "Share of the reference clips that have one of these clips in their neighbourhood: "
-            "low where a generator knows few sounds. Copies of the reference cover it best."
+            "low for a generator of few different sounds. Copies of the reference have the "
+            "highest coverage."
         ),
     ),
     Metric(
@@ -193,7 +194,7 @@ METRICS = (
         needs_labels=True,
         form=".3f",
         says=(
-            "Mean of 1 / rank of the asked class, 0 beyond rank 3. Not given with three classes "
+            "Mean of 1 / rank of the label, 0 beyond rank 3. Not given with three classes "
             "or fewer, where every rank counts."
         ),
     ),
@@ -203,7 +204,7 @@ METRICS = (
         higher_is_better=False,
         needs_labels=True,
         form=".3f",
-        says="Mean of −ln of the asked class's probability, in nats.",
+        says="Mean of −ln of the label's probability, in nats.",
     ),
     Metric(
         key="ece",
@@ -225,7 +226,7 @@ METRICS = (
         needs_equal_n=True,
         says=(
             "exp of the mean divergence of a clip's probabilities from their average, 1 to the "
-            "number of classes, without splits. The fewer the clips, the lower. Not comparable "
+            "number of classes, without splits. Fewer clips give lower values. Not comparable "
             "between classifiers."
         ),
     ),
@@ -261,8 +262,8 @@ METRICS = (
         form=".2f",
         needs_equal_n=True,
         says=(
-            "Effective number of classes among the predictions, exp of their entropy. The fewer "
-            "the clips, the lower."
+            "Effective number of predicted classes, exp of their entropy. Fewer clips give lower "
+            "values."
         ),
     ),
 )

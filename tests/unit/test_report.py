@@ -713,7 +713,11 @@ def test_each_example_has_its_card():
     ]
     assert [card.one("dt").text for card in cards] == ["label"] * 3
     assert [cell.text for cell in cards[1].all("dd")] == ["dog", "dog", "91.3%"]
-    assert [cell.text for cell in cards[2].all("dd")] == ["dog", "rain", "91.3%, 4.0% for the label"]
+    assert [cell.text for cell in cards[2].all("dd")] == [
+        "dog",
+        "rain",
+        "91.3%, 4.0% for the label",
+    ]
     for audio in tree.all("audio"):
         assert "controls" in audio.attributes
         assert audio.attributes["preload"] == "none"
