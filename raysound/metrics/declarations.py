@@ -87,8 +87,8 @@ METRICS = (
         headline=True,
         says=(
             "Squared Fréchet distance between both sets of embeddings, each taken as a "
-            "Gaussian. 0 and up. Fewer clips give larger values. It has an interval if there are at "
-            "least four clips per dimension."
+            "Gaussian. 0 and up. Fewer clips give larger values. It has an interval if there are "
+            "at least four clips per dimension."
         ),
     ),
     Metric(
