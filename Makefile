@@ -1,6 +1,6 @@
-# make demo    installs, which takes minutes, then runs the full pipeline on synthetic sounds: three minutes on two cores
-# make test    installs what tests need, then runs them all
-# make check   style, types, and who may import whom
+# make demo    installs, then runs the full pipeline on synthetic sounds: three minutes on two cores
+# make test    installs what tests need, then runs all tests
+# make check   checks style, types and imports
 PYTHON ?= python3
 bin := .venv/bin
 
@@ -32,10 +32,11 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raysound needs Python 3.11 or newer: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
-	$(bin)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(bin)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo 'installing into .venv: some minutes and 8 GB, most of it for PyTorch'
+	$(bin)/python -m pip install --upgrade 'pip>=25.1'
+	$(bin)/python -m pip install --constraint constraints.txt --editable .
 	touch $@
 
 .venv/tools: .venv/installed
-	$(bin)/python -m pip install --quiet --constraint constraints.txt --group test --group check
+	$(bin)/python -m pip install --constraint constraints.txt --group test --group check
 	touch $@

@@ -51,12 +51,12 @@ def make_absolute(tree: Any, keys: Sequence[str]) -> None:
         if len(keys) > 1:
             make_absolute(tree.get(key), keys[1:])
         elif isinstance(tree.get(key), tuple):
-            tree[key] = tuple(_absolute(value) for value in tree[key])
+            tree[key] = tuple(absolute_path(value) for value in tree[key])
         else:
-            tree[key] = _absolute(tree.get(key))
+            tree[key] = absolute_path(tree.get(key))
 
 
-def _absolute(value: Any) -> Any:
+def absolute_path(value: Any) -> Any:
     """A local path as an absolute one; URIs and other values stay."""
     if isinstance(value, str) and "://" not in value:
         return os.path.abspath(os.path.expanduser(value))

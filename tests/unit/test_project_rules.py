@@ -52,18 +52,43 @@ def test_the_overrides_that_yamls_show_are_taken(root: Path) -> None:
 
 
 def test_the_readme_shows_what_is_there(root: Path) -> None:
-    """Its YAML is a valid config, its commands name jobs and configs that exist."""
+    """On at most 200 lines: a valid config, Python that docs/api.md has, too, every command."""
     readme = (root / "README.md").read_text()
 
     (example,) = re.findall(r"```yaml\n(.+?)```", readme, re.DOTALL)
-    config = from_tree(yaml.safe_load(example), "README.md")
-    commands = re.findall(r"python (jobs/\w+\.py) (configs/\w+\.yaml)", readme)
+    (code,) = re.findall(r"```python\n(.+?)```", readme, re.DOTALL)
 
+    assert len(readme.splitlines()) <= 200
+    config = from_tree(yaml.safe_load(example), "README.md")
     assert list(config.corpora.generated) == ["gan", "diffusion"]
-    assert len(commands) >= 6
-    for job, path in commands:
-        assert (root / job).exists()
-        assert path == "configs/mine.yaml" or (root / path).exists()
+    assert code in (root / "docs/api.md").read_text()
+    assert {*re.findall(r"^### (\w+)$", readme, re.MULTILINE)} == {*COMMANDS}
+
+
+def test_every_yaml_of_the_pages_is_a_config(root: Path) -> None:
+    for page in sorted((root / "docs").glob("*.md")):
+        for text in re.findall(r"```yaml\n(.+?)```", page.read_text(), re.DOTALL):
+            least = {"name": "mine", "output": "out", "corpora": {"real": "/sounds"}}
+            assert from_tree(least | yaml.safe_load(text), page.name).name == "mine"
+
+
+def test_links_of_the_pages_lead_somewhere(root: Path) -> None:
+    """To files and headings that exist."""
+    pages = [*root.glob("*.md"), *(root / "docs").glob("*.md")]
+    assert len(pages) > 12
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+                anchors = {
+                    re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings
+                }
+                assert anchor in anchors, f"{page.name}: {link}"
 
 
 def test_importing_a_module_does_nothing(root: Path, tmp_path: Path) -> None:

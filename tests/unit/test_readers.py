@@ -1,4 +1,4 @@
-"""What other programs see in a shard: the README's own lines, run beside one."""
+"""What other programs see in a shard: the lines of docs/outputs.md, run beside one."""
 
 import re
 import subprocess
@@ -10,6 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from raysound.corpora.layouts import SCHEMA as LISTED_COLUMNS
+from raysound.evaluation.copy_parts import COPIES
+from raysound.evaluation.predictions import PREDICTIONS
 from raysound.features import parquet
 from raysound.features.records import Shard
 from raysound.settings.features import FeatureSettings
@@ -21,9 +24,9 @@ SHAPE = (5, 6)
 LABELS = ["cat", "dog", "dog", "cow"]
 
 
-def readme_lines(root: Path, package: str) -> str:
-    """The README's Python that imports a package."""
-    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+def lines_of(root: Path, package: str) -> str:
+    """The Python of docs/outputs.md that imports a package."""
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/outputs.md").read_text(), re.DOTALL)
     found = [block for block in blocks if re.search(rf"^(import|from) {package}\b", block, re.M)]
     # Those for one package alone come first.
     return str(found[0])
@@ -68,21 +71,36 @@ def run(lines: str) -> dict[str, Any]:
 
 
 def test_pyarrow(root: Path, shard: np.ndarray) -> None:
-    assert np.array_equal(run(readme_lines(root, "pyarrow"))["log_mel"], shard[:2])
+    assert np.array_equal(run(lines_of(root, "pyarrow"))["log_mel"], shard[:2])
 
 
 def test_polars_and_duckdb(root: Path, shard: np.ndarray) -> None:
-    found = run(readme_lines(root, "polars"))
+    found = run(lines_of(root, "polars"))
     assert np.array_equal(found["log_mel"], shard.reshape(len(LABELS), -1))
     assert sorted(found["per_label"].fetchall()) == [("cat", 1), ("cow", 1), ("dog", 2)]
 
 
 def test_hugging_face_datasets(root: Path, shard: np.ndarray) -> None:
     """In a process of its own: the package reads where it may write while it is imported."""
-    lines = readme_lines(root, "datasets")
+    lines = lines_of(root, "datasets")
     lines += "print(rows['label'][:], str(log_mel.dtype), log_mel.tolist())"
     done = subprocess.run(
         [sys.executable, "-c", lines], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{LABELS} float32 {shard[0].tolist()}"
+
+
+def test_torch(root: Path, shard: np.ndarray) -> None:
+    data = run(lines_of(root, "torch"))["data"]
+    assert len(data) == len(LABELS)
+    for (log_mel, target), expected, label in zip(data, shard, LABELS, strict=True):
+        assert np.array_equal(log_mel.numpy(), expected[np.newaxis])
+        assert sorted({*LABELS})[target] == label
+
+
+def test_the_page_has_every_column(root: Path) -> None:
+    page = (root / "docs/outputs.md").read_text()
+    schemas = (LISTED_COLUMNS, parquet.schema(SETTINGS), PREDICTIONS, COPIES)
+    columns = {name for schema in schemas for name in schema.names}
+    assert [name for name in sorted(columns) if f"`{name}`" not in page] == []

@@ -19,6 +19,7 @@ from raysound.features import parquet
 from raysound.features.extraction import Transform, read_windows
 from raysound.features.shards import assign_shards, clips_per_shard
 from raysound.settings.features import FeatureSettings
+from raysound.settings.paths import absolute_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def log_mels(
         UserError: the corpus can't be listed.
     """
     ensure_session()
-    clips = read_corpus(corpus)
+    # Ray's workers run in another folder.
+    clips = read_corpus(absolute_path(corpus))
     sharded = assign_shards(clips, None, clips_per_shard(len(clips), "auto", settings))
     options = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     with finite_retries() as retries:
@@ -102,6 +104,7 @@ def read_features(folder: str, **options: Any) -> ray.data.Dataset:
     Raises:
         FileNotFoundError: there is no finished feature folder.
     """
+    folder = absolute_path(folder)
     if not storage.exists(storage.join(folder, "summary.json")):
         raise FileNotFoundError(f"{folder} holds no finished features: run jobs/extract.py first")
     ensure_session()
