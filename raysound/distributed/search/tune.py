@@ -76,7 +76,9 @@ def tune(config: Config) -> str:
     """
     real_corpus(config)
     if not config.search.space:
-        raise UserError("search.space is empty: name a setting and its values, as in docs/training.md")
+        raise UserError(
+            "search.space is empty: name a setting and its values, as in docs/training.md"
+        )
     data_by_features, corpora = load_search_data(config)
     folder = search_folder(config, corpora)
     best = storage.join(folder, "best.yaml")
