@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.extract import extract_corpus
@@ -87,7 +87,7 @@ def job_for(config: Config, folder: str, run: str) -> tuple[dict[str, Any], Any,
     """What a worker is told, what it learns from, and its note."""
     material = load_training_data(folder, split_clips(config, folder))
     note = classifier_metadata(config, material)
-    return job_of(config, material, note, run, placement(config)[1]), material, note
+    return job_of(config, material, note, run, plan_workers(config)[1]), material, note
 
 
 def seconds_an_epoch(config: Config, folder: str) -> tuple[float, float]:
@@ -111,7 +111,7 @@ def train_and_test(config: Config, folder: str) -> tuple[int, int]:
     """
     run = run_folder(config, folder)
     job, material, note = job_for(config, folder, run)
-    result = run_workers(job, placement(config)[0], material)
+    result = run_workers(job, plan_workers(config)[0], material)
     export_classifier(run, result, note, config.training)
     clips = split_clips(config, folder)
     test = clips.filter(pc.equal(clips["split"], "test"))

@@ -32,7 +32,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysound import storage
-from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.cluster.session import available_cpus, ray_session
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.extraction.listing import finished_features
@@ -363,7 +363,7 @@ def compare_switches(
     feature_loading.STORE_SHARE = 1.0
     folder = finished_features("real", config)
     material = load_training_data(folder, split_clips(config, folder))
-    threads = placement(config)[1]
+    threads = plan_workers(config)[1]
     names = [
         name for name in SWITCHES
         if name != "compile" and (device.type == "cuda" or name in CPU_SWITCHES)
@@ -419,7 +419,7 @@ def main() -> None:
                 ),
             )  # fmt: skip
             extract_corpus("real", config)
-            torch.set_num_threads(min(placement(config)[1], available_cpus()))
+            torch.set_num_threads(min(plan_workers(config)[1], available_cpus()))
             peak = Peak(config, 10, device, options.peak_tflops)
             shape = (config.features.n_mels, config.features.n_frames)
             print(

@@ -50,8 +50,8 @@ def test_a_job_brings_the_nodes_it_wants(machines: Machines, config: str) -> Non
     refused = ended(machines.submit("refused", "python", "jobs/extract.py", config))
     assert nodes(machines) == []
     assert (
-        "error: the cluster has no CPU to work on: add a worker node, or, where it grows by "
-        "itself, say how many minutes it may take, as compute.node_timeout_minutes=15"
+        "error: the cluster has no CPU: add a worker node, or, if it scales by itself, set how "
+        "long to wait, as in compute.node_timeout_minutes=15"
     ) in refused, refused
 
     job = machines.submit(

@@ -384,12 +384,12 @@ def test_a_mistake_fails_the_submission(machines: Machines, experiment: dict[str
 
     for job in (typo, inside, made):
         assert job.returncode == 1
-    assert "error: synthesis.formula.output leads into the folder that was uploaded" in thrown_away
+    assert "error: synthesis.formula.output is in the folder that was uploaded" in thrown_away
     assert "unknown key 'features.n_mel'; did you mean 'features.n_mels'?" in said
     assert "driver_exit_code=2" in ended(machines.ray("job", "list"))
     assert (
-        "error: output leads into the folder that was uploaded with this job, which is thrown away "
-        "when it ends: give it as a path that all nodes share, or a URI, as output=s3://bucket/here"
+        "error: output is in the folder that was uploaded with this job, which Ray deletes when "
+        "the job ends: set a path that all nodes share, or a URI such as output=s3://bucket/here"
     ) in kept
     assert "Traceback" not in said + kept
 
@@ -418,7 +418,7 @@ def test_labels_choose_the_machine(machines: Machines, experiment: dict[str, Any
 
     assert job.returncode == 1
     assert (
-        "error: no node has the labels of compute.labels, pool: elsewhere; there are pool: new"
+        "error: no node has the labels of compute.labels, pool: elsewhere; nodes have pool: new"
     ) in said, said
 
 

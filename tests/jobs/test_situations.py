@@ -115,8 +115,8 @@ def test_ray_is_started_again_where_it_did_not_start(root: Path, tmp_path: Path)
     assert twice.stdout == "1.0\n1\n"
     assert twice.stderr.count("Ray did not start (The current node timed out during startup.)") == 2
     assert always.stderr.splitlines()[-1] == (
-        "raysound.errors.UserError: Ray did not start in 3 attempts, at last for: The current node "
-        "timed out during startup.; its log files are in /tmp/ray/session_latest/logs"
+        "raysound.errors.UserError: Ray did not start in 3 attempts; the last error: The current "
+        "node timed out during startup.; its log files are in /tmp/ray/session_latest/logs"
     )
 
 

@@ -13,8 +13,8 @@ import ray.data
 import torch
 import yaml
 
-from raysound.distributed.cluster.nodes import workers_held_by
-from raysound.distributed.cluster.placement import placement, reading_tasks
+from raysound.distributed.cluster.nodes import count_slots
+from raysound.distributed.cluster.placement import plan_workers, reading_tasks
 from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
@@ -245,20 +245,20 @@ def test_workers_together_take_each_clip_of_an_epoch_once(
         assert batch.target.tolist() == [target[name] for name in batch.clip_ids]
 
 
-def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[str, Any]) -> None:
+def test_too_few_resources_raise_before_ray_waits(trained: dict[str, Any]) -> None:
     def asking(**compute: Any) -> Any:
         return from_tree({**trained["tree"], "compute": {"shard_clips": 16, **compute}}, "test")
 
-    with pytest.raises(UserError, match=r"want a GPU each; the cluster has 0"):
-        placement(asking(workers=2, use_gpu=True))
-    with pytest.raises(UserError, match=r"are more than the 2 CPUs of the cluster: ask for fewer"):
-        placement(asking(workers=2, cpus_per_worker=1.5))
+    with pytest.raises(UserError, match=r"need a GPU each; the cluster has 0"):
+        plan_workers(asking(workers=2, use_gpu=True))
+    with pytest.raises(UserError, match=r"are more than the 2 CPUs of the cluster: lower one"):
+        plan_workers(asking(workers=2, cpus_per_worker=1.5))
     with pytest.raises(UserError, match=r"the 2 CPUs of the cluster less 1 that reads the feat"):
-        placement(asking(workers=2, cpus_per_worker=1), is_streamed=True)
-    with pytest.raises(UserError, match=r"each with 1 CPU, have no room: the nodes hold 1 "):
-        placement(asking(workers=2, placement="STRICT_SPREAD"))
+        plan_workers(asking(workers=2, cpus_per_worker=1), is_streamed=True)
+    with pytest.raises(UserError, match=r"each with 1 CPU, do not fit: .* the nodes hold 1;"):
+        plan_workers(asking(workers=2, placement="STRICT_SPREAD"))
     for is_streamed, cpus in ((False, 1.0), (True, 0.5)):
-        scaling, threads = placement(asking(workers=2), is_streamed=is_streamed)
+        scaling, threads = plan_workers(asking(workers=2), is_streamed=is_streamed)
         assert scaling.resources_per_worker == {"CPU": cpus}
         assert threads == 1
     # On the CPU that the workers leave free.
@@ -266,7 +266,7 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
 
 
 @pytest.mark.parametrize(
-    ("needs", "strategy", "held"),
+    ("needs", "strategy", "slots"),
     [
         ({"CPU": 8}, "PACK", 0),
         ({"CPU": 4}, "SPREAD", 2),
@@ -276,13 +276,13 @@ def test_what_the_cluster_lacks_is_told_before_ray_waits_for_it(trained: dict[st
         ({"CPU": 1, "GPU": 1}, "PACK", 2),
     ],
 )
-def test_workers_are_counted_node_by_node(
-    needs: dict[str, float], strategy: str, held: int
+def test_worker_slots_are_counted_per_node(
+    needs: dict[str, float], strategy: str, slots: int
 ) -> None:
-    """Eight CPUs of two nodes are no room for a worker that wants eight."""
+    """A worker with eight CPUs does not fit on two nodes with four each."""
     nodes = [{"memory": 1.0}, {"CPU": 4.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0}]
 
-    assert workers_held_by(nodes, needs, strategy) == held
+    assert count_slots(nodes, needs, strategy) == slots
 
 
 def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
@@ -462,7 +462,7 @@ def test_features_that_the_object_store_cannot_hold_are_streamed(
 
 
 # A training in a cluster with a dashboard: what Ray Train returns, and what the dashboard lists.
-SHOWN = """
+DASHBOARD_TRAINING = """
 import json, sys
 import ray
 from ray.job_submission import JobSubmissionClient
@@ -471,14 +471,14 @@ from raysound.distributed.extraction.extract import extract
 from raysound.distributed.training.trainer import (describe, gather, job_of, run_workers,)
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.cluster.session import open_session
 config = load(sys.argv[1])
 open_session(config.compute, dashboard=True)
 extract(config)
 folder = finished_features("real", config)
 material = gather(folder, split_clips(config, folder))
-scaling, threads = placement(config)
+scaling, threads = plan_workers(config)
 run = f"{config.output}/training/shown"
 job = job_of(config, material, describe(config, material), run, threads)
 result = run_workers(job, scaling, material)
@@ -499,7 +499,7 @@ def test_ray_train_returns_and_its_dashboard_lists_a_training(
     tone_config["training"] = {"epochs": 3, "batch_size": 8}
     (tmp_path / "shown.yaml").write_text(yaml.safe_dump(tone_config))
 
-    run_script(root, SHOWN, tmp_path / "shown.yaml", 200)
+    run_script(root, DASHBOARD_TRAINING, tmp_path / "shown.yaml", 200)
 
     told = json.loads((tmp_path / "shown.yaml.told").read_text())
     history = read_history(f"{told['path']}/history.jsonl")

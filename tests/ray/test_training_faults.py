@@ -21,7 +21,7 @@ from ray.train import CheckpointConsistencyMode
 from torch.distributed import DistNetworkError
 
 from raysound import storage
-from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.training import trainer
 from raysound.distributed.training.failures import MOST_FAILURES
@@ -362,7 +362,7 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
     config = from_tree(whole["tree"], "test")
     folder = trainer.finished_features("real", config)
     material = trainer.load_training_data(folder, trainer.split_clips(config, folder))
-    scaling, threads = placement(config)
+    scaling, threads = plan_workers(config)
     note = trainer.classifier_metadata(config, material)
     job = trainer.job_of(config, material, note, str(tmp_path / "run"), threads)
     history = tmp_path / "run" / "history.jsonl"

@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or joins the cluster at RAY_ADDRESS; a failure is one line."""
+"""Starts Ray on this machine, or joins the cluster at RAY_ADDRESS."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Seconds until a cluster counts as gone: of its machine, and of Ray on it.
+# Timeouts for the cluster's machine to accept a connection, and for Ray to join.
 ANSWER_SECONDS, JOIN_SECONDS = 10.0, 50.0
-# A busy machine may be too slow for Ray's own time limits, or two sessions that start may meet.
+# Ray's own timeouts can expire on a busy machine, and two sessions that start at once can collide.
 START_ATTEMPTS = 3
 HOST_AND_PORT = re.compile(r"(?:ray://)?\[?(?P<host>[^/\[\]]+?)\]?:(?P<port>\d+)")
 AUTHENTICATION = (
@@ -46,12 +46,12 @@ def connect(cpus: int, dashboard: bool = False) -> str | None:
         UserError: the cluster does not answer, or wants another token; Ray can't start here.
     """
     for name in ("ray", "ray.train"):
-        # Before it starts: it warns that signals are not its own, as they are raysound.job's.
+        # raysound.job handles the signals; Ray warns about that when it starts.
         logging.getLogger(name).setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "")
     is_local = address in ("", "local")
     if dashboard or not is_local:
-        # Has the dashboard's Train page list the trainings.
+        # The dashboard's Train page lists trainings only with this setting.
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     if is_local:
         return start_cluster(cpus, dashboard)
@@ -62,72 +62,72 @@ def connect(cpus: int, dashboard: bool = False) -> str | None:
 def start_cluster(cpus: int, dashboard: bool) -> str:
     """Starts Ray on this machine, and returns the folder of its files.
 
-    It is closed to strangers: Ray turns its token on, unless RAY_AUTH_MODE, which it reads while it
-    is imported, says otherwise.
+    Ray requires its access token, unless RAY_AUTH_MODE disabled it when Ray was imported.
     """
-    # Ray Train's watcher of spot nodes is a process more for each training; here there are none.
+    # Ray Train's preemption watcher takes a process per training and is useless on one machine.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Ray's processes look ten times for each other's sockets, once a second. The first look is
-    # often a moment too early: so they look a hundred times, ten times a second.
+    # By default Ray's processes poll for each other's sockets ten times, once a second. The first
+    # attempt often comes too early, so they poll a hundred times, ten times a second.
     os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "100")
     os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "100")
-    # Workers start with Ray, not with the first driver: this one asks once a second whether it may.
+    # Workers start with Ray. By default they wait for the driver, which polls once a second.
     os.environ.setdefault("RAY_enable_worker_prestart", "1")
     options: dict[str, Any] = {"include_dashboard": dashboard}
     if dashboard:
         hook = f"{set_address.__module__}.{set_address.__name__}"
         options["runtime_env"] = {"worker_process_setup_hook": hook}
-    others = {*children(os.getpid())}
+    existing_children = {*children(os.getpid())}
     for _ in range(START_ATTEMPTS):
         try:
-            # Without the address Ray would join any cluster that was started on this machine.
+            # Without an address Ray joins any cluster that runs on this machine.
             context = init(address="local", num_cpus=cpus, **options)
             return str(context.address_info["session_dir"])
-        except Exception as error:  # Ray raises all kinds of them, bare ones too
+        except Exception as error:  # Ray raises many types, bare Exception among them
             if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise UserError(
-                    f"Ray can't start: {error}; it writes to /tmp/ray (another folder, of a short "
-                    "path: RAY_TMPDIR) and to ~/.ray (another file: RAY_AUTH_TOKEN_PATH)"
+                    f"Ray can't start: {error}; it writes to /tmp/ray (RAY_TMPDIR sets another "
+                    "folder, with a short path) and to ~/.ray (RAY_AUTH_TOKEN_PATH sets another "
+                    "file)"
                 ) from error
             failure = error
         logger.warning("Ray did not start (%s); trying again", first_line(failure))
         ray.shutdown()
-        daemons = {*children(os.getpid())} - others
+        daemons = {*children(os.getpid())} - existing_children
         kill_below(daemons)
         for pid in daemons:
             send(pid, signal.SIGKILL)
     raise UserError(
-        f"Ray did not start in {START_ATTEMPTS} attempts, at last for: {first_line(failure)}; its "
-        "log files are in /tmp/ray/session_latest/logs"
+        f"Ray did not start in {START_ATTEMPTS} attempts; the last error: {first_line(failure)}; "
+        "its log files are in /tmp/ray/session_latest/logs"
     ) from failure
 
 
 def set_address() -> None:
-    """Runs when a process of a local cluster starts: tells it where that cluster is.
+    """Runs when a process of a local cluster starts: sets RAY_ADDRESS to this cluster.
 
-    Ray's placement-group cleaner looks for the dashboard, and fails where two clusters run.
+    Ray's placement-group cleaner searches for the dashboard and fails if two clusters run.
     """
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def join_cluster(address: str) -> None:
-    """Joins a cluster.
+    """Joins the cluster at an address.
 
-    Ray itself tries for many minutes, in C++ code that can't be interrupted: so it tries in a
-    thread, which nobody waits for in the end.
+    Ray retries for many minutes in C++ code that can't be interrupted, so `ray.init` runs in a
+    daemon thread that is abandoned after JOIN_SECONDS.
     """
     unreachable = f"no Ray cluster answers at RAY_ADDRESS={address}"
     remedy = "start it, or unset RAY_ADDRESS to use this machine"
     found = HOST_AND_PORT.fullmatch(address)
     if found:
         try:
-            place = (found["host"], int(found["port"]))
-            socket.create_connection(place, ANSWER_SECONDS).close()
+            endpoint = (found["host"], int(found["port"]))
+            socket.create_connection(endpoint, ANSWER_SECONDS).close()
         except OSError as error:
             raise UserError(f"{unreachable} ({error.strerror or error}): {remedy}") from error
     joined: Future[None] = Future()
 
-    def try_it() -> None:
+    def join() -> None:
         try:
             init(address=None)
             joined.set_result(None)
@@ -136,7 +136,7 @@ def join_cluster(address: str) -> None:
 
     try:
         with silent_stderr():
-            Thread(target=try_it, daemon=True).start()
+            Thread(target=join, daemon=True).start()
             joined.result(JOIN_SECONDS)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(f"RAY_ADDRESS={address}: {AUTHENTICATION}") from error
@@ -150,7 +150,7 @@ def join_cluster(address: str) -> None:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Keeps away what Ray's C++ code writes to stderr, a line a second until it gives up."""
+    """Discards stderr, where Ray's C++ code writes a line a second until it gives up."""
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -162,10 +162,10 @@ def silent_stderr() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
+    """The first line of an error's text, or its type if it has none."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def init(**options: Any) -> Any:
-    """Calls `ray.init`: results say what workers do, and Ray's own log files what Ray does."""
+    """Calls `ray.init` without its log output, which Ray's log files hold as well."""
     return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -1,4 +1,4 @@
-"""One job at a time writes to a folder."""
+"""Locks on folders, so that one job at a time writes to each."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import ray
 from raysound.errors import UserError
 from raysound.lock import locked, taken
 
-# Jobs of one cluster see each other's named actors in a common namespace alone.
+# Jobs of one cluster see each other's named actors only in a common namespace.
 NAMESPACE = "raysound"
 
-_ours: set[str] = set()
-_changing = Lock()
+_held_folders: set[str] = set()
+_held_folders_lock = Lock()
 
 
 @contextmanager
 def sole_writer(folder: str) -> Iterator[None]:
-    """Keeps other jobs from writing to a folder; has no effect where this job does so already.
+    """Locks a folder against other jobs; has no effect if this job holds the lock already.
 
-    A local folder is locked by a file. A URI is locked by a named actor, which other jobs of a
-    shared cluster see and which ends with this job; jobs of other clusters are not noticed.
+    A local folder is locked by a file. A URI is locked by a named actor, which other jobs of the
+    same cluster see and which ends with this job; jobs of other clusters are not detected.
 
     Args:
         folder: path or URI; it need not exist.
@@ -32,33 +32,33 @@ def sole_writer(folder: str) -> Iterator[None]:
     Raises:
         UserError: another job writes to it, or nothing can be written there.
     """
-    with _changing:
-        is_ours = folder in _ours
-        _ours.add(folder)
-    if is_ours:
+    with _held_folders_lock:
+        is_held = folder in _held_folders
+        _held_folders.add(folder)
+    if is_held:
         yield
         return
     try:
-        with lock_of(folder):
+        with folder_lock(folder):
             yield
     finally:
-        _ours.discard(folder)
+        _held_folders.discard(folder)
 
 
-def lock_of(folder: str) -> AbstractContextManager[None]:
-    """What keeps others away; nothing for a URI that a local cluster writes to."""
+def folder_lock(folder: str) -> AbstractContextManager[None]:
+    """The lock of a folder; none for a URI that a local cluster writes to."""
     if "://" not in folder:
         return locked(folder)
     return named_actor(folder) if os.environ.get("RAY_ADDRESS") else nullcontext()
 
 
 class Writer:
-    """An actor whose name stands for the right to write to a folder."""
+    """An actor whose name locks a folder."""
 
 
 @contextmanager
 def named_actor(folder: str) -> Iterator[None]:
-    """Locks a folder by an actor of the cluster."""
+    """Locks a folder by a named actor."""
     actor_class = ray.remote(num_cpus=0)(Writer)
     try:
         actor = actor_class.options(name=f"writer of {folder}", namespace=NAMESPACE).remote()

@@ -1,4 +1,4 @@
-"""What Ray raises when a task or actor has used up its retries, as one line for the user."""
+"""Turns Ray's exceptions, raised after the last retry, into one line for the user."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ray.util.annotations import RayDeprecationWarning
 
 from raysound.errors import UserError
 
-# How often a call is made again after its process or node died.
+# Retries of a call whose process or node died.
 RETRIES = 3
-# Ray's exceptions and their likely causes; the first that fits counts.
+# Ray's exceptions and their likely causes; the first match is reported.
 CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (
         exceptions.OutOfMemoryError,
@@ -31,42 +31,44 @@ CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (
         exceptions.WorkerCrashedError,
         "its process died each time: it crashed, or the system killed it for lack of memory "
-        "(`dmesg` tells); compute.num_cpus lowers the number of processes",
+        "(see `dmesg`); compute.num_cpus lowers the number of processes",
     ),
     (
         exceptions.RayActorError,
         "its process died each time: it crashed, or the system killed it for lack of memory "
-        "(`dmesg` tells)",
+        "(see `dmesg`)",
     ),
 )
 
 
 @contextmanager
-def reported(step: str) -> Iterator[None]:
-    """Turns Ray's exceptions into UserErrors; other exceptions, as those of bugs, pass.
+def translate_ray_errors(step: str) -> Iterator[None]:
+    """Turns Ray's exceptions into UserErrors; others pass unchanged.
 
     Args:
-        step: what runs in the block, as "scoring shard 3 of real".
+        step: what runs in the block, for example "scoring shard 3 of real".
 
     Raises:
-        UserError: one that a task raised, or the step and the likely cause of its process's death.
-        OSError: one that a task raised.
+        UserError: a task raised it, or a process died; then it names the step and likely cause.
+        OSError: a task raised it.
     """
     try:
         yield
     except Exception as error:
-        for one in chain(error):
-            if isinstance(one, UserError | OSError) and not isinstance(one, exceptions.RayError):
-                raise without_advice(one) from None
-        for one in chain(error):
-            for kind, cause in CAUSES:
-                if isinstance(one, kind):
-                    text = f"{step} failed: {cause}; the same command continues"
+        for cause in error_chain(error):
+            if isinstance(cause, UserError | OSError) and not isinstance(
+                cause, exceptions.RayError
+            ):
+                raise strip_retry_advice(cause) from None
+        for cause in error_chain(error):
+            for kind, explanation in CAUSES:
+                if isinstance(cause, kind):
+                    text = f"{step} failed: {explanation}; the same command continues"
                     raise UserError(text) from error
         raise
 
 
-def without_advice(error: UserError | OSError) -> UserError | OSError:
+def strip_retry_advice(error: UserError | OSError) -> UserError | OSError:
     """The error without the lines on retries that Ray Data appends to its text."""
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror, error.filename)
@@ -75,9 +77,9 @@ def without_advice(error: UserError | OSError) -> UserError | OSError:
 
 @contextmanager
 def finite_retries() -> Iterator[dict[str, int]]:
-    """Yields the options by which steps of Ray Data end their retries; by default they never do.
+    """Yields options that limit the retries of a Ray Data step; by default there is no limit.
 
-    Ray 2.60 announces the end of `ray_remote_args`, but has no other parameter for `max_retries`.
+    Ray 2.60 deprecates `ray_remote_args`, but has no other parameter for `max_retries`.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -86,13 +88,13 @@ def finite_retries() -> Iterator[dict[str, int]]:
         yield {"max_retries": RETRIES}
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """An exception, and those that caused it."""
     seen: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, BaseException) and one not in seen:
-            seen.append(one)
-            yield one
-            waiting += [getattr(one, "cause", None), one.__cause__]
+    queue: list[BaseException | None] = [error]
+    while queue:
+        cause = queue.pop(0)
+        if isinstance(cause, BaseException) and cause not in seen:
+            seen.append(cause)
+            yield cause
+            queue += [getattr(cause, "cause", None), cause.__cause__]

@@ -1,4 +1,4 @@
-"""The nodes of the cluster: what they hold, and how more of them are asked for."""
+"""The nodes of the cluster: their capacity, and requests to the autoscaler."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from raysound.errors import UserError
 from raysound.settings.compute import ComputeSettings
 from raysound.wording import counted
 
-# Seconds between two looks at the nodes that have come.
-POLL = 1.0
+POLL_SECONDS = 1.0
 
 
 def await_nodes(
@@ -21,22 +20,25 @@ def await_nodes(
     compute: ComputeSettings,
     labels: dict[str, str] | None = None,
 ) -> None:
-    """Asks the autoscaler for room, and waits until it is there, as long as it may take.
+    """Requests nodes from the autoscaler, and waits for them up to `node_timeout_minutes`.
 
     Args:
-        needs: of each worker, amounts by Ray's name of the resource.
-        count: of the workers.
-        compute: says how long, and how close together.
-        labels: of the nodes.
+        needs: resources of each worker, amounts by Ray's name.
+        count: number of workers.
+        compute: holds the timeout and the placement strategy.
+        labels: required of the nodes.
 
     Raises:
-        UserError: it has not come.
+        UserError: the nodes did not come in time.
     """
-    if not compute.node_timeout_minutes or workers_held(labels, needs, compute.placement) >= count:
+    if (
+        not compute.node_timeout_minutes
+        or count_worker_slots(labels, needs, compute.placement) >= count
+    ):
         return
     end = time.monotonic() + 60 * compute.node_timeout_minutes
     try:
-        while workers_held(labels, needs, compute.placement) < count:
+        while count_worker_slots(labels, needs, compute.placement) < count:
             if time.monotonic() > end:
                 wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
                 raise UserError(
@@ -45,40 +47,42 @@ def await_nodes(
                     f"{counted(compute.node_timeout_minutes, 'minute')}: "
                     "`ray status` shows what it tried"
                 )
-            # Each time: a request replaces those of all other jobs.
+            # Repeated, because a request of another job replaces it.
             request_resources(
                 bundles=[needs] * count, bundle_label_selectors=[labels or {}] * count
             )
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
     finally:
         request_resources(bundles=[])
 
 
-def workers_held(labels: dict[str, str] | None, needs: dict[str, float], placement: str) -> int:
-    """How many workers the living nodes with some labels hold when they are free."""
+def count_worker_slots(
+    labels: dict[str, str] | None, needs: dict[str, float], placement: str
+) -> int:
+    """How many workers fit on the idle nodes that are alive and have some labels."""
     nodes = [
         node["Resources"]
         for node in ray.nodes()
         if node["Alive"] and (labels or {}).items() <= (node.get("Labels") or {}).items()
     ]
-    return workers_held_by(nodes, needs, placement)
+    return count_slots(nodes, needs, placement)
 
 
-def workers_held_by(nodes: list[dict[str, float]], needs: dict[str, float], placement: str) -> int:
-    """How many workers some nodes hold when they are free.
+def count_slots(nodes: list[dict[str, float]], needs: dict[str, float], placement: str) -> int:
+    """How many workers fit on some idle nodes.
 
     Args:
         nodes: resources of each.
-        needs: of a worker.
-        placement: Ray's name of the strategy.
+        needs: resources of a worker.
+        placement: Ray's name of the placement strategy.
     """
-    held = [
-        # A hair more, for thirds that are written as floats.
+    slots = [
+        # The tolerance is for fractions such as 1/3.
         min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in needs.items())
         for node in nodes
     ]
     if placement == "STRICT_PACK":
-        return max(held, default=0)
+        return max(slots, default=0)
     if placement == "STRICT_SPREAD":
-        return sum(count > 0 for count in held)
-    return sum(held)
+        return sum(count > 0 for count in slots)
+    return sum(slots)

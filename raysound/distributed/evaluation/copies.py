@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from raysound import storage
-from raysound.distributed.cluster.failures import RETRIES, reported
+from raysound.distributed.cluster.failures import RETRIES, translate_ray_errors
 from raysound.distributed.cluster.session import run_remote_all
 from raysound.distributed.evaluation.derived import derived_parts, map_parts
 from raysound.distributed.evaluation.score import PARTS_OF_A_TASK, features_digest
@@ -88,7 +88,7 @@ def copy_metrics(
 
     arguments = {"training_digest": searched, "settings": config.features}
     found = map_parts(parts, search_step, {**arguments, "training": [None]}, parts_of_a_task)
-    with reported("looking for copies"):
+    with translate_ray_errors("looking for copies"):
         todo = pa.array([row["todo"] for row in found.iter_rows()])
     missing = parts.filter(pc.equal(todo, DERIVE))
     is_calibrated = is_derived(of_real, calibration)
@@ -100,7 +100,7 @@ def copy_metrics(
             work = map_parts(
                 missing, search_step, {**arguments, "training": [training]}, parts_of_a_task
             )
-            with reported("the search for copies"):
+            with translate_ray_errors("the search for copies"):
                 for _ in work.iter_rows():
                     pass
     logger.info(
@@ -141,7 +141,7 @@ def choose_training(train: pa.Table, shards: pa.Table, most: int, parts_of_a_tas
     some = pa.array(smallest(keys(train["clip_id"].to_pylist()), most))
     clips = train.select(["clip_id", "split", "label", "group"]).filter(some).combine_chunks()
     names = ray.put(clips["clip_id"].combine_chunks())
-    with reported("counting the windows of training clips"):
+    with translate_ray_errors("counting the windows of training clips"):
         found = map_parts(shards, count_step, {"names": [names]}, parts_of_a_task).take_all()
     schema = pa.schema([("clip_id", pa.string()), ("windows", pa.int64())])
     chosen = draw_training(clips, pa.Table.from_pylist(found, schema), most)
@@ -159,7 +159,7 @@ def collect_training(
     """SearchedClips in the object store; no window passes through this process."""
     clips, names = ray.put(chosen), ray.put(chosen["clip_id"].combine_chunks())
     arguments = {"names": [names], "settings": settings}
-    with reported("reading the training clips"):
+    with translate_ray_errors("reading the training clips"):
         # In the order of the shards, as `ray_session` tells Ray Data to keep it.
         blocks = map_parts(shards, prepare_step, arguments, parts_of_a_task).to_arrow_refs()
     return ray.remote(max_retries=RETRIES)(merge_blocks).remote(blocks, [clips], settings)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raysound.distributed.cluster.failures import RETRIES, finite_retries, reported
+from raysound.distributed.cluster.failures import RETRIES, finite_retries, translate_ray_errors
 from raysound.distributed.evaluation.score import tables_of_parts
 from raysound.evaluation.partial_sums import (
     PartialSums,
@@ -49,7 +49,7 @@ def sum_corpora(
             sum_step, batch_size=None, batch_format="pyarrow", fn_kwargs={"plan": plan},
             num_cpus=1, **retries,
         )  # fmt: skip
-    with reported("summing up the predictions"):
+    with translate_ray_errors("summing up the predictions"):
         # In the order of the tables, as `ray_session` tells Ray Data to keep it.
         sums = work.to_arrow_refs()
     task = ray.remote(max_retries=RETRIES)(merge_sums)

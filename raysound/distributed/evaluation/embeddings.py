@@ -17,7 +17,7 @@ import torch
 
 from raysound import storage
 from raysound.audio.log_mel import LogMel
-from raysound.distributed.cluster.failures import RETRIES, reported
+from raysound.distributed.cluster.failures import RETRIES, translate_ray_errors
 from raysound.distributed.cluster.session import cluster_gpus, run_remote, run_remote_all
 from raysound.distributed.evaluation.derived import derived_parts, map_parts
 from raysound.distributed.evaluation.score import PARTS_OF_A_TASK, made_waveform, on_gpus
@@ -146,7 +146,7 @@ def embed_corpora(
         )  # fmt: skip
     else:
         work = map_parts(parts, embed_step, arguments, parts_of_a_task)
-    with reported(f"computing the embedding {source.name}"):
+    with translate_ray_errors(f"computing the embedding {source.name}"):
         return Counter(row["todo"] for row in work.iter_rows())
 
 
@@ -217,7 +217,7 @@ def real_embedding(
     task = ray.remote(max_retries=RETRIES)(measure_real_anchors)
     waiting = task.remote(clips, training, set_size)
     row = run_remote(measure_embedded, folder, "real", source.size, training, set_size)
-    with reported("the task measure_real_anchors"):
+    with translate_ray_errors("the task measure_real_anchors"):
         anchors: dict[str, Any] = ray.get(waiting)
     made = min(row["clips"], MADE_CLIPS)
     kinds = ("noise", "silence") if made else ()

@@ -10,7 +10,7 @@ import ray
 import ray.data
 
 from raysound import storage
-from raysound.distributed.cluster.failures import reported
+from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.session import run_remote_all
 from raysound.distributed.evaluation.corpus_metrics import (
     Against,
@@ -71,7 +71,7 @@ def draw_real(sums: ray.ObjectRef, empty: PartialSums, plan: Plan, predictions: 
         plan: of the sums.
         predictions: the folder of all corpora.
     """
-    with reported("summing up the predictions"):
+    with translate_ray_errors("summing up the predictions"):
         of_real = ray.get(sums)
     of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
     drawn, of_tests = (sample(one.entries, plan)[:PAIR_CLIPS] for one in (of_train, of_test))

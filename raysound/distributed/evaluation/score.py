@@ -18,7 +18,7 @@ import torch
 from raysound import storage
 from raysound.audio.log_mel import LogMel
 from raysound.audio.loudness import normalise
-from raysound.distributed.cluster.failures import RETRIES, finite_retries, reported
+from raysound.distributed.cluster.failures import RETRIES, finite_retries, translate_ray_errors
 from raysound.distributed.cluster.nodes import await_nodes
 from raysound.distributed.cluster.progress import progress_bar
 from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus
@@ -211,7 +211,7 @@ def score_parts(
     # one. Read by number: the parts of a large corpus are not to be Python objects at once.
     for place in range(len(parts)):
         corpus, part = parts["corpus"][place].as_py(), part_index(parts["part"][place].as_py())
-        with reported(f"scoring {corpus}, part {part} or a later one,"):
+        with translate_ray_errors(f"scoring {corpus}, part {part} or a later one,"):
             row = next(rows)
         yield row
     # Lets the pipeline end.

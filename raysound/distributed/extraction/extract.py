@@ -21,7 +21,7 @@ from raysound import storage
 from raysound.corpora.checks import check_classes
 from raysound.distributed.cluster import prometheus
 from raysound.distributed.cluster.exclusive import sole_writer
-from raysound.distributed.cluster.failures import reported
+from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.progress import progress_bar
 from raysound.distributed.cluster.session import on_ray, run_remote
 from raysound.distributed.extraction.listing import call_for_corpus, check_manifest, plan_corpus
@@ -128,7 +128,7 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
     """Extracts the shards of a plan that are missing, and writes `summary.json`."""
     started = time.monotonic()
     progress = ExtractionProgress(folder, name, plan, config.name)
-    with reported(f"the extraction of {name}"):
+    with translate_ray_errors(f"the extraction of {name}"):
         with progress_lines(progress):
             write_shards(folder, plan["shards"], config.features)
         few = len(plan["shards"]) <= FEW_SHARDS

@@ -23,7 +23,7 @@ from raysound.corpora.manifest_parts import (
     read_manifest,
 )
 from raysound.corpora.packed import CONTAINERS
-from raysound.distributed.cluster.failures import reported
+from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.session import Result, run_remote
 from raysound.distributed.extraction.listing_pipeline import clips_of
 from raysound.distributed.extraction.map_blocks import map_blocks
@@ -167,7 +167,10 @@ def digest_here(name: str, config: Config) -> str:
 
 def digest_on_cluster(name: str, config: Config) -> str:
     """The same by the whole cluster."""
-    with reported(f"the listing of {name}"), temporary_folder(name, config) as temporary:
+    with (
+        translate_ray_errors(f"the listing of {name}"),
+        temporary_folder(name, config) as temporary,
+    ):
         clips = clips_of(corpus_path(name, config), temporary, logger.warning)
         return digest_text(sum(map_blocks(clips, digest_of)))
 
@@ -202,7 +205,10 @@ def plan_on_cluster(name: str, config: Config) -> dict[str, Any]:
     """The same by the whole cluster."""
     notes: list[str] = []
     try:
-        with reported(f"the listing of {name}"), temporary_folder(name, config) as temporary:
+        with (
+            translate_ray_errors(f"the listing of {name}"),
+            temporary_folder(name, config) as temporary,
+        ):
             path = corpus_path(name, config)
             plan = plan_shards(clips_of(path, temporary, notes.append), name, config)
             warn_same_names(plan["labels"], path, notes.append)

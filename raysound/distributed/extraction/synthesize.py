@@ -21,7 +21,7 @@ from raysound.audio.sounds import open_sounds
 from raysound.corpora.manifest import read_corpus
 from raysound.corpora.split import assign_split
 from raysound.distributed.cluster.exclusive import sole_writer
-from raysound.distributed.cluster.session import MADE, check_places, run_remote_all
+from raysound.distributed.cluster.session import SYNTHESIS_OUTPUTS, check_durable, run_remote_all
 from raysound.errors import UserError
 from raysound.settings.features import FeatureSettings
 from raysound.settings.fields import digest
@@ -50,7 +50,9 @@ CLIPS_A_TASK = 64
 
 def synthesize(config: Config) -> str:
     """Makes the corpora of the config's `synthesis` section. Returns the last line of the job."""
-    check_places({key: at for key, at in configured_paths(config).items() if key in MADE})
+    check_durable(
+        {key: at for key, at in configured_paths(config).items() if key in SYNTHESIS_OUTPUTS}
+    )
     if config.synthesis.griffin_lim is not None or config.synthesis.ladder is not None:
         real_corpus(config)
     made = []

@@ -15,7 +15,11 @@ from ray.exceptions import RayActorError
 from raysound import storage
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.nodes import await_nodes
-from raysound.distributed.cluster.placement import capacity, check_labels, placement
+from raysound.distributed.cluster.placement import (
+    check_labels,
+    max_concurrent_trainings,
+    plan_workers,
+)
 from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus, on_ray
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.search.trial import USER_ERROR, Search, decoded
@@ -178,9 +182,9 @@ def arranged(
         if settings.gpus_per_trial is not None:
             raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
         is_streamed = any(data.rows is None for data in data_by_features.values())
-        most = capacity(config, is_streamed)
+        most = max_concurrent_trainings(config, is_streamed)
         together = min(most, settings.max_concurrent_trials or math.inf, trial_count(config))
-        scaling, threads = placement(config, int(together), is_streamed)
+        scaling, threads = plan_workers(config, int(together), is_streamed)
         # The trial itself only waits for its workers, which may need every CPU.
         resources = {"memory": float(1 << 20)}
         shared = Search(config, folder, data_by_features, scaling, threads, scaling.use_gpu)

@@ -16,8 +16,8 @@ from raysound import storage
 from raysound.corpora.checks import folds_of
 from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.cluster.exclusive import sole_writer
-from raysound.distributed.cluster.failures import RETRIES, reported
-from raysound.distributed.cluster.placement import capacity
+from raysound.distributed.cluster.failures import RETRIES, translate_ray_errors
+from raysound.distributed.cluster.placement import max_concurrent_trainings
 from raysound.distributed.cluster.session import cancel_running, on_ray
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
@@ -126,9 +126,11 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
 
 def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, Any]]:
     """Trains each classifier in a Ray task and tests it; the results are in the order given."""
-    together = min(capacity(classifiers[0].config, is_streamed=False), len(classifiers))
+    together = min(
+        max_concurrent_trainings(classifiers[0].config, is_streamed=False), len(classifiers)
+    )
     if not fits_in_store(folder, together):
-        together = min(capacity(classifiers[0].config, is_streamed=True), together)
+        together = min(max_concurrent_trainings(classifiers[0].config, is_streamed=True), together)
     options = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
     task = ray.remote(
         num_cpus=0, max_retries=RETRIES, runtime_env={"env_vars": options} if options else None
@@ -158,7 +160,7 @@ def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, 
                 running[call] = (classifier, run, block)
             for call in ray.wait([*running])[0] if running else ():
                 classifier, run, block = running.pop(call)
-                with reported(f"the training {classifier.name}"):
+                with translate_ray_errors(f"the training {classifier.name}"):
                     ray.get(call)
                 block.close()
                 rows[classifier.name] = fold_row(classifier, run, folder)

@@ -20,7 +20,7 @@ import ray.train.torch
 from raysound import storage
 from raysound.corpora.checks import check_clips as check_clips
 from raysound.distributed.cluster.exclusive import sole_writer
-from raysound.distributed.cluster.placement import placement
+from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training import feature_loading
 from raysound.distributed.training.failures import Failures
@@ -84,7 +84,7 @@ def training_shown(
 ) -> Iterator[None]:
     """Logs what is about to be trained and, while the block runs, each epoch."""
     is_streamed = not feature_loading.fits_in_store(folder, together)
-    scaling, _ = placement(config, together, is_streamed)
+    scaling, _ = plan_workers(config, together, is_streamed)
     least, most = config.compute.workers_range
     workers = f"{least} to {most} workers" if least < most else counted(most, "worker")
     counts = {split: len(part) for split, part in by_split(clips).items()}
@@ -111,7 +111,7 @@ def train_run(config: Config, folder: str, clips: pa.Table, run: str, together: 
     if checkpoint.is_complete(run):
         return
     data = load_training_data(folder, clips, together)
-    scaling, threads = placement(config, together, data.rows is None)
+    scaling, threads = plan_workers(config, together, data.rows is None)
     metadata = classifier_metadata(config, data)
     result = run_workers(job_of(config, data, metadata, run, threads), scaling, data)
     export_classifier(run, result, metadata, config.training)

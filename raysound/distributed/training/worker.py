@@ -191,8 +191,8 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
             weights = Weights(classifier.state_dict(), means)
             checkpoint.save_progress(folder, weights, progress)
             with explained(job["run"], FULL | FORBIDDEN):
-                reported = ray.train.Checkpoint.from_directory(folder)
-                worker.report(metrics, checkpoint=reported)
+                epoch_checkpoint = ray.train.Checkpoint.from_directory(folder)
+                worker.report(metrics, checkpoint=epoch_checkpoint)
         finally:
             if not worker.uploads_later:
                 shutil.rmtree(folder)
@@ -214,12 +214,12 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
         )
 
 
-def read_progress(reported: ray.train.Checkpoint) -> tuple[Weights, TrainState]:
+def read_progress(epoch_checkpoint: ray.train.Checkpoint) -> tuple[Weights, TrainState]:
     """The weights and the progress that rank 0 reported."""
-    with reported.as_directory() as folder:
+    with epoch_checkpoint.as_directory() as folder:
         loaded = checkpoint.load_progress(folder)
     if loaded is None:
-        raise RuntimeError(f"{reported.path} holds no {checkpoint.PROGRESS}")
+        raise RuntimeError(f"{epoch_checkpoint.path} holds no {checkpoint.PROGRESS}")
     return loaded
 
 
