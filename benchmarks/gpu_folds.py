@@ -28,7 +28,7 @@ from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.extract import extract_corpus
-from raysound.distributed.extraction.synthesize import by_formula
+from raysound.distributed.extraction.synthesize import make_formula_corpus
 from raysound.distributed.training.runs import (
     run_folder,
     split_clips,
@@ -74,7 +74,7 @@ def with_epochs(config: Config, epochs: int) -> Config:
 def small_corpus(folder: Path) -> str:
     """Sounds by formula, in two folds."""
     settings = FormulaSettings(output=str(folder), clips_per_class=4, seconds=0.5, sample_rate=8000)
-    corpus = Path(by_formula("real", settings))
+    corpus = Path(make_formula_corpus("real", settings))
     with open(corpus / "metadata.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file_name", "label", "fold"])

@@ -20,7 +20,7 @@ from memory import KINDS, run_watched
 
 from raysound.corpora.manifest_parts import manifest_rows, read_index
 from raysound.distributed.cluster.session import ray_session
-from raysound.distributed.extraction.listing import digest_on_cluster, plan_here, plan_on_cluster
+from raysound.distributed.extraction.listing import digest_on_cluster, plan_locally, plan_on_cluster
 from raysound.features import parquet
 from raysound.settings.loading import from_tree
 
@@ -43,7 +43,7 @@ def list_corpus(corpus: str, output: str, way: str) -> None:
     config = from_tree(tree, "benchmark")
     started = time.perf_counter()
     if way == "one process":
-        plan_here("real", config)
+        plan_locally("real", config)
         print(json.dumps([time.perf_counter() - started, 0]))
         return
     with ray_session(config.compute):

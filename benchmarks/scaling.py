@@ -23,7 +23,7 @@ import ray
 import ray.data
 from ray.cluster_utils import Cluster
 
-from raysound.distributed.extraction.pipeline import SHARDS_A_TASK
+from raysound.distributed.extraction.pipeline import SHARDS_PER_TASK
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -82,7 +82,7 @@ def measured(nodes: int, shards: int) -> Row:
             pass
         (driver, _), (service, _) = used(os.getpid()), used(gcs)
         began, most = time.monotonic(), 0.0
-        for index, _ in enumerate(run_tasks(shards // SHARDS_A_TASK)):
+        for index, _ in enumerate(run_tasks(shards // SHARDS_PER_TASK)):
             if index % 100 == 0:
                 most = max(most, stored())
         wall = time.monotonic() - began

@@ -36,7 +36,7 @@ from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.cluster.session import available_cpus, ray_session
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.extraction.synthesize import by_formula
+from raysound.distributed.extraction.synthesize import make_formula_corpus
 from raysound.distributed.training import feature_loading
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
@@ -411,7 +411,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = config_for(options, folder)
         with ray_session(config.compute):
-            by_formula(
+            make_formula_corpus(
                 "real",
                 FormulaSettings(
                     output=f"{folder}/sounds", clips_per_class=-(-options.clips // 10),

@@ -1,4 +1,4 @@
-"""The commands of steps whose functions return values: the last line names the result."""
+"""The commands of the API functions: each returns the last line of its output."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from raysound.corpora.manifest_parts import read_index, read_manifest
 from raysound.distributed.extraction import listing
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import (
-    digest_here,
+    cached_listings,
+    digest_locally,
     digest_on_cluster,
     finished_features,
-    listed_once,
     plan_corpus,
-    plan_here,
+    plan_locally,
     plan_on_cluster,
 )
 from raysound.distributed.training.train import train
@@ -66,23 +66,23 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.timeout(300)
 def test_a_job_of_many_trainings_lists_its_corpus_once(config: Any, listings: list[str]) -> None:
     """A training a fold, after an extraction and without one."""
-    with listed_once():
+    with cached_listings():
         extract(config)
         train(config)
     assert listings == [config.corpora.real.path]
 
-    with listed_once():
+    with cached_listings():
         train(config)
     assert listings == [config.corpora.real.path] * 2
 
 
 def test_another_job_sees_that_a_corpus_has_changed(config: Any) -> None:
-    with listed_once():
+    with cached_listings():
         extract(config)
         (Path(config.corpora.real.path) / "0" / "high" / "000.wav").unlink()
         assert finished_features("real", config)
 
-    with pytest.raises(UserError, match="real has changed"), listed_once():
+    with pytest.raises(UserError, match="real has changed"), cached_listings():
         finished_features("real", config)
 
 
@@ -182,13 +182,13 @@ KINDS = [
     in_class_folders, in_split_folders, in_two_levels, in_a_table, in_tar_files, in_one_tar_file,
     in_parquet_files, in_a_manifest,
 ]  # fmt: skip
-FAULTS = [
+INVALID = [
     without_classes, without_sounds, without_anything, with_background_noise_alone,
     twice_in_a_tar_file,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("lay_out", [*KINDS, *FAULTS])
+@pytest.mark.parametrize("lay_out", [*KINDS, *INVALID])
 def test_a_large_corpus_is_listed_by_the_cluster(
     tone_config: dict[str, Any],
     tmp_path: Path,
@@ -209,19 +209,19 @@ def test_a_large_corpus_is_listed_by_the_cluster(
             "compute": {"shard_clips": 3},
         }
         config = from_tree(tree, "test")
-        plan = (plan_here if name == "here" else plan_on_cluster)("real", config)
-        plans.append({**plan, "notes": sorted(plan["notes"])})
+        plan = (plan_locally if name == "here" else plan_on_cluster)("real", config)
+        plans.append({**plan, "warnings": sorted(plan["warnings"])})
         folder = parquet.folder(config.output, "real", config.features)
         if lay_out in KINDS:
             manifests.append(read_manifest(folder))
             assert not (Path(folder) / "listing").exists()
-            again = (digest_here if name == "here" else digest_on_cluster)("real", config)
+            again = (digest_locally if name == "here" else digest_on_cluster)("real", config)
             index = read_index(folder)
             assert index is not None
             assert index.digest == again
 
     assert plans[0] == plans[1]
-    assert ("fault" in plans[0]) == (lay_out in FAULTS)
+    assert ("error" in plans[0]) == (lay_out in INVALID)
     if lay_out in KINDS:
         assert manifests[0].equals(manifests[1])
         assert index is not None

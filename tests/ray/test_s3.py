@@ -13,9 +13,9 @@ from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract, extract_corpus
 from raysound.distributed.extraction.listing import (
-    digest_here,
+    digest_locally,
     digest_on_cluster,
-    plan_here,
+    plan_locally,
     plan_on_cluster,
 )
 from raysound.distributed.training.train import train
@@ -102,11 +102,11 @@ def test_a_large_corpus_in_a_store_is_listed_by_the_cluster(
     there = config.model_copy(update={"output": f"{object_store}/runs/listed"})
     here = config.model_copy(update={"output": str(tmp_path / "here")})
 
-    plans = [plan_on_cluster(name, there), plan_here(name, here)]
+    plans = [plan_on_cluster(name, there), plan_locally(name, here)]
 
     assert plans[0] == plans[1]
     folders = [parquet.folder(one.output, name, one.features) for one in (there, here)]
     assert read_manifest(folders[0]).equals(read_manifest(folders[1]))
     left = {uri.split("/")[0] for uri, _, _ in storage.list_files(folders[0])}
     assert left == {"manifest"}
-    assert digest_on_cluster(name, there) == digest_here(name, here)
+    assert digest_on_cluster(name, there) == digest_locally(name, here)

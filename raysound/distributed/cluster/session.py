@@ -61,9 +61,9 @@ def run_on_ray(load: Callable[[], Callable[[Config], str]], config: Config) -> s
         try:
             check_shared(config.output)
             # Imported here because listing imports this module.
-            from raysound.distributed.extraction.listing import listed_once
+            from raysound.distributed.extraction.listing import cached_listings
 
-            with listed_once():
+            with cached_listings():
                 return job.result()(config)
         finally:
             # A local cluster ends faster with this process, but then leaves its spilled files.

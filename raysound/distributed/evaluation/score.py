@@ -55,7 +55,7 @@ NOISE_RMS = 0.1
 # Ray Data looks for finished tasks ten times a second: each task takes several parts where there
 # are enough, and a pipeline has few enough tasks for the driver to hold what it knows of each.
 PARTS_OF_A_TASK = 8
-MOST_TASKS = 2000
+MAX_TASKS = 2000
 # Parts that wait for each GPU, so that it never waits for a part.
 PARTS_AHEAD = 2
 
@@ -226,7 +226,7 @@ def tables_of_parts(parts: pa.Table, most: int) -> list[pa.Table]:
         most: parts of a block, unless there are so many that a block must hold more.
     """
     cpus = max(1, int(cluster_cpus()))
-    size = max(1, min(most, len(parts) // (4 * cpus)), -(-len(parts) // MOST_TASKS))
+    size = max(1, min(most, len(parts) // (4 * cpus)), -(-len(parts) // MAX_TASKS))
     return [parts.slice(start, size) for start in range(0, len(parts), size)]
 
 

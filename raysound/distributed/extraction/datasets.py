@@ -29,10 +29,10 @@ def log_mels(
 ) -> ray.data.Dataset:
     """The log-mels of a corpus, computed while the dataset is consumed; nothing is written.
 
-    A clip that can't be used is left out, and a line in the log of its worker gives the reason. A
-    clip whose end proves damaged may have rows before. A file that crashes the decoder ends the
-    pipeline after some attempts; `extract` finds and rejects such files. Where no Ray session is
-    open, one is opened and stays open, for the dataset needs it.
+    A clip that can't be used is left out, and the log of its worker gives the reason. If only the
+    end of a clip is damaged, the rows before it may be kept. A file that crashes the decoder ends
+    the pipeline after some retries; `extract` finds and rejects such files. If no Ray session is
+    open, one is opened and stays open.
 
     Args:
         corpus: path or URI, as `corpora.real.path`.
@@ -42,7 +42,7 @@ def log_mels(
             which the log-mels are computed.
 
     Returns:
-        A row a window: the columns of the manifest (`clip_id`, `path`, `label`, …), `window`,
+        A row per window: the columns of the manifest (`clip_id`, `path`, `label`, …), `window`,
         `duration` (s) and `sample_rate` (Hz) of the source, and `log_mel`, float32
         `(n_mels, n_frames)`, natural log of mel power. With `settings.loudness` also `peak`, the
         largest absolute sample of the mono clip before the gain, and `gain_db`, null for a clip
@@ -67,7 +67,7 @@ def log_mels(
 
 
 def split_by_shard(clips: pa.Table) -> list[pa.Table]:
-    """Clips, ordered by their column `shard`, as a table a shard without it."""
+    """Splits clips, sorted by their column `shard`, into one table per shard, and drops it."""
     sizes = clips["shard"].combine_chunks().value_counts().field("counts").to_pylist()
     rows, tables = clips.drop_columns("shard"), []
     for size in sizes:
@@ -92,7 +92,7 @@ def decode(clips: pa.Table, settings: FeatureSettings) -> Iterator[pa.Table]:
 def read_features(folder: str, **options: Any) -> ray.data.Dataset:
     """The rows that `extract` wrote to a feature folder, in the order of the shards.
 
-    Where no Ray session is open, one is opened and stays open, for the dataset needs it.
+    If no Ray session is open, one is opened and stays open.
 
     Args:
         folder: path or URI that `extract` returns, `OUTPUT/features/<corpus>-<feature id>`.

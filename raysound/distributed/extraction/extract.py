@@ -1,4 +1,4 @@
-"""Corpora → log-mel shards: what is missing is extracted, and summed up."""
+"""Extracts corpora to log-mel shards and writes a summary of each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.progress import progress_bar
 from raysound.distributed.cluster.session import on_ray, run_remote
-from raysound.distributed.extraction.listing import call_for_corpus, check_manifest, plan_corpus
-from raysound.distributed.extraction.pipeline import record_there, write_shards
+from raysound.distributed.extraction.listing import call_near_corpus, check_manifest, plan_corpus
+from raysound.distributed.extraction.pipeline import read_valid_record, write_shards
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.bands import empty_bands
@@ -40,11 +40,11 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LINES = 5.0
+LINE_SECONDS = 5.0
 # The same for a progress bar.
 BAR_SECONDS = 0.5
 UNITS = {"rms": "dBFS", "lufs": "LUFS"}
-# Records that the driver may read: a worker would first have to import this module.
+# Up to this number of shards the driver reads their records, without waiting for a worker.
 FEW_SHARDS = 64
 
 
@@ -54,16 +54,14 @@ def extract(config: Config, to_train: bool = False) -> dict[str, str]:
 
     Args:
         config: the experiment.
-        to_train: whether training and evaluation follow; a real corpus that has too few clips for
-            them is refused then.
+        to_train: raise for a real corpus with too few clips for training and evaluation.
 
     Returns:
         The feature folder of each corpus, a path or URI, by its name: `real` and the names in
         `corpora.generated`. `read_features` reads it.
 
     Raises:
-        UserError: a corpus that can't be used. What listing shows is found before any clip is
-            decoded.
+        UserError: a corpus can't be used. Errors of listing come before any clip is decoded.
     """
     silent = empty_bands(config.features)
     if silent:
@@ -76,12 +74,12 @@ def extract(config: Config, to_train: bool = False) -> dict[str, str]:
     with ExitStack() as locks:
         for name in config.corpora.names:
             locks.enter_context(sole_writer(parquet.folder(config.output, name, config.features)))
-        # All are listed before one is decoded: an error in the last is reported at once. One after
-        # the other, because listing holds the rows of a corpus in memory.
+        # All corpora are listed before any is decoded, so that errors are reported at once. They
+        # are listed one by one, because listing holds the rows of a corpus in memory.
         plans = {}
         if has_real:
             plans["real"] = plan_corpus("real", config)
-            too_few = call_for_corpus(check_manifest, "real", config)
+            too_few = call_near_corpus(check_manifest, "real", config)
             if too_few and to_train:
                 raise UserError(too_few)
             if too_few:
@@ -102,16 +100,15 @@ def extract(config: Config, to_train: bool = False) -> dict[str, str]:
 def extract_corpus(name: str, config: Config, plan: dict[str, Any] | None = None) -> str:
     """Extracts one corpus and returns its folder, `summary.json` written last.
 
-    A finished corpus that has not changed stays as it is; otherwise only the shards whose clips
-    differ are extracted.
+    Only missing shards, and those whose clips changed, are extracted.
 
     Args:
         name: of the corpus.
         config: the experiment.
-        plan: what `plan_corpus` returned, if the corpus is listed already.
+        plan: the result of `plan_corpus`, if the corpus is listed already.
 
     Raises:
-        UserError: not one clip of the corpus can be used.
+        UserError: no clip of the corpus can be used.
     """
     folder = parquet.folder(config.output, name, config.features)
     with sole_writer(folder):
@@ -129,7 +126,7 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
     started = time.monotonic()
     progress = ExtractionProgress(folder, name, plan, config.name)
     with translate_ray_errors(f"the extraction of {name}"):
-        with progress_lines(progress):
+        with show_progress(progress):
             write_shards(folder, plan["shards"], config.features)
         few = len(plan["shards"]) <= FEW_SHARDS
         arguments = (folder, name, plan, config.features)
@@ -155,9 +152,9 @@ def extract_shards(folder: str, name: str, config: Config, plan: dict[str, Any])
 def write_summary(
     folder: str, name: str, plan: dict[str, Any], settings: FeatureSettings
 ) -> tuple[dict[str, Any], Counter[str]]:
-    """Sums up the records of all shards, and collects their rejects; of many, in a Ray task.
+    """Sums up the records of all shards, and writes their rejects to `rejects.parquet`.
 
-    It also removes shards that the manifest lacks, and what killed writers left.
+    Deletes shards that are not in the manifest, and temporary files of killed writers.
 
     Returns:
         The content of `summary.json`, and how often each reason for a reject occurs.
@@ -184,7 +181,7 @@ def write_summary(
 
 
 class ExtractionProgress:
-    """How far an extraction is, by the records of its shards; counts clips for Prometheus."""
+    """Counts the clips of finished shards, for the console and Prometheus."""
 
     def __init__(self, folder: str, name: str, plan: dict[str, Any], experiment: str) -> None:
         self.folder, self.name, self.clips = folder, name, plan["clips"]
@@ -193,11 +190,11 @@ class ExtractionProgress:
         self.found = self.rejected = 0
         self.hours = 0.0
 
-    def look(self) -> None:
-        """Adds the shards that are new; one that can't be read is looked at again."""
+    def update(self) -> None:
+        """Adds the new shards; one that can't be read yet is retried in the next update."""
         for file_name, _, _ in storage.scan(self.folder):
             if file_name in self.waiting:
-                shard = record_there(storage.join(self.folder, file_name))
+                shard = read_valid_record(storage.join(self.folder, file_name))
                 if shard is not None:
                     del self.waiting[file_name]
                     self.add(shard.found, len(shard.rejects), shard.seconds / 3600)
@@ -222,7 +219,7 @@ class ExtractionProgress:
 
 
 @contextmanager
-def progress_lines(progress: ExtractionProgress) -> Iterator[None]:
+def show_progress(progress: ExtractionProgress) -> Iterator[None]:
     """Shows a progress bar, or without a terminal a line every few seconds, in this block."""
     ended = Event()
 
@@ -230,17 +227,17 @@ def progress_lines(progress: ExtractionProgress) -> Iterator[None]:
         started, before = time.monotonic(), None
         while True:
             try:
-                progress.look()
+                progress.update()
             except OSError as error:
-                logger.warning("%s: its progress can't be seen: %s", progress.name, error)
+                logger.warning("%s: can't read the progress: %s", progress.name, error)
             if before is None:
-                # The shards of an earlier run say nothing about the pace.
+                # The rate does not count shards of an earlier run.
                 before = bar.initial = progress.found
             elif bar.disable:
                 progress.show((progress.found - before) / (time.monotonic() - started))
             bar.set_postfix_str(f"{progress.rejected} rejected", refresh=False)
             bar.update(progress.found - bar.n)
-            if ended.wait(SECONDS_BETWEEN_LINES if bar.disable else BAR_SECONDS):
+            if ended.wait(LINE_SECONDS if bar.disable else BAR_SECONDS):
                 return
 
     with progress_bar(progress.name, progress.clips, "clips") as bar:
@@ -254,7 +251,7 @@ def progress_lines(progress: ExtractionProgress) -> Iterator[None]:
 
 
 def report_rejects(name: str, reasons: Counter[str], summary: dict[str, Any], folder: str) -> None:
-    """Prints how many clips were rejected and why, the commonest reason first."""
+    """Logs how many clips were rejected and why, the commonest reason first."""
     if not summary["rejected"]:
         return
     logger.warning(
@@ -266,13 +263,13 @@ def report_rejects(name: str, reasons: Counter[str], summary: dict[str, Any], fo
     )
     if summary["unreadable"]:
         logger.warning(
-            "%s: %d of them could not be read; run again, and they are tried again",
+            "%s: %d of them could not be read; the next run tries them again",
             name, summary["unreadable"],
         )  # fmt: skip
 
 
 def report_loudness(name: str, summary: dict[str, Any]) -> None:
-    """Prints how many clips `features.loudness` left quiet, or exceed full scale; one line."""
+    """Logs how many clips exceed full scale, or are too quiet for `features.loudness`."""
     counts = summary.get("loudness")
     if counts and any(counts.values()):
         ((kind, level),) = summary["features"]["loudness"].items()
@@ -286,7 +283,7 @@ def report_loudness(name: str, summary: dict[str, Any]) -> None:
 
 
 def report_lengths(folder: str, settings: FeatureSettings) -> None:
-    """Says how long the real clips are, and which `clip_length` would hold most of them whole."""
+    """Logs the lengths of the real clips, and a `clip_length` that covers most of them."""
     filesystem, _ = storage.locate(folder)
     parts = [storage.locate(uri)[1] for uri in parquet.shard_uris(folder)]
     table = pyarrow.dataset.dataset(parts, filesystem=filesystem).to_table(

@@ -1,4 +1,4 @@
-"""Corpora are listed, and the manifests of their feature folders written."""
+"""Lists corpora and writes the manifests of their feature folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from raysound.corpora.manifest_parts import (
 from raysound.corpora.packed import CONTAINERS
 from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.session import Result, run_remote
-from raysound.distributed.extraction.listing_pipeline import clips_of
+from raysound.distributed.extraction.listing_pipeline import list_clips
 from raysound.distributed.extraction.map_blocks import map_blocks
 from raysound.distributed.extraction.shard_plan import plan_shards
 from raysound.errors import UserError
@@ -35,18 +35,18 @@ from raysound.settings.schema import Config
 
 logger = logging.getLogger(__name__)
 
-# Files of a corpus whose rows, some hundred bytes each, one process may hold.
+# A corpus with more files is listed by the cluster; a file's row takes some hundred bytes.
 SMALL_CORPUS = 100_000
-# Bytes of tar and Parquet files that it may list, and of a manifest that it may read.
+# So is one with more bytes of tar and Parquet files, or a larger manifest.
 SMALL_CONTAINERS = 32 << 20
 
-# Feature folders whose corpora were listed in the present job; see `listed_once`.
+# Feature folders whose corpora were listed in the present job; see `cached_listings`.
 _listed: set[str] | None = None
 
 
 @contextmanager
-def listed_once() -> Iterator[None]:
-    """In this block a corpus is listed once: later steps of a job trust the first one's listing."""
+def cached_listings() -> Iterator[None]:
+    """Lists each corpus at most once in this block; later steps reuse the first listing."""
     global _listed
     before, _listed = _listed, set()
     try:
@@ -56,16 +56,16 @@ def listed_once() -> Iterator[None]:
 
 
 def plan_corpus(name: str, config: Config) -> dict[str, Any]:
-    """Lists a corpus, see `plan_shards`, and prints what there is to say of it.
+    """Lists a corpus, plans its shards, see `plan_shards`, and logs warnings.
 
     Raises:
         UserError: it can't be listed.
     """
-    plan = for_corpus(plan_here, plan_on_cluster, name, config)
-    for note in plan["notes"]:
-        logger.warning("%s", note)
-    if "fault" in plan:
-        raise UserError(plan["fault"])
+    plan = call_by_size(plan_locally, plan_on_cluster, name, config)
+    for line in plan["warnings"]:
+        logger.warning("%s", line)
+    if "error" in plan:
+        raise UserError(plan["error"])
     if not plan["labels"]:
         check_unlabelled(name, corpus_path(name, config))
     if _listed is not None:
@@ -73,18 +73,18 @@ def plan_corpus(name: str, config: Config) -> dict[str, Any]:
     return plan
 
 
-def for_corpus(
-    here: Callable[[str, Config], Result],
+def call_by_size(
+    locally: Callable[[str, Config], Result],
     on_cluster: Callable[[str, Config], Result],
     name: str,
     config: Config,
 ) -> Result:
-    """Calls a function that holds the rows of a corpus if they are few, else another one."""
+    """Calls `locally`, which holds all rows of a corpus, for a small corpus, else `on_cluster`."""
     path = corpus_path(name, config)
     if "://" not in path:
-        return (here if is_small(path) else on_cluster)(name, config)
-    # An object store is asked by one process of the cluster, which is near it.
-    found = run_remote(call_if_small, here, path, name, config)
+        return (locally if is_small(path) else on_cluster)(name, config)
+    # A process of the cluster is nearer to the object store.
+    found = run_remote(call_if_small, locally, path, name, config)
     return on_cluster(name, config) if found is None else found
 
 
@@ -93,10 +93,10 @@ def call_if_small(function: Callable[..., Result], path: str, *arguments: Any) -
     return function(*arguments) if is_small(path) else None
 
 
-def call_for_corpus(function: Callable[..., Result], name: str, config: Config) -> Result:
-    """Calls a function that holds the rows of a corpus: in this process if they are few.
+def call_near_corpus(function: Callable[..., Result], name: str, config: Config) -> Result:
+    """Calls a function that holds all rows of a corpus: for a small local one in this process.
 
-    A worker of the cluster would first have to start.
+    This saves the start of a worker.
     """
     path = corpus_path(name, config)
     if "://" not in path and is_small(path):
@@ -105,7 +105,7 @@ def call_for_corpus(function: Callable[..., Result], name: str, config: Config) 
 
 
 def is_small(path: str) -> bool:
-    """True for a corpus of few files, whose rows one process may hold."""
+    """True for a corpus whose rows fit in one process; see SMALL_CORPUS."""
     packed = 0
     try:
         size = storage.stat_files([path])[0][0]
@@ -116,39 +116,39 @@ def is_small(path: str) -> bool:
             if count == SMALL_CORPUS or packed > SMALL_CONTAINERS:
                 return False
     except (OSError, ValueError):
-        # Whoever lists it says why it can't be.
+        # Listing reports the error.
         pass
     return True
 
 
 def check_manifest(name: str, config: Config) -> str | None:
-    """`check_real` of the real corpus as it was listed just now."""
+    """Calls `check_real` with the manifest that was just written."""
     folder = parquet.folder(config.output, name, config.features)
     return check_real(read_manifest(folder), config)
 
 
 def corpus_path(name: str, config: Config) -> str:
-    """Where the clips of a corpus are."""
+    """Path or URI of a corpus's clips."""
     return real_corpus(config).path if name == "real" else config.corpora.generated[name]
 
 
-def list_corpus(name: str, config: Config, tell: Any = logger.warning) -> pa.Table:
-    """The manifest of a corpus as it is on disk now."""
-    return read_corpus(corpus_path(name, config), tell)
+def list_corpus(name: str, config: Config, warn: Any = logger.warning) -> pa.Table:
+    """Lists a corpus and returns its manifest."""
+    return read_corpus(corpus_path(name, config), warn)
 
 
 def finished_features(name: str, config: Config) -> str:
     """The folder of a corpus's log-mels.
 
     Raises:
-        UserError: they were not extracted with these settings, or the corpus has changed since.
+        UserError: they were not extracted with these settings, or the corpus has changed.
     """
     folder = parquet.folder(config.output, name, config.features)
     if not storage.exists(storage.join(folder, "summary.json")):
         raise UserError(f"{folder} holds no finished features of {name}: run jobs/extract.py first")
     if _listed is not None and folder in _listed:
         return folder
-    digest = for_corpus(digest_here, digest_on_cluster, name, config)
+    digest = call_by_size(digest_locally, digest_on_cluster, name, config)
     index = read_index(folder)
     if index is None or index.digest != digest:
         raise UserError(
@@ -160,58 +160,58 @@ def finished_features(name: str, config: Config) -> str:
     return folder
 
 
-def digest_here(name: str, config: Config) -> str:
-    """The digest of a corpus's clips as they are now, by one process."""
+def digest_locally(name: str, config: Config) -> str:
+    """The digest of a corpus's clips, computed in one process."""
     return digest_text(digest_of(list_corpus(name, config)))
 
 
 def digest_on_cluster(name: str, config: Config) -> str:
-    """The same by the whole cluster."""
+    """The digest of a corpus's clips, computed by the whole cluster."""
     with (
         translate_ray_errors(f"the listing of {name}"),
-        temporary_folder(name, config) as temporary,
+        temporary_folder(name, config) as temp_folder,
     ):
-        clips = clips_of(corpus_path(name, config), temporary, logger.warning)
+        clips = list_clips(corpus_path(name, config), temp_folder, logger.warning)
         return digest_text(sum(map_blocks(clips, digest_of)))
 
 
 @contextmanager
 def temporary_folder(name: str, config: Config) -> Iterator[str]:
-    """A folder for a corpus's rows while it is listed, which is removed in the end."""
+    """A temporary folder for a corpus's rows, deleted at the end of the block."""
     folder = parquet.folder(config.output, name, config.features)
-    temporary = storage.join(folder, "listing", uuid4().hex)
+    temp_folder = storage.join(folder, "listing", uuid4().hex)
     try:
-        yield temporary
+        yield temp_folder
     finally:
-        storage.delete(temporary)
+        storage.delete(temp_folder)
 
 
-def plan_here(name: str, config: Config) -> dict[str, Any]:
+def plan_locally(name: str, config: Config) -> dict[str, Any]:
     """Lists a corpus in one process, and plans its shards.
 
     Returns:
-        See `plan_shards`; of a corpus that can't be listed `notes` and `fault`, because the notes
-        before it often say why.
+        See `plan_shards`, and `warnings`. If the corpus can't be listed, `warnings` and `error`,
+        because the warnings often explain the error.
     """
-    notes: list[str] = []
+    warnings: list[str] = []
     try:
-        clips = [list_corpus(name, config, notes.append)]
+        clips = [list_corpus(name, config, warnings.append)]
     except UserError as error:
-        return {"notes": notes, "fault": str(error)}
-    return {"notes": notes, **plan_shards(clips, name, config)}
+        return {"warnings": warnings, "error": str(error)}
+    return {"warnings": warnings, **plan_shards(clips, name, config)}
 
 
 def plan_on_cluster(name: str, config: Config) -> dict[str, Any]:
-    """The same by the whole cluster."""
-    notes: list[str] = []
+    """Like `plan_locally`, by the whole cluster."""
+    warnings: list[str] = []
     try:
         with (
             translate_ray_errors(f"the listing of {name}"),
-            temporary_folder(name, config) as temporary,
+            temporary_folder(name, config) as temp_folder,
         ):
             path = corpus_path(name, config)
-            plan = plan_shards(clips_of(path, temporary, notes.append), name, config)
-            warn_same_names(plan["labels"], path, notes.append)
-            return {"notes": notes, **plan}
+            plan = plan_shards(list_clips(path, temp_folder, warnings.append), name, config)
+            warn_same_names(plan["labels"], path, warnings.append)
+            return {"warnings": warnings, **plan}
     except UserError as error:
-        return {"notes": notes, "fault": str(error)}
+        return {"warnings": warnings, "error": str(error)}

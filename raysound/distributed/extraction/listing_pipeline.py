@@ -1,4 +1,4 @@
-"""The clips of a large corpus as a Ray dataset: no process holds all of them."""
+"""Lists a large corpus as a Ray dataset; no process holds all of its clips."""
 
 from __future__ import annotations
 
@@ -35,153 +35,159 @@ from raysound.corpora.table_files import (
     tables_to_open,
 )
 from raysound.distributed.cluster.session import run_remote
-from raysound.distributed.extraction.map_blocks import _dataset, _map, map_blocks
+from raysound.distributed.extraction.map_blocks import map_blocks, map_dataset, rows_dataset
 from raysound.errors import UserError
 
-# Folders that are listed apart from each other, if there are as many.
-FOLDERS_ENOUGH = 32
-# A row is a clip, or the ending of files in a container that are none: an entry of its tally.
+# With fewer folders at the top level, their subfolders are listed in parallel.
+MIN_PARALLEL_FOLDERS = 32
+# A row is a clip, or a tally entry: the suffix of a container's files that are no clips.
 PACKED = SCHEMA.append(pa.field("is_clip", pa.bool_()))
 
 
-def clips_of(path: str, temporary: str, tell: Warn) -> ray.data.Dataset:
+def list_clips(path: str, temp_folder: str, warn: Warn) -> ray.data.Dataset:
     """Lists the clips of a corpus in parallel, as tables of SCHEMA in any order.
 
-    A corpus that is labelled by a table, and a manifest, is read by one process.
+    A manifest, or a corpus labelled by a table, is read by one process.
 
     Args:
         path: see `raysound.corpora.manifest.read_corpus`.
-        temporary: a folder for temporary files, which all nodes see.
-        tell: takes a line about what is left out, or is doubtful.
+        temp_folder: a folder for temporary files, which all nodes see.
+        warn: takes each warning.
 
     Raises:
         UserError: see `raysound.corpora.manifest.read_corpus`.
     """
-    sources = run_remote(sources_of, path)
+    sources = run_remote(parallel_folders, path)
     if sources is None:
-        return _in_one_process(_write_corpus, temporary, tell, path)
-    folders, odd = sources
-    # A name on a local disk may be no UTF-8.
-    rows = [{"below": os.fsencode(below), "deep": deep} for below, deep in folders]
-    listing = _map(_dataset(rows), _listed, path=path).materialize()
-    found = Inventory.all([Inventory.of(odd), *map_blocks(listing, Inventory.of)])
-    seen = run_remote(_look_over, found, path)
-    for note in seen.notes:
-        tell(note)
-    if seen.fault:
-        raise UserError(seen.fault)
-    if seen.containers:
-        return _packed_clips(path, seen.containers, tell)
-    if seen.tables:
-        blocks = listing.to_arrow_refs()
-        return _in_one_process(_write_loose, temporary, tell, path, found, seen.tables, *blocks)
+        return _in_one_process(_write_corpus, temp_folder, warn, path)
+    folders, irregular = sources
+    # A name on a local disk may not be UTF-8.
+    rows = [{"folder": os.fsencode(name), "recursive": recursive} for name, recursive in folders]
+    listing = map_dataset(rows_dataset(rows), _list_folders, path=path).materialize()
+    found = Inventory.all([Inventory.of(irregular), *map_blocks(listing, Inventory.of)])
+    inspection = run_remote(_inspect, found, path)
+    for line in inspection.warnings:
+        warn(line)
+    if inspection.error:
+        raise UserError(inspection.error)
+    if inspection.containers:
+        return _packed_clips(path, inspection.containers, warn)
+    if inspection.tables:
+        arguments = (path, found, inspection.tables, *listing.to_arrow_refs())
+        return _in_one_process(_write_loose, temp_folder, warn, *arguments)
     if not found.sounds:
         raise UserError(no_sounds(path, found.endings))
-    layout = layout_of(found.folders, path, tell)
-    return _map(listing, clips_in_folders, layout=layout, path=path)
+    layout = layout_of(found.folders, path, warn)
+    return map_dataset(listing, clips_in_folders, layout=layout, path=path)
 
 
-def sources_of(path: str) -> tuple[list[tuple[str, bool]], pa.Table] | None:
-    """Runs in a Ray task: the folders of a corpus that are listed apart from each other.
+def parallel_folders(path: str) -> tuple[list[tuple[str, bool]], pa.Table] | None:
+    """Runs in a Ray task: the folders of a corpus that are listed in parallel.
 
     Returns:
-        Each folder, with False for its own files alone, and rows of a listing for the odd names
-        met on the way; None for a file.
+        Each folder with True if it is listed recursively, and rows of LISTING for irregular
+        names found on the way; None if the path is a file.
 
     Raises:
         UserError: see `raysound.corpora.manifest.read_corpus`.
     """
     if is_file(path):
         return None
-    odd: list[dict[str, Any]] = []
+    irregular: list[dict[str, Any]] = []
 
-    def note(kind: str, name: str) -> None:
-        odd.append({"name": utf8(name), "size": None, "modified": None, "odd": kind})
+    def add_irregular(kind: str, name: str) -> None:
+        irregular.append({"name": utf8(name), "size": None, "modified": None, "odd": kind})
 
     try:
-        own, whole = [""], storage.subfolders(path, "", note)
-        # An object store lists the files of a folder, too, when it is asked for its folders.
-        if len(whole) < (2 if "://" in path else FOLDERS_ENOUGH):
-            own += whole
-            whole = [name for one in whole for name in storage.subfolders(path, one, note)]
+        flat, nested = [""], storage.subfolders(path, "", add_irregular)
+        # An object store lists the files of a folder together with its subfolders.
+        if len(nested) < (2 if "://" in path else MIN_PARALLEL_FOLDERS):
+            flat += nested
+            nested = [
+                name
+                for folder in nested
+                for name in storage.subfolders(path, folder, add_irregular)
+            ]
     except OSError as error:
         raise UserError(f"{path} can't be listed: {error}") from error
-    folders = [*((name, False) for name in own), *((name, True) for name in whole)]
-    return folders, pa.Table.from_pylist(odd, schema=LISTING)
+    folders = [*((name, False) for name in flat), *((name, True) for name in nested)]
+    return folders, pa.Table.from_pylist(irregular, schema=LISTING)
 
 
-def _listed(sources: pa.Table, path: str) -> Iterator[pa.Table]:
+def _list_folders(folders: pa.Table, path: str) -> Iterator[pa.Table]:
     """Runs in a Ray task: the files of some folders of a corpus."""
-    for source in sources.to_pylist():
-        yield from list_blocks(path, os.fsdecode(source["below"]), source["deep"])
+    for row in folders.to_pylist():
+        yield from list_blocks(path, os.fsdecode(row["folder"]), row["recursive"])
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What `_look_over` found.
+class Inspection:
+    """The result of `_inspect`.
 
     Attributes:
-        notes: lines for the user.
-        fault: why the corpus can't be used, or "".
+        warnings: for the user.
+        error: why the corpus can't be used, or "".
         containers: see `look_over`.
         tables: files that may label the clips.
     """
 
-    notes: list[str]
-    fault: str = ""
+    warnings: list[str]
+    error: str = ""
     containers: list[Container] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
 
 
-def _look_over(found: Inventory, path: str) -> Seen:
-    """Runs in a Ray task: decides where the clips of a corpus and their labels stand."""
-    notes: list[str] = []
+def _inspect(found: Inventory, path: str) -> Inspection:
+    """Runs in a Ray task: finds the containers and label tables of a corpus."""
+    warnings: list[str] = []
     try:
-        containers = look_over(found, path, notes.append)
+        containers = look_over(found, path, warnings.append)
         if containers:
-            return Seen(notes, containers=containers)
-        tables = tables_to_open(found.tables, path, notes.append)
-        passed: list[str] = []
-        if name_clips(tables, path, passed.append):
-            # They are opened once more, and what is said of them is said then.
-            return Seen(notes, tables=tables)
-        return Seen(notes + passed)
+            return Inspection(warnings, containers=containers)
+        tables = tables_to_open(found.tables, path, warnings.append)
+        table_warnings: list[str] = []
+        if name_clips(tables, path, table_warnings.append):
+            # `_write_loose` opens the tables again, and repeats their warnings.
+            return Inspection(warnings, tables=tables)
+        return Inspection(warnings + table_warnings)
     except UserError as error:
-        return Seen(notes, str(error))
+        return Inspection(warnings, str(error))
 
 
 def _in_one_process(
-    function: Callable[..., tuple[list[str], str]], temporary: str, tell: Warn, *arguments: Any
+    function: Callable[..., tuple[list[str], str]], temp_folder: str, warn: Warn, *arguments: Any
 ) -> ray.data.Dataset:
-    """The clips that a function writes to a temporary file."""
-    uri = storage.join(temporary, "clips.parquet")
-    notes, fault = run_remote(function, uri, *arguments)
-    for note in notes:
-        tell(note)
-    if fault:
-        raise UserError(fault)
+    """Runs a function that writes clips to a temporary file, and returns them as a dataset."""
+    uri = storage.join(temp_folder, "clips.parquet")
+    warnings, error = run_remote(function, uri, *arguments)
+    for line in warnings:
+        warn(line)
+    if error:
+        raise UserError(error)
     with storage.open_file(uri) as file:
         groups = pq.ParquetFile(file).num_row_groups
     rows = [{"uri": uri, "row_group": number} for number in range(groups)]
-    return _map(_dataset(rows), _row_groups)
+    return map_dataset(rows_dataset(rows), _row_groups)
 
 
 def _write_corpus(uri: str, path: str) -> tuple[list[str], str]:
-    """Runs in a Ray task: writes the clips of a corpus to a file. Returns notes and a fault."""
-    notes: list[str] = []
-    return notes, _written(uri, lambda: read_corpus(path, notes.append))
+    """Runs in a Ray task: writes the clips of a corpus. Returns warnings and an error, or ""."""
+    warnings: list[str] = []
+    return warnings, _write_or_error(uri, lambda: read_corpus(path, warnings.append))
 
 
 def _write_loose(
     uri: str, path: str, found: Inventory, tables: list[str], *blocks: pa.Table
 ) -> tuple[list[str], str]:
-    """Runs in a Ray task: the same for one whose files are listed."""
-    notes: list[str] = []
+    """Runs in a Ray task: like `_write_corpus`, for files that are listed and label tables."""
+    warnings: list[str] = []
     listing = pa.concat_tables(blocks)
-    return notes, _written(uri, lambda: loose_clips(listing, found, tables, path, notes.append))
+    error = _write_or_error(uri, lambda: loose_clips(listing, found, tables, path, warnings.append))
+    return warnings, error
 
 
-def _written(uri: str, read: Callable[[], pa.Table]) -> str:
+def _write_or_error(uri: str, read: Callable[[], pa.Table]) -> str:
+    """Writes a table to a file; returns the text of a UserError, or ""."""
     try:
         storage.write_table(uri, read(), row_group_size=BLOCK_ROWS)
     except UserError as error:
@@ -196,22 +202,22 @@ def _row_groups(rows: pa.Table) -> Iterator[pa.Table]:
             yield pq.ParquetFile(file).read_row_group(row["row_group"])
 
 
-def _packed_clips(path: str, containers: list[Container], tell: Warn) -> ray.data.Dataset:
+def _packed_clips(path: str, containers: list[Container], warn: Warn) -> ray.data.Dataset:
     """The clips of a corpus that is packed into tar or Parquet files."""
     rows = [
         {"name": name, "uri": uri, "size": size, "modified": modified}
         for name, uri, size, modified in containers
     ]
-    packed = _map(_dataset(rows), _read_containers, path=path).materialize()
+    packed = map_dataset(rows_dataset(rows), _read_containers, path=path).materialize()
     facts = map_blocks(packed, _packed_facts)
     labels = {label for one in facts for label in one.labels}
     unlabelled = [one.unlabelled for one in facts if one.unlabelled is not None]
     if unlabelled and labels:
         refuse_unlabelled(unlabelled[0], path)
     left = merge_tallies(one.left for one in facts)
-    check_containers(containers, sum(one.clips for one in facts), [*labels], left, path, tell)
+    check_containers(containers, sum(one.clips for one in facts), [*labels], left, path, warn)
     meaning = meanings({word for one in facts for word in one.words}, path)
-    return _map(packed, _clips, meaning=meaning)
+    return map_dataset(packed, _clips, meaning=meaning)
 
 
 def _read_containers(rows: pa.Table, path: str) -> Iterator[pa.Table]:
@@ -231,14 +237,14 @@ def _read_containers(rows: pa.Table, path: str) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class PackedFacts:
-    """What is known of some rows of PACKED.
+    """Facts about some rows of PACKED.
 
     Attributes:
-        clips: how many there are.
-        labels: of these.
-        unlabelled: the first of them that has no label, if there is one.
-        words: for their splits.
-        left: the endings of what else the containers hold.
+        clips: number of clips.
+        labels: their labels.
+        unlabelled: the first clip without a label, if any.
+        words: their names of splits.
+        left: the suffixes of other files in the containers.
     """
 
     clips: int

@@ -1,4 +1,4 @@
-"""Functions over blocks of rows as Ray Data pipelines."""
+"""Maps functions over blocks of rows, in this process or with Ray Data."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ import ray.data
 from raysound.distributed.cluster.failures import finite_retries
 
 Result = TypeVar("Result")
-# Tasks of one step: the driver holds each of them.
-MOST_TASKS = 1000
-# Of listed files and of clips, which then pass as `list_blocks` yields them.
+# Limit of tasks in a step, because the driver holds each of them.
+MAX_TASKS = 1000
+# Size of blocks of files and clips, large enough for those that `list_blocks` yields.
 BLOCK_BYTES = 16 << 20
 
 
 def map_blocks(
     blocks: list[pa.Table] | ray.data.Dataset, function: Callable[..., Result], *arguments: Any
 ) -> list[Result]:
-    """What a function returns for each block, which is its first argument.
+    """Calls a function with each block, and returns the results.
 
     Args:
-        blocks: tables of this process, or a dataset whose tasks call the function.
-        function: of a module.
-        arguments: its others.
+        blocks: tables, for calls in this process, or a dataset, for calls in Ray tasks.
+        function: takes a block first; defined in a module.
+        arguments: its further arguments.
     """
     if isinstance(blocks, list):
         return [function(block, *arguments) for block in blocks]
-    results = _map(blocks, _pickled, function=function, arguments=arguments)
+    results = map_dataset(blocks, _call_on_block, function=function, arguments=arguments)
     return [pickle.loads(row["result"]) for row in results.iter_rows()]
 
 
 def map_calls(
     on_cluster: bool, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
 ) -> list[Result]:
-    """What a function returns for each call, in the order of the calls.
+    """Calls a function several times, and returns the results in the order of the calls.
 
     Args:
-        on_cluster: True for tasks of Ray Data, else the calls are made in this process.
-        function: of a module.
-        calls: its arguments.
+        on_cluster: True for calls in Ray tasks, False for calls in this process.
+        function: defined in a module.
+        calls: the arguments of each call.
     """
     if not on_cluster:
         return [function(*arguments) for arguments in calls]
     pickled = [{"call": pickle.dumps(arguments)} for arguments in calls]
     if not pickled:
         return []
-    results = _map(_dataset(pickled), _called, function=function)
+    results = map_dataset(rows_dataset(pickled), _make_calls, function=function)
     return [pickle.loads(row["result"]) for row in results.iter_rows()]
 
 
-def _dataset(rows: list[dict[str, Any]]) -> ray.data.Dataset:
+def rows_dataset(rows: list[dict[str, Any]]) -> ray.data.Dataset:
     """Rows as a dataset of many blocks."""
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_TASKS))
-    # By default Ray Data joins blocks to up to 128 MB, which takes memory.
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_TASKS))
+    # By default Ray Data merges blocks up to 128 MB, which takes memory.
     dataset.context.target_max_block_size = BLOCK_BYTES
     return dataset
 
 
-def _map(dataset: ray.data.Dataset, step: Any, /, **arguments: Any) -> ray.data.Dataset:
+def map_dataset(dataset: ray.data.Dataset, step: Any, /, **arguments: Any) -> ray.data.Dataset:
     """A dataset with a function applied to each of its blocks."""
     with finite_retries() as retries:
         return dataset.map_batches(
@@ -70,14 +70,14 @@ def _map(dataset: ray.data.Dataset, step: Any, /, **arguments: Any) -> ray.data.
         )  # fmt: skip
 
 
-def _pickled(block: pa.Table, function: Any, arguments: tuple[Any, ...]) -> pa.Table:
-    """Runs in a Ray task: a function's result for a block, as a table of one row."""
+def _call_on_block(block: pa.Table, function: Any, arguments: tuple[Any, ...]) -> pa.Table:
+    """Runs in a Ray task: calls a function with a block; the result is a table of one row."""
     result = pickle.dumps(function(block, *arguments))
     return pa.table({"result": pa.array([result], pa.large_binary())})
 
 
-def _called(block: pa.Table, function: Any) -> Iterator[pa.Table]:
-    """Runs in a Ray task: a function's result for each call, as a table of one row."""
+def _make_calls(block: pa.Table, function: Any) -> Iterator[pa.Table]:
+    """Runs in a Ray task: makes some calls; each result is a table of one row."""
     for call in block["call"].to_pylist():
         result = pickle.dumps(function(*pickle.loads(call)))
         yield pa.table({"result": pa.array([result], pa.large_binary())})

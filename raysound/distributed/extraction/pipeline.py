@@ -1,4 +1,4 @@
-"""The pipeline of an extraction: a datasource of windows, a map to log-mels, a datasink."""
+"""The extraction pipeline: a datasource of windows, a map to log-mels, a datasink of shards."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# Seconds that decoding a window may take before its clip is examined.
+# Seconds that decoding a window may take.
 TIMEOUT = 300.0
-# How often the process of one shard may die in a run, when none of its clips alone crashes it.
-MOST_DEATHS = 4
-# Shards of a task: Ray Data looks for finished tasks ten times a second. Its write operator holds
-# the log-mels of a task until the task ends, so that more would cost memory.
-SHARDS_A_TASK = 8
-# Tasks of one pipeline: the driver holds each of them.
-MOST_TASKS = 10_000
-# Below those that `read_windows` yields, which pass as they are.
+# Limit of process deaths per shard and run, if none of its clips alone crashes the process.
+MAX_DEATHS = 4
+# Ray Data polls for finished tasks ten times a second, so a task takes several shards. More would
+# cost memory: the write operator holds the log-mels of a task until the task ends.
+SHARDS_PER_TASK = 8
+# Limit of tasks in a pipeline, because the driver holds each of them.
+MAX_TASKS = 10_000
+# Smaller than the blocks that `read_windows` yields, so that Ray Data does not merge these.
 BLOCK_BYTES = 15 << 20
 
 
 def write_shards(folder: str, shards: list[int], settings: FeatureSettings) -> None:
-    """Extracts shards of a manifest in parallel; those that exist already stay.
+    """Extracts the missing shards of a manifest in parallel.
 
     Args:
         folder: of the features, with the manifest.
@@ -51,17 +51,18 @@ def write_shards(folder: str, shards: list[int], settings: FeatureSettings) -> N
         settings: of the features.
     """
     run = f"{time.time_ns():x}"
-    # A death counts against the shard that was being extracted: `guarded` ends the job before.
-    remote = {"num_cpus": 1, "max_retries": SHARDS_A_TASK * (MOST_DEATHS + 1)}
-    most = MOST_TASKS * SHARDS_A_TASK
+    # `crash_guard` limits the deaths per shard, and ends the job before this limit is reached.
+    remote = {"num_cpus": 1, "max_retries": SHARDS_PER_TASK * (MAX_DEATHS + 1)}
+    size = MAX_TASKS * SHARDS_PER_TASK
     sink = ShardDatasink(folder, settings, run)
-    for some in (shards[start : start + most] for start in range(0, len(shards), most)):
-        source = WindowDatasource(some, folder, settings, run, TIMEOUT)
+    for start in range(0, len(shards), size):
+        batch = shards[start : start + size]
+        source = WindowDatasource(batch, folder, settings, run, TIMEOUT)
         with finite_retries():
             windows = ray.data.read_datasource(
                 source, override_num_blocks=len(source.tasks), ray_remote_args=remote
             )
-            # By default Ray Data joins blocks to up to 128 MB, which takes memory.
+            # By default Ray Data merges blocks up to 128 MB, which takes memory.
             windows.context.target_max_block_size = BLOCK_BYTES
             log_mels = windows.map_batches(
                 map_log_mels, fn_kwargs={"settings": settings},
@@ -71,14 +72,13 @@ def write_shards(folder: str, shards: list[int], settings: FeatureSettings) -> N
 
 
 class WindowDatasource(Datasource):
-    """Windows of the clips of some shards, see `read_shards`; a few shards make a task."""
+    """The windows of some shards, a few shards per read task; see `read_shards`."""
 
     def __init__(
         self, shards: list[int], folder: str, settings: FeatureSettings, run: str, timeout: float
     ) -> None:
-        # At least four tasks for each CPU, so that none waits long for the others at the end.
-        together = len(shards) // int(4 * max(1, cluster_cpus()))
-        size = max(1, min(SHARDS_A_TASK, together))
+        # With at least four tasks per CPU, all CPUs finish at about the same time.
+        size = max(1, min(SHARDS_PER_TASK, len(shards) // int(4 * max(1, cluster_cpus()))))
         self.tasks = [shards[start : start + size] for start in range(0, len(shards), size)]
         self.arguments = (folder, settings, run, timeout)
 
@@ -88,7 +88,7 @@ class WindowDatasource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One read task for every few shards, whatever parallelism Ray Data wishes for."""
+        """The read tasks, whatever `parallelism` Ray Data requests."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [
             ReadTask(partial(read_shards, shards, *self.arguments), unknown)
@@ -104,7 +104,7 @@ def read_shards(
     Yields:
         The rows of `raysound.features.extraction.read_windows`, with a column `shard`.
     """
-    # Torch takes seconds to import: the workers need it, the driver does not.
+    # Imported here because torch takes seconds to import, and the driver does not need it.
     import torch
 
     from raysound.features.extraction import read_windows, shard_digest
@@ -112,69 +112,70 @@ def read_shards(
     torch.set_num_threads(1)
     for index in shards:
         clips = shard_clips(folder, run, index)
-        record = record_there(storage.join(folder, parquet.shard_name(index)))
+        record = read_valid_record(storage.join(folder, parquet.shard_name(index)))
         if record and not record.unreadable and record.digest == shard_digest(clips, settings):
             continue
-        with guarded(folder, index, clips, settings, run, timeout) as known:
+        with crash_guard(folder, index, clips, settings, run, timeout) as known:
             for rows in read_windows(clips, settings, known, timeout):
                 yield rows.append_column("shard", pa.array([index] * len(rows), pa.int64()))
 
 
 @contextmanager
-def guarded(
+def crash_guard(
     folder: str, index: int, clips: pa.Table, settings: FeatureSettings, run: str, timeout: float
 ) -> Iterator[dict[str, Any]]:
-    """Marks a shard as begun, and yields the clips that crashed or hung earlier attempts.
+    """Writes a marker for a shard, and yields the clips that crashed or hung earlier attempts.
 
-    `ShardDatasink` removes the mark. A process that died leaves it to the next attempt.
+    `ShardDatasink` deletes the marker. If it exists already, the process of an earlier attempt
+    died.
 
     Raises:
-        UserError: the process died again and again, though none of the clips alone crashes it.
+        UserError: the process died MAX_DEATHS times, though none of the clips alone crashes it.
     """
     from raysound.features.probe import find_crashing_clips
 
     name = parquet.shard_name(index)
-    mark = attempt_mark(folder, index)
-    deaths = deaths_before(mark, run)
-    if deaths >= MOST_DEATHS:
-        storage.delete(mark)
+    marker = attempt_marker(folder, index)
+    deaths = count_earlier_deaths(marker, run)
+    if deaths >= MAX_DEATHS:
+        storage.delete(marker)
         raise UserError(
             f"the process that extracted {name} of {folder} died {deaths} times, though none of "
-            "its clips alone crashes it: is there memory enough for as many processes as CPUs? "
+            "its clips alone crashes it: there may be too little memory for one process per CPU; "
             "compute.num_cpus lowers their number"
         )
-    storage.write_bytes(mark, json.dumps({"run": run, "deaths": deaths}).encode())
+    storage.write_bytes(marker, json.dumps({"run": run, "deaths": deaths}).encode())
     try:
         yield find_crashing_clips(clips, settings, timeout) if deaths else {}
     except BaseException:
-        # The process lives: an error, or the datasink can't write.
-        storage.delete(mark)
+        # The process is alive: this is an error, or the datasink can't write.
+        storage.delete(marker)
         raise
 
 
-def attempt_mark(folder: str, index: int) -> str:
+def attempt_marker(folder: str, index: int) -> str:
     """The file that exists while a shard is being extracted."""
     return storage.join(folder, "attempts", parquet.shard_name(index))
 
 
-def deaths_before(mark: str, run: str) -> int:
-    """How many attempts at a shard died: in this run, or just once in those before it."""
+def count_earlier_deaths(marker: str, run: str) -> int:
+    """How many attempts at a shard died in this run; all earlier runs together count as one."""
     try:
-        before = json.loads(storage.read_bytes(mark))
+        before = json.loads(storage.read_bytes(marker))
     except FileNotFoundError:
         return 0
     except ValueError:
-        # The machine itself went down while the mark was being written.
+        # The machine went down while the marker was written.
         return 1
     return 1 + int(before["deaths"] if before["run"] == run else 0)
 
 
-def record_there(uri: str) -> Shard | None:
-    """The record of a shard; None if there is no such file, or one that can't be read."""
+def read_valid_record(uri: str) -> Shard | None:
+    """The record of a shard; None if the file is missing or can't be read."""
     try:
         return parquet.read_record(uri)
     except (OSError, ValueError, LookupError, TypeError):
-        # The machine went down while the file was being written, or an older version wrote it.
+        # The machine went down while the file was written, or an older version wrote it.
         return None
 
 
@@ -182,18 +183,18 @@ def map_log_mels(block: pa.Table, settings: FeatureSettings, **options: Any) -> 
     """Runs in a Ray task: `raysound.features.extraction.log_mels`."""
     from raysound.features.extraction import add_log_mels
 
-    # Of shards that all exist already there is a block without columns.
+    # If all shards of a task exist already, its block has no columns.
     return add_log_mels(block, settings, **options) if len(block) else block
 
 
 class ShardDatasink(Datasink[int]):
-    """Writes log-mels and rejects as one Parquet file a shard."""
+    """Writes log-mels and rejects as one Parquet file per shard."""
 
     def __init__(self, folder: str, settings: FeatureSettings, run: str) -> None:
         self.folder, self.settings, self.run = folder, settings, run
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> int:
-        """Runs in a Ray task: the rows of a shard follow each other. Returns how many shards."""
+        """Runs in a Ray task: writes consecutive shards. Returns how many."""
         from raysound.features.extraction import write_shard
 
         written = 0
@@ -201,14 +202,14 @@ class ShardDatasink(Datasink[int]):
             clips = shard_clips(self.folder, self.run, index)
             uri = storage.join(self.folder, parquet.shard_name(index))
             shard = write_shard(uri, clips, self.settings, (rows for _, rows in pairs))
-            storage.delete(attempt_mark(self.folder, index))
+            storage.delete(attempt_marker(self.folder, index))
             log_shard(uri, shard)
             written += 1
         return written
 
 
 def log_shard(uri: str, shard: Shard) -> None:
-    """Logs a shard and its rejects where Ray's dashboard shows it."""
+    """Logs a shard and its rejects to the worker's log, which Ray's dashboard shows."""
     log_here()
     logger.info("%s: %s, %d rejected", uri, counted(shard.found, "clip"), len(shard.rejects))
     for reject in shard.rejects:
@@ -216,7 +217,7 @@ def log_shard(uri: str, shard: Shard) -> None:
 
 
 def group_by_shard(blocks: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """Cuts blocks where one shard ends and the next begins; yields a shard's number and rows."""
+    """Splits blocks at the borders of shards; yields the number and rows of each piece."""
     for block in blocks:
         if not len(block):
             continue

@@ -1,4 +1,4 @@
-"""The manifest of a feature folder is written: range by range, by one process or a cluster."""
+"""Divides the clips of a corpus into shards and writes the manifest, range by range."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from raysound.settings.schema import Config
 def plan_shards(
     clips: list[pa.Table] | ray.data.Dataset, name: str, config: Config
 ) -> dict[str, Any]:
-    """Writes which clip of a corpus is in which shard, unless that is known.
+    """Writes the manifest, with the shard of each clip, unless it is up to date.
 
     Args:
         clips: of the corpus, tables of SCHEMA.
@@ -39,8 +39,8 @@ def plan_shards(
         config: the experiment.
 
     Returns:
-        How many `clips` there are, their `labels`, the numbers of their `shards`, and `finished`:
-        True where all shards are there.
+        The number of `clips`, their `labels`, the numbers of their `shards`, and `finished`: True
+        if all shards exist.
     """
     folder = parquet.folder(config.output, name, config.features)
     facts = Facts.all(map_blocks(clips, Facts.of))
@@ -48,7 +48,7 @@ def plan_shards(
     is_same = index is not None and index.digest == digest_text(facts.digest)
     finished = is_same and index is not None and is_extracted(folder, index.shards)
     if not finished:
-        # Shards change from here on: until all are made, nobody may take them for a corpus.
+        # Without its summary the corpus counts as unfinished while the shards change.
         storage.delete(storage.join(folder, "summary.json"))
     if index is None or not is_same:
         per_shard = clips_per_shard(facts.clips, config.compute.shard_clips, config.features)
@@ -72,45 +72,47 @@ def write_manifest(
         folder: of the features.
         clips: tables of SCHEMA.
         facts: of all of them.
-        before: of the manifest until now, whose shards the clips keep.
-        per_shard: clips of a shard at the most.
+        before: of the present manifest, whose shards the clips keep.
+        per_shard: maximum of clips per shard.
     """
     on_cluster = not isinstance(clips, list)
     ranges = Ranges.of(facts)
     run = uuid4().hex
-    temporary = storage.join(folder, "listing", run)
+    temp_folder = storage.join(folder, "listing", run)
     old = [name for name, _ in before.parts] if before else []
     try:
         blocks = [
-            *map_blocks(clips, group_new, ranges, temporary),
+            *map_blocks(clips, group_block, ranges, temp_folder),
             *map_calls(
                 on_cluster,
                 group_part,
-                [(storage.join(folder, *name.split("/")), ranges, temporary) for name in old],
+                [(storage.join(folder, *name.split("/")), ranges, temp_folder) for name in old],
             ),
         ]
-        # Too many pairs of block and range for the driver to hand out.
-        uri = storage.join(temporary, "blocks")
+        # Written to a file, because there are too many pairs of block and range to send.
+        uri = storage.join(temp_folder, "blocks")
         storage.write_table(uri, pa.Table.from_pylist(blocks, schema=BLOCKS))
-        # A range that no clip falls into makes no part.
-        filled = sorted({one for row in blocks if not row["has_shards"] for one in row["ranges"]})
-        rows = [storage.join(temporary, f"range-{number}") for number in filled]
+        # An empty range makes no part.
+        filled = sorted(
+            {number for row in blocks if not row["has_shards"] for number in row["ranges"]}
+        )
+        sorted_uris = [storage.join(temp_folder, f"range-{number}") for number in filled]
         cuts = map_calls(
             on_cluster, sort_range,
-            [(number, uri, per_shard, to) for number, to in zip(filled, rows, strict=True)],
+            [(number, uri, per_shard, to) for number, to in zip(filled, sorted_uris, strict=True)],
         )  # fmt: skip
-        firsts, anew = first_shards(cuts, before.shards[-1] if before else -1)
+        firsts, renumber = first_shards(cuts, before.shards[-1] if before else -1)
         names = [f"manifest/{run}/part-{number:08d}.parquet" for number in range(len(filled))]
         shards = map_calls(
             on_cluster, write_range,
             [
-                (storage.join(folder, *name.split("/")), laid_out, first, anew, per_shard)
-                for name, laid_out, first in zip(names, rows, firsts, strict=True)
+                (storage.join(folder, *name.split("/")), sorted_uri, first, renumber, per_shard)
+                for name, sorted_uri, first in zip(names, sorted_uris, firsts, strict=True)
             ],
         )  # fmt: skip
     finally:
-        storage.delete(temporary)
-    parts = tuple((name, runs_of(some)) for name, some in zip(names, shards, strict=True))
+        storage.delete(temp_folder)
+    parts = tuple((name, runs_of(numbers)) for name, numbers in zip(names, shards, strict=True))
     index = Index(facts.clips, digest_text(facts.digest), parts)
     write_index(folder, index)
     for name in stale_files(folder, run):
@@ -119,23 +121,23 @@ def write_manifest(
 
 
 def stale_files(folder: str, run: str) -> list[str]:
-    """What a feature folder holds of manifests before one, and of listings that were killed."""
+    """Files of earlier manifests and of killed listings in a feature folder."""
     names = storage.subfolders(folder, "manifest")
     return [*(name for name in names if name != f"manifest/{run}"), OLD, "listing"]
 
 
-def group_new(clips: pa.Table, ranges: Ranges, temporary: str) -> dict[str, Any]:
+def group_block(clips: pa.Table, ranges: Ranges, temp_folder: str) -> dict[str, Any]:
     """`group` for a block of clips."""
-    return group(clips, ranges, storage.join(temporary, uuid4().hex))
+    return group(clips, ranges, storage.join(temp_folder, uuid4().hex))
 
 
-def group_part(uri: str, ranges: Ranges, temporary: str) -> dict[str, Any]:
+def group_part(uri: str, ranges: Ranges, temp_folder: str) -> dict[str, Any]:
     """`group` for a part of a manifest."""
-    return group_new(storage.read_table(uri), ranges, temporary)
+    return group_block(storage.read_table(uri), ranges, temp_folder)
 
 
 def is_extracted(folder: str, shards: list[int]) -> bool:
-    """True where all of these shards are there, and no clip is left to be tried again."""
+    """True if all of these shards exist, and no clip is to be tried again."""
     uri = storage.join(folder, "summary.json")
     if not storage.exists(uri) or json.loads(storage.read_bytes(uri)).get("unreadable") != 0:
         return False

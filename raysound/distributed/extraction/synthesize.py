@@ -1,4 +1,4 @@
-"""Corpora that raysound makes itself, in parallel."""
+"""Synthesises corpora in parallel."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-MARK = "synthesis.json"
-CLIPS_A_TASK = 64
+MARKER = "synthesis.json"
+CLIPS_PER_TASK = 64
 
 
 def synthesize(config: Config) -> str:
-    """Makes the corpora of the config's `synthesis` section. Returns the last line of the job."""
+    """Synthesises the corpora of the section `synthesis`. Returns the last line of the job."""
     check_durable(
         {key: at for key, at in configured_paths(config).items() if key in SYNTHESIS_OUTPUTS}
     )
@@ -58,18 +58,18 @@ def synthesize(config: Config) -> str:
     made = []
     if config.synthesis.formula is not None:
         settings = config.synthesis.formula
-        made += [by_formula(role, settings) for role in ROLE_SNR_DB]
+        made += [make_formula_corpus(role, settings) for role in ROLE_SNR_DB]
     if config.synthesis.griffin_lim is not None:
-        made.append(by_griffin_lim(config, config.synthesis.griffin_lim))
+        made.append(make_griffin_lim_corpus(config, config.synthesis.griffin_lim))
     if config.synthesis.ladder is not None:
-        made += by_ladder(config, config.synthesis.ladder)
+        made += make_ladder_corpora(config, config.synthesis.ladder)
     if not made:
-        raise UserError("the config has no synthesis section: there is nothing to make")
+        raise UserError("the config has no synthesis section, which names the corpora to make")
     return f"corpora: {', '.join(made)}"
 
 
-def by_formula(role: str, settings: FormulaSettings) -> str:
-    """Makes one corpus by formula, a folder a class, and returns its folder."""
+def make_formula_corpus(role: str, settings: FormulaSettings) -> str:
+    """Synthesises one corpus by formula, with a folder per class, and returns its folder."""
     folder = storage.join(settings.output, role)
     real = role == "real"
     clips_per_class = settings.clips_per_class if real else settings.generated_clips_per_class
@@ -80,15 +80,15 @@ def by_formula(role: str, settings: FormulaSettings) -> str:
     with sole_writer(folder):
         if start_corpus(folder, identity):
             calls = (
-                (plan[start : start + CLIPS_A_TASK], folder, settings)
-                for start in range(0, len(plan), CLIPS_A_TASK)
+                (plan[start : start + CLIPS_PER_TASK], folder, settings)
+                for start in range(0, len(plan), CLIPS_PER_TASK)
             )
             finish_corpus(folder, identity, sum(run_remote_all(formula_clips, calls)))
     return folder
 
 
 def formula_clips(plan: list[dict[str, Any]], folder: str, settings: FormulaSettings) -> int:
-    """Runs in a Ray task: makes some clips of a plan, and returns how many."""
+    """Runs in a Ray task: writes some clips of a plan, and returns how many."""
     for clip in plan:
         waveform = synthesize_clip(
             clip["kind"],
@@ -102,130 +102,135 @@ def formula_clips(plan: list[dict[str, Any]], folder: str, settings: FormulaSett
     return len(plan)
 
 
-def by_griffin_lim(config: Config, settings: GriffinLimSettings) -> str:
-    """Sends the real corpus's test clips through log-mel and back, and returns the new folder."""
-    return of_test_clips(
+def make_griffin_lim_corpus(config: Config, settings: GriffinLimSettings) -> str:
+    """Resynthesises the real test clips from their log-mels, and returns the new folder."""
+    return make_from_test_clips(
         config,
         settings.output,
         {"griffin_lim": settings.iterations},
         griffin_lim_clips,
-        own_level(config.features),
+        without_loudness(config.features),
         settings.iterations,
     )
 
 
-def by_ladder(config: Config, settings: LadderSettings) -> list[str]:
-    """Makes the real corpus's test clips worse, step by step, and returns the new folders."""
+def make_ladder_corpora(config: Config, settings: LadderSettings) -> list[str]:
+    """Degrades the real test clips in steps, a corpus per step, and returns the new folders."""
     made = []
     for n_mels in settings.n_mels:
-        # Three quarters of a window in common: the phase is what Griffin-Lim has least to go by.
+        # An overlap of 75 % helps Griffin-Lim to estimate the phase.
         change = {"n_mels": n_mels, "hop_length": config.features.n_fft // 4}
-        features = own_level(config.features).model_copy(update=change)
+        features = without_loudness(config.features).model_copy(update=change)
         folder = storage.join(settings.output, f"mel-{n_mels}")
         identity = {"mel": n_mels, "iterations": settings.iterations}
         made.append(
-            of_test_clips(
+            make_from_test_clips(
                 config, folder, identity, griffin_lim_clips, features, settings.iterations
             )
         )
     for snr_db in settings.snr_db:
         folder = storage.join(settings.output, f"noise-{snr_db:g}dB")
         made.append(
-            of_test_clips(
-                config, folder, {"snr_db": snr_db}, noisy_clips, own_level(config.features), snr_db
+            make_from_test_clips(
+                config,
+                folder,
+                {"snr_db": snr_db},
+                noisy_clips,
+                without_loudness(config.features),
+                snr_db,
             )
         )
     return made
 
 
-def of_test_clips(
+def make_from_test_clips(
     config: Config,
     folder: str,
     identity: dict[str, Any],
     make: Callable[..., int],
     *arguments: Any,
 ) -> str:
-    """Makes a corpus of the real corpus's test clips, and returns its folder.
+    """Makes a corpus from the real test clips, and returns its folder.
 
     Args:
         config: the experiment.
         folder: of the new corpus.
-        identity: what it is, but for the clips and features.
-        make: takes some clips, the folder and the arguments, and returns how many it could use.
-        arguments: of `make`.
+        identity: of the corpus; the clips and features are added.
+        make: takes some clips, the folder and the arguments, and returns how many clips it used.
+        arguments: further arguments of `make`.
     """
     real = real_corpus(config)
     clips = assign_split(read_corpus(real.path), real.split)
     test = clips.filter(pc.equal(clips["split"], "test"))
     identity = {
         **identity,
-        "features": own_level(config.features).model_dump(),
+        "features": without_loudness(config.features).model_dump(),
         "clips": digest(test.to_pydict()),
     }
     with sole_writer(folder):
         if start_corpus(folder, identity):
             calls = (
-                (test.slice(start, CLIPS_A_TASK), folder, *arguments)
-                for start in range(0, len(test), CLIPS_A_TASK)
+                (test.slice(start, CLIPS_PER_TASK), folder, *arguments)
+                for start in range(0, len(test), CLIPS_PER_TASK)
             )
             done = sum(run_remote_all(make, calls))
             if done < len(test):
                 logger.warning(
-                    "%d of %s can't be used: jobs/extract.py tells why",
+                    "%d of %s can't be used: jobs/extract.py reports the reasons",
                     len(test) - done, counted(len(test), "test clip"),
                 )  # fmt: skip
             finish_corpus(folder, identity, done)
     return folder
 
 
-def own_level(features: FeatureSettings) -> FeatureSettings:
-    """The settings without `loudness`: what is made has the level of its original."""
+def without_loudness(features: FeatureSettings) -> FeatureSettings:
+    """The settings without `loudness`, so that clips keep the level of their originals."""
     return features.model_copy(update={"loudness": None})
 
 
 def griffin_lim_clips(
     clips: pa.Table, folder: str, features: FeatureSettings, iterations: int
 ) -> int:
-    """Runs in a Ray task: the first window of each clip through log-mel and back.
+    """Runs in a Ray task: resynthesises the first window of each clip from its log-mel.
 
     Returns:
-        How many could be used.
+        How many clips could be used.
     """
     torch.set_num_threads(1)
     log_mel = LogMel(features)
 
-    def remade(window: np.ndarray, seed: int) -> np.ndarray:
+    def resynthesize(window: np.ndarray, seed: int) -> np.ndarray:
         features_of_window = log_mel(torch.from_numpy(window))
         return log_mel_to_waveform(features_of_window, features, iterations, seed).numpy()
 
-    return changed_clips(clips, folder, features, remade)
+    return write_changed_clips(clips, folder, features, resynthesize)
 
 
 def noisy_clips(clips: pa.Table, folder: str, features: FeatureSettings, snr_db: float) -> int:
-    """Runs in a Ray task: the first window of each clip with white noise added.
+    """Runs in a Ray task: adds white noise to the first window of each clip.
 
     Returns:
-        How many could be used.
+        How many clips could be used.
     """
 
-    def noisy(window: np.ndarray, seed: int) -> np.ndarray:
+    def add_noise(window: np.ndarray, seed: int) -> np.ndarray:
         rms = np.sqrt(np.mean(window**2, dtype=np.float64)) * 10 ** (-snr_db / 20)
         noise = np.random.default_rng(seed).normal(0, rms, len(window))
         return (window + noise).astype(np.float32)
 
-    return changed_clips(clips, folder, features, noisy)
+    return write_changed_clips(clips, folder, features, add_noise)
 
 
-def changed_clips(
+def write_changed_clips(
     clips: pa.Table,
     folder: str,
     features: FeatureSettings,
     change: Callable[[np.ndarray, int], np.ndarray],
 ) -> int:
-    """Writes the first window of each clip, changed by a function of it and of a seed.
+    """Writes the first window of each clip, changed by a function of the window and a seed.
 
     Returns:
-        How many could be used.
+        How many clips could be used.
     """
     done = 0
     names = zip(clips["clip_id"].to_pylist(), clips["label"].to_pylist(), strict=True)
@@ -244,25 +249,25 @@ def changed_clips(
 
 
 def start_corpus(folder: str, identity: dict[str, Any]) -> bool:
-    """Makes way for a corpus; False if this very one is finished already.
+    """Prepares the folder of a corpus; returns False if the same corpus is finished already.
 
     Raises:
-        UserError: the folder holds files that raysound did not make.
+        UserError: the folder holds files that raysound did not write.
     """
-    mark = storage.join(folder, MARK)
-    if storage.exists(mark):
-        if json.loads(storage.read_bytes(mark)) == {**identity, "finished": True}:
+    marker = storage.join(folder, MARKER)
+    if storage.exists(marker):
+        if json.loads(storage.read_bytes(marker)) == {**identity, "finished": True}:
             logger.info("%s is made already", folder)
             return False
         storage.delete(folder)
     elif storage.list_files(folder):
-        raise UserError(f"{folder} holds other files: name another synthesis output, or remove it")
-    storage.write_bytes(mark, json.dumps({**identity, "finished": False}).encode())
+        raise UserError(f"{folder} holds other files: set another synthesis output, or remove it")
+    storage.write_bytes(marker, json.dumps({**identity, "finished": False}).encode())
     return True
 
 
 def finish_corpus(folder: str, identity: dict[str, Any], clips: int) -> None:
-    """Marks a corpus as whole."""
-    mark = json.dumps({**identity, "finished": True}, indent=2)
-    storage.write_bytes(storage.join(folder, MARK), mark.encode())
+    """Marks a corpus as finished."""
+    content = json.dumps({**identity, "finished": True}, indent=2)
+    storage.write_bytes(storage.join(folder, MARKER), content.encode())
     logger.info("%s: %s made", folder, counted(clips, "clip"))
