@@ -37,7 +37,7 @@ from raysound.distributed.training.train import Variant, variants
 from raysound.distributed.training.trainer import (
     classifier_metadata,
     export_classifier,
-    job_of,
+    make_loop_config,
     run_workers,
 )
 from raysound.distributed.training.training_data import load_training_data
@@ -87,7 +87,7 @@ def job_for(config: Config, folder: str, run: str) -> tuple[dict[str, Any], Any,
     """What a worker is told, what it learns from, and its note."""
     material = load_training_data(folder, split_clips(config, folder))
     note = classifier_metadata(config, material)
-    return job_of(config, material, note, run, plan_workers(config)[1]), material, note
+    return make_loop_config(config, material, note, run, plan_workers(config)[1]), material, note
 
 
 def seconds_an_epoch(config: Config, folder: str) -> tuple[float, float]:

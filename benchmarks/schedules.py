@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 from raysound import storage
 from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.extraction.extract import extract_corpus
-from raysound.distributed.training.train import Variant, trained_together
+from raysound.distributed.training.train import Variant, train_variants
 from raysound.settings.loading import load
 from raysound.training.history import read_history
 
@@ -51,7 +51,7 @@ def trained(
     """The cells of a clip length: their curves, and how they do on the test fold."""
     keys = [(schedule, model, length) for model in models for schedule in SCHEDULES]
     classifiers = [classifier(*key, overrides) for key in keys]
-    rows = trained_together(classifiers, extract_corpus("real", classifiers[0].config))
+    rows = train_variants(classifiers, extract_corpus("real", classifiers[0].config))
     cells = {}
     for key, row in zip(keys, rows, strict=True):
         history = read_history(storage.join(row["run"], "history.jsonl"))

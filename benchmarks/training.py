@@ -41,7 +41,7 @@ from raysound.distributed.training import feature_loading
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
     classifier_metadata,
-    job_of,
+    make_loop_config,
     train_classifier,
 )
 from raysound.distributed.training.training_data import (
@@ -239,7 +239,7 @@ def with_switches(
     batches.GPU_SHARE = GPU_SHARE if "data kept on the GPU" in on else 0.0
     with tempfile.TemporaryDirectory() as run:
         train_alone(
-            job_of(config, material, classifier_metadata(config, material), run, threads),
+            make_loop_config(config, material, classifier_metadata(config, material), run, threads),
             device,
             {},
         )

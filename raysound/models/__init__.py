@@ -22,11 +22,11 @@ MODELS: Mapping[str, Callable[[int], EmbeddingClassifier]] = {
 
 
 def build(name: str, classes: int) -> EmbeddingClassifier:
-    """An untrained model for so many classes.
+    """An untrained model with some number of classes.
 
     Raises:
-        ValueError: no model of that name.
+        ValueError: there is no model of that name.
     """
     if name not in MODELS:
-        raise ValueError(f"no model is called '{name}'; there are {', '.join(MODELS)}")
+        raise ValueError(f"unknown model '{name}'; choose one of {', '.join(MODELS)}")
     return MODELS[name](classes)

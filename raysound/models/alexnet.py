@@ -1,4 +1,7 @@
-"""AlexNet for one channel (Krizhevsky et al., 2012), with batch norm and a stride of 1 in pitch."""
+"""AlexNet (Krizhevsky et al., 2012) for one channel, with batch norm.
+
+The first convolution has stride 1 along frequency.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from raysound.models.classifier import EmbeddingClassifier
 class AlexNet(EmbeddingClassifier):
     """Five convolutions and three linear layers; its embedding is `(B, 4096)`."""
 
-    smallest = (21, 35)
+    min_input_size = (21, 35)
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class AlexNet(EmbeddingClassifier):
 def convolution(
     inputs: int, outputs: int, kernel: int, padding: int, stride: int | tuple[int, int] = 1
 ) -> Iterator[nn.Module]:
-    """A convolution, its batch norm, its ReLU."""
+    """A convolution, batch norm and ReLU."""
     yield nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding)
     yield nn.BatchNorm2d(outputs)
     yield nn.ReLU(inplace=True)

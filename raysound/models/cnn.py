@@ -10,12 +10,12 @@ from raysound.models.classifier import EmbeddingClassifier
 
 
 class CNN(EmbeddingClassifier):
-    """The small network of the MNIST examples, widened and made free of the input's size.
+    """The network of the MNIST examples with more channels, for inputs of any size.
 
     Its embedding, `(B, 128)`, is the last hidden layer after its ReLU.
     """
 
-    smallest = (16, 16)
+    min_input_size = (16, 16)
 
     def __init__(self, classes: int) -> None:
         super().__init__()

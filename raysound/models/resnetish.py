@@ -13,7 +13,7 @@ from raysound.models.classifier import EmbeddingClassifier
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions around a shortcut."""
+    """Two 3×3 convolutions with a shortcut."""
 
     expansion: ClassVar[int] = 1
 
@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions around a shortcut; the 3×3 one has the stride."""
+    """1×1, 3×3 and 1×1 convolutions with a shortcut; the 3×3 one has the stride."""
 
     expansion: ClassVar[int] = 4
 
@@ -55,14 +55,14 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """The way past a block: as it is where the shape stays, else a strided 1×1 convolution."""
+    """The shortcut of a block: the identity if the shape stays, else a strided 1×1 convolution."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class ResNetish(EmbeddingClassifier):
-    """A ResNet whose first convolution has no stride and whose maps end as 4 × 6, flattened.
+    """A ResNet whose first convolution has stride 1, with 4 × 6 pooling before the last layer.
 
     Its embedding is the mean over the last maps: `(B, 512)`, or `(B, 2048)` with bottlenecks.
     """

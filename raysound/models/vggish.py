@@ -1,4 +1,4 @@
-"""VGGish (Hershey et al., 2017, arXiv:1609.09430), its last pooling freed of the input's size."""
+"""VGGish (Hershey et al., 2017, arXiv:1609.09430), with adaptive pooling for any input size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysound.models.classifier import EmbeddingClassifier
 class VGGish(EmbeddingClassifier):
     """Six convolutions, three linear layers, a head; its embedding is `(B, 128)`."""
 
-    smallest = (8, 8)
+    min_input_size = (8, 8)
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Batches of log-mels in memory: their order, each worker's share, and the way to the model."""
+"""Batches of log-mels in memory: their order, each worker's share, and the device transfer."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 
 from raysound.settings.compute import ComputeSettings
-from raysound.training.hardware import decided
+from raysound.training.hardware import resolve_switch
 from raysound.training.step import Batch
 
-# What of a GPU's free memory the training data may take; then no batch crosses the bus.
+# Fraction of a GPU's free memory that training data may take, to avoid transfers of batches.
 GPU_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Windows of a split, all of them.
+    """All windows of a split.
 
     Attributes:
         log_mel: `(n, n_mels, n_frames)`, as stored.
         target: class indices, int64 `(n,)`.
-        clip_id: names `(n,)`.
+        clip_id: of each window, `(n,)`.
     """
 
     log_mel: np.ndarray
@@ -35,12 +35,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class DeviceTransfer:
-    """How batches come to the model.
+    """How batches are moved to the model.
 
     Attributes:
-        device: where they are wanted.
-        pin: through memory that a GPU reads by itself.
-        ahead: how many are on their way while one is used.
+        device: of the model.
+        pin: whether to use pinned memory.
+        ahead: number of prefetched batches.
     """
 
     device: torch.device
@@ -48,31 +48,31 @@ class DeviceTransfer:
     ahead: int = 0
 
     def to_device(self, array: np.ndarray) -> torch.Tensor:
-        """An array, on the device."""
+        """Copies an array to the device."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return (tensor.pin_memory() if self.pin else tensor).to(self.device, non_blocking=True)
 
 
 def device_transfer(device: torch.device, compute: ComputeSettings) -> DeviceTransfer:
-    """What `compute` says of the way from memory to the model."""
+    """The DeviceTransfer of the settings."""
     is_gpu = device.type == "cuda"
     ahead = compute.prefetch_batches
     return DeviceTransfer(
         device=device,
-        pin=is_gpu and decided(compute.pin_memory, device),
+        pin=is_gpu and resolve_switch(compute.pin_memory, device),
         ahead=(2 if is_gpu else 0) if ahead == "auto" else ahead,
     )
 
 
-def prefetched(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-    """The same batches, of which a thread prepares `count` while one is used."""
+def prefetch(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """Yields the batches, while a thread prepares the next `count`."""
     if not count:
         yield from batches
         return
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, batches, None) for _ in range(count))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, batches, None))
+        queue = deque(pool.submit(next, batches, None) for _ in range(count))
+        while (batch := queue.popleft().result()) is not None:
+            queue.append(pool.submit(next, batches, None))
             yield batch
 
 
@@ -85,49 +85,52 @@ def row_batches(
     transfer: DeviceTransfer,
     on_device: torch.Tensor | None,
 ) -> Iterator[Batch]:
-    """This worker's share of each batch of some rows, in some order.
+    """This worker's share of each batch.
 
-    Worker r takes every `workers`th clip of a batch, so that together they take those that one
-    worker would, but for the last of a batch that can't be divided evenly.
+    Worker r takes every `workers`th row of a batch. All workers together take the rows that a
+    single worker would take, without the remainder of a batch that can't be divided evenly.
 
     Args:
         rows: all windows.
         batch_size: of all workers together.
         order: indices of rows.
-        rank: this worker.
-        workers: how many there are.
-        transfer: how and where they are wanted.
-        on_device: `rows.log_mel` on that device, if it is kept there.
+        rank: of this worker.
+        workers: number of workers.
+        transfer: to the model's device.
+        on_device: `rows.log_mel` on that device, if it is held there.
     """
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        mine = batch[: len(batch) // workers * workers][rank::workers]
-        if len(mine) == 0:
+        share = batch[: len(batch) // workers * workers][rank::workers]
+        if len(share) == 0:
             return
         if on_device is not None:
-            log_mel = on_device[transfer.to_device(mine)]
+            log_mel = on_device[transfer.to_device(share)]
         else:
-            log_mel = transfer.to_device(rows.log_mel[mine])
-        yield Batch(log_mel, transfer.to_device(rows.target[mine]), rows.clip_id[mine].tolist())
+            log_mel = transfer.to_device(rows.log_mel[share])
+        yield Batch(log_mel, transfer.to_device(rows.target[share]), rows.clip_id[share].tolist())
 
 
 def epoch_order(rows: Rows, seed: int, epoch: int, balanced: bool) -> np.ndarray:
-    """The rows of an epoch in a drawn order; balanced, as many of each class, drawn with return."""
+    """Row indices of an epoch in random order.
+
+    With `balanced`, rows are sampled with replacement, and each class has the same probability.
+    """
     rng = np.random.default_rng((seed, epoch))
     if not balanced:
         return rng.permutation(len(rows.target))
-    share = 1 / np.bincount(rows.target)[rows.target]
-    return rng.choice(len(rows.target), len(rows.target), p=share / share.sum())
+    weights = 1 / np.bincount(rows.target)[rows.target]
+    return rng.choice(len(rows.target), len(rows.target), p=weights / weights.sum())
 
 
 def validation_order(rows: Rows, batch_size: int, rank: int, workers: int) -> np.ndarray:
-    """The rows of every `workers`th batch: one worker's share, whole batches in the rows' order."""
+    """Row indices of one worker's share: every `workers`th batch, in the order of the rows."""
     index = np.arange(len(rows.target))
     return index[index // batch_size % workers == rank]
 
 
-def log_mels_on(rows: Rows, device: torch.device) -> torch.Tensor | None:
-    """The log-mels on a GPU, where they take at most GPU_SHARE of what is free there."""
+def load_log_mels(rows: Rows, device: torch.device) -> torch.Tensor | None:
+    """The log-mels on a GPU, if they take at most GPU_SHARE of its free memory; else None."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -136,11 +139,11 @@ def log_mels_on(rows: Rows, device: torch.device) -> torch.Tensor | None:
     return torch.tensor(rows.log_mel, device=device)
 
 
-def class_weights(rows_a_class: np.ndarray) -> torch.Tensor:
-    """Weights that let every class count alike in the loss, 1 on the mean over rows.
+def class_weights(rows_per_class: np.ndarray) -> torch.Tensor:
+    """Loss weights that give every class the same influence; their mean over rows is 1.
 
     Args:
-        rows_a_class: how many training rows each class has, at least 1.
+        rows_per_class: number of training rows of each class, at least 1.
     """
-    weights = rows_a_class.sum() / (len(rows_a_class) * rows_a_class)
+    weights = rows_per_class.sum() / (len(rows_per_class) * rows_per_class)
     return torch.tensor(weights, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What classifiers of several folds and seeds come to: means, spreads and a table."""
+"""Summary of a cross-validation over folds and seeds: means, standard deviations and a table."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from raysound.metrics.intervals import wilson_interval
 
 
-def by_number(name: str) -> tuple[tuple[bool, int, str], ...]:
-    """Sorts 10 behind 9."""
+def natural_sort_key(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """A sort key that puts 10 after 9."""
     return tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part)
                  for part in re.findall(r"\d+|\D+", name))  # fmt: skip
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread (standard deviation, of a sample) over folds and over seeds.
+    """Mean and sample standard deviation of the accuracy over folds and over seeds.
 
     Args:
-        results: a row a classifier with fold, seed, clips, right and accuracy.
+        results: a row per classifier with fold, seed, clips, right and accuracy.
     """
     folds, seeds = (list(dict.fromkeys(row[key] for row in results)) for key in ("fold", "seed"))
     accuracy = np.array([row["accuracy"] for row in results]).reshape(len(folds), len(seeds))
@@ -41,12 +41,12 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread(values: np.ndarray) -> float | None:
-    """Standard deviation of a sample; None of a single value."""
+    """Sample standard deviation; None for a single value."""
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def summary_table(summary: dict[str, Any]) -> Iterator[str]:
-    """The sums as lines of text: a row a fold, a column a seed."""
+    """The summary as lines of text: a row per fold, a column per seed."""
     seeds = summary["seeds"]
     yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + "      mean"
     classifiers = iter(summary["classifiers"])

@@ -1,4 +1,4 @@
-"""The arithmetic that a device computes fastest, by `compute` or by what the device offers."""
+"""Chooses precision and memory format from the settings and the device."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import torch
 from raysound.errors import UserError
 from raysound.settings.compute import ComputeSettings
 from raysound.settings.training import TrainingSettings
-from raysound.training.inference import out_of_memory
+from raysound.training.inference import describe_shortage
 from raysound.training.step import Hardware
 
 
 def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
-    """What `compute` says of the arithmetic; `auto` is what helps on the device."""
+    """The Hardware options of the settings; `auto` is what is fastest on the device."""
     is_gpu = device.type == "cuda"
     if is_gpu:
         torch.backends.cuda.matmul.allow_tf32 = compute.tf32
         torch.backends.cudnn.allow_tf32 = compute.tf32
         torch.backends.cudnn.benchmark = True
-    # Where it is only emulated, it is slower than float32.
-    low = torch.cuda.is_bf16_supported(including_emulation=False) if is_gpu else cpu_has_bfloat16()
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    precision = named.get(compute.precision, torch.bfloat16 if low else torch.float32)
+    # Emulated bfloat16 is slower than float32.
+    has_bfloat16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if is_gpu else cpu_has_bfloat16()
+    )
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    precision = dtypes.get(compute.precision, torch.bfloat16 if has_bfloat16 else torch.float32)
     switch = compute.channels_last
     return Hardware(
         precision=precision,
@@ -34,24 +36,24 @@ def hardware_for(device: torch.device, compute: ComputeSettings) -> Hardware:
 
 
 def cpu_has_bfloat16() -> bool:
-    """True where the CPU has instructions for bfloat16; oneDNN uses those of x86."""
+    """True if the CPU has bfloat16 instructions that oneDNN uses, which are those of x86."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def decided(switch: bool | str, device: torch.device) -> bool:
-    """A switch's position; `auto` is on where the device is a GPU."""
+def resolve_switch(switch: bool | str, device: torch.device) -> bool:
+    """The value of a switch; `auto` is True on a GPU."""
     return device.type == "cuda" if isinstance(switch, str) else switch
 
 
 @contextmanager
 def explain_out_of_memory(settings: TrainingSettings) -> Iterator[None]:
-    """Says what can be done where a GPU's memory is too small; tried again it would be the same."""
+    """Turns a GPU's OutOfMemoryError into a UserError, so that the training is not retried."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"a GPU has too little memory for training.batch_size {settings.batch_size} in "
-            f"{settings.gradient_accumulation_steps} turns: raise "
-            f"training.gradient_accumulation_steps, or add workers ({out_of_memory(error)})"
+            f"{settings.gradient_accumulation_steps} steps: raise "
+            f"training.gradient_accumulation_steps, or add workers ({describe_shortage(error)})"
         ) from error

@@ -1,4 +1,4 @@
-"""A training's history.jsonl, a row an epoch: read, and written as lines of text."""
+"""Reads history.jsonl, with a row per epoch, and formats it for the log."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def read_history(uri: str) -> list[Metrics]:
 
 
 def epoch_lines(history: list[Metrics], settings: TrainingSettings) -> Iterator[str]:
-    """What the last epoch of a history brought, and that training stops early after it."""
+    """The log lines of the last epoch of a history."""
     row = history[-1]
     splits = (
         f"{split} {row[f'{split}_loss']:.3f} {row[f'{split}_accuracy']:6.1%}  "
         for split in ("train", "validation")
         if row[f"{split}_clips"]
     )
-    # Of the epochs before it: an epoch that ends the training early was one of all that were due.
+    # Without the last epoch, which may end the training early and lower the number of epochs.
     epochs = all_epochs(history[:-1], settings)
     precisions = [row.get("precision") for row in history[-2:]]
     changed = len(history) == 1 or len({*precisions}) == 2

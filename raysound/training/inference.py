@@ -1,4 +1,4 @@
-"""What a classifier does with a batch: normalise, then logits, probabilities and embedding."""
+"""Inference: normalised log-mels to probabilities and embeddings."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from torch import Tensor
 from raysound.errors import UserError
 from raysound.models import EmbeddingClassifier
 
-# In natural log power. A band that is constant in training must not blow up when it sounds later.
-LEAST_STD = 0.1
+# In natural log power. Limits the values of a band that is constant in the training set.
+MIN_STD = 0.1
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and spread of the training set, a number a mel band each (natural log power)."""
+    """Mean and standard deviation of the training set, per mel band (natural log power)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, log_mel: Tensor) -> Tensor:
-        """Brings `(B, n_mels, n_frames)` to mean 0 and spread 1 a band, as `(B, 1, …)` float32."""
+        """Normalises `(B, n_mels, n_frames)` to `(B, 1, n_mels, n_frames)` float32."""
         mean, std = on_device(self, log_mel.device)
         return ((log_mel.float() - mean) / std).unsqueeze(1)
 
 
 @lru_cache(maxsize=8)
 def on_device(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and least spread as columns `(n_mels, 1)`, copied to a device once."""
-    # Tensors made in inference mode could not be used to train.
+    """Mean and clamped standard deviation, `(n_mels, 1)`, copied to a device once."""
+    # Tensors created in inference mode can't be used for training.
     with torch.inference_mode(mode=False):
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(-1)
             for values in (normalisation.mean, normalisation.std)
         )
-        return mean, std.clamp(min=LEAST_STD)
+        return mean, std.clamp(min=MIN_STD)
 
 
 def score(
     model: EmbeddingClassifier, normalisation: Normalisation, log_mel: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores log-mels in batches of fixed size, on the device that the model is on.
+    """Scores log-mels in batches, on the model's device.
 
     Args:
         model: in eval mode.
         normalisation: of the model's training set.
         log_mel: `(n, n_mels, n_frames)`, n at least 1.
-        batch_size: log-mels a forward pass.
+        batch_size: log-mels per forward pass.
 
     Returns:
         Probabilities float32 `(n, classes)` and embeddings float32 `(n, size)`.
@@ -70,16 +70,16 @@ def score(
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"a GPU has too little memory to score evaluation.batch_size {batch_size} windows at "
-            f"once: lower it ({out_of_memory(error)})"
+            f"once: lower it ({describe_shortage(error)})"
         ) from error
     finally:
-        # The process outlives the call: memory that it keeps is missing in the next training.
+        # The process lives on, and memory that it caches is missing in the next training.
         torch.cuda.empty_cache()
     return torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy()
 
 
-def out_of_memory(error: torch.OutOfMemoryError) -> str:
-    """What torch says of the shortage, without its advice: asked for, there in all, and free."""
+def describe_shortage(error: torch.OutOfMemoryError) -> str:
+    """Torch's message without its advice: requested, total and free memory."""
     return ". ".join(str(error).partition("\n")[0].rstrip(".").split(". ")[:3])
 
 
@@ -87,7 +87,7 @@ def mean_by_clip(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Averages the windows of each clip.
 
     Args:
-        values: `(n_windows, size)`, the windows of one clip next to each other.
+        values: `(n_windows, size)`, with the windows of a clip in consecutive rows.
         starts: index of every clip's first window `(n_clips,)`, ascending from 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The training loop: plain PyTorch over batches that somebody else brings, alone or under DDP."""
+"""The training loop: plain PyTorch over iterables of batches, with or without DDP."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from raysound.training.step import Batch, EpochRunner, Hardware, _rank
 
 @dataclass
 class TrainState:
-    """Where a training stands after an epoch: with the weights, all that it takes to go on.
+    """The state of a training after an epoch; with the weights, enough to resume it.
 
     Attributes:
-        history: what was reported, an epoch each.
+        history: metrics of each epoch.
         optimizer: its state_dict.
-        scheduler: its state_dict; empty without a schedule.
-        steps: of the optimiser, in all.
+        scheduler: its state_dict; empty without a scheduler.
+        steps: number of optimizer steps so far.
     """
 
     history: list[Metrics] = field(default_factory=list)
@@ -51,32 +51,32 @@ def fit(
     hardware: Hardware | None = None,
     progress: TrainState | None = None,
 ) -> None:
-    """Trains for all epochs that are still to come.
+    """Trains for all remaining epochs.
 
-    Under DDP every worker calls it with its own share of the batches: of training as many as every
-    other worker, of validation any number. The same seed, settings and batches give the same
-    history, whether or not it was interrupted between two epochs.
+    Under DDP every worker calls it with its own share of the batches: the same number of training
+    batches as every other worker, and any number of validation batches. The same seed, settings
+    and batches give the same history, whether or not training was interrupted between two epochs.
 
     Args:
         model: a classifier, or one wrapped by DistributedDataParallel.
         train_batches: epoch, from 1 → its training batches, shuffled.
         validation_batches: → this worker's validation batches, the same clips each time; None if
-            no clip is left for it and the settings need none.
-        settings: epochs, optimiser, schedule, augmentation.
+            there are no validation clips.
+        settings: epochs, optimizer, scheduler, augmentation.
         normalisation: applied to every batch.
-        after_epoch: takes the progress; the last of its history has epoch, lr, seconds, and of
-            train and validation the loss (nats), accuracy (in [0, 1]) and clips, over all
-            workers: `train_loss`, `validation_clips` and so on; None where there is no validation.
-        classes: how many logits the model gives.
+        after_epoch: takes the state. The last entry of its history has `epoch`, `lr`, `seconds`,
+            and over all workers `train_loss` (nats), `train_accuracy` (0 to 1), `train_clips` and
+            the same of `validation`; loss and accuracy are None without validation.
+        classes: number of logits.
         class_weights: of the loss, `(classes,)`.
-        crop_frames: width of the training clips; None leaves them whole.
-        averaged: a copy of the classifier that takes the running mean of its weights, as
-            `settings.ema_decay` says, and is validated in its place.
-        hardware: how the arithmetic is done; float32 if None.
-        progress: of a training that was cut off; the model has its weights.
+        crop_frames: width of the training clips; None for no cropping.
+        averaged: a copy of the classifier that holds the exponential moving average of its
+            weights, see `settings.ema_decay`, and is validated in its place.
+        hardware: options of the arithmetic; None for float32.
+        progress: of a training to resume; the model has its weights.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: the loss is not finite.
         RuntimeError: a split is empty.
     """
     hardware = hardware or Hardware()
@@ -117,9 +117,9 @@ def fit(
         if validation_batches is not None:
             loss, accuracy, clips = run.validate(validation_batches())
             if not math.isfinite(loss):
-                # The last step may have ruined the weights: no training loss tells of it.
+                # No training loss shows it if the last step made the weights infinite.
                 raise UserError(
-                    f"the validation loss is {loss} in epoch {epoch}: {run.what_to_try}"
+                    f"the validation loss is {loss} in epoch {epoch}: {run.loss_advice}"
                 )
             metrics["validation_loss"] = loss
             metrics["validation_accuracy"] = accuracy

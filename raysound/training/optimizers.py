@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate scheduler that the settings name."""
+"""Optimizers and learning-rate schedulers of torch, by their settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from raysound.training.epochs import Metrics
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """The torch optimiser of the settings' name, with the settings' values."""
+    """The torch optimizer of the settings."""
     kind: Callable[..., Optimizer] = getattr(torch.optim, settings.optimizer.name)
     return kind(model.parameters(), **_options(settings.optimizer))
 
 
 def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
-    """The torch schedule of the settings' name, or None; it begins after the warm-up."""
+    """The torch scheduler of the settings, or None; it starts after the warm-up."""
     if settings.scheduler is None:
         return None
     options = _options(settings.scheduler)
@@ -29,18 +29,18 @@ def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
     if settings.scheduler.name == "CosineAnnealingLR":
         options["T_max"] = epochs
     if settings.scheduler.name == "OneCycleLR":
-        # Momentum and betas stay what the optimizer's section says.
+        # Momentum and betas stay those of the optimizer.
         options |= {
             "max_lr": settings.optimizer.lr, "total_steps": epochs + 1, "cycle_momentum": False,
         }  # fmt: skip
         if math.isclose(options["pct_start"] * (epochs + 1), 1):
-            # The rise would end at the step it begins at, and torch divide by its length.
+            # With a rise of zero steps, torch would divide by zero.
             options["pct_start"] *= 0.999
     return getattr(lr_scheduler, settings.scheduler.name)(optimizer, **options)
 
 
 def step_schedule(scheduler: Any, metrics: Metrics) -> None:
-    """Ends an epoch: a plateau watches the validation metric that its mode belongs to."""
+    """Steps the scheduler; ReduceLROnPlateau gets the validation metric of its mode."""
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         watched = "validation_loss" if scheduler.mode == "min" else "validation_accuracy"
         scheduler.step(metrics[watched])

@@ -1,4 +1,4 @@
-"""One epoch of optimizer steps, alone or under DDP."""
+"""One epoch of optimizer steps, with or without DDP."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch.optim import Optimizer
 
 from raysound.errors import UserError
 from raysound.settings.training import TrainingSettings
-from raysound.training.augment import change_gain, crop, mask, mixup, probabilities, roll
+from raysound.training.augment import crop, mask, mixup, probabilities, random_gain, roll
 from raysound.training.inference import Normalisation
 
-# Batches between two looks at the losses: a look makes a GPU wait.
+# Batches between two checks of the losses; a check makes a GPU wait.
 LOSS_CHECK_INTERVAL = 32
 
 
 class Batch(NamedTuple):
-    """Some clips, on the model's device.
+    """A batch of windows, on the model's device.
 
     Attributes:
         log_mel: `(B, n_mels, n_frames)`.
         target: class indices, int64 `(B,)`.
-        clip_ids: their names.
+        clip_ids: of the windows.
     """
 
     log_mel: Tensor
@@ -37,12 +37,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Hardware:
-    """How the arithmetic is done; results differ by rounding alone.
+    """Options of the arithmetic; results differ only by rounding.
 
     Attributes:
         precision: of the forward pass.
-        channels_last: the memory format of maps.
-        compile: by torch.compile, which takes a minute or more at the beginning.
+        channels_last: the memory format of feature maps.
+        compile: whether to use torch.compile, which takes a minute or more at the start.
     """
 
     precision: torch.dtype = torch.float32
@@ -51,7 +51,7 @@ class Hardware:
 
 
 class EpochRunner:
-    """What stays the same from epoch to epoch."""
+    """Trains and validates epoch by epoch."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class EpochRunner:
         hardware: Hardware,
     ) -> None:
         self.model = model
-        # Without DDP: its forward would wait for workers that have no batch left.
+        # Used without DDP for validation: DDP's forward would wait for workers without a batch.
         self.classifier: nn.Module = getattr(model, "module", model)
         self.averaged = averaged
         self.steps = 0
@@ -83,34 +83,32 @@ class EpochRunner:
     def train_epoch(
         self, batches: Iterable[Batch], epoch: int, finetuning: bool
     ) -> tuple[float, float, int]:
-        """One pass over the training batches: mean loss, accuracy, clips, over all workers."""
+        """Trains on all batches; returns mean loss, accuracy and clips, over all workers."""
         self.model.train()
-        sums = self._no_sums()
-        unseen: list[tuple[Tensor, Sequence[str]]] = []
+        sums = self._zero_sums()
+        unchecked: list[tuple[Tensor, Sequence[str]]] = []
         for batch in batches:
             loss, logits = self._step(batch, finetuning)
             sums += _sums(logits, batch.target, loss * len(batch.target))
-            unseen.append((loss, batch.clip_ids))
-            if len(unseen) == LOSS_CHECK_INTERVAL:
-                self._check_losses(unseen, epoch)
-        self._check_losses(unseen, epoch)
+            unchecked.append((loss, batch.clip_ids))
+            if len(unchecked) == LOSS_CHECK_INTERVAL:
+                self._check_losses(unchecked, epoch)
+        self._check_losses(unchecked, epoch)
         return _means(sums, "training")
 
     def _step(self, batch: Batch, finetuning: bool) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; the mean loss, and the logits of what was augmented."""
-        clips, turns = (
-            len(batch.target),
-            min(self.settings.gradient_accumulation_steps, len(batch.target)),
-        )
+        """Makes one optimizer step; returns the mean loss and the logits."""
+        clips = len(batch.target)
+        micro_batches = min(self.settings.gradient_accumulation_steps, clips)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         logits = []
-        for turn, rows in enumerate(torch.arange(clips).tensor_split(turns)):
+        for index, rows in enumerate(torch.arange(clips).tensor_split(micro_batches)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            last = turn == turns - 1
-            # Under DDP gradients are averaged once a step, not once a turn.
-            wait = nullcontext() if last else getattr(self.model, "no_sync", nullcontext)()
-            with wait:
+            is_last = index == micro_batches - 1
+            # DDP averages the gradients once per step, not once per micro-batch.
+            sync = nullcontext() if is_last else getattr(self.model, "no_sync", nullcontext)()
+            with sync:
                 inputs, target = self.augmented(batch.log_mel[part], batch.target[part], finetuning)
                 with self._autocast():
                     outputs = self.forward(inputs)
@@ -128,30 +126,30 @@ class EpochRunner:
 
     @torch.no_grad()
     def _average(self, averaged: nn.Module) -> None:
-        """Moves the running mean towards the weights, in the beginning faster."""
-        share = min(self.settings.ema_decay or 0.0, (1 + self.steps) / (10 + self.steps))
-        now = self.classifier.state_dict()
+        """Updates the exponential moving average of the weights; its decay warms up."""
+        decay = min(self.settings.ema_decay or 0.0, (1 + self.steps) / (10 + self.steps))
+        weights = self.classifier.state_dict()
         for name, mean in averaged.state_dict().items():
             if mean.is_floating_point():
-                mean.lerp_(now[name], 1 - share)
+                mean.lerp_(weights[name], 1 - decay)
             else:
-                mean.copy_(now[name])
+                mean.copy_(weights[name])
 
     def augmented(self, log_mel: Tensor, target: Tensor, finetuning: bool) -> tuple[Tensor, Tensor]:
-        """A batch as the model gets it: `(B, 1, n_mels, n_frames)` and `(B, classes)`."""
+        """Augments a batch to inputs `(B, 1, n_mels, n_frames)` and targets `(B, classes)`."""
         settings = self.settings.augment
         if self.crop_frames is not None:
             log_mel = crop(log_mel, self.crop_frames)
         if settings.roll:
             log_mel = roll(log_mel)
         if settings.gain_db:
-            log_mel = change_gain(log_mel.float(), settings.gain_db)
-        inputs, wanted = self.normalisation(log_mel), probabilities(target, self.classes)
+            log_mel = random_gain(log_mel.float(), settings.gain_db)
+        inputs, targets = self.normalisation(log_mel), probabilities(target, self.classes)
         if settings.mixup and not finetuning:
-            inputs, wanted = mixup(inputs, wanted, settings.mixup)
-        return self._laid_out(mask(inputs, settings)), wanted
+            inputs, targets = mixup(inputs, targets, settings.mixup)
+        return self._to_memory_format(mask(inputs, settings)), targets
 
-    def _laid_out(self, inputs: Tensor) -> Tensor:
+    def _to_memory_format(self, inputs: Tensor) -> Tensor:
         if self.hardware.channels_last:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
@@ -165,38 +163,40 @@ class EpochRunner:
         """Mean loss, accuracy and number of the validation clips of all workers."""
         classifier = self.classifier if self.averaged is None else self.averaged
         if _workers() > 1:
-            # Each worker keeps its own running statistics while it trains; all take rank 0's.
+            # Each worker has its own running statistics of batch norm; all use those of rank 0.
             for buffer in classifier.buffers():
                 dist.broadcast(buffer, src=0)
         classifier.eval()
-        sums = self._no_sums()
+        sums = self._zero_sums()
         for batch in batches:
             with self._autocast():
-                logits = classifier(self._laid_out(self.normalisation(batch.log_mel))).float()
+                logits = classifier(
+                    self._to_memory_format(self.normalisation(batch.log_mel))
+                ).float()
             loss = nn.functional.cross_entropy(logits, batch.target)
             sums += _sums(logits, batch.target, loss * len(batch.target))
         return _means(sums, "validation")
 
-    def _no_sums(self) -> Tensor:
-        """Kept on the model's device: to read them after every batch would make a GPU wait."""
+    def _zero_sums(self) -> Tensor:
+        """Sums on the model's device; reading them after every batch would make a GPU wait."""
         return torch.zeros(3, dtype=torch.float64, device=self.device)
 
-    def _check_losses(self, unseen: list[tuple[Tensor, Sequence[str]]], epoch: int) -> None:
-        """Stops the training at the first loss that is no number."""
-        if not unseen:
+    def _check_losses(self, unchecked: list[tuple[Tensor, Sequence[str]]], epoch: int) -> None:
+        """Raises UserError for the first loss that is not finite, and clears the list."""
+        if not unchecked:
             return
-        finite = torch.stack([loss for loss, _ in unseen]).isfinite().tolist()
+        finite = torch.stack([loss for loss, _ in unchecked]).isfinite().tolist()
         if not all(finite):
-            loss, clip_ids = unseen[finite.index(False)]
+            loss, clip_ids = unchecked[finite.index(False)]
             raise UserError(
                 f"the training loss is {loss.item()} in epoch {epoch}, at the batch of the clips "
-                f"{', '.join(clip_ids)}: {self.what_to_try}"
+                f"{', '.join(clip_ids)}: {self.loss_advice}"
             )
-        unseen.clear()
+        unchecked.clear()
 
     @property
-    def what_to_try(self) -> str:
-        """Advice where a loss is no number."""
+    def loss_advice(self) -> str:
+        """Advice for a loss that is not finite."""
         return (
             f"try a smaller training.optimizer.lr than {self.settings.optimizer.lr:g}, "
             "or training.max_grad_norm"
@@ -212,17 +212,17 @@ def _workers() -> int:
 
 
 def _sums(logits: Tensor, target: Tensor, loss: Tensor) -> Tensor:
-    """Summed loss, clips recognised, clips."""
-    right = (logits.argmax(dim=1) == target).sum()
-    # Filled where it lies: a copy from here would make a GPU wait.
+    """Summed loss, correct predictions, clips."""
+    correct = (logits.argmax(dim=1) == target).sum()
+    # Created on the device: a copy from the host would make a GPU wait.
     count = torch.full((), float(len(target)), device=logits.device)
-    return torch.stack([loss, right, count]).double()
+    return torch.stack([loss, correct, count]).double()
 
 
 def _means(sums: Tensor, split: str) -> tuple[float, float, int]:
     if dist.is_initialized():
         dist.all_reduce(sums)
-    loss, right, count = sums.tolist()
+    loss, correct, count = sums.tolist()
     if count == 0:
         raise RuntimeError(f"the {split} split gave no batch")
-    return loss / count, right / count, int(count)
+    return loss / count, correct / count, int(count)

@@ -13,7 +13,7 @@ from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
     classifier_metadata,
-    job_of,
+    make_loop_config,
     train_classifier,
 )
 from raysound.distributed.training.training_data import load_training_data
@@ -23,7 +23,7 @@ from raysound.models import build
 from raysound.settings.compute import ComputeSettings
 from raysound.settings.schema import Config
 from raysound.settings.training import TrainingSettings
-from raysound.training.batches import DeviceTransfer, Rows, prefetched, row_batches
+from raysound.training.batches import DeviceTransfer, Rows, prefetch, row_batches
 from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
@@ -43,7 +43,9 @@ def history_of(
     config = Config.model_validate(tree | {"compute": compute})
     folder = finished_features("real", config)
     material = load_training_data(folder, split_clips(config, folder))
-    job = job_of(config, material, classifier_metadata(config, material), str(run), threads=1)
+    job = make_loop_config(
+        config, material, classifier_metadata(config, material), str(run), threads=1
+    )
     train_alone(job, device, material.datasets(job))
     return read_history(str(run / "history.jsonl"))
 
@@ -112,7 +114,7 @@ def test_batches_hold_their_rows_whichever_way_they_come(
 
     came = row_batches(rows, 8, order, 0, 1, transfer, lying)
     # All of them, before one is looked at: none may be overwritten by a later one.
-    batches = list(prefetched(came, ahead))
+    batches = list(prefetch(came, ahead))
 
     assert [batch.log_mel.device.type for batch in batches] == [device.type] * 7
     np.testing.assert_array_equal(
@@ -180,7 +182,7 @@ def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
         train_classifier(short)
 
     assert str(caught.value).startswith(
-        "a GPU has too little memory for training.batch_size 64 in 1 turns: raise "
+        "a GPU has too little memory for training.batch_size 64 in 1 steps: raise "
         "training.gradient_accumulation_steps, or add workers (CUDA out of memory. Tried to "
         "allocate "
     )

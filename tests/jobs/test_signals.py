@@ -116,7 +116,7 @@ def test_a_pipeline_ends_at_a_signal_in_each_of_its_steps_and_continues(
     notes = lambda: [*config.parent.glob("out/training/*/checkpoint.json")]  # noqa: E731
     with job(root, "pipeline", config) as process:
         interrupt(process, config, notes, *[signal.SIGINT] * 3)
-        continued = re.findall(r"going on after epoch (\d+)$", said(config), re.MULTILINE)
+        continued = re.findall(r"resuming after epoch (\d+)$", said(config), re.MULTILINE)
 
     assert made < 57
     assert 2 <= trained <= int(continued[0]) < EPOCHS

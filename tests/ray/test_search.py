@@ -292,7 +292,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     with job(root, "tune", config, terminal=True) as process:
         assert process.wait(200) == 0, said(config)
 
-    assert f"going on with the search in {folder}" in said(config)
+    assert f"resuming the search in {folder}" in said(config)
     assert_one_table_drawn_anew(said(config))
     # Ray Tune saves its state every few seconds: the last epochs before may be trained again.
     assert {path: losses(path) for path in whole} == whole

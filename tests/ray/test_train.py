@@ -21,10 +21,10 @@ from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.feature_loading import (
     ShardDatasource,
     SplitStreams,
-    announce_epoch,
     normalisation,
     read_all,
     stream,
+    write_epoch,
 )
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import train_classifier
@@ -36,7 +36,7 @@ from raysound.settings.loading import from_tree
 from raysound.settings.training import TrainingSettings
 from raysound.storage import read_table
 from raysound.training import checkpoint
-from raysound.training.batches import DeviceTransfer, epoch_order, prefetched, row_batches
+from raysound.training.batches import DeviceTransfer, epoch_order, prefetch, row_batches
 from raysound.training.epochs import (
     Metrics,
     best_epoch,
@@ -203,7 +203,7 @@ def test_each_epoch_of_a_stream_reads_the_shards_in_an_order_of_its_own(
         rows = stream(source_of(folder, clips, labels, run=str(tmp_path), seed=seed), 2)
         found = []
         for epoch in epochs:
-            announce_epoch(str(tmp_path), epoch)
+            write_epoch(str(tmp_path), epoch)
             found.append([row["clip_id"] for row in rows.iterator().iter_rows()])
         return found
 
@@ -226,7 +226,7 @@ def test_workers_together_take_each_clip_of_an_epoch_once(
     order = epoch_order(rows, seed=3, epoch=2, balanced=False)
 
     shares = [
-        list(prefetched(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
+        list(prefetch(row_batches(rows, 12, order, rank, workers, here, None), made_ahead))
         for rank in range(workers)
     ]
 
@@ -292,7 +292,7 @@ def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried\nException raised from malloc\n#0")
 
     assert str(caught.value) == (
-        "a GPU has too little memory for training.batch_size 256 in 2 turns: raise "
+        "a GPU has too little memory for training.batch_size 256 in 2 steps: raise "
         "training.gradient_accumulation_steps, or add workers (CUDA out of memory. Tried)"
     )
 

@@ -24,7 +24,7 @@ from raysound import storage
 from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.training import trainer
-from raysound.distributed.training.failures import MOST_FAILURES
+from raysound.distributed.training.failures import MAX_CONSECUTIVE_FAILURES
 from raysound.distributed.training.progress import log_new_epochs
 from raysound.distributed.training.trainer import train_classifier
 from raysound.distributed.training.worker import is_bug, train_worker
@@ -185,7 +185,7 @@ def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
     with job(root, "train", config) as process:
         assert process.wait(150) == 0, said(config)
 
-    (epoch,) = re.findall(r"going on after epoch (\d+)$", said(config), re.MULTILINE)
+    (epoch,) = re.findall(r"resuming after epoch (\d+)$", said(config), re.MULTILINE)
     # The orphans may have ended one more epoch before they died.
     assert 2 <= at_death <= int(epoch) < EPOCHS
     assert f"epoch {epoch:>3} of" not in said(config)
@@ -267,7 +267,7 @@ def test_workers_may_die_any_number_of_times_while_epochs_pass(
     with caplog.at_level("INFO"):
         train_classifier(from_tree(tree, "test"))
 
-    assert MOST_FAILURES < 12
+    assert MAX_CONSECUTIVE_FAILURES < 12
     assert [row["epoch"] for row in history_of(config)] == [*range(1, 14)]
     assert len(re.findall(r"^epoch +\d+ of 13", caplog.text, re.MULTILINE)) <= 13
 
@@ -294,10 +294,10 @@ def test_failures_are_counted_since_the_last_epoch() -> None:
     lost = ray.exceptions.NodeDiedError("gone")
     failures = trainer.Failures()
     for _ in range(3):
-        for _ in range(MOST_FAILURES):
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
             failures.after_exception(None, {0: lost, 1: OSError("no answer")})
         failures.after_report(None, [{}], None)
-    for _ in range(MOST_FAILURES):
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
         failures.after_exception(None, {0: lost})
     with pytest.raises(UserError, match=r"failed 9 times without an epoch in between.*gone"):
         failures.after_exception(None, {0: lost})
@@ -347,7 +347,7 @@ def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
     trainer.delete_broken_snapshot(str(tmp_path))
 
     assert not snapshot.exists()
-    assert "was cut short: the training starts again" in caplog.text
+    assert "is truncated: the training starts again" in caplog.text
 
 
 class NoRoomError(Exception):
@@ -364,7 +364,7 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
     material = trainer.load_training_data(folder, trainer.split_clips(config, folder))
     scaling, threads = plan_workers(config)
     note = trainer.classifier_metadata(config, material)
-    job = trainer.job_of(config, material, note, str(tmp_path / "run"), threads)
+    job = trainer.make_loop_config(config, material, note, str(tmp_path / "run"), threads)
     history = tmp_path / "run" / "history.jsonl"
     history.parent.mkdir()
     history.write_text("{}\n")
@@ -378,6 +378,8 @@ def test_waits_for_room_are_counted_since_the_last_epoch(
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", fit)
 
-    with pytest.raises(UserError, match="no room for 2 workers has come within 31 minutes"):
+    with pytest.raises(
+        UserError, match="the cluster had no resources for 2 workers within 31 minutes"
+    ):
         trainer.run_workers(job, scaling, material)
     assert len(tries) == 2

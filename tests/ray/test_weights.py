@@ -15,7 +15,7 @@ from raysound.distributed.training.runs import (
 )
 from raysound.distributed.training.trainer import (
     classifier_metadata,
-    job_of,
+    make_loop_config,
     train_classifier,
 )
 from raysound.distributed.training.training_data import load_training_data
@@ -50,7 +50,7 @@ def test_a_training_starts_from_weights_of_the_same_layers(
     config = from_tree(tree, "test")
     folder = finished_features("real", config)
     material = load_training_data(folder, split_clips(config, folder))
-    job = job_of(
+    job = make_loop_config(
         config, material, classifier_metadata(config, material), str(tmp_path / "run"), threads=2
     )
     found: dict[str, torch.Tensor] = {}

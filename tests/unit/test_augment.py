@@ -11,11 +11,11 @@ from raysound.settings.features import FeatureSettings
 from raysound.settings.training import AugmentSettings
 from raysound.training.augment import (
     LOG_POWER_PER_DB,
-    change_gain,
     crop,
     mask,
     mixup,
     probabilities,
+    random_gain,
     roll,
 )
 
@@ -84,7 +84,7 @@ def test_a_decibel_is_what_it_is_of_a_waveform() -> None:
 def test_a_gain_shifts_each_clip_as_a_whole_within_its_bound(log_mel: Tensor) -> None:
     most = 6 * math.log(10) / 10
 
-    shift = change_gain(log_mel, 6.0) - log_mel
+    shift = random_gain(log_mel, 6.0) - log_mel
 
     by_clip = shift.mean(dim=(1, 2))
     torch.testing.assert_close(shift, by_clip.view(-1, 1, 1).expand_as(shift))
@@ -100,14 +100,14 @@ def test_silence_stays_silent(dtype: torch.dtype) -> None:
     to_log_mel = LogMel(FeatureSettings(clip_length=0.1, n_mels=16))
     silence = to_log_mel(torch.zeros(50, 4410)).to(dtype).float()
 
-    assert change_gain(silence, 20.0).equal(silence)
+    assert random_gain(silence, 20.0).equal(silence)
 
 
 def test_what_falls_below_the_floor_is_silent() -> None:
     quiet = torch.full((CLIPS, 2, 3), FLOOR + 0.5)
     quiet[:, 0] = FLOOR
 
-    changed = change_gain(quiet, 20.0)
+    changed = random_gain(quiet, 20.0)
 
     assert (changed[:, 0] == torch.tensor(FLOOR)).all()
     assert changed.min() == torch.tensor(FLOOR)
@@ -239,7 +239,7 @@ def test_probabilities_are_one_at_the_class() -> None:
     [
         lambda clips: crop(clips.squeeze(1), 7),
         lambda clips: roll(clips.squeeze(1)),
-        lambda clips: change_gain(clips.squeeze(1), 6.0),
+        lambda clips: random_gain(clips.squeeze(1), 6.0),
         lambda clips: mask(clips, MASKS),
         lambda clips: mixup(clips, torch.eye(len(clips)), 0.5)[0],
         lambda clips: mixup(clips, torch.eye(len(clips)), 0.5)[1],
@@ -266,6 +266,6 @@ def test_shapes_and_types_stay(log_mel: Tensor) -> None:
         assert crop(log_mel.to(dtype), 5).dtype == dtype
         assert roll(log_mel.to(dtype)).shape == log_mel.shape
         assert roll(log_mel.to(dtype)).dtype == dtype
-    assert change_gain(log_mel, 6.0).shape == log_mel.shape
+    assert random_gain(log_mel, 6.0).shape == log_mel.shape
     normalised = log_mel.unsqueeze(1)
     assert mask(normalised, MASKS).shape == normalised.shape

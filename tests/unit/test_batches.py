@@ -12,7 +12,7 @@ from raysound.training.batches import (
     Rows,
     class_weights,
     epoch_order,
-    prefetched,
+    prefetch,
     row_batches,
     validation_order,
 )
@@ -136,9 +136,7 @@ def test_batches_made_ahead_are_the_same_in_the_same_order(count: int) -> None:
     def made() -> Iterator[Batch]:
         return row_batches(some, 6, drawn(20), 0, 1, HERE, None)
 
-    assert [numbers(batch) for batch in prefetched(made(), count)] == [
-        numbers(one) for one in made()
-    ]
+    assert [numbers(batch) for batch in prefetch(made(), count)] == [numbers(one) for one in made()]
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -150,7 +148,7 @@ def test_an_error_behind_some_batches_comes_after_them(count: int) -> None:
         yield batch
         raise OSError("no disk")
 
-    got = prefetched(made(), count)
+    got = prefetch(made(), count)
 
     assert [next(got), next(got)] == [batch, batch]
     with pytest.raises(OSError, match="no disk"):
@@ -166,7 +164,7 @@ def test_no_more_is_made_ahead_than_was_asked_for() -> None:
             made.append(index)
             yield batch
 
-    got = prefetched(count(), 3)
+    got = prefetch(count(), 3)
     next(got)
     got.close()
 

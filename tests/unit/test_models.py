@@ -237,11 +237,11 @@ def test_any_input_size_gives_finite_logits_and_an_embedding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "alexnet", "vggish"])
-def test_the_smallest_size_is_the_smallest(name: str) -> None:
-    """One band or one frame less would leave a layer nothing to work on."""
+def test_inputs_below_the_minimum_size_fail(name: str) -> None:
+    """With one band or frame less the input of a layer is empty."""
     with torch.device("meta"):
         model = build(name, 3).eval()
-        bands, frames = model.smallest
+        bands, frames = model.min_input_size
         model._logits_and_embedding(torch.randn(1, 1, bands, frames))
         for size in [(bands - 1, frames), (bands, frames - 1)]:
             with pytest.raises(RuntimeError, match=r"[Oo]utput size is too small"):
@@ -315,7 +315,7 @@ def test_a_gradient_reaches_every_parameter(name: str) -> None:
         assert parameter.grad.abs().sum() > 0, key
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_an_unknown_model_raises_with_the_known_names() -> None:
     known = "cnn, alexnet, vggish, resnetish18, resnetish34, resnetish50"
-    with pytest.raises(ValueError, match=f"no model is called 'resnet'; there are {known}$"):
+    with pytest.raises(ValueError, match=f"unknown model 'resnet'; choose one of {known}$"):
         build("resnet", 10)

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: one table, drawn anew; in a file, a line a trial."""
+"""Progress of a search on stderr: a table on a terminal, a line per finished trial elsewhere."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from ray import tune
 
-from raysound.distributed.search.trial import USER_ERROR, decoded
+from raysound.distributed.search.trial import USER_ERROR, decode_choices
 from raysound.distributed.training.worker import FINISHED, SCORE
 from raysound.report.search_page import setting_text
 from raysound.settings.schema import Config
 from raysound.wording import counted
 
-# Seconds between two drawings of the table.
-PAUSE = 0.5
-# Rows of the table; of a larger search those that run, and the best.
-ROWS = 20
+# Minimum seconds between two updates of the table.
+REDRAW_SECONDS = 0.5
+# Rows of the table. A larger search shows the running trials and the best ones.
+MAX_ROWS = 20
 
 
 class SearchProgress(tune.Callback):
-    """Stands in Ray Tune's loop; is written to disk with its state, so it holds plain values only.
+    """A callback of Ray Tune, which pickles it with its state, so attributes are plain values.
 
     Args:
         config: with the search.
@@ -38,47 +38,47 @@ class SearchProgress(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch is over."""
-        if sys.stderr.isatty() and time.monotonic() - self.drawn_at > PAUSE:
+        """Updates the table after an epoch."""
+        if sys.stderr.isatty() and time.monotonic() - self.drawn_at > REDRAW_SECONDS:
             self.draw(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has ended, or was stopped."""
+        """Shows a trial that finished or was stopped."""
         self.report_end(trials, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has failed for good."""
+        """Shows a trial that failed after its last retry."""
         self.report_end(trials, trial)
 
     def report_end(self, trials: list[Any], trial: Any) -> None:
-        """One more trial is over."""
+        """Shows a trial that ended."""
         if sys.stderr.isatty():
             self.draw(trials, ending=trial)
         else:
-            cells = self.cells(1 + trials.index(trial), trial, over=True)
+            cells = self.cells(1 + trials.index(trial), trial, has_ended=True)
             print("trial " + "  ".join(cells), file=sys.stderr, flush=True)
 
     def draw(self, trials: list[Any], ending: Any = None) -> None:
-        """The table, over the one before; `ending` is a trial that Ray Tune is about to end."""
+        """Overwrites the table; `ending` is a trial that Ray Tune is about to end."""
         numbered = list(enumerate(trials, start=1))
-        if len(numbered) > ROWS:
-            numbered = sorted(sorted(numbered, key=_prominence)[-ROWS:])
+        if len(numbered) > MAX_ROWS:
+            numbered = sorted(sorted(numbered, key=_prominence)[-MAX_ROWS:])
         rows = [["trial", "state", "epoch", "accuracy", *self.config.search.space]]
         rows += [self.cells(number, trial, trial is ending) for number, trial in numbered]
-        over = sum(trial.is_finished() or trial is ending for trial in trials)
-        lines = [*aligned(rows), f"{over} of {counted(self.total, 'trial')} over"]
+        ended = sum(trial.is_finished() or trial is ending for trial in trials)
+        lines = [*aligned(rows), f"{ended} of {counted(self.total, 'trial')} over"]
         back = f"\x1b[{self.drawn_lines}F\x1b[J" if self.drawn_lines else ""
         print(back + "\n".join(lines), file=sys.stderr, flush=True)
         self.drawn_at, self.drawn_lines = time.monotonic(), len(lines)
 
-    def cells(self, number: int, trial: Any, over: bool = False) -> list[str]:
-        """One trial's row."""
+    def cells(self, number: int, trial: Any, has_ended: bool = False) -> list[str]:
+        """The table row of a trial."""
         result = trial.last_result or {}
         score = result.get(SCORE)
-        values = decoded(self.config, trial.config)
+        values = decode_choices(self.config, trial.config)
         return [
             str(number),
-            _state(trial, over),
+            _state(trial, has_ended),
             str(result.get("epoch", "–")),
             "–" if score is None else f"{score:.1%}",
             *(
@@ -88,11 +88,11 @@ class SearchProgress(tune.Callback):
         ]
 
 
-def _state(trial: Any, over: bool) -> str:
+def _state(trial: Any, has_ended: bool) -> str:
     result = trial.last_result or {}
     if trial.status == "ERROR" or USER_ERROR in result:
         return "failed"
-    if not over and not trial.is_finished():
+    if not has_ended and not trial.is_finished():
         return trial.status.lower()
     return "finished" if result.get(FINISHED) else "stopped"
 

@@ -1,4 +1,4 @@
-"""The search: trials by Ray Tune, each a training on the real corpus; the best one's config."""
+"""Hyperparameter search with Ray Tune: each trial trains on the real corpus."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from raysound.distributed.cluster.placement import (
 )
 from raysound.distributed.cluster.session import cluster_cpus, cluster_gpus, on_ray
 from raysound.distributed.extraction.extract import extract_corpus
-from raysound.distributed.search.trial import USER_ERROR, Search, decoded
-from raysound.distributed.search.tuner import MOST_FAILURES, trial_count, tuner_of
+from raysound.distributed.search.trial import USER_ERROR, Search, decode_choices
+from raysound.distributed.search.tuner import MAX_TRIAL_FAILURES, make_tuner, trial_count
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import (
     check_clips,
@@ -52,10 +52,9 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# What a disk takes that is not full.
+# Size of the file that tests whether the disk is full.
 PROBE_BYTES = 1 << 20
-# Of Ray Tune, read from the environment: no log files beside our own; its state, for a search that
-# was interrupted, saved every few seconds.
+# Options of Ray Tune: write no log files, and save the state of the search every few seconds.
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
@@ -75,13 +74,12 @@ def tune(config: Config) -> str:
         Path or URI of `best.yaml`, the config of the best trial.
 
     Raises:
-        UserError: nothing to search, clips that no classifier can be trained on, or no trial that
-            succeeded.
+        UserError: `search.space` is empty, the clips can't be trained on, or no trial succeeded.
     """
     real_corpus(config)
     if not config.search.space:
         raise UserError(
-            "search.space is empty: name a setting and its values, as in docs/training.md"
+            "search.space is empty: add a setting and its values, as in docs/training.md"
         )
     data_by_features, corpora = load_search_data(config)
     folder = search_folder(config, corpora)
@@ -95,41 +93,42 @@ def tune(config: Config) -> str:
 
 
 def load_search_data(config: Config) -> tuple[dict[str, TrainingData], dict[str, str]]:
-    """What trials learn from, by feature id, and what stands for the clips in each.
+    """Extracts every combination of features in the search space.
 
-    Every choice of features is extracted here, once.
+    Returns:
+        The training data and the corpus digest, each by feature id.
     """
-    of_features = {
+    feature_values = {
         key: dimension.values
         for key, dimension in config.search.space.items()
         if key.startswith("features.")
     }
     variants: dict[str, Config] = {}
-    for values in product(*of_features.values()):
+    for values in product(*feature_values.values()):
         try:
-            one = sampled_config(config, dict(zip(of_features, values, strict=True)))
+            variant = sampled_config(config, dict(zip(feature_values, values, strict=True)))
         except UserError as error:
             logger.info("left out: %s", error)
             continue
-        variants[one.features.id] = one
+        variants[variant.features.id] = variant
     data_by_features, corpora = {}, {}
-    for feature_id, one in variants.items():
-        folder = extract_corpus("real", one)
-        clips = split_clips(one, folder)
-        check_clips(one, clips)
+    for feature_id, variant in variants.items():
+        folder = extract_corpus("real", variant)
+        clips = split_clips(variant, folder)
+        check_clips(variant, clips)
         if not (clips["split"].to_numpy() == "validation").any():
             raise UserError(
-                "no validation clip to tell trials apart by: name "
+                "a search compares trials on validation clips, and there are none: set "
                 "corpora.real.split.validation_folds, or raise validation_fraction"
             )
         summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
         corpora[feature_id] = summary["digest"]
-        data_by_features[feature_id] = load_training_data(folder, clips, sharing=len(variants))
+        data_by_features[feature_id] = load_training_data(folder, clips, corpora=len(variants))
     return data_by_features, corpora
 
 
 def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
-    """Where this search lies: another space, budget, split or corpus has another."""
+    """The folder of this search; its name depends on the space, budget, split and corpus."""
     identity = {
         "corpora": dict(corpora),
         "split": real_corpus(config).split.model_dump(mode="json"),
@@ -143,21 +142,21 @@ def search_folder(config: Config, corpora: Mapping[str, str]) -> str:
 
 
 def search(config: Config, data_by_features: Mapping[str, TrainingData], folder: str) -> None:
-    """Runs the trials that are still to be run, and writes what came of all of them."""
+    """Runs the remaining trials, and writes the results of all."""
     os.environ |= TUNE_ENVIRONMENT
-    # Its traceback of a failed trial is kept in error.txt, beside the trial's history.
+    # The traceback of a failed trial is written to error.txt, beside the trial's history.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    shared, resources, together = arranged(config, data_by_features, folder)
-    logger.info("%s, %d at a time", counted(trial_count(config), "trial"), together)
+    shared, resources, concurrent = plan_trials(config, data_by_features, folder)
+    logger.info("%s, %d at a time", counted(trial_count(config), "trial"), concurrent)
     probe = storage.join(folder, "probe")
     try:
-        # Ray Tune tries a trial again whose process dies in training, but not while it starts.
-        for _ in range(1 + MOST_FAILURES):
-            results = tuner_of(shared, resources, together, folder).fit()
+        # Ray Tune retries a trial whose process dies in training, but not one that dies at start.
+        for _ in range(1 + MAX_TRIAL_FAILURES):
+            results = make_tuner(shared, resources, concurrent, folder).fit()
             if not any(isinstance(result.error, RayActorError) for result in results):
                 break
     except Exception:
-        # Ray Tune can't read files of its own that a full disk has cut short.
+        # A full disk truncates Ray Tune's files. The probe then raises the user's error.
         storage.write_bytes(probe, bytes(PROBE_BYTES))
         storage.delete(probe)
         raise
@@ -169,73 +168,79 @@ def search(config: Config, data_by_features: Mapping[str, TrainingData], folder:
     write_results(config, rows, folder)
 
 
-def arranged(
+def plan_trials(
     config: Config, data_by_features: Mapping[str, TrainingData], folder: str
 ) -> tuple[Search, dict[str, float], int]:
-    """What the trials share, what Ray Tune reserves for a trial, and how many trials run at a time.
+    """Divides the cluster among trials.
+
+    Returns:
+        What the trials share, the resources that Ray Tune reserves for each, and how many run at a
+        time.
 
     Raises:
-        UserError: the cluster can't give it.
+        UserError: the cluster lacks the resources.
     """
     settings, compute = config.search, config.compute
     if compute.workers_range[1] > 1:
         if settings.gpus_per_trial is not None:
-            raise UserError("search.gpus_per_trial is for trials of one worker; a worker has a GPU")
+            raise UserError(
+                "search.gpus_per_trial needs compute.workers: 1; with more, each worker has a GPU"
+            )
         is_streamed = any(data.rows is None for data in data_by_features.values())
         most = max_concurrent_trainings(config, is_streamed)
-        together = min(most, settings.max_concurrent_trials or math.inf, trial_count(config))
-        scaling, threads = plan_workers(config, int(together), is_streamed)
+        concurrent = min(most, settings.max_concurrent_trials or math.inf, trial_count(config))
+        scaling, threads = plan_workers(config, int(concurrent), is_streamed)
         # The trial itself only waits for its workers, which may need every CPU.
         resources = {"memory": float(1 << 20)}
         shared = Search(config, folder, data_by_features, scaling, threads, scaling.use_gpu)
-        return shared, resources, int(together)
+        return shared, resources, int(concurrent)
     share = {"GPU": settings.gpus_per_trial or 1} if compute.use_gpu is True else {}
     await_nodes({"CPU": compute.cpus_per_worker or 1, **share}, 1, compute, compute.labels)
     check_labels(compute.labels)
     cpus, gpus = cluster_cpus(), cluster_gpus()
     wants_gpu = gpus > 0 if compute.use_gpu == "auto" else compute.use_gpu
     if settings.gpus_per_trial is not None and not wants_gpu:
-        raise UserError("search.gpus_per_trial wants GPUs, and this search uses none")
+        raise UserError("search.gpus_per_trial needs GPUs, and this search uses none")
     resources = {"CPU": compute.cpus_per_worker or min(1.0, cpus)}
     if wants_gpu:
         resources["GPU"] = settings.gpus_per_trial or 1
     free = {"CPU": cpus, "GPU": gpus}
     for kind, amount in resources.items():
         if amount > free[kind]:
-            raise UserError(f"a trial wants {amount:g} {kind}; the cluster has {free[kind]:g}")
+            raise UserError(f"a trial needs {amount:g} {kind}; the cluster has {free[kind]:g}")
     fitting = min(int(free[kind] // amount) for kind, amount in resources.items())
-    together = min(fitting, settings.max_concurrent_trials or fitting, trial_count(config))
-    threads = max(1, int(cpus // together))
+    concurrent = min(fitting, settings.max_concurrent_trials or fitting, trial_count(config))
+    threads = max(1, int(cpus // concurrent))
     shared = Search(config, folder, data_by_features, None, threads, wants_gpu)
-    return shared, resources, together
+    return shared, resources, concurrent
 
 
 def trial_rows(results: Any, search: Search) -> Iterator[TrialRow]:
-    """What came of each trial, in the order they were drawn."""
+    """The result of each trial, in the order of sampling."""
     for number, result in enumerate(results, start=1):
-        # Not the last part of its path: where that folder exists, Ray Tune takes another.
+        # The folder may have another name: Ray Tune changes it if it exists.
         trial_id = result.metrics["trial_id"]
         folder = search.folder_of(trial_id)
         history = read_history(storage.join(folder, "history.jsonl"))
-        # Of a trial that never reported Ray Tune gives no values.
-        drawn = decoded(search.config, result.config or {})
-        values = {key: drawn.get(key) for key in search.config.search.space}
+        # A trial that never reported has no values.
+        sampled = decode_choices(search.config, result.config or {})
+        values = {key: sampled.get(key) for key in search.config.search.space}
         error = result.metrics.get(USER_ERROR)
         if result.error is not None:
             error = last_line(str(result.error)) or type(result.error).__name__
             storage.write_bytes(storage.join(folder, "error.txt"), str(result.error).encode())
-        state, kept = "failed" if error else "not begun", None
+        state, selected = "failed" if error else "not begun", None
         if history:
-            # Values that don't go together never came so far.
+            # A trial with a history has valid values.
             training = sampled_config(search.config, values).training
-            kept = history[selected_epoch(history, training) - 1]
+            selected = history[selected_epoch(history, training) - 1]
             if not error:
                 state = "finished" if is_finished(history, training) else "stopped"
-        yield TrialRow(number, trial_id, state, values, history, kept, error)
+        yield TrialRow(number, trial_id, state, values, history, selected, error)
 
 
 def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
-    """Leaves trials.csv, report.html and, last, best.yaml; clears away what trials went on from.
+    """Writes trials.csv, report.html and, last, best.yaml; deletes the trials' checkpoints.
 
     Raises:
         UserError: no trial succeeded.
@@ -255,10 +260,10 @@ def write_results(config: Config, rows: list[TrialRow], folder: str) -> None:
         run = storage.join(folder, "trials", row.trial_id)
         for name in ray_train_files(run):
             storage.delete(storage.join(run, name))
-    head = (
+    header = (
         f"# The best of {counted(len(rows), 'trial')}: number {best.number}, {best.accuracy:.1%} "
         f"of the validation clips in epoch {best.selected_epoch}.\n"
         "# python jobs/train.py best.yaml\n"
     )
-    text = head + sampled_config(config, best.values).to_yaml()
+    text = header + sampled_config(config, best.values).to_yaml()
     storage.write_bytes(storage.join(folder, "best.yaml"), text.encode())

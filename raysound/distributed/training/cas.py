@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def cas(config: Config) -> str:
-    """Trains on each generated corpus and on as many real clips, tests both on real clips.
+    """Trains on each generated corpus and on as many real clips, and tests both on real clips.
 
     Returns:
         The last line of the job.
@@ -52,13 +52,13 @@ def cas(config: Config) -> str:
     real_corpus(config)
     names = list(config.corpora.generated)
     if not names:
-        raise UserError("the config has no corpora.generated: there is nothing to learn from")
+        raise UserError("the config has no corpora.generated to train on")
     folders = {name: finished_features(name, config) for name in ("real", *names)}
     real = split_clips(config, folders["real"])
     test = real.filter(pc.equal(real["split"], "test"))
     if not len(test):
         raise UserError("no real test clip: name corpora.real.split.test_folds")
-    # What is wrong is reported before the first training, not after hours of others.
+    # Errors are reported before the first training, not after hours.
     usable = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
     labels = dict(zip(folders, usable, strict=True))
     check_classes(labels)
@@ -70,21 +70,21 @@ def cas(config: Config) -> str:
         raise UserError("no generated corpus has labels: a classifier can't be trained on them")
     sides = {}
     for name in names:
-        generated = split_clips(of_generated(config), folders[name])
-        check_clips(of_generated(config), generated, name)
+        generated = split_clips(generated_split(config), folders[name])
+        check_clips(generated_split(config), generated, name)
         sides[name] = equal_clips(real, generated)
         for side, corpus in zip(sides[name], ("real", name), strict=True):
-            check_clips(of_generated(config), side, corpus)
-    classifier = config.evaluation.checkpoint or train_classifier(single(config), "real")
+            check_clips(generated_split(config), side, corpus)
+    classifier = config.evaluation.checkpoint or train_classifier(single_classifier(config), "real")
     metadata = checkpoint.load_metadata(classifier)
     check_features(config, metadata, classifier)
     check_corpora(folders, real, metadata, classifier)
-    by_classifier = predictions_of(folders, test, classifier, config)
-    calls = [(by_classifier, name) for name in folders]
-    of_classifier = dict(zip(folders, run_remote_all(accuracy_on_test, calls), strict=True))
+    predictions = score_run(folders, test, classifier, config)
+    calls = [(predictions, name) for name in folders]
+    accuracies = dict(zip(folders, run_remote_all(accuracy_on_test, calls), strict=True))
     rows = {
         name: score_row(name, sides[name], config, folders["real"], test)
-        | {"real_to_generated": of_classifier[name]}
+        | {"real_to_generated": accuracies[name]}
         for name in names
     }
     for row in rows.values():
@@ -100,7 +100,7 @@ def cas(config: Config) -> str:
             "feature_id": metadata.features.id,
             "split_digest": metadata.data["split_digest"],
             "train_clips": metadata.data["train"],
-            **of_classifier["real"],
+            **accuracies["real"],
         },
         "corpora": corpus_digests(folders),
         "test_clips": len(test),
@@ -126,7 +126,7 @@ def score_row(
 
     Args:
         name: of the generated corpus.
-        sides: the real and the generated clips that they are trained on.
+        sides: the real and the generated clips to train on.
         config: the experiment.
         folder: of the real features.
         test: the real test clips.
@@ -134,13 +134,19 @@ def score_row(
     real, generated = sides
     tests = test.filter(pc.is_in(test["label"], pc.unique(real["label"].combine_chunks())))
     runs = {
-        "real": train_classifier(single(config), f"real clips, as many as {name}", clips=real),
-        "generated": train_classifier(single(config), name, corpus=name, clips=generated),
+        "real": train_classifier(
+            single_classifier(config), f"real clips, as many as {name}", clips=real
+        ),
+        "generated": train_classifier(
+            single_classifier(config), name, corpus=name, clips=generated
+        ),
     }
-    by = {side: predictions_of({"real": folder}, tests, run, config) for side, run in runs.items()}
-    right = right_of_each(*(read_tested(by[side]) for side in ("real", "generated")))
+    predictions = [
+        score_run({"real": folder}, tests, runs[side], config) for side in ("real", "generated")
+    ]
+    correct = paired_correct(*map(read_test_predictions, predictions))
     real_to_real, generated_to_real = run_remote_all(
-        accuracy_on_test, [(by[side], "real") for side in ("real", "generated")]
+        accuracy_on_test, [(uri, "real") for uri in predictions]
     )
     return {
         "runs": {side: run_name(run) for side, run in runs.items()},
@@ -150,26 +156,26 @@ def score_row(
         "clips_by_class": clips_by_class(real),
         "real_to_real": real_to_real,
         "generated_to_real": generated_to_real,
-        "lost": lost(*right),
-        "p_value": paired_p_value(*right),
+        "lost": accuracy_loss(*correct),
+        "p_value": paired_p_value(*correct),
     }
 
 
 def run_name(run: str) -> str:
-    """The name of a training's folder."""
+    """The last part of a run folder."""
     return run.rstrip("/").rpartition("/")[2]
 
 
-def single(config: Config) -> Config:
-    """The config of one classifier."""
+def single_classifier(config: Config) -> Config:
+    """The config without folds and seeds, for one classifier."""
     tree = config.model_dump()
     tree["training"] |= {"folds": None, "seeds": 1}
     return Config.model_validate(tree)
 
 
-def of_generated(config: Config) -> Config:
-    """The same for a classifier of generated clips: none of them tests, so none is held back."""
-    tree = single(config).model_dump()
+def generated_split(config: Config) -> Config:
+    """The config of one classifier of generated clips, none of which are held out for tests."""
+    tree = single_classifier(config).model_dump()
     tree["corpora"]["real"]["split"] |= {
         "test_folds": [],
         "validation_folds": [],
@@ -180,37 +186,36 @@ def of_generated(config: Config) -> Config:
     return Config.model_validate(tree)
 
 
-def predictions_of(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> str:
-    """Scores some corpora, of `real` the test clips alone, and returns the predictions' folder."""
+def score_run(folders: dict[str, str], test: pa.Table, run: str, config: Config) -> str:
+    """Scores some corpora, only the test clips of `real`, and returns the predictions' folder."""
     predictions = storage.join(config.output, "cas", "predictions", run_name(run))
     score_corpora(folders, test, run, config, predictions)
     return predictions
 
 
-def read_tested(predictions: str) -> pa.Table:
-    """What right_of_each needs of the real test clips."""
+def read_test_predictions(predictions: str) -> pa.Table:
+    """Predictions of the real test clips, for `paired_correct`."""
     columns = ["clip_id", "label", "prediction"]
     return pa.concat_tables(read_predictions(predictions, "real", columns))
 
 
-def right_of_each(one: pa.Table, other: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each clip was predicted as its label, by one and by another, in one order."""
-    place = pc.index_in(one["clip_id"], other["clip_id"].combine_chunks())
-    tables = (one, other.take(place))
-    first, second = (pc.equal(rows["label"], rows["prediction"]).to_numpy() for rows in tables)
-    return first, second
+def paired_correct(first: pa.Table, second: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Whether two classifiers predicted each clip correctly, in the order of the first table."""
+    second = second.take(pc.index_in(first["clip_id"], second["clip_id"].combine_chunks()))
+    correct = [pc.equal(rows["label"], rows["prediction"]).to_numpy() for rows in (first, second)]
+    return correct[0], correct[1]
 
 
-def lost(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
-    """The accuracy lost by training on generated clips, with the interval of this pair alone."""
-    found = paired_difference(real, generated)
-    # Significance is decided by the adjusted p-value.
-    del found["significant"]
-    return found
+def accuracy_loss(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
+    """The accuracy lost by training on generated clips, with its confidence interval."""
+    difference = paired_difference(real, generated)
+    # The adjusted p-value decides on significance.
+    del difference["significant"]
+    return difference
 
 
 def accuracy_on_test(predictions: str, corpus: str) -> dict[str, Any]:
-    """Runs in a Ray task: accuracy on the clips of a corpus, in all and of each label."""
+    """Runs in a Ray task: accuracy on the clips of a corpus, in total and per label."""
     clips, right = Counter[str](), Counter[str]()
     for rows in read_predictions(predictions, corpus, ["label", "prediction"]):
         clips.update(rows["label"].to_pylist())

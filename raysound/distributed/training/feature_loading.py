@@ -1,4 +1,4 @@
-"""Log-mel shards → what training is fed: arrays in Ray's object store, or a stream past it."""
+"""Loads log-mel shards for training: as arrays in Ray's object store, or as a stream."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from raysound.training.batches import DeviceTransfer, Rows
 from raysound.training.inference import Normalisation
 from raysound.training.step import Batch
 
-# What of the object store the training data may take. Kept there, an epoch of a small corpus costs
-# a hundredth of what it costs to read it anew: benchmarks/training.py.
+# Fraction of the object store that training data may take. Reading from the store takes a
+# hundredth of the time of reading the shards in every epoch: benchmarks/training.py.
 STORE_SHARE = 0.4
-# In the folder of a run: the epoch that streams are read for.
-EPOCH = "epoch"
+# File in a run folder with the epoch that streams are read for.
+EPOCH_FILE = "epoch"
 
 
-def fits_in_store(folder: str, sharing: int = 1) -> bool:
-    """True where so many like this corpus take at most STORE_SHARE of each worker node's store."""
+def fits_in_store(folder: str, corpora: int = 1) -> bool:
+    """True if so many corpora of this size take at most STORE_SHARE of each node's store."""
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # What is kept is one object, and each node where it is used has a copy.
+    # The data are one object, and each node that uses it holds a copy.
     stores = [node.get("object_store_memory", 0) for node in nodes if node.get("CPU")]
-    return bool(sharing * summary["bytes"] <= STORE_SHARE * min(stores, default=0))
+    return bool(corpora * summary["bytes"] <= STORE_SHARE * min(stores, default=0))
 
 
-def kept_in_store(folder: str, clips: pa.Table, labels: list[str]) -> ray.ObjectRef:
-    """The Rows of some clips, in the object store; the driver never holds them."""
+def load_to_store(folder: str, clips: pa.Table, labels: list[str]) -> ray.ObjectRef:
+    """Loads the Rows of some clips to the object store, without passing through the driver."""
     return ray.remote(read_all).remote(folder, clips.select(["clip_id", "label"]), labels)
 
 
@@ -75,15 +75,16 @@ def read_windows(uri: str, clip_ids: pa.Array) -> pa.Table:
 
 
 class ShardDatasource(Datasource):
-    """The windows of some clips, a read task a shard.
+    """The windows of some clips, with a read task per shard.
 
     Attributes:
         uris: of the shards.
         chosen: reference to the `clip_id` and `label` of the clips.
         labels: class names in the order of the logits.
-        run: whose training reads the shards in another order each epoch; None for theirs. Clips of
-            a packed corpus may lie class by class, and the buffer that shuffles holds a few shards.
-        seed: of the order.
+        run: run folder of a training, which reads the shards in a random order each epoch; None to
+            keep their order. Clips of a packed corpus may be sorted by class, and the shuffle
+            buffer holds only a few shards.
+        seed: of the random order.
     """
 
     def __init__(
@@ -102,36 +103,36 @@ class ShardDatasource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """A task a shard, in the order of the epoch that is about to begin."""
+        """A task per shard, in the order of the epoch that is about to begin."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         order = np.arange(len(self.uris))
         if self.run is not None:
-            order = np.random.default_rng((self.seed, next_epoch(self.run))).permutation(order)
+            order = np.random.default_rng((self.seed, read_epoch(self.run))).permutation(order)
         return [
-            ReadTask(partial(read_chosen, self.uris[place], [self.chosen], self.labels), unknown)
-            for place in order
+            ReadTask(partial(read_clips, self.uris[index], [self.chosen], self.labels), unknown)
+            for index in order
         ]
 
 
-def announce_epoch(run: str, epoch: int) -> None:
-    """Says which epoch begins: Ray Data counts those of this attempt at the training alone."""
-    storage.write_bytes(storage.join(run, EPOCH), str(epoch).encode())
+def write_epoch(run: str, epoch: int) -> None:
+    """Saves the number of the epoch that begins; Ray Data's own count restarts on a retry."""
+    storage.write_bytes(storage.join(run, EPOCH_FILE), str(epoch).encode())
 
 
-def next_epoch(run: str) -> int:
-    """The epoch that was announced last, 1 before any."""
+def read_epoch(run: str) -> int:
+    """The number saved by `write_epoch`, 1 if there is none."""
     try:
-        return int(storage.read_bytes(storage.join(run, EPOCH)))
+        return int(storage.read_bytes(storage.join(run, EPOCH_FILE)))
     except FileNotFoundError:
         return 1
 
 
 def stream(source: ShardDatasource, tasks: int) -> ray.data.Dataset:
-    """The windows of some clips, read anew each epoch by `tasks` tasks at a time.
+    """The windows of some clips, read in each epoch by `tasks` concurrent tasks.
 
-    For what the object store can't hold.
+    For data that the object store can't hold.
     """
-    # Asking for no CPU: a range of workers may hold every one, and would wait for ever.
+    # The tasks reserve no CPU: the workers may hold all of them, and would wait forever.
     with finite_retries() as retries:
         rows = ray.data.read_datasource(
             source,
@@ -139,23 +140,22 @@ def stream(source: ShardDatasource, tasks: int) -> ray.data.Dataset:
             concurrency=tasks,
             ray_remote_args={"num_cpus": 0, **retries},
         )
-    # The buffer that shuffles then draws the same batches from the same seed.
+    # With this, the shuffle buffer makes the same batches from the same seed.
     rows.context.execution_options.preserve_order = True
     return rows
 
 
 class SplitStreams(ray.train.DataConfig):
-    """Splits each stream over the workers: training equally, validation without loss.
+    """Splits each stream over the workers.
 
-    Training gives every worker as many rows as the others, for they step together, and drops the
-    few that are left over. Validation drops none: each clip is scored once, whatever order the
-    blocks arrive in.
+    For training every worker gets the same number of rows, because they step together; the few
+    remaining rows are dropped. For validation no row is dropped: each clip is scored once.
     """
 
     def configure(
         self, datasets: dict[str, ray.data.Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, ray.data.DataIterator]]:
-        """One dict of streams by split for each worker."""
+        """A dict of streams by split, for each worker."""
         streams = {
             split: rows.streaming_split(world_size, equal=split == "train")
             for split, rows in datasets.items()
@@ -165,7 +165,7 @@ class SplitStreams(ray.train.DataConfig):
         ]
 
 
-def read_chosen(uri: str, chosen: list[ray.ObjectRef], labels: list[str]) -> Iterator[pa.Table]:
+def read_clips(uri: str, chosen: list[ray.ObjectRef], labels: list[str]) -> Iterator[pa.Table]:
     """Runs in a Ray task: the windows of the chosen clips of a shard, with their class."""
     clips = ray.get(chosen[0])
     table = read_windows(uri, clips["clip_id"].combine_chunks())
@@ -181,11 +181,12 @@ def stream_batches(
     ahead: int,
     **options: Any,
 ) -> Iterable[Batch]:
-    """Batches of a Ray Data stream, which has so many ahead by itself."""
+    """Batches of a Ray Data stream; `ahead` of them are prefetched."""
 
     def collate(rows: dict[str, np.ndarray]) -> Batch:
-        names = rows["clip_id"].tolist()
-        return Batch(transfer.to_device(rows["log_mel"]), transfer.to_device(rows["target"]), names)
+        clip_ids = rows["clip_id"].tolist()
+        log_mel, target = (transfer.to_device(rows[name]) for name in ("log_mel", "target"))
+        return Batch(log_mel, target, clip_ids)
 
     batches: Iterable[Batch] = shard.iter_torch_batches(
         batch_size=batch_size, prefetch_batches=ahead, collate_fn=collate, **options
@@ -194,7 +195,7 @@ def stream_batches(
 
 
 def normalisation(folder: str, clips: pa.Table) -> Normalisation:
-    """Mean and spread of every mel band over the windows of some clips, the same anywhere."""
+    """Mean and standard deviation of every mel band over the windows of some clips."""
     chosen = ray.put(clips["clip_id"].combine_chunks())
     calls = ((uri, [chosen]) for uri in parquet.shard_uris(folder))
     total = None

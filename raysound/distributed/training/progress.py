@@ -1,4 +1,4 @@
-"""A training's epochs, from its history.jsonl, as they come: lines, and numbers for Prometheus."""
+"""Follows the history.jsonl of a training: logs each epoch and sets Prometheus gauges."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def log_epochs(history_uri: str, config: Config, name: str) -> Iterator[None]:
-    """Logs one line an epoch while the block runs, as the history grows."""
+    """Logs each new epoch of a history while the block runs."""
     done = threading.Event()
 
     def follow() -> None:
         shown = len(read_history(history_uri))
         if shown:
-            logger.info("%s: going on after epoch %d", name, shown)
+            logger.info("%s: resuming after epoch %d", name, shown)
         finished = False
         while not finished:
             finished = done.wait(0.5)
             try:
                 rows = read_history(history_uri)
             except OSError:
-                # An object store that does not answer now will at the next look.
+                # Try again in the next round: an object store may not answer at times.
                 continue
             shown = log_new_epochs(rows, shown, config, name)
 
@@ -44,18 +44,18 @@ def log_epochs(history_uri: str, config: Config, name: str) -> Iterator[None]:
 
 
 def log_new_epochs(rows: list[Metrics], shown: int, config: Config, name: str) -> int:
-    """Shows the rows of a history after the first `shown`; returns how many were ever shown."""
+    """Logs the rows of a history after the first `shown`; returns how many were logged so far."""
     prefix = "" if name == "classifier" else f"{name}: "
     for epoch, row in enumerate(rows[shown:], start=shown + 1):
         for line in epoch_lines(rows[:epoch], config.training):
             logger.info("%s%s", prefix, line)
         export_epoch(row, config.name, name)
-    # A training that starts again after a failure writes a shorter history, of the same epochs.
+    # After a failure, a training that restarts writes a shorter history with the same epochs.
     return max(shown, len(rows))
 
 
 def export_epoch(row: Metrics, experiment: str, classifier: str) -> None:
-    """Tells Prometheus what an epoch brought."""
+    """Exports the metrics of an epoch to Prometheus."""
     prometheus.set_gauge("epoch", row["epoch"], experiment=experiment, classifier=classifier)
     for split in ("train", "validation"):
         if row[f"{split}_clips"]:

@@ -1,4 +1,4 @@
-"""The folder of a classifier follows from its clips, split, model and training settings."""
+"""Run folders, named by a digest of the clips, split, model and training settings."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ logger = logging.getLogger(__name__)
 
 
 def split_clips(config: Config, folder: str) -> pa.Table:
-    """The usable clips of a corpus, each in train, validation or test, as the real one is split.
+    """The usable clips of a corpus, split by `corpora.real.split`.
 
     Raises:
-        UserError: they can't be split as the config says.
+        UserError: they can't be split in this way.
     """
     manifest = read_manifest(folder)
     return parquet.without_rejects(assign_split(manifest, real_corpus(config).split), folder)
 
 
 def split_digest(clips: pa.Table) -> str:
-    """Stands for which clips train, validate and test."""
+    """A digest of which clips are for training, validation and test."""
     return digest(clips.select(["clip_id", "label", "split"]).sort_by("clip_id").to_pydict())
 
 
 def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> str:
-    """Where this config's classifier lies: another corpus, split, model or training has another.
+    """The folder of this config's classifier.
 
     Args:
         config: the experiment.
-        folder: of the features that it learns from.
+        folder: of the training features.
         clips: with their `label` and `split`; None for all, split as the config says.
     """
     clips = split_clips(config, folder) if clips is None else clips
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     identity = {
         "features": config.features.id,
-        # Of the clips' sizes and times too: a recording that was replaced wants another classifier.
+        # Includes the clips' sizes and times, so that replaced recordings get another classifier.
         "corpus": summary["digest"],
         "split": split_digest(clips),
         "model": model_identity(config),
@@ -59,7 +59,7 @@ def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> st
 
 
 def model_identity(config: Config) -> dict[str, str]:
-    """The model's settings, with what the file of weights holds in place of its name."""
+    """The model's settings, with a digest of the file of weights in place of its name."""
     identity = config.model.model_dump(exclude_none=True)
     if config.model.weights is not None:
         content = checkpoint.read_weights_file(config.model.weights)
@@ -68,7 +68,7 @@ def model_identity(config: Config) -> dict[str, str]:
 
 
 def log_weights(config: Config, classes: int) -> None:
-    """Logs which of the weights that a training starts from fit its model."""
+    """Logs which of the initial weights fit the model."""
     uri = config.model.weights
     if uri is not None:
         model = build(config.model.name, classes)

@@ -1,4 +1,4 @@
-"""The training job: one classifier, or one for each fold and seed and how they do."""
+"""The training job: one classifier, or a cross-validation over folds and seeds."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from raysound.distributed.training.runs import (
 )
 from raysound.distributed.training.trainer import (
     check_clips,
+    log_training,
     train_classifier,
     train_run,
-    training_shown,
 )
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
@@ -38,20 +38,20 @@ from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
-from raysound.training.cross_validation import by_number, summarise
+from raysound.training.cross_validation import natural_sort_key, summarise
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
 
 class Variant(NamedTuple):
-    """One classifier of several.
+    """One classifier of a cross-validation.
 
     Attributes:
-        fold: that tests it; None where the config's own split does.
+        fold: the test fold; None for the config's own split.
         seed: of its training.
-        config: of this classifier alone.
-        name: what it is called in the log.
+        config: for this classifier.
+        name: in the log.
     """
 
     fold: str | None
@@ -76,27 +76,26 @@ def train(config: Config) -> str:
         run folder of each classifier.
 
     Raises:
-        UserError: features that are missing, clips that no classifier can be trained on, or a loss
-            that is not finite.
+        UserError: features are missing, the clips can't be trained on, or the loss is not finite.
     """
     real_corpus(config)
     return cross_validate(config) if config.training.trains_several else train_classifier(config)
 
 
 def cross_validate(config: Config) -> str:
-    """Trains a classifier for each fold and seed, tests each on its test clips, and sums up.
+    """Trains a classifier for each fold and seed, and tests each on its test clips.
 
-    As many are trained at a time as the cluster has room for.
+    The cluster's resources limit how many are trained at a time.
 
     Returns:
-        The file of the sums: `training/cross-validation-<model>-<hash>.json`.
+        The file of the summary: `training/cross-validation-<model>-<hash>.json`.
     """
     folder = finished_features("real", config)
     classifiers = list(variants(config, folder))
     for classifier in {classifier.fold: classifier for classifier in classifiers}.values():
-        # Splits that fail are reported now, not after hours of the other folds' training.
+        # Invalid splits are reported before any training, not after hours.
         split_clips(classifier.config, folder)
-    results = trained_together(classifiers, folder)
+    results = train_variants(classifiers, folder)
     summary = summarise(results)
     name = f"{config.model.name}-{digest({'runs': [row['run'] for row in results]})}"
     uri = storage.join(config.output, "training", f"cross-validation-{name}.json")
@@ -105,15 +104,15 @@ def cross_validate(config: Config) -> str:
 
 
 def variants(config: Config, folder: str) -> Iterator[Variant]:
-    """The classifiers to be trained, fold by fold.
+    """The classifiers to train, fold by fold.
 
     Raises:
-        UserError: the corpus has no folds, or just one.
+        UserError: the corpus has no folds, or only one.
     """
     folds: list[str | None] = [None]
     if config.training.folds == "all":
         manifest = read_manifest(folder, ["fold"])
-        folds = [*sorted(folds_of(manifest), key=by_number)]
+        folds = [*sorted(folds_of(manifest), key=natural_sort_key)]
     for fold in folds:
         for seed in range(config.training.seed, config.training.seed + config.training.seeds):
             tree = config.model_dump()
@@ -124,13 +123,15 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
             yield Variant(fold, seed, Config.model_validate(tree), name)
 
 
-def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, Any]]:
-    """Trains each classifier in a Ray task and tests it; the results are in the order given."""
-    together = min(
+def train_variants(classifiers: list[Variant], folder: str) -> list[dict[str, Any]]:
+    """Trains each classifier in a Ray task and tests it; returns the results in order."""
+    concurrent = min(
         max_concurrent_trainings(classifiers[0].config, is_streamed=False), len(classifiers)
     )
-    if not fits_in_store(folder, together):
-        together = min(max_concurrent_trainings(classifiers[0].config, is_streamed=True), together)
+    if not fits_in_store(folder, concurrent):
+        concurrent = min(
+            max_concurrent_trainings(classifiers[0].config, is_streamed=True), concurrent
+        )
     options = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
     task = ray.remote(
         num_cpus=0, max_retries=RETRIES, runtime_env={"env_vars": options} if options else None
@@ -140,7 +141,7 @@ def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, 
     rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         while waiting or running:
-            while waiting and len(running) < together:
+            while waiting and len(running) < concurrent:
                 classifier = waiting.pop(0)
                 clips = split_clips(classifier.config, folder)
                 run = run_folder(classifier.config, folder, clips)
@@ -149,13 +150,13 @@ def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, 
                 if checkpoint.is_complete(run):
                     logger.info("%s: %s is trained already", classifier.name, run)
                     block.close()
-                    rows[classifier.name] = fold_row(classifier, run, folder)
+                    rows[classifier.name] = score_variant(classifier, run, folder)
                     continue
                 check_clips(classifier.config, clips)
                 block.enter_context(
-                    training_shown(classifier.config, folder, clips, run, classifier.name, together)
+                    log_training(classifier.config, folder, clips, run, classifier.name, concurrent)
                 )
-                call = task.remote(classifier.config, folder, clips, run, together)
+                call = task.remote(classifier.config, folder, clips, run, concurrent)
                 stack.callback(cancel_running, [call])
                 running[call] = (classifier, run, block)
             for call in ray.wait([*running])[0] if running else ():
@@ -163,30 +164,30 @@ def trained_together(classifiers: list[Variant], folder: str) -> list[dict[str, 
                 with translate_ray_errors(f"the training {classifier.name}"):
                     ray.get(call)
                 block.close()
-                rows[classifier.name] = fold_row(classifier, run, folder)
+                rows[classifier.name] = score_variant(classifier, run, folder)
     return [rows[classifier.name] for classifier in classifiers]
 
 
-def fold_row(classifier: Variant, run: str, folder: str) -> dict[str, Any]:
-    """One classifier's row of the sums: how it does on its test clips."""
+def score_variant(classifier: Variant, run: str, folder: str) -> dict[str, Any]:
+    """Scores a classifier's test clips; returns its row of the summary."""
     split = split_clips(classifier.config, folder)
     test = split.filter(pc.equal(split["split"], "test"))
     if not len(test):
-        raise UserError("no test clip: name corpora.real.split.test_folds, or raise test_fraction")
+        raise UserError("no test clip: set corpora.real.split.test_folds, or raise test_fraction")
     predictions = storage.join(run, "predictions")
     score_corpora({"real": folder}, test, run, classifier.config, predictions)
-    clips = right = 0
+    clips = correct = 0
     for rows in read_predictions(predictions, "real", ["label", "prediction"]):
         clips += len(rows)
-        right += pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py() or 0
+        correct += pc.sum(pc.equal(rows["label"], rows["prediction"])).as_py() or 0
     logger.info(
-        "%s: %.1f %% of %s", classifier.name, 100 * right / clips, counted(clips, "test clip")
+        "%s: %.1f %% of %s", classifier.name, 100 * correct / clips, counted(clips, "test clip")
     )
     return {
         "fold": classifier.fold,
         "seed": classifier.seed,
         "clips": clips,
-        "right": right,
-        "accuracy": right / clips,
+        "right": correct,
+        "accuracy": correct / clips,
         "run": run,
     }

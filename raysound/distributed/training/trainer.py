@@ -1,4 +1,4 @@
-"""One classifier's training: Ray Train over DDP workers, fed from the log-mel shards."""
+"""Trains one classifier with Ray Train's DDP workers."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from raysound.training.history import read_history
 from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
-# Seconds that Ray Train waits for its workers' CPUs and GPUs at a time, and how many times: what
-# no node could ever hold is refused beforehand, so this is for a node that died, and may come back.
-LEAST_PATIENCE = 60.0
-MOST_WAITS = 30
+# Ray Train waits this many seconds for its workers' resources, and retries this many times. This
+# is for a node that died and may come back; `plan_workers` raises if the nodes are too small.
+MIN_START_TIMEOUT = 60.0
+MAX_START_TIMEOUTS = 30
 # Where Ray Train lists the checkpoints of a run, as JSON.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -49,21 +49,21 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 def train_classifier(
     config: Config,
     name: str = "classifier",
-    together: int = 1,
+    concurrent: int = 1,
     corpus: str = "real",
     clips: pa.Table | None = None,
 ) -> str:
-    """Trains, unless this very classifier is there already, and returns its folder.
+    """Trains a classifier, unless the same one exists already, and returns its folder.
 
-    A training that was cut off continues after its last whole epoch.
+    Training resumes after the last completed epoch.
 
     Args:
         config: of one classifier.
-        name: what it is called in the log.
-        together: how many classifiers share the cluster's CPUs.
-        corpus: whose clips it learns from.
-        clips: some of them, with their `label` and `split`; None for all, split as
-            `corpora.real.split` says.
+        name: in the log.
+        concurrent: how many classifiers share the cluster's CPUs.
+        corpus: whose clips to train on.
+        clips: some of them, with their `label` and `split`; None for all, split by
+            `corpora.real.split`.
     """
     folder = finished_features(corpus, config)
     clips = split_clips(config, folder) if clips is None else clips
@@ -73,20 +73,20 @@ def train_classifier(
             logger.info("%s: %s is trained already", name, run)
             return run
         check_clips(config, clips, corpus)
-        with training_shown(config, folder, clips, run, name, together):
-            train_run(config, folder, clips, run, together)
+        with log_training(config, folder, clips, run, name, concurrent):
+            train_run(config, folder, clips, run, concurrent)
     return run
 
 
 @contextmanager
-def training_shown(
-    config: Config, folder: str, clips: pa.Table, run: str, name: str, together: int
+def log_training(
+    config: Config, folder: str, clips: pa.Table, run: str, name: str, concurrent: int
 ) -> Iterator[None]:
-    """Logs what is about to be trained and, while the block runs, each epoch."""
-    is_streamed = not feature_loading.fits_in_store(folder, together)
-    scaling, _ = plan_workers(config, together, is_streamed)
-    least, most = config.compute.workers_range
-    workers = f"{least} to {most} workers" if least < most else counted(most, "worker")
+    """Logs the model and data and, while the block runs, each epoch."""
+    is_streamed = not feature_loading.fits_in_store(folder, concurrent)
+    scaling, _ = plan_workers(config, concurrent, is_streamed)
+    low, high = config.compute.workers_range
+    workers = f"{low} to {high} workers" if low < high else counted(high, "worker")
     counts = {split: len(part) for split, part in by_split(clips).items()}
     classes = len(pc.unique(clips["label"]))
     logger.info(
@@ -102,36 +102,36 @@ def training_shown(
         yield
 
 
-def train_run(config: Config, folder: str, clips: pa.Table, run: str, together: int) -> None:
+def train_run(config: Config, folder: str, clips: pa.Table, run: str, concurrent: int) -> None:
     """Trains a classifier into the folder `run`, which the caller has locked.
 
-    The other arguments are `train_classifier`'s.
+    See `train_classifier` for the other arguments.
     """
-    # A Ray task that ended may be tried again, if its node died.
+    # Ray may retry a task that has ended, if its node died.
     if checkpoint.is_complete(run):
         return
-    data = load_training_data(folder, clips, together)
-    scaling, threads = plan_workers(config, together, data.rows is None)
+    data = load_training_data(folder, clips, concurrent)
+    scaling, threads = plan_workers(config, concurrent, data.rows is None)
     metadata = classifier_metadata(config, data)
-    result = run_workers(job_of(config, data, metadata, run, threads), scaling, data)
+    result = run_workers(make_loop_config(config, data, metadata, run, threads), scaling, data)
     export_classifier(run, result, metadata, config.training)
 
 
-def job_of(
+def make_loop_config(
     config: Config, data: TrainingData, metadata: ClassifierMetadata, run: str, threads: int
 ) -> dict[str, Any]:
-    """The settings and data of a worker.
+    """The `train_loop_config` of the workers.
 
     Raises:
-        UserError: settings that this data can't be taught with.
+        UserError: the settings don't allow training on this data.
     """
     settings = config.training
     if data.rows is None and settings.class_balance == "sampling":
         raise UserError(
             "training.class_balance: sampling needs the features in Ray's object store, which is "
-            "too small for them: use weights"
+            "too small for them: set it to weights"
         )
-    weights = class_weights(data.clips_a_class)
+    weights = class_weights(data.clips_per_class)
     crop = settings.crop_length
     return {
         "metadata": metadata,
@@ -148,28 +148,28 @@ def job_of(
 
 
 def run_workers(
-    job: dict[str, Any],
+    loop_config: dict[str, Any],
     scaling: ray.train.ScalingConfig,
     data: TrainingData,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> ray.train.Result:
-    """Trains over Ray Train's workers until the last epoch, from the run's latest checkpoint on.
+    """Trains with Ray Train's workers, from the run's latest checkpoint to the last epoch.
 
     Raises:
-        UserError: what stops the training and can be mended.
+        UserError: the training can't continue, and the user can fix the cause.
     """
-    # Ray Train reads it when it begins.
-    patience = max(LEAST_PATIENCE, 60 * job["compute"].node_timeout_minutes)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{patience:g}"
-    # A worker that reports waits for the next look of Ray Train's controller.
+    # Ray Train reads this variable when it starts.
+    timeout = max(MIN_START_TIMEOUT, 60 * loop_config["compute"].node_timeout_minutes)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{timeout:g}"
+    # A worker that reports waits for the controller's next health check.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    folder, _, name = job["run"].rpartition("/")
-    delete_broken_snapshot(job["run"])
-    history = storage.join(job["run"], "history.jsonl")
-    before = len(read_history(history))
+    folder, _, name = loop_config["run"].rpartition("/")
+    delete_broken_snapshot(loop_config["run"])
+    history = storage.join(loop_config["run"], "history.jsonl")
+    epochs_before = len(read_history(history))
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config=job,
+        train_loop_config=loop_config,
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
@@ -177,50 +177,50 @@ def run_workers(
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1,
                 checkpoint_score_attribute=QUALITY
-                if job["settings"].checkpoint_policy == "best"
+                if loop_config["settings"].checkpoint_policy == "best"
                 else None,
             ),
-            # Ray counts failures over the whole run: `Failures` counts those in a row.
+            # Ray counts the failures of the whole run; `Failures` counts consecutive ones.
             failure_config=ray.train.FailureConfig(
-                max_failures=-1, controller_failure_limit=MOST_WAITS
+                max_failures=-1, controller_failure_limit=MAX_START_TIMEOUTS
             ),
             callbacks=[Failures(), *callbacks],
         ),
-        datasets=data.datasets(job),
+        datasets=data.datasets(loop_config),
         dataset_config=feature_loading.SplitStreams(),
     )
     try:
         return trainer.fit()
     except ray.train.ControllerError as error:
         cause = error.controller_failure
-        # Of WorkerGroupStartupTimeoutError, which Ray does not export.
+        # Only WorkerGroupStartupTimeoutError, which Ray does not export, has this attribute.
         if hasattr(cause, "num_workers"):
-            if len(read_history(history)) > before:
-                # Ray counts the waits over the whole run: so they are counted since an epoch.
-                return run_workers(job, scaling, data, callbacks)
-            minutes = round(patience * (MOST_WAITS + 1) / 60)
+            if len(read_history(history)) > epochs_before:
+                # Ray counts the timeouts of the whole run; after an epoch the count restarts here.
+                return run_workers(loop_config, scaling, data, callbacks)
+            minutes = round(timeout * (MAX_START_TIMEOUTS + 1) / 60)
             raise UserError(
-                f"no room for {counted(cause.num_workers, 'worker')} has come within "
-                f"{counted(minutes, 'minute')}: add nodes, or ask for fewer compute.workers; the "
-                "same command goes on after the last whole epoch"
+                f"the cluster had no resources for {counted(cause.num_workers, 'worker')} within "
+                f"{counted(minutes, 'minute')}: add nodes, or lower compute.workers; the same "
+                "command resumes after the last completed epoch"
             ) from error
         raise cause from error
 
 
 def delete_broken_snapshot(run: str) -> None:
-    """Has a training start again where a full disk cut Ray Train's list of checkpoints."""
+    """Deletes Ray Train's list of checkpoints if a full disk truncated it."""
     uri = storage.join(run, SNAPSHOT)
     try:
         json.loads(storage.read_bytes(uri))
     except FileNotFoundError:
         return
     except ValueError:
-        logger.warning("%s was cut short: the training starts again", uri)
+        logger.warning("%s is truncated: the training starts again", uri)
         storage.delete(uri)
 
 
 def classifier_metadata(config: Config, data: TrainingData) -> ClassifierMetadata:
-    """All of the classifier's metadata but its metrics."""
+    """The classifier's metadata, without metrics."""
     return ClassifierMetadata(
         model=config.model.name,
         labels=data.labels,
@@ -237,12 +237,12 @@ def export_classifier(
     run: str, result: ray.train.Result, metadata: ClassifierMetadata, settings: TrainingSettings
 ) -> None:
     """Writes the selected epoch's weights, then the metadata, and deletes Ray Train's files."""
-    kept = result.checkpoint
-    if settings.checkpoint_policy == "best" and kept is not None:
-        kept = result.get_best_checkpoint(QUALITY, "max")
-    if kept is None:
-        raise RuntimeError(f"{run}: the training ended without a single epoch")
-    weights, progress = read_progress(kept)
+    selected = result.checkpoint
+    if settings.checkpoint_policy == "best" and selected is not None:
+        selected = result.get_best_checkpoint(QUALITY, "max")
+    if selected is None:
+        raise RuntimeError(f"{run}: the training ended without a completed epoch")
+    weights, progress = read_progress(selected)
     checkpoint.save(
         run, weights.averaged or weights.model, replace(metadata, metrics=progress.history[-1])
     )
@@ -251,7 +251,7 @@ def export_classifier(
 
 
 def ray_train_files(run: str) -> set[str]:
-    """Names of the files and folders that Ray Train keeps in the folder of a run."""
+    """Names of Ray Train's files and folders in a run folder."""
     names = {name.partition("/")[0] for name, _, _ in storage.list_files(run)}
-    known = ("checkpoint_", ".validate_storage", feature_loading.EPOCH)
+    known = ("checkpoint_", ".validate_storage", feature_loading.EPOCH_FILE)
     return {name for name in names if name.startswith(known)}

@@ -1,4 +1,4 @@
-"""What runs in each training process: its batches, the loop, and what rank 0 leaves behind."""
+"""The training process of each worker: its batches, the loop, and rank 0's checkpoints."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from raysound.training.batches import (
     DeviceTransfer,
     device_transfer,
     epoch_order,
-    log_mels_on,
-    prefetched,
+    load_log_mels,
+    prefetch,
     row_batches,
     validation_order,
 )
@@ -43,7 +43,7 @@ from raysound.training.epochs import (
     quality,
     selected_epoch,
 )
-from raysound.training.hardware import decided, explain_out_of_memory, hardware_for
+from raysound.training.hardware import explain_out_of_memory, hardware_for, resolve_switch
 from raysound.training.loop import (
     TrainState,
     fit,
@@ -52,29 +52,29 @@ from raysound.training.step import Batch
 
 TrainBatches = Callable[[int], Iterable[Batch]]
 ValidationBatches = Callable[[], Iterable[Batch]]
-# Batches of a stream that are on their way while one is used.
-STREAMED_AHEAD = 2
-# Metrics that Ray gets beside those of `fit`. Ray Train keeps the checkpoint of
-# the best quality; Ray Tune compares trials by the validation accuracy of that epoch.
+# Batches of a stream that are prefetched.
+STREAM_PREFETCH = 2
+# Metrics for Ray, in addition to those of `fit`. Ray Train keeps the checkpoint of the best
+# quality; Ray Tune compares trials by the validation accuracy of that epoch.
 QUALITY, SCORE = "quality", "score"
-# False for a trial that Ray Tune stopped: its own `done` is true of every trial that ended.
+# False for a trial that Ray Tune stopped; Ray Tune's `done` is true for every trial that ended.
 FINISHED = "finished"
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One process of a training, under Ray Train or by itself.
+    """One process of a training, with or without Ray Train.
 
     Attributes:
-        rank: among the workers.
-        workers: how many there are.
-        device: of this one.
+        rank: of this worker.
+        workers: number of workers.
+        device: of this worker.
         prepare: moves a model to the device, and wraps it for DDP.
-        stream: of a split's rows, where the object store can't hold them.
-        report: takes an epoch's metrics and, of rank 0, its `checkpoint`.
+        stream: returns the stream of a split, if the object store can't hold its rows.
+        report: takes the metrics of an epoch and, from rank 0, its `checkpoint`.
         checkpoint: the latest one that was reported; None at the beginning.
-        uploads_later: whether `report` copies a checkpoint while the next epoch trains, and deletes
-            its folder afterwards.
+        uploads_later: whether `report` uploads a checkpoint while the next epoch trains, and
+            deletes its folder afterwards.
     """
 
     rank: int
@@ -87,11 +87,11 @@ class WorkerContext:
     uploads_later: bool = False
 
 
-def train_worker(job: dict[str, Any]) -> None:
+def train_worker(loop_config: dict[str, Any]) -> None:
     """Runs in each Ray Train worker; continues from the run's latest checkpoint."""
     context = ray.train.get_context()
-    # To copy a file on a disk takes less time than an epoch's first batch.
-    uploads_later = "://" in job["run"]
+    # On a disk, copying takes less time than the first batch of an epoch.
+    uploads_later = "://" in loop_config["run"]
     mode = ray.train.CheckpointUploadMode
     worker = WorkerContext(
         rank=context.get_world_rank(),
@@ -107,29 +107,29 @@ def train_worker(job: dict[str, Any]) -> None:
         uploads_later=uploads_later,
     )
     try:
-        train_on(worker, job)
+        train_on(worker, loop_config)
     except Exception as error:
         if is_bug(error):
-            # On its way to the driver an exception loses its traceback, but not its notes.
+            # Ray drops the traceback of an exception on its way to the driver, but keeps its notes.
             error.add_note("".join(traceback.format_exception(error)))
         raise
 
 
 def is_bug(error: Exception) -> bool:
-    """False for mistakes of the user, storages that fail, and peers that died."""
+    """False for user errors, storage errors and the death of another worker."""
     # Gloo raises a plain RuntimeError.
-    is_of_peers = isinstance(error, dist.DistError) or "gloo" in str(error)
-    return not is_of_peers and not isinstance(error, UserError | OSError)
+    is_from_peer = isinstance(error, dist.DistError) or "gloo" in str(error)
+    return not is_from_peer and not isinstance(error, UserError | OSError)
 
 
 def train_alone(
-    job: dict[str, Any],
+    loop_config: dict[str, Any],
     device: torch.device,
     datasets: Mapping[str, Any],
     report: Callable[..., None] = lambda metrics, checkpoint: None,
     checkpoint: ray.train.Checkpoint | None = None,
 ) -> None:
-    """The same without Ray Train, in the process that calls."""
+    """Trains without Ray Train, in the calling process."""
     worker = WorkerContext(
         rank=0,
         workers=1,
@@ -139,19 +139,19 @@ def train_alone(
         report=report,
         checkpoint=checkpoint,
     )
-    train_on(worker, job)
+    train_on(worker, loop_config)
 
 
-def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
-    """One worker's part of a training: all of it where it is the only one."""
-    settings: TrainingSettings = job["settings"]
-    metadata: ClassifierMetadata = job["metadata"]
-    torch.set_num_threads(min(job["threads"], available_cpus()))
+def train_on(worker: WorkerContext, loop_config: dict[str, Any]) -> None:
+    """One worker's share of a training."""
+    settings: TrainingSettings = loop_config["settings"]
+    metadata: ClassifierMetadata = loop_config["metadata"]
+    torch.set_num_threads(min(loop_config["threads"], available_cpus()))
     torch.manual_seed(settings.seed)
     classifier = build(metadata.model, len(metadata.labels))
-    if job["weights"] is not None and worker.checkpoint is None:
-        weights = checkpoint.read_weights(job["weights"])
-        fitting, _ = checkpoint.fitting(classifier, weights, job["weights"])
+    if loop_config["weights"] is not None and worker.checkpoint is None:
+        weights = checkpoint.read_weights(loop_config["weights"])
+        fitting, _ = checkpoint.fitting(classifier, weights, loop_config["weights"])
         classifier.load_state_dict(fitting, strict=False)
     averaged = copy.deepcopy(classifier) if settings.ema_decay else None
     progress = None
@@ -160,37 +160,37 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
         classifier.load_state_dict(before.model)
         if averaged is not None:
             averaged.load_state_dict(before.averaged)
-        if job.get("is_population"):
+        if loop_config.get("is_population"):
             # The checkpoint may be of a trial with other options of the same optimizer.
             for group in progress.optimizer["param_groups"]:
                 group |= settings.optimizer.model_dump(exclude={"name"})
     device = worker.device
-    hardware = hardware_for(device, job["compute"])
-    for some in (classifier, averaged):
-        if some is not None and hardware.channels_last:
-            some.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hardware = hardware_for(device, loop_config["compute"])
+    for module in (classifier, averaged):
+        if module is not None and hardware.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if averaged is not None:
         averaged.to(device)
     model: nn.Module = classifier
-    if worker.workers > 1 and decided(job["compute"].sync_batch_norm, device):
-        # Else each worker would normalise by the few clips of its own.
+    if worker.workers > 1 and resolve_switch(loop_config["compute"].sync_batch_norm, device):
+        # Without this, each worker normalises by the few clips of its own.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
-    train_batches, validation_batches = feed(job, worker)
+    train_batches, validation_batches = make_batches(loop_config, worker)
 
     def after_epoch(progress: TrainState) -> None:
         metrics = metrics_for_ray(progress.history, settings)
         if worker.rank:
             worker.report(metrics, checkpoint=None)
             return
-        # First: a worker that dies between the two after the last epoch leaves it with a row.
+        # Written before the report: if the worker dies in between, the last epoch has its row.
         lines = "".join(json.dumps(row) + "\n" for row in progress.history)
-        storage.write_bytes(storage.join(job["run"], "history.jsonl"), lines.encode())
+        storage.write_bytes(storage.join(loop_config["run"], "history.jsonl"), lines.encode())
         means = averaged.state_dict() if averaged is not None else {}
         folder = tempfile.mkdtemp()
         try:
             weights = Weights(classifier.state_dict(), means)
             checkpoint.save_progress(folder, weights, progress)
-            with explained(job["run"], FULL | FORBIDDEN):
+            with explained(loop_config["run"], FULL | FORBIDDEN):
                 epoch_checkpoint = ray.train.Checkpoint.from_directory(folder)
                 worker.report(metrics, checkpoint=epoch_checkpoint)
         finally:
@@ -206,8 +206,8 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
             metadata.normalisation,
             after_epoch,
             classes=len(metadata.labels),
-            class_weights=job["class_weights"],
-            crop_frames=job["crop_frames"],
+            class_weights=loop_config["class_weights"],
+            crop_frames=loop_config["crop_frames"],
             averaged=averaged,
             hardware=hardware,
             progress=progress,
@@ -215,7 +215,7 @@ def train_on(worker: WorkerContext, job: dict[str, Any]) -> None:
 
 
 def read_progress(epoch_checkpoint: ray.train.Checkpoint) -> tuple[Weights, TrainState]:
-    """The weights and the progress that rank 0 reported."""
+    """The weights and the state of a reported checkpoint."""
     with epoch_checkpoint.as_directory() as folder:
         loaded = checkpoint.load_progress(folder)
     if loaded is None:
@@ -224,7 +224,7 @@ def read_progress(epoch_checkpoint: ray.train.Checkpoint) -> tuple[Weights, Trai
 
 
 def metrics_for_ray(history: list[Metrics], settings: TrainingSettings) -> Metrics:
-    """The last epoch's metrics, with those by which Ray compares epochs and trials."""
+    """The last epoch's metrics, and those that Ray compares epochs and trials by."""
     best = history[selected_epoch(history, settings) - 1]
     return {
         **history[-1],
@@ -234,18 +234,18 @@ def metrics_for_ray(history: list[Metrics], settings: TrainingSettings) -> Metri
     }
 
 
-def feed(
-    job: dict[str, Any], worker: WorkerContext
+def make_batches(
+    loop_config: dict[str, Any], worker: WorkerContext
 ) -> tuple[TrainBatches, ValidationBatches | None]:
-    """Training batches of an epoch and validation batches, from the object store or a stream."""
-    settings: TrainingSettings = job["settings"]
-    transfer = device_transfer(worker.device, job["compute"])
-    if job["rows"] is None:
-        asked = job["compute"].prefetch_batches
-        ahead = STREAMED_AHEAD if asked == "auto" else asked
-        return streamed(job, worker, transfer, ahead)
-    train = ray.get(job["rows"]["train"])
-    on_device = log_mels_on(train, transfer.device)
+    """Training batches of an epoch, and validation batches, from the object store or a stream."""
+    settings: TrainingSettings = loop_config["settings"]
+    transfer = device_transfer(worker.device, loop_config["compute"])
+    if loop_config["rows"] is None:
+        setting = loop_config["compute"].prefetch_batches
+        ahead = STREAM_PREFETCH if setting == "auto" else setting
+        return make_streamed_batches(loop_config, worker, transfer, ahead)
+    train = ray.get(loop_config["rows"]["train"])
+    on_device = load_log_mels(train, transfer.device)
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         balanced = settings.class_balance == "sampling"
@@ -253,31 +253,31 @@ def feed(
         batches = row_batches(
             train, settings.batch_size, order, worker.rank, worker.workers, transfer, on_device
         )
-        return prefetched(batches, transfer.ahead)
+        return prefetch(batches, transfer.ahead)
 
-    if not job["has_validation"]:
+    if not loop_config["has_validation"]:
         return train_batches, None
-    validation = ray.get(job["rows"]["validation"])
+    validation = ray.get(loop_config["rows"]["validation"])
     order = validation_order(validation, settings.batch_size, worker.rank, worker.workers)
 
     def validation_batches() -> Iterator[Batch]:
         batches = row_batches(validation, settings.batch_size, order, 0, 1, transfer, None)
-        return prefetched(batches, transfer.ahead)
+        return prefetch(batches, transfer.ahead)
 
     return train_batches, validation_batches
 
 
-def streamed(
-    job: dict[str, Any], worker: WorkerContext, transfer: DeviceTransfer, ahead: int
+def make_streamed_batches(
+    loop_config: dict[str, Any], worker: WorkerContext, transfer: DeviceTransfer, ahead: int
 ) -> tuple[TrainBatches, ValidationBatches | None]:
-    """The same from Ray Data, shuffled in a buffer."""
-    settings: TrainingSettings = job["settings"]
+    """Like `make_batches`, from a stream of Ray Data that is shuffled in a buffer."""
+    settings: TrainingSettings = loop_config["settings"]
     share = settings.batch_size // worker.workers
 
     def train_batches(epoch: int) -> Iterable[Batch]:
         if worker.rank == 0:
-            # Reading begins when all workers want it.
-            feature_loading.announce_epoch(job["run"], epoch)
+            # Reading starts when all workers have requested the stream.
+            feature_loading.write_epoch(loop_config["run"], epoch)
         return feature_loading.stream_batches(
             worker.stream("train"),
             share,
@@ -292,4 +292,4 @@ def streamed(
             worker.stream("validation"), settings.batch_size, transfer, ahead
         )
 
-    return train_batches, validation_batches if job["has_validation"] else None
+    return train_batches, validation_batches if loop_config["has_validation"] else None
