@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound.evaluation.comparison import compare
-from raysound.evaluation.partial_sums import scored_of
+from raysound.evaluation.partial_sums import to_scored
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS
@@ -55,8 +55,8 @@ def main() -> None:
     set_size = metrics["reference"]["set_size"]
     columns = ["label", "probabilities", "embedding"]
     predictions = given.evaluation / "predictions"
-    real = RealClips.of(scored_of(read(predictions, "real", columns)[0], labels))
-    clips = scored_of(read(predictions, given.corpus, columns)[1], labels)
+    real = RealClips.of(to_scored(read(predictions, "real", columns)[0], labels))
+    clips = to_scored(read(predictions, given.corpus, columns)[1], labels)
     found = {name: read_embedding(given.evaluation, name, given.corpus)
              for name in metrics["embeddings"]}  # fmt: skip
 

@@ -19,7 +19,7 @@ def clips(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return truth, (exp / exp.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def predictions_of(count: int, seed: int, train: int = 0) -> pa.Table:
+def make_predictions(count: int, seed: int, train: int = 0) -> pa.Table:
     """Made-up predictions, the first of which trained the classifier."""
     rng = np.random.default_rng(seed)
     truth, probabilities = clips(count, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raysound.corpora.checks import check_real
 from raysound.distributed.commands import evaluate_command, train_command
 from raysound.distributed.evaluation.embeddings import check_embeddings
-from raysound.distributed.evaluation.evaluate import published_side
+from raysound.distributed.evaluation.evaluate import load_reference_side
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import call_near_corpus, list_corpus
 from raysound.distributed.extraction.synthesize import synthesize
@@ -21,7 +21,7 @@ def run_all(config: Config) -> str:
     classifier to evaluate the generated corpora with.
     """
     # Errors in a model or reference are reported before hours of extraction and training.
-    published_side(config, check_embeddings(config))
+    load_reference_side(config, check_embeddings(config))
     if config.synthesis != SynthesisSettings():
         if config.synthesis.formula is None:
             # Errors in the real corpus are reported before hours of Griffin-Lim.

@@ -1,9 +1,8 @@
-"""Classification accuracy scores: which clips are compared, and cas.json.
+"""Classification accuracy scores: the choice of clips, and cas.json.
 
 Ravuri and Vinyals, "Classification accuracy score for conditional generative models", NeurIPS 2019:
 a classifier trained on generated clips is tested on real ones. Accuracy grows with the number of
-training clips, so the classifier that it is compared with is trained on equally many real clips of
-each class.
+training clips, so it is compared with a classifier trained on as many real clips of each class.
 """
 
 from __future__ import annotations
@@ -21,25 +20,24 @@ from raysound import storage
 from raysound.errors import UserError
 
 CAS_SCHEMA = 4
-# What classifiers are trained with; no test clip is.
-PARTS = ("train", "validation")
+# Splits that classifiers are trained with.
+SPLITS = ("train", "validation")
 
 
-def equal_clips(real: pa.Table, generated: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The clips of two corpora to train two classifiers on: equally many of each class and part.
+def match_class_counts(real: pa.Table, generated: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Training and validation clips of two corpora, with equal counts by class and split.
 
-    Of every class, in training and in validation, both sides keep as many clips as the smaller one
-    has: those whose names have the smallest SHA-256, whatever the order of the rows. Classes that
-    one side lacks are left out on both.
+    The smaller corpus limits each count. The clips whose names have the smallest SHA-256 are kept,
+    so the order of the rows does not matter. Classes that one corpus lacks are dropped.
 
     Args:
         real: rows with `clip_id`, `label` and `split`.
         generated: likewise.
 
     Returns:
-        Their rows, in the order given, `real` first; none of a test split.
+        The rows of `real` and those of `generated`, in their order, without test clips.
     """
-    sides = [_by_class_and_part(table) for table in (real, generated)]
+    sides = [_by_class_and_split(table) for table in (real, generated)]
     kept: tuple[list[int], list[int]] = ([], [])
     for key in sides[0].keys() & sides[1].keys():
         count = min(len(side[key]) for side in sides)
@@ -49,28 +47,28 @@ def equal_clips(real: pa.Table, generated: pa.Table) -> tuple[pa.Table, pa.Table
     return real.take(pa.array(first)), generated.take(pa.array(second))
 
 
-def _by_class_and_part(table: pa.Table) -> dict[tuple[str, str], list[tuple[bytes, int]]]:
-    """Hash and place of each clip that trains or validates, by class and part."""
-    found: dict[tuple[str, str], list[tuple[bytes, int]]] = {}
+def _by_class_and_split(table: pa.Table) -> dict[tuple[str, str], list[tuple[bytes, int]]]:
+    """Hash and row of each training and validation clip, by class and split."""
+    clips: dict[tuple[str, str], list[tuple[bytes, int]]] = {}
     columns = (table[name].to_pylist() for name in ("clip_id", "label", "split"))
-    for row, (clip_id, label, part) in enumerate(zip(*columns, strict=True)):
-        if part in PARTS:
-            name = hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()
-            found.setdefault((label, part), []).append((name, row))
-    return found
+    for row, (clip_id, label, split) in enumerate(zip(*columns, strict=True)):
+        if split in SPLITS:
+            sha = hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()
+            clips.setdefault((label, split), []).append((sha, row))
+    return clips
 
 
 def clips_by_class(clips: pa.Table) -> dict[str, dict[str, int]]:
-    """How many clips of each class train and validate."""
+    """The number of training and validation clips of each class."""
     counts = Counter(zip(clips["label"].to_pylist(), clips["split"].to_pylist(), strict=True))
     labels = sorted({label for label, _ in counts})
-    return {label: {part: counts[label, part] for part in PARTS} for label in labels}
+    return {label: {split: counts[label, split] for split in SPLITS} for label in labels}
 
 
 def read_scores(
     output: str, classifier: Mapping[str, Any], digests: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """What metrics.json and the report say of an output's cas.json.
+    """Reads cas.json for metrics.json and the report.
 
     Args:
         output: of the experiment.
@@ -78,11 +76,11 @@ def read_scores(
         digests: of the clips of every corpus that is evaluated, `real` among them, by name.
 
     Returns:
-        `test_clips`, and by generator all of cas.json but the accuracies per class; None where
-        there is no cas.json.
+        `test_clips`, and the content of cas.json by generator, without the accuracies per class;
+        None if there is no cas.json.
 
     Raises:
-        UserError: it belongs to another classifier or to other clips, or is of another version.
+        UserError: it belongs to another classifier or to other clips, or has another version.
     """
     uri = storage.join(output, "cas", "cas.json")
     if not storage.exists(uri):

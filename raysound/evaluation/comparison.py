@@ -1,4 +1,4 @@
-"""One metrics.json against another: is the new checkpoint of a generator better?"""
+"""Compares two metrics.json, for example of two checkpoints of a generator."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ from raysound.metrics.declarations import (
 from raysound.metrics.intervals import difference, estimate
 from raysound.metrics.significance import holm, p_value, significant
 
-# What must be the same for two numbers to mean the same: whose ears, against which clips.
+# Keys of `classifier` that must be equal, so that metrics are comparable.
 CLASSIFIER_KEYS = ("run", "model", "labels", "feature_id", "split_digest")
 
 
 def compare_files(first: str, second: str) -> str:
-    """The comparison of two metrics.json as text: a line a metric of each corpus that both hold.
+    """Compares two metrics.json as text, with a line per corpus and metric.
 
     Args:
         first: path or URI of the old one.
-        second: of the new one.
+        second: path or URI of the new one.
 
     Raises:
         UserError: one is missing or unreadable, or they can't be compared.
     """
     old, new = read_metrics(first), read_metrics(second)
-    return "\n".join((*lines(compare(old, new)), *left_out(old, new)))
+    return "\n".join((*table_lines(compare(old, new)), *skipped_lines(old, new)))
 
 
 def read_metrics(uri: str) -> dict[str, Any]:
-    """A metrics.json.
+    """Reads a metrics.json.
 
     Raises:
-        UserError: there is none, or it was written by another version.
+        UserError: there is none, or another version wrote it.
     """
     if not storage.exists(uri):
-        raise UserError(f"there is no {uri}: name the metrics.json that jobs/evaluate.py wrote")
+        raise UserError(f"there is no {uri}: give the metrics.json that jobs/evaluate.py wrote")
     try:
         metrics: dict[str, Any] = json.loads(storage.read_bytes(uri))
         schema = metrics["schema"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{uri} is no metrics.json of raysound's") from None
+        raise UserError(f"{uri} is not a metrics.json of raysound") from None
     if schema != METRICS_SCHEMA:
         raise UserError(
             f"{uri} has schema {schema}, this version reads {METRICS_SCHEMA}: run jobs/evaluate.py "
-            "again to write it anew"
+            "again"
         )
     return metrics
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """What changed in each generated corpus that both hold; a single one may change its name.
+    """Compares the generated corpora in both; if each has a single one, its name may differ.
 
     Args:
         old: content of a metrics.json.
-        new: of another.
+        new: content of another.
 
     Returns:
-        A dict a corpus and metric that either has a value of: `corpus`, `metric`, `old` and `new`
-        (values), `difference` (a measure, new less old, its interval is one of 95 % for this row
-        alone), `p_adjusted`, by Holm's method over all rows, None without an interval, and
-        `verdict`. Where `p_adjusted` is below 0.05 that is `better`, `worse` or, of a metric
+        A dict for each corpus and metric with a value in either: `corpus`, `metric`, `old` and
+        `new` (values), `difference` (an estimate, new − old, with the 95 % interval of this row
+        alone), `p_adjusted` (by Holm's method over all rows; None without an interval) and
+        `verdict`. If `p_adjusted` is below 0.05, the verdict is `better`, `worse` or, for a metric
         without a better direction, `differs`; else `no significant difference`, or `not
-        comparable` or `no interval` and why.
+        comparable` or `no interval` with the reason.
 
     Raises:
         UserError: the classifier, its features or its clips differ, or no corpus is in both.
@@ -83,8 +83,8 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
                 "evaluate both with one classifier "
                 "(evaluation.checkpoint=…)"
             )
-    before, after = (generated(metrics) for metrics in (old, new))
-    pairs = paired(before, after)
+    before, after = (generated_rows(metrics) for metrics in (old, new))
+    pairs = corpus_pairs(before, after)
     if not pairs:
         raise UserError(
             f"no generated corpus is in both: {', '.join(before) or 'none'} in the first, "
@@ -94,10 +94,10 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         (metric, row)
         for was, now in pairs
         for metric in METRICS
-        if (row := compared(now, metric, before[was], after[now])) is not None
+        if (row := compare_metric(now, metric, before[was], after[now])) is not None
     ]
-    found += compared_embeddings(old["embeddings"], new["embeddings"], pairs)
-    found += compared_copies(old["copies"], new["copies"], pairs)
+    found += compare_embeddings(old["embeddings"], new["embeddings"], pairs)
+    found += compare_copies(old["copies"], new["copies"], pairs)
     adjusted = holm([row.pop("p") for _, row in found])
     return [
         row | {"p_adjusted": p, "verdict": row["verdict"] or verdict(metric, row, p)}
@@ -105,18 +105,18 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def compared_embeddings(
+def compare_embeddings(
     old: dict[str, Any], new: dict[str, Any], pairs: list[tuple[str, str]]
 ) -> list[tuple[Metric, dict[str, Any]]]:
-    """Rows of the embeddings that both have with one digest; the metric is `<embedding>.<key>`.
+    """Compares the embeddings with equal digests; the metric is `<embedding>.<key>`.
 
     Args:
         old: `embeddings` of a metrics.json.
-        new: of another.
+        new: `embeddings` of another.
         pairs: names of the corpora in both.
     """
     rows = [
-        (name, metric, compared(now, metric, *(
+        (name, metric, compare_metric(now, metric, *(
             side[name]["corpora"][corpus] for side, corpus in ((old, was), (new, now))
         )))
         for name in new
@@ -131,49 +131,50 @@ def compared_embeddings(
     ]
 
 
-def compared_copies(
+def compare_copies(
     old: dict[str, Any] | None, new: dict[str, Any] | None, pairs: list[tuple[str, str]]
 ) -> list[tuple[Metric, dict[str, Any]]]:
-    """Rows of `copies.share` where threshold and training clips are the same; see `compare`.
+    """Compares `copies.share`, if threshold and training clips are equal.
 
     Args:
         old: `copies` of a metrics.json.
-        new: of another.
+        new: `copies` of another.
         pairs: names of the corpora in both.
     """
     if old is None or new is None or not same_copies(old, new):
         return []
     rows = [
-        compared(now, COPIED_SHARE, old["corpora"][was], new["corpora"][now]) for was, now in pairs
+        compare_metric(now, COPIED_SHARE, old["corpora"][was], new["corpora"][now])
+        for was, now in pairs
     ]
     return [(COPIED_SHARE, row | {"metric": "copies.share"}) for row in rows if row is not None]
 
 
 def same_copies(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether copies were searched among the same training clips, with the same threshold."""
+    """Whether training clips and threshold of the search for copies are equal."""
     return (
         old["threshold"]["value"] == new["threshold"]["value"]
         and old["training"]["digest"] == new["training"]["digest"]
     )
 
 
-def paired(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names of the corpora that are compared, in both: equal ones, or the only ones."""
+def corpus_pairs(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
+    """Old and new names of the corpora to compare: equal names, or the only corpus of each."""
     pairs = [(name, name) for name in after if name in before]
     if not pairs and len(before) == len(after) == 1:
         pairs = [(next(iter(before)), next(iter(after)))]
     return pairs
 
 
-def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """A line for each generated corpus, embedding and share of copies not compared, and why."""
-    before, after = (generated(metrics) for metrics in (old, new))
-    pairs = paired(before, after)
-    for place, corpora in enumerate((before, after)):
-        compared_ones = {pair[place] for pair in pairs}
+def skipped_lines(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Lines with each corpus, embedding and share of copies that is not compared, and why."""
+    before, after = (generated_rows(metrics) for metrics in (old, new))
+    pairs = corpus_pairs(before, after)
+    for side, corpora in enumerate((before, after)):
+        in_both = {pair[side] for pair in pairs}
         for name in corpora:
-            if name not in compared_ones:
-                yield f"not compared: {name}, which only the {('first', 'second')[place]} has"
+            if name not in in_both:
+                yield f"not compared: {name}, which only the {('first', 'second')[side]} has"
     first, second = old["embeddings"], new["embeddings"]
     for name in sorted({*first, *second}):
         if name not in first or name not in second:
@@ -193,17 +194,17 @@ def left_out(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         yield f"not compared: the share of copies, which only the {only} has"
 
 
-def generated(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The generated corpora by name."""
+def generated_rows(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the generated corpora, by name."""
     return {name: row for name, row in metrics["corpora"].items() if row["role"] == "generated"}
 
 
-def compared(
+def compare_metric(
     corpus: str, metric: Metric, before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """One row of `compare`, not adjusted yet; None where neither side has a value.
+    """One row of `compare` with the unadjusted `p`; None if neither side has a value.
 
-    It has `p` in place of `p_adjusted`, and its verdict is empty where there is one.
+    The verdict is empty if there is a p-value.
     """
     old, new = before[metric.key], after[metric.key]
     if old["value"] is None and new["value"] is None:
@@ -228,7 +229,7 @@ def compared(
 
 
 def verdict(metric: Metric, row: dict[str, Any], adjusted: float | None) -> str:
-    """What an adjusted p-value says of a row."""
+    """The verdict of a row, by its adjusted p-value."""
     if not significant(adjusted):
         return "no significant difference"
     if metric.higher_is_better is None:
@@ -236,11 +237,11 @@ def verdict(metric: Metric, row: dict[str, Any], adjusted: float | None) -> str:
     return "better" if metric.higher_is_better == (row["difference"]["value"] > 0) else "worse"
 
 
-def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The comparison as text."""
-    wide = max([26, *(len(row["metric"]) for row in rows)])
+def table_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The comparison as a table of text."""
+    width = max([26, *(len(row["metric"]) for row in rows)])
     yield (
-        f"{'corpus':<20} {'metric':<{wide}} {'old':>9} {'new':>9}   "
+        f"{'corpus':<20} {'metric':<{width}} {'old':>9} {'new':>9}   "
         f"{'new − old (95 % interval)':<31} {'p':>7}  verdict"
     )
     for row in rows:
@@ -251,7 +252,7 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         p = row["p_adjusted"]
         shown = "–" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
         yield (
-            f"{row['corpus']:<20} {row['metric']:<{wide}} {old:>9} {new:>9}   {interval:<31} "
+            f"{row['corpus']:<20} {row['metric']:<{width}} {old:>9} {new:>9}   {interval:<31} "
             f"{shown:>7}  {row['verdict']}"
         )
     tested = sum(row["p_adjusted"] is not None for row in rows)

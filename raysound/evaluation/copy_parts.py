@@ -1,4 +1,4 @@
-"""The Parquet of copies: the most similar training clip of each clip of a shard, and its search."""
+"""Searches the most similar training clip of each clip of a shard, and writes it to Parquet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import storage
-from raysound.evaluation.derived_parts import derive_part, log_mels_of
+from raysound.evaluation.derived_parts import derive_part, read_log_mels
 from raysound.evaluation.predictions import as_array, prediction_parts
 from raysound.metrics.copies import (
     Copies,
@@ -33,10 +33,11 @@ from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.selection import keys, smallest
 from raysound.settings.features import FeatureSettings
 
-# Raised when the same clips would be given other training clips or similarities.
+# Incremented when results for the same clips change.
 COPIES_VERSION = 1
-# `window` of the clip resembles `training_window` of `training_clip` most. `lag` (s) is how much
-# later its sounds occur. `training_clip` is null where all training clips are of the clip's group.
+# `window` of the clip and `training_window` of `training_clip` are the most similar windows. `lag`
+# (s) is how much later the sounds of the clip occur. `training_clip` is null if all training clips
+# are in the clip's group.
 COPIES = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -49,7 +50,7 @@ COPIES = pa.schema(
         ("lag", pa.float32()),
     ]
 )
-# Training windows on their way to `merge_windows`: a row a window.
+# Input of `merge_windows`: a row per training window.
 WINDOWS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -57,19 +58,19 @@ WINDOWS = pa.schema(
         ("vector", pa.large_list(pa.float32())),
     ]
 )
-# Of two clips, in metrics.json.
+# Columns of a pair in metrics.json.
 PAIR = ("clip_id", "window", "training_clip", "training_window", "similarity", "lag")
-# Pairs of a corpus, in metrics.json.
-PAIRS_KEPT = 10
+# Pairs per corpus in metrics.json.
+MAX_PAIRS = 10
 
 
 class SearchedClips(NamedTuple):
-    """The training clips that are searched.
+    """The training clips to search.
 
     Attributes:
-        clips: columns `clip_id`, `split`, `label` and `group`, a row a clip.
-        clip: of each window, the row of its clip, ascending, `(m,)`.
-        group: of each window, a number, `(m,)`.
+        clips: columns `clip_id`, `split`, `label` and `group`, a row per clip.
+        clip: row of each window's clip, ascending, `(m,)`.
+        group: of each window, as an integer, `(m,)`.
         reference: the windows.
     """
 
@@ -85,38 +86,38 @@ def hop_seconds(settings: FeatureSettings) -> float:
 
 
 def count_windows(shard: str, names: pa.Array) -> pa.Table:
-    """Those of some clips that a shard holds, and how many windows each has there."""
-    found = storage.read_table(shard, ["clip_id"])["clip_id"]
-    counts = pc.value_counts(found.filter(pc.is_in(found, names)))
+    """The number of windows in a shard of each of some clips, without clips that have none."""
+    column = storage.read_table(shard, ["clip_id"])["clip_id"]
+    counts = pc.value_counts(column.filter(pc.is_in(column, names)))
     return pa.table({"clip_id": counts.field("values"), "windows": counts.field("counts")})
 
 
-def draw_training(clips: pa.Table, windows: pa.Table, most: int) -> pa.Table:
-    """Training clips that together have at most so many windows.
+def sample_training(clips: pa.Table, windows: pa.Table, max_windows: int) -> pa.Table:
+    """Samples training clips that together have at most `max_windows` windows.
 
     Args:
         clips: columns `clip_id`, `split`, `label` and `group`.
-        windows: columns `clip_id` and `windows`, one row a clip.
-        most: windows.
+        windows: columns `clip_id` and `windows`, one row per clip.
+        max_windows: of all clips together.
 
     Returns:
-        The clips with the smallest hashes of their names, in this order, as long as their windows
-        fit, with the column `windows`.
+        Clips in the order of the hashes of their names, until the next one would exceed
+        `max_windows`, with the column `windows`.
     """
-    place = pc.index_in(clips["clip_id"], windows["clip_id"].combine_chunks())
-    if place.null_count:
-        lost = clips["clip_id"].filter(pc.is_null(place))[0]
-        raise RuntimeError(f"{lost} has no window")
-    clips = clips.append_column("windows", windows["windows"].take(place))
+    index = pc.index_in(clips["clip_id"], windows["clip_id"].combine_chunks())
+    if index.null_count:
+        missing = clips["clip_id"].filter(pc.is_null(index))[0]
+        raise RuntimeError(f"{missing} has no window")
+    clips = clips.append_column("windows", windows["windows"].take(index))
     clips = clips.take(pa.array(np.argsort(keys(clips["clip_id"].to_pylist()), kind="stable")))
-    fitting = np.cumsum(clips["windows"].to_numpy()) <= most
-    return clips.slice(0, int(fitting.sum())).combine_chunks()
+    fits = np.cumsum(clips["windows"].to_numpy()) <= max_windows
+    return clips.slice(0, int(fits.sum())).combine_chunks()
 
 
 def prepare_windows(shard: str, names: pa.Array, settings: FeatureSettings) -> pa.Table:
     """WINDOWS of some clips of a shard, for `merge_windows`."""
     tables = [WINDOWS.empty_table()]
-    for place, log_mel in log_mels_of(shard, names):
+    for index, log_mel in read_log_mels(shard, names):
         patch = patches(log_mel, hop_seconds(settings))
         columns = [
             pa.LargeListArray.from_arrays(
@@ -124,22 +125,22 @@ def prepare_windows(shard: str, names: pa.Array, settings: FeatureSettings) -> p
             )
             for values in (patch, coarse_vectors(patch))
         ]
-        tables.append(pa.table([names.take(pa.array(place)), *columns], schema=WINDOWS))
+        tables.append(pa.table([names.take(pa.array(index)), *columns], schema=WINDOWS))
     return pa.concat_tables(tables)
 
 
 def merge_windows(
     tables: Sequence[pa.Table], clips: pa.Table, settings: FeatureSettings
 ) -> SearchedClips:
-    """One reference from WINDOWS, those of a clip next to each other.
+    """Merges WINDOWS, with those of a clip in consecutive rows, into SearchedClips.
 
     Args:
         tables: of the shards, in their order.
-        clips: all that they hold, with the columns of `SearchedClips`.
+        clips: of the windows, with the columns of `SearchedClips`.
         settings: of the log-mels.
     """
     tables = [table for table in tables if len(table)]
-    names = pa.chunked_array([one for table in tables for one in table["clip_id"].chunks])
+    names = pa.chunked_array([chunk for table in tables for chunk in table["clip_id"].chunks])
     order = names.unique()
     rows = pc.index_in(order, clips["clip_id"].combine_chunks())
     clips = clips.take(rows).select(["clip_id", "split", "label", "group"]).combine_chunks()
@@ -155,10 +156,10 @@ def merge_windows(
         vectors[rows] = as_array(table["vector"])
     centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     seconds = hop_seconds(settings) * (settings.n_frames // frames)
-    # In place: at 50,000 windows a copy takes 0.2 GB.
+    # In place, because a copy of 50,000 windows takes 0.2 GB.
     for start in range(0, len(vectors), WINDOWS_TOGETHER):
-        some = vectors[start : start + WINDOWS_TOGETHER]
-        some[:] = normalised(some, centre)
+        block = vectors[start : start + WINDOWS_TOGETHER]
+        block[:] = normalised(block, centre)
     reference = TrainingWindows(windows, centre, vectors, seconds)
     return SearchedClips(clips, clip, group[clip].astype(np.int64), reference)
 
@@ -167,11 +168,11 @@ def search_part(
     row: dict[str, str], training_digest: str, settings: FeatureSettings,
     training: SearchedClips | None,
 ) -> dict[str, str]:  # fmt: skip
-    """Finds the most similar training clips of one part of the predictions, unless they are there.
+    """Writes the most similar training clips of one part of the predictions, unless they exist.
 
     Args:
         row: see `derive_part`.
-        training_digest: of the training clips that are searched.
+        training_digest: of the training clips to search.
         settings: of the log-mels.
         training: these clips; None writes nothing.
 
@@ -189,14 +190,14 @@ def search_part(
 def search_shard(
     shard: str, clips: pa.Table, settings: FeatureSettings, training: SearchedClips
 ) -> pa.Table:
-    """COPIES of those of some clips of a shard that did not train the classifier."""
+    """COPIES of the clips of a shard that are not training clips."""
     is_train = pc.fill_null(pc.equal(clips["split"], "train"), False)
-    own = clips.filter(pc.invert(is_train))
-    places, found = [np.zeros(0, np.int64)], []
-    for place, log_mel in log_mels_of(shard, own["clip_id"].combine_chunks()):
-        places.append(place)
+    searched = clips.filter(pc.invert(is_train))
+    indices, found = [np.zeros(0, np.int64)], []
+    for index, log_mel in read_log_mels(shard, searched["clip_id"].combine_chunks()):
+        indices.append(index)
         found.append(find_copies(patches(log_mel, hop_seconds(settings)), training.reference))
-    return copies_of(own, np.concatenate(places), found, training)
+    return clip_copies(searched, np.concatenate(indices), found, training)
 
 
 def search_sample(training: SearchedClips, first: int, last: int) -> pa.Table:
@@ -204,53 +205,53 @@ def search_sample(training: SearchedClips, first: int, last: int) -> pa.Table:
 
     Args:
         training: the clips.
-        first: number of the first clip of a sample of at most PAIR_CLIPS, drawn by a hash.
-        last: number after the last one.
+        first: index of the first clip, in a sample of at most PAIR_CLIPS by the hash of the names.
+        last: index after the last clip.
     """
     sample = np.flatnonzero(smallest(keys(training.clips["clip_id"].to_pylist()), PAIR_CLIPS))
     sample = sample[first:last]
     windows = np.flatnonzero(np.isin(training.clip, sample))
     found = []
     for start in range(0, len(windows), WINDOWS_TOGETHER):
-        some = windows[start : start + WINDOWS_TOGETHER]
-        made, group = training.reference.patches[some], training.group
-        found.append(find_copies(made, training.reference, excluded=group, own=group[some]))
-    place = np.searchsorted(sample, training.clip[windows])
-    return copies_of(training.clips.take(pa.array(sample)), place, found, training)
+        block = windows[start : start + WINDOWS_TOGETHER]
+        patch, group = training.reference.patches[block], training.group
+        found.append(find_copies(patch, training.reference, excluded=group, own=group[block]))
+    index = np.searchsorted(sample, training.clip[windows])
+    return clip_copies(training.clips.take(pa.array(sample)), index, found, training)
 
 
-def copies_of(
-    clips: pa.Table, place: np.ndarray, found: Sequence[Copies], training: SearchedClips
+def clip_copies(
+    clips: pa.Table, index: np.ndarray, found: Sequence[Copies], training: SearchedClips
 ) -> pa.Table:
-    """COPIES of some clips from those of their windows.
+    """COPIES of some clips, from the copies of their windows.
 
     Args:
         clips: columns `clip_id`, `split` and `label`.
-        place: of each window, the row of its clip, ascending, `(n,)`.
-        found: the windows' most similar training windows, `n` in all.
-        training: the clips that were searched.
+        index: row of each window's clip, ascending, `(n,)`.
+        found: the most similar training windows of all `n` windows.
+        training: the searched clips.
     """
     if not len(clips):
         return COPIES.empty_table()
-    starts = np.flatnonzero(np.diff(place, prepend=-1))
-    if not np.array_equal(place[starts], np.arange(len(clips))):
+    starts = np.flatnonzero(np.diff(index, prepend=-1))
+    if not np.array_equal(index[starts], np.arange(len(clips))):
         raise RuntimeError("windows and clips of a shard do not belong together")
     windows = Copies(
-        np.concatenate([one.index for one in found]),
-        np.concatenate([one.similarity for one in found]),
-        np.concatenate([one.lag for one in found]),
+        np.concatenate([copies.index for copies in found]),
+        np.concatenate([copies.similarity for copies in found]),
+        np.concatenate([copies.lag for copies in found]),
     )
     best = by_clip(windows, starts)
-    is_best = np.flatnonzero(windows.similarity == best.similarity[place])
-    window = is_best[np.unique(place[is_best], return_index=True)[1]] - starts
-    # -1 where there is none: any window, but null.
-    nothing = best.index < 0
+    is_best = np.flatnonzero(windows.similarity == best.similarity[index])
+    window = is_best[np.unique(index[is_best], return_index=True)[1]] - starts
+    # The index is -1 if there is no training window to compare with.
+    is_missing = best.index < 0
     clip = training.clip[best.index]
     training_window = best.index - np.searchsorted(training.clip, clip)
     columns = {
         "window": window,
-        "training_clip": training.clips["clip_id"].take(pa.array(clip, mask=nothing)),
-        "training_window": pa.array(training_window, mask=nothing),
+        "training_clip": training.clips["clip_id"].take(pa.array(clip, mask=is_missing)),
+        "training_window": pa.array(training_window, mask=is_missing),
         "similarity": best.similarity,
         "lag": best.lag,
     }
@@ -258,10 +259,10 @@ def copies_of(
     return pa.table(kept | columns).cast(COPIES)
 
 
-def calibrated(real: pa.Table, rate: float) -> Threshold:
+def calibrate(real: pa.Table, rate: float) -> Threshold:
     """The threshold from COPIES of training clips among those of other groups."""
-    found = real.filter(pc.is_valid(real["training_clip"]))
-    threshold = threshold_of(found["similarity"].to_numpy(), rate)
+    copies = real.filter(pc.is_valid(real["training_clip"]))
+    threshold = threshold_of(copies["similarity"].to_numpy(), rate)
     if threshold.value is not None and threshold.value <= 0:
         why = f"{1 - rate:.1%} of the real clips or more are silent or steady"
         return replace(threshold, value=None, why=why)
@@ -286,14 +287,14 @@ def corpus_copies(folder: str, corpus: str, threshold: Threshold) -> dict[str, A
 def most_similar(copies: pa.Table) -> pa.Table:
     """The rows of the PAIRS_KEPT most similar pairs, the most similar first."""
     order = [("similarity", "descending"), ("clip_id", "ascending")]
-    return copies.filter(pc.is_valid(copies["training_clip"])).sort_by(order).slice(0, PAIRS_KEPT)
+    return copies.filter(pc.is_valid(copies["training_clip"])).sort_by(order).slice(0, MAX_PAIRS)
 
 
 def real_pairs(real: pa.Table) -> list[dict[str, Any]]:
-    """The most similar pairs of training clips; two clips that find each other are one pair."""
-    seen, once = set[frozenset[str]](), []
+    """The most similar pairs of training clips; two clips that match each other are one pair."""
+    seen, is_new = set[frozenset[str]](), []
     for row in real.select(["clip_id", "training_clip"]).to_pylist():
         pair = frozenset(row.values())
-        once.append(pair not in seen)
+        is_new.append(pair not in seen)
         seen.add(pair)
-    return most_similar(real.filter(pa.array(once, pa.bool_()))).select(PAIR).to_pylist()
+    return most_similar(real.filter(pa.array(is_new, pa.bool_()))).select(PAIR).to_pylist()

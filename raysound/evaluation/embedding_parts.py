@@ -1,4 +1,4 @@
-"""The Parquet of another embedding than the classifier's: one shard embedded, written and read."""
+"""Computes a further embedding of the clips of a shard, and writes and reads its Parquet file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysound import storage
 from raysound.corpora.formats.samples import as_float
 from raysound.corpora.manifest_parts import shard_clips
 from raysound.errors import UserError
-from raysound.evaluation.derived_parts import derive_part, log_mels_of, positions
+from raysound.evaluation.derived_parts import derive_part, positions, read_log_mels
 from raysound.evaluation.log_mel_statistics import QUANTILES, log_mel_statistics
 from raysound.evaluation.onnx_model import (
     BATCH_SAMPLES,
@@ -33,9 +33,9 @@ from raysound.settings.evaluation import (
 )
 from raysound.settings.features import FeatureSettings
 
-# Raised when the same model and clips give other embeddings.
+# Incremented when embeddings of the same model and clips change.
 EMBEDDING_VERSION = 1
-# `embedding` is the mean over the windows of the clip. The rows are those of the predictions.
+# `embedding` is the mean over the windows of the clip. The rows match those of the predictions.
 EMBEDDINGS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -44,19 +44,19 @@ EMBEDDINGS = pa.schema(
         ("embedding", pa.list_(pa.float32())),
     ]
 )
-# What is known of a clip before its embedding is read.
+# Part, row and hash of a clip.
 CLIP = np.dtype([("part", np.int32), ("row", np.int32), ("key", np.uint64)])
 
 
 class EmbeddingSource(NamedTuple):
-    """Where embeddings come from.
+    """The source of an embedding: an ONNX model or log-mel statistics.
 
     Attributes:
         name: in the config.
         path: of the ONNX model; "" for log-mel statistics.
         sha256: of the model's file; "" for log-mel statistics.
-        size: numbers of an embedding.
-        windows: how the clips are cut for the model.
+        size: dimension of the embedding.
+        windows: settings that cut clips into windows.
         on_gpu: whether the model runs on GPUs.
     """
 
@@ -69,17 +69,17 @@ class EmbeddingSource(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Stands for everything that the embedding of a given clip depends on."""
+        """A digest of everything that the embedding of a clip depends on."""
         if self.path:
-            of = self.windows
+            cut = self.windows
             return json_digest(
-                EMBEDDING_VERSION, self.sha256, of.sample_rate, of.clip_length, of.long_clips
+                EMBEDDING_VERSION, self.sha256, cut.sample_rate, cut.clip_length, cut.long_clips
             )
         return json_digest(EMBEDDING_VERSION, "log_mel_statistics", self.windows.id)
 
     @property
-    def words(self) -> str:
-        """The same for a reader."""
+    def description(self) -> str:
+        """The source as text for the report."""
         if self.path:
             file = self.path.rpartition("/")[2]
             return f"{file}, {self.windows.sample_rate} Hz, {self.windows.clip_length:g} s"
@@ -87,7 +87,7 @@ class EmbeddingSource(NamedTuple):
 
 
 def window_settings(embedding: OnnxEmbedding, long_clips: Any) -> FeatureSettings:
-    """Settings by which `read_windows` cuts clips for a model; those of log-mels play no part."""
+    """Settings that `read_windows` cuts clips for a model by; log-mel settings have no effect."""
     return FeatureSettings(
         clip_length=embedding.clip_length,
         sample_rate=embedding.sample_rate,
@@ -98,7 +98,7 @@ def window_settings(embedding: OnnxEmbedding, long_clips: Any) -> FeatureSetting
     )
 
 
-def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> EmbeddingSource:
+def load_source(name: str, embedding: Embedding, settings: FeatureSettings) -> EmbeddingSource:
     """Checks an embedding of a config by loading its model and running it on a CPU.
 
     Args:
@@ -120,27 +120,27 @@ def find_source(name: str, embedding: Embedding, settings: FeatureSettings) -> E
 
 
 def embed_part(row: dict[str, str], source: EmbeddingSource, run: str) -> dict[str, str]:
-    """Computes the embeddings of the clips of one part of the predictions, unless they are there.
+    """Writes the embeddings of the clips of one part of the predictions, unless they exist.
 
     Args:
         row: see `derive_part`.
         source: of the embeddings.
-        run: of the evaluation; a process reads the index of a manifest once a run.
+        run: id of the evaluation; a process reads the index of a manifest once per run.
 
     Returns:
         See `derive_part`.
 
     Raises:
-        UserError: a clip can't be read as the classifier read it, or its embedding is not finite.
+        UserError: a clip can't be read any more, or its embedding is not finite.
     """
 
     def embed(shard: str, clips: pa.Table) -> pa.Table:
         names = clips["clip_id"].combine_chunks()
         if source.path:
-            found = embedded_windows(shard, names, source, run)
+            windows = model_embeddings(shard, names, source, run)
         else:
-            found = window_statistics(shard, names)
-        return with_embedding(clips, mean_of_windows(names, found, source))
+            windows = window_statistics(shard, names)
+        return with_embedding(clips, mean_of_windows(names, windows, source))
 
     return derive_part(row, json_digest(source.digest, BATCH_SAMPLES, BATCH_WINDOWS), embed)
 
@@ -149,17 +149,17 @@ def window_statistics(shard: str, names: pa.Array) -> Iterator[tuple[np.ndarray,
     """Log-mel statistics of the windows of some clips of a shard.
 
     Yields:
-        The clip's place among the names, `(n,)`, and the embedding, `(n, size)`, of some windows.
+        The index of each window's clip in the names, `(n,)`, and the embeddings, `(n, size)`.
     """
-    for place, log_mel in log_mels_of(shard, names):
-        # One by one: float64 copies of a row group would take twice its memory.
-        yield place, np.concatenate([log_mel_statistics(one[np.newaxis]) for one in log_mel])
+    for index, log_mel in read_log_mels(shard, names):
+        # One by one, because float64 copies of a row group take twice its memory.
+        yield index, np.concatenate([log_mel_statistics(window[np.newaxis]) for window in log_mel])
 
 
-def embedded_windows(
+def model_embeddings(
     shard: str, names: pa.Array, source: EmbeddingSource, run: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What a model makes of the windows of some clips of a shard; yields as `window_statistics`."""
+    """A model's embeddings of the windows of some clips of a shard; see `window_statistics`."""
     if not len(names):
         return
     settings = source.windows
@@ -177,12 +177,12 @@ def embedded_windows(
                 f"evaluation.embeddings.{source.name}: {reject['path']} can't be read any more as "
                 f"it was when its features were extracted: {reject['reason']}"
             )
-        place = positions(block["clip_id"], names)
-        for start in range(0, len(block), model.most):
-            end = min(start + model.most, len(block))
-            found = [block["waveform"][row].as_buffer() for row in range(start, end)]
-            waveforms = np.stack([to_float(one, settings.clip_samples) for one in found])
-            yield place[start:end], model.embed(waveforms)
+        index = positions(block["clip_id"], names)
+        for start in range(0, len(block), model.batch_size):
+            end = min(start + model.batch_size, len(block))
+            buffers = [block["waveform"][row].as_buffer() for row in range(start, end)]
+            waveforms = np.stack([to_float(buffer, settings.clip_samples) for buffer in buffers])
+            yield index[start:end], model.embed(waveforms)
 
 
 def to_float(waveform: pa.Buffer, samples: int) -> np.ndarray:
@@ -194,55 +194,54 @@ def to_float(waveform: pa.Buffer, samples: int) -> np.ndarray:
 def mean_of_windows(
     names: pa.Array, windows: Iterator[tuple[np.ndarray, np.ndarray]], source: EmbeddingSource
 ) -> np.ndarray:
-    """The mean embedding of each clip, float32 `(n, size)`, added in float64 in their order.
+    """The mean embedding of each clip, float32 `(n, size)`, summed in float64.
 
     Raises:
-        UserError: one is not finite.
+        UserError: an embedding is not finite.
     """
     sums = np.zeros((len(names), source.size))
     counts = np.zeros(len(names), np.int64)
-    for place, found in windows:
-        np.add.at(sums, place, found)
-        np.add.at(counts, place, 1)
+    for index, embeddings in windows:
+        np.add.at(sums, index, embeddings)
+        np.add.at(counts, index, 1)
     if not counts.all():
         raise RuntimeError(f"{names[int(np.argmin(counts))]} has no window")
     means: np.ndarray = (sums / counts[:, np.newaxis]).astype(np.float32)
-    broken = np.flatnonzero(~np.isfinite(means).all(axis=1))
-    if len(broken):
+    infinite = np.flatnonzero(~np.isfinite(means).all(axis=1))
+    if len(infinite):
         raise UserError(
-            f"evaluation.embeddings.{source.name}: the embedding of {names[int(broken[0])]} is not "
-            "finite"
+            f"evaluation.embeddings.{source.name}: the embedding of {names[int(infinite[0])]} is "
+            "not finite"
         )
     return means
 
 
 def with_embedding(clips: pa.Table, embedding: np.ndarray) -> pa.Table:
-    """EMBEDDINGS of some clips and their embeddings, `(n, size)`."""
+    """A table of EMBEDDINGS from clips and their embeddings, `(n, size)`."""
     ends = pa.array(np.arange(len(clips) + 1) * embedding.shape[1], pa.int32())
     column = pa.ListArray.from_arrays(ends, pa.array(embedding.reshape(-1)))
     return clips.append_column("embedding", column).cast(EMBEDDINGS)
 
 
-def sample_of_parts(uris: list[str], is_train: bool, most: int) -> tuple[np.ndarray, int]:
-    """Clips drawn by a hash of their names, as the metrics of the classifier draw them.
+def sample_of_parts(uris: list[str], is_train: bool, size: int) -> tuple[np.ndarray, int]:
+    """Samples clips by the hash of their names, as the classifier's metrics do.
 
     Args:
         uris: the parts of a corpus.
-        is_train: whether real training clips are drawn, or all others.
-        most: clips to draw.
+        is_train: whether to sample real training clips, or all others.
+        size: maximum of clips.
 
     Returns:
-        Entries of CLIP in the order in which they are drawn, at most `most`, and how many clips
-        there are in all.
+        Entries of CLIP in the order of sampling, and the number of all clips.
     """
-    kept, clips = np.zeros(0, CLIP), 0
+    best, clips = np.zeros(0, CLIP), 0
     for uri in uris:
         table = storage.read_table(uri, ["clip_id", "split"])
-        own = pc.fill_null(pc.equal(table["split"], "train"), False).to_numpy() == is_train
-        found = np.zeros(int(own.sum()), CLIP)
-        found["part"], found["row"] = part_index(uri), np.flatnonzero(own)
-        found["key"] = keys(table["clip_id"].filter(pa.array(own)).to_pylist())
-        clips += len(found)
-        kept = np.concatenate([kept, found])
-        kept = kept[smallest(kept["key"], most)]
-    return sampled(kept), clips
+        wanted = pc.fill_null(pc.equal(table["split"], "train"), False).to_numpy() == is_train
+        entries = np.zeros(int(wanted.sum()), CLIP)
+        entries["part"], entries["row"] = part_index(uri), np.flatnonzero(wanted)
+        entries["key"] = keys(table["clip_id"].filter(pa.array(wanted)).to_pylist())
+        clips += len(entries)
+        best = np.concatenate([best, entries])
+        best = best[smallest(best["key"], size)]
+    return sampled(best), clips

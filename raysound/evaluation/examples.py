@@ -1,4 +1,4 @@
-"""Clips to show in the report: which ones, with their spectrogram and sound."""
+"""Chooses clips to show in the report, and loads their spectrogram and sound."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ Kind = Literal["hardest", "convincing"]
 
 
 def choose(predictions: pa.Table, count: int) -> list[tuple[int, Kind]]:
-    """Rows of a corpus's predictions to show: of each class the hardest and the most convincing.
+    """Chooses the hardest and the most convincing clips of each class.
 
-    In turns: each class's hardest clip, each class's most convincing one, then the next ones, so
-    that the first of them are the best choice for less room. No row comes twice.
+    The order is: the hardest clip of each class, the most convincing one of each class, then the
+    next hardest and so on. So a prefix of the list is a good choice, too. No row is repeated.
 
     Args:
-        predictions: columns label and target_probability (of the label).
-        count: how many of either kind to show of a class.
+        predictions: columns `label` and `target_probability` (of the label).
+        count: number of clips of each kind and class.
     """
     labels = predictions["label"].to_pylist()
-    asked = predictions["target_probability"].to_numpy()
-    ascending = np.argsort(asked, kind="stable")
+    ascending = np.argsort(predictions["target_probability"].to_numpy(), kind="stable")
     kinds: tuple[tuple[Kind, np.ndarray], ...] = (
         ("hardest", ascending),
         ("convincing", ascending[::-1]),
     )
-    turns: list[tuple[int, int, int, int, Kind]] = []
+    candidates: list[tuple[int, int, int, int, Kind]] = []
     for number, (kind, order) in enumerate(kinds):
-        seen: dict[str, int] = {}
-        for place, row in enumerate(order.tolist()):
-            turn = seen[labels[row]] = seen.get(labels[row], 0) + 1
-            if turn <= count:
-                turns.append((turn, number, place, row, kind))
+        ranks: dict[str, int] = {}
+        for position, row in enumerate(order.tolist()):
+            rank = ranks[labels[row]] = ranks.get(labels[row], 0) + 1
+            if rank <= count:
+                candidates.append((rank, number, position, row, kind))
     chosen: dict[int, Kind] = {}
-    for _, _, _, row, kind in sorted(turns):
+    for _, _, _, row, kind in sorted(candidates):
         chosen.setdefault(row, kind)
     return list(chosen.items())
 
@@ -55,13 +54,13 @@ def choose(predictions: pa.Table, count: int) -> list[tuple[int, Kind]]:
 def load_example(
     corpus: str, row: Mapping[str, Any], kind: Kind, sound: Sound, settings: FeatureSettings
 ) -> Example | None:
-    """Reads the first window of a clip, as picture and sound; None and a warning if it is gone.
+    """Loads the first window of a clip; logs a warning and returns None if it can't be read.
 
     Args:
         corpus: its name.
-        row: clip_id, label, prediction, probability, target_probability, nearest and windows.
-        kind: what it is an example of.
-        sound: as `open_sounds` gives it.
+        row: of the predictions.
+        kind: of the example.
+        sound: from `open_sounds`.
         settings: of the log-mel.
     """
     shown = load_window(corpus, row["clip_id"], sound, settings)
@@ -86,14 +85,14 @@ def load_example(
 def load_window(
     corpus: str, clip_id: str, sound: Sound, settings: FeatureSettings, number: int = 0
 ) -> ShownWindow | None:
-    """Reads one window of a clip, as picture and sound; None and a warning if it is gone.
+    """Loads one window of a clip; logs a warning and returns None if it can't be read.
 
     Args:
         corpus: its name.
         clip_id: of the clip.
-        sound: as `open_sounds` gives it.
+        sound: from `open_sounds`.
         settings: of the log-mel.
-        number: of the window.
+        number: index of the window.
     """
     try:
         if isinstance(sound, Reject):

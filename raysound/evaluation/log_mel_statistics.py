@@ -1,4 +1,4 @@
-"""An embedding that needs neither a model nor a training: statistics of the mel bands."""
+"""An embedding without a model: statistics of the mel bands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ QUANTILES = (0.1, 0.5, 0.9)
 def log_mel_statistics(log_mel: np.ndarray) -> np.ndarray:
     """Statistics over time of each mel band, and of its differences from frame to frame.
 
-    Of both: mean, standard deviation, and the quantiles QUANTILES, linearly interpolated. A log-mel
-    of one frame has no differences; their statistics are 0 then.
+    The statistics are mean, standard deviation and the QUANTILES, linearly interpolated. The
+    differences of a log-mel with one frame are 0.
 
     Args:
         log_mel: `(n, n_mels, n_frames)`, natural log of mel power.

@@ -1,4 +1,4 @@
-"""An ONNX model from waveforms to embeddings, run by onnxruntime."""
+"""ONNX models that compute embeddings from waveforms, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ import numpy as np
 from raysound import storage
 from raysound.errors import UserError
 
-# Of a batch at the most: 13 windows of 10 s at 32 kHz. What a model holds of them takes some
-# hundred MB.
+# Limits of a batch, for example 13 windows of 10 s at 32 kHz; activations take some hundred MB.
 BATCH_SAMPLES, BATCH_WINDOWS = 1 << 22, 64
-# Numbers of an embedding: a covariance matrix of so many takes 128 MB.
-LARGEST_SIZE = 4096
+# Maximum dimension of an embedding; its covariance matrix takes 128 MB.
+MAX_SIZE = 4096
 GPU_PROVIDER = "CUDAExecutionProvider"
 
 
 class OnnxModel:
-    """A model whose input and output were checked.
+    """A model with checked inputs and outputs.
 
     Attributes:
-        size: numbers of an embedding.
+        size: dimension of the embedding.
+        batch_size: windows per run.
     """
 
     def __init__(self, name: str, model: bytes, clip_samples: int, on_gpu: bool = False) -> None:
-        """Loads a model and tries it on noise.
+        """Loads a model and runs it on noise.
 
         Args:
-            name: of the embedding, for error texts.
+            name: of the embedding, for error messages.
             model: the content of the file.
-            clip_samples: of a window.
+            clip_samples: samples of a window.
             on_gpu: whether it runs on a GPU.
 
         Raises:
-            UserError: no model that can be used, or onnxruntime is not installed.
+            UserError: the model can't be used, or onnxruntime is not installed.
         """
         self.where = f"evaluation.embeddings.{name}"
         runtime = import_onnxruntime(name)
         options = runtime.SessionOptions()
-        # One thread: as many processes as CPUs run at a time, and sums have one order.
+        # One thread, because one process per CPU runs, and for a fixed order of sums.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # The arena would keep the memory of the largest batch: a gigabyte with CNN14.
+        # The arena keeps the memory of the largest batch, a gigabyte for CNN14.
         options.enable_cpu_mem_arena = False
-        # Errors are raised as well.
+        # Logs no errors, because onnxruntime also raises them.
         options.log_severity_level = 4
-        # TensorFloat-32 would give other embeddings than a CPU.
+        # With TensorFloat-32, embeddings differ from those of a CPU.
         gpu = [(GPU_PROVIDER, {"use_tf32": "0"})] if on_gpu else []
         providers = [*gpu, "CPUExecutionProvider"]
         try:
@@ -60,15 +60,15 @@ class OnnxModel:
         self.clip_samples = clip_samples
         self._check_inputs()
         self.size = 0
-        noise = np.random.default_rng(0).normal(0, 0.1, (min(2, self.most), clip_samples))
-        found = self.embed(noise.astype(np.float32))
-        if not np.isfinite(found).all():
+        noise = np.random.default_rng(0).normal(0, 0.1, (min(2, self.batch_size), clip_samples))
+        embedding = self.embed(noise.astype(np.float32))
+        if not np.isfinite(embedding).all():
             raise UserError(f"{self.where}: the model's output for white noise is not finite")
-        self.size = found.shape[1]
-        if self.size > LARGEST_SIZE:
+        self.size = embedding.shape[1]
+        if self.size > MAX_SIZE:
             raise UserError(
-                f"{self.where}: the model's embeddings have {self.size} numbers: more than the "
-                f"{LARGEST_SIZE} that distances are computed of"
+                f"{self.where}: the model's embeddings have {self.size} dimensions; the maximum "
+                f"is {MAX_SIZE}"
             )
 
     def _check_inputs(self) -> None:
@@ -78,11 +78,11 @@ class OnnxModel:
                 f"{self.where}: the model has {len(inputs)} inputs and {len(outputs)} outputs: "
                 "it must have one input, waveforms, and one output, embeddings"
             )
-        (given,) = inputs
-        shape = given.shape
-        if given.type != "tensor(float)":
+        (model_input,) = inputs
+        shape = model_input.shape
+        if model_input.type != "tensor(float)":
             raise UserError(
-                f"{self.where}: the model's input is {given.type}: it must be float32, "
+                f"{self.where}: the model's input is {model_input.type}: it must be float32, "
                 "tensor(float)"
             )
         if len(shape) != 2:
@@ -101,26 +101,26 @@ class OnnxModel:
                 f"{self.where}: the model takes {samples} samples, but sample_rate × clip_length "
                 f"are {self.clip_samples}"
             )
-        fitting = max(1, min(BATCH_WINDOWS, BATCH_SAMPLES // self.clip_samples))
-        self.most = 1 if batch == 1 else fitting
-        self.input = given.name
+        limit = max(1, min(BATCH_WINDOWS, BATCH_SAMPLES // self.clip_samples))
+        self.batch_size = 1 if batch == 1 else limit
+        self.input = model_input.name
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
-        """Embeddings of some windows, in batches of a fixed size.
+        """Computes the embeddings of some windows, in batches.
 
         Args:
             waveforms: float32 `(n, clip_samples)`, full scale at 1, n at least 1.
 
         Returns:
-            float32 `(n, size)`; frames are averaged. A number may be not finite.
+            float32 `(n, size)`, the mean over frames, which may not be finite.
 
         Raises:
             UserError: the model fails, or its output is neither `(n, size)` nor
                 `(n, frames, size)`.
         """
-        found = []
-        for start in range(0, len(waveforms), self.most):
-            batch = waveforms[start : start + self.most]
+        embeddings = []
+        for start in range(0, len(waveforms), self.batch_size):
+            batch = waveforms[start : start + self.batch_size]
             try:
                 (output,) = self.session.run(None, {self.input: batch})
             except Exception as error:
@@ -128,18 +128,18 @@ class OnnxModel:
                     f"{self.where}: the model fails on waveforms of the shape "
                     f"{shape_text(batch.shape)}: {error_summary(error)}"
                 ) from error
-            found.append(self._mean_of_frames(output, len(batch)))
-        return np.concatenate(found)
+            embeddings.append(self._mean_of_frames(output, len(batch)))
+        return np.concatenate(embeddings)
 
     def _mean_of_frames(self, output: Any, count: int) -> np.ndarray:
         shape = np.shape(output)
-        is_right = len(shape) in (2, 3) and shape[0] == count and 0 not in shape
-        if not is_right or shape[-1] != (self.size or shape[-1]):
-            wanted = self.size or "size"
+        is_valid = len(shape) in (2, 3) and shape[0] == count and 0 not in shape
+        if not is_valid or shape[-1] != (self.size or shape[-1]):
+            expected = self.size or "size"
             raise UserError(
                 f"{self.where}: the model's output for {count} waveforms has the shape "
-                f"{shape_text(shape)}: it must be ({count}, {wanted}) or "
-                f"({count}, frames, {wanted})"
+                f"{shape_text(shape)}: it must be ({count}, {expected}) or "
+                f"({count}, frames, {expected})"
             )
         array = np.asarray(output)
         if array.ndim == 3:
@@ -148,7 +148,7 @@ class OnnxModel:
 
 
 def import_onnxruntime(name: str) -> Any:
-    """The module onnxruntime. Raises UserError where it is not installed."""
+    """The module onnxruntime. Raises UserError if it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -159,7 +159,7 @@ def import_onnxruntime(name: str) -> Any:
 
 
 def read_model(name: str, path: str) -> tuple[bytes, str]:
-    """The content of a model's file and its SHA-256. Raises UserError where there is none."""
+    """The content of a model's file and its SHA-256. Raises UserError if it can't be read."""
     try:
         model = storage.read_bytes(path)
     except FileNotFoundError:
@@ -175,18 +175,18 @@ def read_model(name: str, path: str) -> tuple[bytes, str]:
 def load_onnx_model(
     name: str, path: str, sha256: str, clip_samples: int, on_gpu: bool
 ) -> OnnxModel:
-    """A model, loaded once a process and content. Raises UserError for a file that has changed."""
-    model, found = read_model(name, path)
-    if found != sha256:
+    """Loads a model once per process. Raises UserError if the file has changed."""
+    model, content_sha256 = read_model(name, path)
+    if content_sha256 != sha256:
         raise UserError(f"evaluation.embeddings.{name}.path: {path} changed while it was used")
     return OnnxModel(name, model, clip_samples, on_gpu)
 
 
 def error_summary(error: Exception) -> str:
-    """What an exception says, without what follows its first line."""
+    """The first line of an exception's text."""
     return str(error).strip().partition("\n")[0]
 
 
 def shape_text(shape: Any) -> str:
-    """A shape as text; a size that is not fixed by its name."""
+    """A shape as text; a dynamic size is given by its name."""
     return f"({', '.join('any' if size is None else str(size) for size in shape)})"

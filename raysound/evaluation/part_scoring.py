@@ -1,6 +1,6 @@
-"""The predictions of one shard of log-mels, in three steps: read, classify, write.
+"""Scores one shard of log-mels in three steps: read, classify, write.
 
-Between the steps a part is a row of `WORK`. A step that has nothing to do hands it on.
+Between the steps a part is a row of `WORK`. A step that has nothing to do returns it unchanged.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import mean_by_clip, score
 
 COLUMNS = ("clip_id", "label", "duration", "sample_rate")
-# What is to be done with a part: nothing, setting its clips against others, or all.
+# What to do with a part: nothing, compare its clips with the references, or score and compare.
 DONE, COMPARE, SCORE = "done", "compare", "score"
-# A part between two steps; `table` holds what the step before has read or made, as an Arrow stream.
+# A part between two steps; `table` is the result of the last step, as an Arrow stream.
 WORK = pa.schema(
     [
         ("corpus", pa.string()),
@@ -64,13 +64,13 @@ RESULT = pa.schema(
 
 
 class Identity(NamedTuple):
-    """What predictions depend on beside the shard.
+    """What predictions depend on besides the shard.
 
     Attributes:
-        classifier: stands for its weights and its metadata.
-        batch_size: log-mels a forward pass.
-        compared: stands for the training clips to set others against; "" for none, None where this
-            waits until they are scored.
+        classifier: digest of its weights and metadata.
+        batch_size: log-mels per forward pass.
+        compared: digest of the training clips to compare with; "" for none, None as long as they
+            are not scored.
     """
 
     classifier: str
@@ -79,12 +79,12 @@ class Identity(NamedTuple):
 
 
 class References(NamedTuple):
-    """Real training clips that others are set against.
+    """Real training clips to compare other clips with.
 
     Attributes:
         clip_id: names, `(n,)`.
         embedding: float32 `(n, size)`.
-        near: squared distances to the K nearest others, `(n, K)`; empty where there are too few.
+        near: squared distances to the K nearest of the others, `(n, K)`; empty if too few clips.
     """
 
     clip_id: pa.Array
@@ -93,18 +93,18 @@ class References(NamedTuple):
 
 
 def json_digest(*values: Any) -> str:
-    """Stands for some values that JSON can hold."""
+    """A digest of some values, by their JSON."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def classifier_digest(run: str) -> str:
-    """Stands for the weights and the metadata of a trained classifier."""
+    """A digest of the weights and the metadata of a trained classifier."""
     names = (checkpoint.METADATA_FILE, checkpoint.WEIGHTS)
     return json_digest(*(file_sha256(storage.join(run, name)) for name in names))
 
 
 def file_sha256(uri: str) -> str:
-    """SHA-256 of a file's content, in hex digits."""
+    """SHA-256 of a file's content, as hex digits."""
     with storage.open_file(uri) as file:
         sha = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -113,12 +113,12 @@ def file_sha256(uri: str) -> str:
 
 
 def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None) -> dict[str, Any]:
-    """First step: what is to be done with a part, and the log-mels where it is to be scored.
+    """First step: decides what to do with a part, and reads the log-mels if it is to be scored.
 
     Args:
         row: of WORK, with `corpus`, `shard` and `part`.
-        identity: what the predictions depend on.
-        chosen: `clip_id` and `split` of the clips that are scored; None for all clips.
+        identity: of the predictions.
+        chosen: `clip_id` and `split` of the clips to score; None for all clips.
     """
     with storage.open_file(row["shard"]) as opened:
         file = pq.ParquetFile(opened)
@@ -127,16 +127,17 @@ def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None)
         if chosen is not None:
             names = file.read(["clip_id"])["clip_id"].combine_chunks()
             splits = split_column(names, chosen)
-        # A shard that was made again with clips that could not be read before has the same digest.
-        mine = None if splits is None else splits.to_pylist()
+        # The record's digest does not change if clips that were unreadable are read later, so the
+        # counts are part of this digest.
         scored = json_digest(
             PREDICTIONS_VERSION, record.digest, record.written, record.windows,
-            identity.classifier, identity.batch_size, mine,
+            identity.classifier, identity.batch_size,
+            None if splits is None else splits.to_pylist(),
         )  # fmt: skip
         metadata = read_part_metadata(row["part"])
         if metadata is not None and metadata.scored == scored:
-            same = identity.compared in (None, metadata.compared)
-            return row | {"todo": DONE if same else COMPARE, "scored": scored, "table": b""}
+            is_compared = identity.compared in (None, metadata.compared)
+            return row | {"todo": DONE if is_compared else COMPARE, "scored": scored, "table": b""}
         if splits is None or splits.null_count < len(splits):
             table = file.read([*COLUMNS, "log_mel"])
         else:
@@ -149,15 +150,15 @@ def read_shard(row: dict[str, Any], identity: Identity, chosen: pa.Table | None)
 
 def split_column(names: pa.Array, chosen: pa.Table) -> pa.Array:
     """The split of each of some clips, `(n,)`; null for those that are not chosen."""
-    mine = chosen.filter(pc.is_in(chosen["clip_id"], names)).combine_chunks()
-    place = pc.index_in(names, mine["clip_id"].combine_chunks())
-    return mine["split"].combine_chunks().take(place)
+    clips = chosen.filter(pc.is_in(chosen["clip_id"], names)).combine_chunks()
+    index = pc.index_in(names, clips["clip_id"].combine_chunks())
+    return clips["split"].combine_chunks().take(index)
 
 
 def classify(row: dict[str, Any], run: str, identity: Identity, device: str) -> dict[str, Any]:
-    """Second step: the predictions of a shard's log-mels.
+    """Second step: computes the predictions of a shard's log-mels.
 
-    A shard is scored whole, so that no score depends on how many processes share the work.
+    A shard is scored as a whole, so that scores don't depend on the number of processes.
     """
     if row["todo"] != SCORE:
         return row
@@ -167,17 +168,17 @@ def classify(row: dict[str, Any], run: str, identity: Identity, device: str) -> 
     classifier, model = load_classifier(run, device, identity.classifier)
     log_mel = parquet.tensor_array(rows["log_mel"])
     splits = rows["split"] if "split" in rows.column_names else None
-    found = predictions_of(
+    predictions = make_predictions(
         row["corpus"], rows.select(COLUMNS), splits, log_mel, classifier, model,
         identity.batch_size,
     )  # fmt: skip
-    return row | {"table": to_stream(found)}
+    return row | {"table": to_stream(predictions)}
 
 
 def write_predictions(
     row: dict[str, Any], identity: Identity, references: References | None
 ) -> dict[str, Any]:
-    """Third step: sets the clips against the references, and writes the part whole.
+    """Third step: compares the clips with the references, and writes the part atomically.
 
     Returns:
         A row of RESULT.
@@ -192,7 +193,7 @@ def write_predictions(
         else:
             table = storage.read_table(row["part"])
         if references is not None:
-            table = set_against(table, references)
+            table = add_nearest_neighbours(table, references)
         metadata = write_part(row["part"], table, row["scored"], identity.compared or "")
     result = {name: row[name] for name in ("corpus", "part", "todo")}
     return result | {
@@ -213,7 +214,7 @@ def from_stream(stream: Any) -> pa.Table:
     return pa.ipc.open_stream(stream).read_all()
 
 
-def predictions_of(
+def make_predictions(
     corpus: str,
     rows: pa.Table,
     splits: pa.ChunkedArray | None,
@@ -222,16 +223,16 @@ def predictions_of(
     model: EmbeddingClassifier,
     batch_size: int,
 ) -> pa.Table:
-    """PREDICTIONS of some windows, those of a clip next to each other.
+    """PREDICTIONS of the clips of some windows, which are in consecutive rows.
 
     Args:
         corpus: its name.
-        rows: a row a window: clip_id, label, duration, sample_rate.
-        splits: train, validation or test, one a window; None of a generated corpus.
+        rows: `clip_id`, `label`, `duration` and `sample_rate` of each window.
+        splits: train, validation or test of each window; None for a generated corpus.
         log_mel: `(n, n_mels, n_frames)`.
-        classifier: whose labels count.
+        classifier: its metadata.
         model: in eval mode.
-        batch_size: log-mels a forward pass.
+        batch_size: log-mels per forward pass.
     """
     probabilities, embeddings = score(model, classifier.normalisation, log_mel, batch_size)
     spectra, levels, shares = sound_of(log_mel)
@@ -239,27 +240,27 @@ def predictions_of(
     starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
     labels = rows["label"].take(starts)
     probabilities = mean_by_clip(probabilities, starts)
-    # A clip of a class that the classifier did not learn has no probability of it.
-    asked = np.append(probabilities, np.zeros((len(starts), 1), np.float32), axis=1)
+    # The last column is the probability 0 of classes that are unknown to the classifier.
+    padded = np.append(probabilities, np.zeros((len(starts), 1), np.float32), axis=1)
     known = classifier.labels
     column = [known.index(x) if x in known else -1 for x in labels.to_pylist()]
-    asked = pa.array(asked[np.arange(len(starts)), column], mask=labels.is_null().to_numpy())
-    count, nothing = len(starts), pa.nulls(len(starts))
+    target = pa.array(padded[np.arange(len(starts)), column], mask=labels.is_null().to_numpy())
+    count, nulls = len(starts), pa.nulls(len(starts))
     return pa.table(
         {
             "corpus": [corpus] * count,
             "clip_id": names[starts],
-            "split": nothing if splits is None else splits.take(starts),
+            "split": nulls if splits is None else splits.take(starts),
             "label": labels,
             "prediction": [known[index] for index in probabilities.argmax(axis=1)],
             "probability": probabilities.max(axis=1),
-            "target_probability": asked,
+            "target_probability": target,
             "windows": np.diff(np.append(starts, len(names))),
             "sample_rate": rows["sample_rate"].take(starts),
             "duration": rows["duration"].take(starts),
             "level_db": mean_by_clip(levels[:, np.newaxis], starts)[:, 0],
             "nonsilent_fraction": mean_by_clip(shares[:, np.newaxis], starts)[:, 0],
-            **dict.fromkeys(COMPARED, nothing),
+            **dict.fromkeys(COMPARED, nulls),
             "probabilities": list(probabilities),
             "embedding": list(mean_by_clip(embeddings, starts)),
             "spectrum": list(mean_by_clip(spectra, starts)),
@@ -267,39 +268,39 @@ def predictions_of(
     ).cast(PREDICTIONS)
 
 
-def references_of(parts: Sequence[str]) -> References:
-    """The training clips of some parts, in the order in which samples are drawn."""
+def read_references(parts: Sequence[str]) -> References:
+    """Reads the training clips of some parts, in the order of sampling."""
     tables = [storage.read_table(uri, ["clip_id", "split", "embedding"]) for uri in parts]
     real = pa.concat_tables([table.filter(pc.equal(table["split"], "train")) for table in tables])
     order = np.argsort(keys(real["clip_id"].to_pylist()), kind="stable")
     real = real.take(pa.array(order))
-    return references_from(real["clip_id"].to_pylist(), as_array(real["embedding"]))
+    return make_references(real["clip_id"].to_pylist(), as_array(real["embedding"]))
 
 
-def references_from(clip_ids: list[str], embedding: np.ndarray) -> References:
-    """Training clips whose embeddings, float32 `(n, size)`, are at hand."""
+def make_references(clip_ids: list[str], embedding: np.ndarray) -> References:
+    """References from the names and embeddings, float32 `(n, size)`, of training clips."""
     near = np.empty((0, K))
     if len(embedding) > K:
         near = nearest_others(embedding.astype(np.float64), K)[1]
     return References(pa.array(clip_ids, pa.string()), embedding, near)
 
 
-def set_against(scored: pa.Table, references: References) -> pa.Table:
-    """Predictions with the columns COMPARED filled in, but for those of the references."""
-    own = pc.fill_null(pc.equal(scored["split"], "train"), False)
+def add_nearest_neighbours(scored: pa.Table, references: References) -> pa.Table:
+    """Fills the columns COMPARED of all clips but training clips."""
+    is_train = pc.fill_null(pc.equal(scored["split"], "train"), False)
     values: dict[str, pa.Array] = dict.fromkeys(COMPARED, pa.nulls(len(scored)))
     if len(scored) and len(references.near):
         embedding = as_array(scored["embedding"])
-        found = nearest_reference_clips(embedding, references.embedding, K, references.near)
-        alone = per_clip(embedding, references.embedding, K, references.near)
+        nearest = nearest_reference_clips(embedding, references.embedding, K, references.near)
+        counts = per_clip(embedding, references.embedding, K, references.near)
         values = {
-            "realism": pa.array(found.realism, pa.float32()),
-            "nearest_train_clip_id": references.clip_id.take(pa.array(found.index)),
-            "balls": pa.array(alone.balls, pa.int32()),
-            "authentic": pa.array(alone.authentic),
+            "realism": pa.array(nearest.realism, pa.float32()),
+            "nearest_train_clip_id": references.clip_id.take(pa.array(nearest.index)),
+            "balls": pa.array(counts.balls, pa.int32()),
+            "authentic": pa.array(counts.authentic),
         }
     for name in COMPARED:
-        column = pc.if_else(own, pa.scalar(None, values[name].type), values[name])
+        column = pc.if_else(is_train, pa.scalar(None, values[name].type), values[name])
         scored = scored.set_column(scored.schema.get_field_index(name), name, column)
     return scored.cast(PREDICTIONS)
 
@@ -308,9 +309,9 @@ def set_against(scored: pa.Table, references: References) -> pa.Table:
 def load_classifier(
     run: str, device: str, classifier: str
 ) -> tuple[ClassifierMetadata, EmbeddingClassifier]:
-    """The classifier on a device, loaded once a process and digest."""
+    """Loads the classifier to a device, once per process and digest."""
     torch.set_num_threads(1)
-    # TensorFloat-32 saves little here, and a score is to be the same wherever it is made.
+    # TensorFloat-32 saves little time, and scores would depend on the machine.
     torch.backends.cudnn.allow_tf32 = False
     metadata = checkpoint.load_metadata(run)
     return metadata, checkpoint.load_model(run, metadata).to(device)

@@ -1,6 +1,6 @@
-"""What the metrics of a corpus need of its predictions: sums, and which clips are selected.
+"""Sums over predictions and selections of clips, for the metrics of a corpus.
 
-Taken part by part and put together, so that no process holds more than a few parts.
+They are computed part by part and merged, so that no process holds more than a few parts.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ COLUMNS = (
     "clip_id", "split", "label", "prediction", "probability", "target_probability", "sample_rate",
     "duration", "nonsilent_fraction", "balls", "authentic", "probabilities", "spectrum",
 )  # fmt: skip
-# Entries above those that can be selected that are held, at most.
+# Entries held in addition to `Plan.max_entries`, before the next selection.
 ENTRIES_AHEAD = 1 << 17
-# The clips of a corpus that trained the classifier, and the others.
+# The training clips of the classifier, and the other clips of a corpus.
 TRAIN, OTHERS = "train", "others"
 
 
 @dataclass(frozen=True, eq=False)
 class PartialSums:
-    """Sums over some clips of one corpus, and those of them that are selected.
+    """Sums over some clips of one corpus, and entries of selected clips.
 
     Attributes:
-        classification: of their probabilities.
-        balls: of where they lie among the reference clips.
-        sounds: of how they sound.
-        entries: of ENTRY, by part and row: at least those that `select` keeps.
+        classification: sums of the probabilities.
+        balls: counts of the nearest-neighbour balls that hold the clips.
+        sounds: sums of levels, durations, sample rates and spectra.
+        entries: of ENTRY, by part and row; at least those that `select` keeps.
     """
 
     classification: ClassificationSums
@@ -58,18 +58,18 @@ class PartialSums:
 
     @property
     def totals(self) -> CorpusSums:
-        """What `corpus_report` takes."""
+        """The sums that `corpus_report` takes."""
         return CorpusSums(self.classification, self.balls)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for all parts of an evaluation.
+    """Parameters of the sums, the same for all parts of an evaluation.
 
     Attributes:
         labels: class names in the order of the probabilities.
-        clip_length: s, what shorter clips are padded to.
-        embedding_size: numbers of an embedding.
+        clip_length: (s) length that shorter clips are padded to.
+        embedding_size: dimension of the embedding.
         limit: of the selections.
     """
 
@@ -79,33 +79,34 @@ class Plan:
     limit: Limits
 
     @property
-    def most_entries(self) -> int:
-        """More than are selected of a corpus but for one of each cell."""
+    def max_entries(self) -> int:
+        """Upper bound of selected entries per corpus, without one per cell."""
         classes = len(self.labels)
         of_class = self.limit.of_class + 2 * self.limit.examples
         return PAIR_CLIPS + CLIPS_OF_CELLS + classes * of_class
 
 
 def sum_part(uri: str, part: int, plan: Plan) -> dict[str, PartialSums]:
-    """Sums over one part, by TRAIN and OTHERS; only what has a clip.
+    """Sums over one part, by TRAIN and OTHERS, without those that have no clip.
 
     Args:
         uri: of the part.
         part: its number.
-        plan: what is the same for all parts.
+        plan: parameters of the sums.
     """
     table = storage.read_table(uri, [*COLUMNS])
     is_train = pc.fill_null(pc.equal(table["split"], "train"), False).to_numpy()
     rows = np.arange(len(table))
-    found = {}
-    for name, own in ((TRAIN, rows[is_train]), (OTHERS, rows[~is_train])):
-        if len(own):
-            found[name] = _sum(table.take(pa.array(own)).combine_chunks(), part, own, plan)
-    return found
+    totals = {}
+    for name, chosen in ((TRAIN, rows[is_train]), (OTHERS, rows[~is_train])):
+        if len(chosen):
+            clips = table.take(pa.array(chosen)).combine_chunks()
+            totals[name] = _sum_clips(clips, part, chosen, plan)
+    return totals
 
 
-def _sum(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSums:
-    # Clips without a label are grouped by what they are predicted as.
+def _sum_clips(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSums:
+    # Clips without a label are grouped by their predicted class.
     labels = pc.coalesce(table["label"], table["prediction"])
     truth = pc.index_in(labels, pa.array(plan.labels)).to_numpy().astype(np.int64)
     probabilities = as_array(table["probabilities"])
@@ -114,8 +115,8 @@ def _sum(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSum
     entries["key"] = keys(table["clip_id"].to_pylist())
     entries["truth"], entries["prediction"] = truth, probabilities.argmax(axis=1)
     entries["probability"] = table["probability"].to_numpy()
-    asked = pc.coalesce(table["target_probability"], table["probability"])
-    entries["asked"] = asked.to_numpy()
+    target = pc.coalesce(table["target_probability"], table["probability"])
+    entries["asked"] = target.to_numpy()
     balls = BallCounts()
     if not table["balls"].null_count:
         balls = BallCounts.of(
@@ -128,7 +129,7 @@ def _sum(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> PartialSum
     return PartialSums(ClassificationSums.of(truth, probabilities), balls, sounds, entries)
 
 
-def nothing(n_mels: int) -> PartialSums:
+def empty_sums(n_mels: int) -> PartialSums:
     """Sums over no clips."""
     none = np.zeros(0, np.int64)
     return PartialSums(
@@ -138,53 +139,55 @@ def nothing(n_mels: int) -> PartialSums:
 
 
 def merge_partial_sums(parts: Sequence[PartialSums], plan: Plan) -> PartialSums:
-    """Sums over one part or more, in their order; rows of floats stay apart."""
+    """Merges the sums over one part or more, in order; rows of floats are not added yet."""
     balls = BallCounts()
-    for one in parts:
-        balls = balls.merge(one.balls)
-    entries = np.concatenate([one.entries for one in parts])
-    # Selecting costs some sorts, so it waits for many clips.
-    if len(entries) > plan.most_entries + ENTRIES_AHEAD:
+    for part in parts:
+        balls = balls.merge(part.balls)
+    entries = np.concatenate([part.entries for part in parts])
+    # Selection needs some sorts, so it is done only for many entries.
+    if len(entries) > plan.max_entries + ENTRIES_AHEAD:
         entries = select(entries, plan.limit)
     return PartialSums(
-        sums.merge_sums([one.classification for one in parts]), balls,
-        merge_sounds([one.sounds for one in parts]), entries,
+        sums.merge_sums([part.classification for part in parts]), balls,
+        merge_sounds([part.sounds for part in parts]), entries,
     )  # fmt: skip
 
 
-def add(total: PartialSums | None, other: PartialSums, plan: Plan) -> PartialSums:
-    """Adds the parts that follow those of a total, one by one; the total has one row of floats."""
+def add_sums(total: PartialSums | None, other: PartialSums, plan: Plan) -> PartialSums:
+    """Adds the next parts to a total, in order; the total has one row of floats."""
     both = other if total is None else merge_partial_sums([total, other], plan)
-    of, sounds = both.classification, both.sounds
+    classes, sounds = both.classification, both.sounds
     return PartialSums(
-        ClassificationSums(of.cells, of.counts, of.in_top, sums.fold(of.rows)), both.balls,
-        SoundSums(sounds.rates, sums.fold(sounds.rows)), both.entries,
-    )  # fmt: skip
+        ClassificationSums(classes.cells, classes.counts, classes.in_top, sums.fold(classes.rows)),
+        both.balls,
+        SoundSums(sounds.rates, sums.fold(sounds.rows)),
+        both.entries,
+    )
 
 
-def selected(total: PartialSums, plan: Plan) -> PartialSums:
-    """A total whose entries are those that are selected, and no others."""
+def select_entries(total: PartialSums, plan: Plan) -> PartialSums:
+    """Drops the entries of a total that are not selected."""
     return replace(total, entries=select(total.entries, plan.limit))
 
 
-def of_parts(uris: Mapping[int, str], plan: Plan) -> dict[str, PartialSums]:
+def sum_parts(uris: Mapping[int, str], plan: Plan) -> dict[str, PartialSums]:
     """Sums over some parts of one corpus, by TRAIN and OTHERS.
 
     Args:
         uris: of the parts, by number, ascending.
-        plan: what is the same for all parts.
+        plan: parameters of the sums.
     """
-    found: dict[str, list[PartialSums]] = {}
+    by_name: dict[str, list[PartialSums]] = {}
     for part, uri in uris.items():
-        for name, one in sum_part(uri, part, plan).items():
-            found.setdefault(name, []).append(one)
-    return {name: merge_partial_sums(parts, plan) for name, parts in found.items()}
+        for name, total in sum_part(uri, part, plan).items():
+            by_name.setdefault(name, []).append(total)
+    return {name: merge_partial_sums(totals, plan) for name, totals in by_name.items()}
 
 
 def sample(entries: np.ndarray, plan: Plan) -> np.ndarray:
-    """The selected clips that stand for a corpus, in the order in which they are drawn.
+    """The sample of a corpus, in the order of sampling.
 
-    The first PAIR_CLIPS are a sample of all, those of a class a sample of the class.
+    The first PAIR_CLIPS are a sample of all clips; those of a class are a sample of the class.
     """
     chosen = smallest(entries["key"], PAIR_CLIPS)
     chosen |= smallest(entries["key"], plan.limit.of_class, entries["truth"].astype(np.int64))
@@ -192,13 +195,13 @@ def sample(entries: np.ndarray, plan: Plan) -> np.ndarray:
 
 
 def read_scored(predictions: str, corpus: str, entries: np.ndarray, plan: Plan) -> Scored:
-    """What the metrics need of some clips, in the order given.
+    """Reads the predictions of some clips, in the order given.
 
     Args:
         predictions: the folder of all corpora.
         corpus: its name.
         entries: of ENTRY.
-        plan: with the number of classes and the size of an embedding.
+        plan: parameters of the sums.
     """
     columns = ["probabilities", "embedding"]
     table = read_prediction_rows(predictions, corpus, entries["part"], entries["row"], columns)
@@ -209,8 +212,8 @@ def read_scored(predictions: str, corpus: str, entries: np.ndarray, plan: Plan) 
     )
 
 
-def scored_of(table: pa.Table, labels: list[str]) -> Scored:
-    """The same of predictions that are in memory."""
+def to_scored(table: pa.Table, labels: list[str]) -> Scored:
+    """Scored clips from a table of predictions."""
     return Scored(
         truth=pc.index_in(table["label"], pa.array(labels)).to_numpy().astype(np.int64),
         probabilities=as_array(table["probabilities"]),

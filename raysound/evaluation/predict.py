@@ -1,4 +1,4 @@
-"""Sound files → predicted classes, without features on disk and without Ray."""
+"""Predicts the classes of sound files, without features on disk and without Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.inference import score
 
-# Windows of a forward pass.
+# Windows per forward pass.
 BATCH_SIZE = 16
 
 
@@ -29,9 +29,9 @@ class Prediction(NamedTuple):
         path: path or URI of the file.
         label: the class of the highest probability; None for a rejected file.
         probability: of this class, in [0, 1]; None for a rejected file.
-        probabilities: of all classes in the order of `Classifier.labels`, each the mean over the
-            windows of the file; empty for a rejected file.
-        reason: why the file is rejected; None for a file that has a prediction.
+        probabilities: of all classes in the order of `Classifier.labels`, averaged over the windows
+            of the file; empty for a rejected file.
+        reason: why the file is rejected; None for a file with a prediction.
     """
 
     path: str
@@ -84,7 +84,7 @@ class Classifier:
             paths: paths or URIs of the files.
 
         Returns:
-            One prediction a file, in the order given. A file that can't be used raises no error:
+            One prediction per file, in the order given. A file that can't be used raises no error:
             its prediction has a `reason` and no label.
         """
         return [self.predict_file(os.fspath(path)) for path in paths]
@@ -97,8 +97,8 @@ class Classifier:
         except Reject as reject:
             return Prediction(path, reason=str(reject))
         features = self.log_mel(torch.from_numpy(windows)).numpy().astype(settings.dtype)
-        of_windows, _ = score(self.model, self.metadata.normalisation, features, BATCH_SIZE)
-        mean = of_windows.mean(axis=0)
+        probabilities, _ = score(self.model, self.metadata.normalisation, features, BATCH_SIZE)
+        mean = probabilities.mean(axis=0)
         best = int(mean.argmax())
         label = self.metadata.labels[best]
         return Prediction(path, label, float(mean[best]), tuple(mean.tolist()))
@@ -109,20 +109,20 @@ def predict_command(run: str, *paths: str) -> str:
 
     Args:
         run: folder of the classifier, below `training/`.
-        paths: of the files; URIs too.
+        paths: paths or URIs of the files.
 
     Returns:
-        A line a file: label, probability, path.
+        A line per file: label, probability, path.
 
     Raises:
-        UserError: there is no checkpoint, or files are not readable; the others are printed.
+        UserError: there is no checkpoint, or files can't be used; then it prints the others before.
     """
     predictions = Classifier.load(run).predict(paths)
-    rejects = [f"{one.path}: {one.reason}" for one in predictions if one.reason is not None]
+    rejects = [f"{row.path}: {row.reason}" for row in predictions if row.reason is not None]
     text = "\n".join(
-        f"{one.label}\t{one.probability:.1%}\t{one.path}"
-        for one in predictions
-        if one.reason is None
+        f"{row.label}\t{row.probability:.1%}\t{row.path}"
+        for row in predictions
+        if row.reason is None
     )
     if rejects:
         if text:

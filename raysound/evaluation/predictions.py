@@ -1,4 +1,4 @@
-"""The Parquet of a classifier's predictions: its schema, its folder, one part written and read."""
+"""Parquet files of a classifier's predictions: schema, file names, reading and writing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pyarrow.csv import CSVWriter
 
 from raysound import storage
 
-Note = TypeVar("Note", bound=tuple[Any, ...])
+Metadata = TypeVar("Metadata", bound=tuple[Any, ...])
 
-# Raised when the same features and classifier give other predictions.
+# Incremented when predictions of the same features and classifier change.
 PREDICTIONS_VERSION = 2
 # Probabilities and embedding are those of the clip, the mean over its windows. `sample_rate` (Hz)
-# and `duration` (s) are the file's; `level_db` and `spectrum` (natural log power, one
-# number per mel band) are of the frames that are not silent, `nonsilent_fraction` is their share.
+# and `duration` (s) are those of the file. `level_db` and `spectrum` (natural log power per mel
+# band) are means over the frames that are not silent; `nonsilent_fraction` is their share.
 # `realism`, `nearest_train_clip_id`, `balls` and `authentic` compare a clip with the real training
 # clips; they are null for these.
 PREDICTIONS = pa.schema(
@@ -48,21 +48,21 @@ PREDICTIONS = pa.schema(
         ("spectrum", pa.list_(pa.float32())),
     ]
 )
-# What a clip is set against the training clips by.
+# Columns that compare a clip with the training clips.
 COMPARED = ("realism", "nearest_train_clip_id", "balls", "authentic")
 PART = re.compile(r"part-(\d+)\.parquet")
 PART_KEY = b"raysound.predictions"
 
 
 class PartMetadata(NamedTuple):
-    """What a part says of itself, kept in its Parquet metadata.
+    """The record of a part, in its Parquet metadata.
 
     Attributes:
-        scored: stands for what its clips were scored from: shard, classifier and settings.
-        compared: stands for the training clips that they were set against; "" for none.
-        clips: rows of the part.
-        train: those of them that trained the classifier.
-        embedding_size: numbers of an embedding; 0 where there is no clip.
+        scored: digest of shard, classifier and settings.
+        compared: digest of the training clips that its clips were compared with; "" for none.
+        clips: number of rows.
+        train: number of training clips of the classifier.
+        embedding_size: dimension of the embedding; 0 without clips.
     """
 
     scored: str
@@ -95,7 +95,7 @@ def read_predictions(
     """The predictions of a corpus, part by part.
 
     Args:
-        predictions: the folder of all corpora, as OUTPUT/evaluation/predictions.
+        predictions: the folder of all corpora, for example OUTPUT/evaluation/predictions.
         corpus: its name.
         columns: of PREDICTIONS; None for all.
     """
@@ -113,10 +113,10 @@ def write_csv(
         predictions: the folder of all corpora.
         corpus: its name.
         entries: `part` and `row` of some of its clips, `(n,)`.
-        decreases: their `mmd_decrease`, `(n,)`; the other clips have none.
+        decreases: their `mmd_decrease`, `(n,)`; it is empty for other clips.
 
     Raises:
-        UnwritableError: the disk is full, or the like.
+        UnwritableError: the file can't be written, for example because the disk is full.
     """
     names = [field.name for field in PREDICTIONS if not pa.types.is_list(field.type)]
     added = pa.field("mmd_decrease", pa.float64())
@@ -124,15 +124,15 @@ def write_csv(
     with storage.whole_file(uri) as file, CSVWriter(file, schema) as writer:
         for part in prediction_parts(predictions, corpus):
             table = storage.read_table(part, names)
-            own = entries["part"] == part_index(part)
+            in_part = entries["part"] == part_index(part)
             values = np.full(len(table), np.nan)
-            values[entries["row"][own]] = decreases[own]
+            values[entries["row"][in_part]] = decreases[in_part]
             column = pa.array(values, mask=np.isnan(values))
             writer.write_table(table.append_column(added, column).cast(schema))
 
 
 def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartMetadata:
-    """Writes one part whole."""
+    """Writes one part, atomically."""
     train = pc.sum(pc.equal(table["split"], "train")).as_py() or 0
     size = len(table["embedding"][0]) if len(table) else 0
     part = PartMetadata(scored, compared, len(table), train, size)
@@ -142,12 +142,12 @@ def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartMet
 
 
 def read_part_metadata(uri: str) -> PartMetadata | None:
-    """What a part says of itself; None where there is no such file, or one of another version."""
+    """The record of a part; None if there is no such file, or another version wrote it."""
     return read_metadata(uri, PART_KEY, PartMetadata)
 
 
-def read_metadata(uri: str, key: bytes, kind: type[Note]) -> Note | None:
-    """What a Parquet file holds at a key of its metadata, as a NamedTuple, or None."""
+def read_metadata(uri: str, key: bytes, kind: type[Metadata]) -> Metadata | None:
+    """A NamedTuple from a key of a Parquet file's metadata; None if it can't be read."""
     try:
         with storage.open_file(uri) as file:
             metadata = pq.read_metadata(file).metadata or {}
@@ -159,13 +159,13 @@ def read_metadata(uri: str, key: bytes, kind: type[Note]) -> Note | None:
 def read_prediction_rows(
     predictions: str, corpus: str, part: np.ndarray, row: np.ndarray, columns: Sequence[str]
 ) -> pa.Table:
-    """Some rows of some parts of a corpus, in any order.
+    """Reads rows of a corpus, in the order given.
 
     Args:
         predictions: the folder of all corpora.
         corpus: its name.
-        part: number of the part that each row is in, `(n,)`.
-        row: its place in the part, `(n,)`.
+        part: number of the part of each row, `(n,)`.
+        row: index of each row in its part, `(n,)`.
         columns: of PREDICTIONS.
     """
     order = np.lexsort((row, part))
@@ -176,24 +176,24 @@ def read_prediction_rows(
         table = storage.read_table(part_uri(predictions, corpus, index), [*columns])
         return table.take(pa.array(rows))
 
-    # An object store answers each question in some hundredths of a second.
+    # Requests to an object store take some hundredths of a second each, so they run in parallel.
     with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in predictions else 1) as pool:
-        found = list(pool.map(read, parts.tolist(), groups))
-    if not found:
+        tables = list(pool.map(read, parts.tolist(), groups))
+    if not tables:
         return pa.schema([PREDICTIONS.field(name) for name in columns]).empty_table()
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return pa.concat_tables(found).take(pa.array(back)).combine_chunks()
+    inverse = np.empty(len(order), np.int64)
+    inverse[order] = np.arange(len(order))
+    return pa.concat_tables(tables).take(pa.array(inverse)).combine_chunks()
 
 
 def embedding_size(predictions: str, corpus: str) -> int:
-    """Numbers of an embedding; 0 where the corpus has no clip."""
-    found = (read_part_metadata(uri) for uri in prediction_parts(predictions, corpus))
-    return next((part.embedding_size for part in found if part and part.clips), 0)
+    """The dimension of the embedding; 0 if the corpus has no clip."""
+    parts = (read_part_metadata(uri) for uri in prediction_parts(predictions, corpus))
+    return next((part.embedding_size for part in parts if part and part.clips), 0)
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of lists of one length as `(n, length)`."""
+    """A column of lists of equal length as an array `(n, length)`."""
     if not len(column):
         return np.zeros((0, 0), np.float32)
     array: np.ndarray = pc.list_flatten(column).to_numpy().reshape(len(column), -1)

@@ -1,6 +1,6 @@
-"""The real side of an evaluation as one file: who has it needs none of the real clips.
+"""The real side of an evaluation as one file, which replaces the real clips.
 
-A safetensors file. Its arrays are named in docs/reference.md; all else is JSON in its header.
+A safetensors file. docs/reference.md describes its arrays; all else is JSON in its header.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raysound.metrics.declarations import METRICS_SCHEMA
 from raysound.metrics.mismatch import CorpusSound, SoundSums
 from raysound.metrics.moments import covariance, moments
 
-# Raised when the file gets another layout. The rows in it have the layout of metrics.json.
+# Incremented when the layout of the file changes. Its rows have the layout of metrics.json.
 REFERENCE_VERSION = 2
 HEADER_KEY = "raysound.reference"
 REFERENCE_NAME = "reference.safetensors"
@@ -35,9 +35,9 @@ class RealEmbedding:
 
     Attributes:
         digest: of the embedding, see `EmbeddingSource.digest`.
-        training: real training clips, in the order in which they are drawn, float32 `(n, size)`.
+        training: real training clips, in the order of sampling, float32 `(n, size)`.
         row: distances of the real test clips.
-        anchors: distances of corpora of known quality, by name.
+        anchors: distances of the anchors, by name.
     """
 
     digest: str
@@ -48,18 +48,18 @@ class RealEmbedding:
 
 @dataclass(frozen=True, eq=False)
 class RealSide:
-    """All that the evaluation of a generated corpus needs of the real clips.
+    """The data on real clips that the evaluation of a generated corpus needs.
 
     Attributes:
         classifier: `classifier` of metrics.json.
         reference: `reference` of metrics.json.
-        clip_ids: names of the training clips that distances are measured to.
-        training: the same clips, at most PAIR_CLIPS, in the order in which they are drawn.
-        class_sizes: clips of each class that the metrics which depend on their number take.
+        clip_ids: names of the training clips in the reference set.
+        training: these clips, at most PAIR_CLIPS, in the order of sampling.
+        class_sizes: clips of each class for metrics that depend on the sample size.
         row: the real row of metrics.json.
         anchors: `anchors` of metrics.json.
-        sound: how the real clips sound, training clips included.
-        embeddings: by name, the same in further embeddings.
+        sound: levels, durations, sample rates and spectra of test and training clips.
+        embeddings: the real side in further embeddings, by name.
         identity: `weights_sha256` and `normalisation` (a digest) of the classifier.
     """
 
@@ -76,23 +76,23 @@ class RealSide:
 
     @property
     def set_size(self) -> int:
-        """Clips that the metrics which depend on their number take."""
+        """Number of clips for metrics that depend on the sample size."""
         size: int = self.reference["set_size"]
         return size
 
     @property
     def digest(self) -> str:
-        """Stands for the training clips that others are set against."""
+        """A digest of the reference set."""
         text = json.dumps(self.clip_ids).encode()
         return hashlib.sha256(text + self.training.embedding.tobytes()).hexdigest()
 
 
 def write_reference(uri: str, side: RealSide) -> None:
-    """Writes a real side as one file, which appears whole.
+    """Writes a real side as one file, atomically.
 
     Args:
         uri: of the file.
-        side: with two training clips or more, so that they have a covariance.
+        side: with at least two training clips, so that there is a covariance.
     """
     training, sound = side.training, side.sound
     arrays = {
@@ -103,8 +103,8 @@ def write_reference(uri: str, side: RealSide) -> None:
         "sound.level_db": sound.level_db,
         "sound.duration": sound.duration,
     }
-    for name, one in side.embeddings.items():
-        for key, array in with_moments(one.training).items():
+    for name, embedding in side.embeddings.items():
+        for key, array in with_moments(embedding.training).items():
             arrays[f"embeddings/{name}/{key}"] = array
     content = {
         "version": REFERENCE_VERSION,
@@ -117,8 +117,12 @@ def write_reference(uri: str, side: RealSide) -> None:
         "anchors": side.anchors,
         "sample_rates": list(sound.sums.rates.items()),
         "embeddings": {
-            name: {"digest": one.digest, "real": one.row, "anchors": one.anchors}
-            for name, one in side.embeddings.items()
+            name: {
+                "digest": embedding.digest,
+                "real": embedding.row,
+                "anchors": embedding.anchors,
+            }
+            for name, embedding in side.embeddings.items()
         },
         "clip_ids": side.clip_ids,
     }
@@ -129,16 +133,15 @@ def write_reference(uri: str, side: RealSide) -> None:
 
 def with_moments(embedding: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Embeddings `(n, d)`, their mean `(d,)` and covariance `(d, d)`, the last two float64."""
-    of = moments(embedding)
-    return {"embedding": embedding, "mean": of.mean, "covariance": covariance(of)}
+    sums = moments(embedding)
+    return {"embedding": embedding, "mean": sums.mean, "covariance": covariance(sums)}
 
 
 def read_reference(uri: str) -> RealSide:
-    """What `write_reference` wrote.
+    """Reads a file of `write_reference`.
 
     Raises:
-        UserError: there is no such file, it is cut short or something else, or it was written by
-            another version.
+        UserError: the file is missing, truncated, of another kind or of another version.
     """
     try:
         data = storage.read_bytes(uri)
@@ -146,29 +149,31 @@ def read_reference(uri: str) -> RealSide:
         raise UserError(f"evaluation.reference: {uri} can't be read: {error}") from error
     try:
         arrays = safetensors.numpy.load(data)
-        # The library reads the header's text from files on a local disk alone.
+        # Parsed here, because safetensors reads the metadata only of local files.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         content = json.loads(header["__metadata__"][HEADER_KEY])
         written = content["version"], content["metrics_schema"]
         if written != (REFERENCE_VERSION, METRICS_SCHEMA):
             raise UserError(
                 f"evaluation.reference: {uri} has version {written[0]} with metrics schema "
-                f"{written[1]}, and version {REFERENCE_VERSION} with schema {METRICS_SCHEMA} is "
-                "read: write it anew with jobs/reference.py"
+                f"{written[1]}; this raysound reads version {REFERENCE_VERSION} with schema "
+                f"{METRICS_SCHEMA}: write it again with jobs/reference.py"
             )
-        return side_of(content, arrays)
-    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as no:
+        return parse_real_side(content, arrays)
+    except (
+        safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise UserError(
-            f"evaluation.reference: {uri} is cut short, or is not a file that jobs/reference.py "
+            f"evaluation.reference: {uri} is truncated, or is not a file that jobs/reference.py "
             "wrote"
-        ) from no
+        ) from error
 
 
-def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> RealSide:
+def parse_real_side(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> RealSide:
     """The real side from a file's header and arrays.
 
     Raises:
-        KeyError, ValueError, TypeError or AttributeError: a part is missing, or is something else.
+        KeyError, ValueError, TypeError or AttributeError: content is missing or invalid.
     """
     rates = {int(rate): int(count) for rate, count in content["sample_rates"]}
     sums = SoundSums(rates, arrays["sound.rows"])
@@ -188,9 +193,9 @@ def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> R
         sound=CorpusSound(sums, arrays["sound.level_db"], arrays["sound.duration"]),
         embeddings={
             name: RealEmbedding(
-                one["digest"], arrays[f"embeddings/{name}/embedding"], one["real"], one["anchors"]
+                row["digest"], arrays[f"embeddings/{name}/embedding"], row["real"], row["anchors"]
             )
-            for name, one in content["embeddings"].items()
+            for name, row in content["embeddings"].items()
         },
         identity=content["identity"],
     )
@@ -199,20 +204,20 @@ def side_of(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> R
 def check_reference(
     side: RealSide, uri: str, classifier: Mapping[str, Any], run: str, embeddings: Mapping[str, str]
 ) -> None:
-    """Raises UserError for a real side that is not that of a classifier, or lacks an embedding.
+    """Raises UserError if a real side has another classifier, or lacks an embedding.
 
     Args:
-        side: that was read.
+        side: from `read_reference`.
         uri: of its file.
-        classifier: what `classifier` and `identity` of the side must hold, by key.
+        classifier: expected values of `classifier` and `identity` of the side, by key.
         run: folder of the classifier.
-        embeddings: digests of the embeddings that are wanted, by name.
+        embeddings: digests of the required embeddings, by name.
     """
-    held = side.classifier | side.identity
-    differing = [key for key, value in classifier.items() if held.get(key) != value]
+    actual = side.classifier | side.identity
+    differing = [key for key, value in classifier.items() if actual.get(key) != value]
     if differing:
         raise UserError(
-            f"evaluation.reference: {uri} is of another classifier than evaluation.checkpoint "
+            f"evaluation.reference: {uri} has another classifier than evaluation.checkpoint "
             f"{run}: {', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}"
         )
     for name, digest in embeddings.items():

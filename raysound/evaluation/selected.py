@@ -1,4 +1,4 @@
-"""The clips of a corpus that the report shows: behind confusions, on the map, as examples."""
+"""The clips of a corpus that the report shows: in confusion cells, on the map, as examples."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Selected(NamedTuple):
     """Clips of one corpus to show.
 
     Attributes:
-        cells: behind each cell of the confusion matrix.
+        cells: clips of each cell of the confusion matrix.
         points: on the map.
-        examples: columns of the predictions, and what each is an example of; the best choice first.
+        examples: rows of the predictions and the kind of each example; see `choose`.
     """
 
     cells: Cells
@@ -42,7 +42,7 @@ def selected_clips(
     corpus: str,
     sums: PartialSums,
     plan: Plan,
-    drawn: np.ndarray,
+    entries: np.ndarray,
     scored: Scored,
     real: RealClips,
 ) -> Selected:
@@ -52,32 +52,32 @@ def selected_clips(
         predictions: the folder of all corpora.
         corpus: its name.
         sums: over its clips.
-        plan: that they were made by.
-        drawn: the entries of its sample.
-        scored: what the classifier made of these.
-        real: the training clips, which the map is laid out by.
+        plan: of the sums.
+        entries: its sample.
+        scored: predictions of the sample.
+        real: the training clips, whose principal plane is that of the map.
     """
-    some = drawn[:MAP_POINTS]
+    shown = entries[:MAP_POINTS]
     points = []
-    if len(some):
-        names = read_prediction_rows(predictions, corpus, some["part"], some["row"], ["clip_id"])
-        places = principal_plane(real.embedding)(scored.embedding[: len(some)]).tolist()
-        labels = [plan.labels[truth] for truth in some["truth"].tolist()]
+    if len(shown):
+        names = read_prediction_rows(predictions, corpus, shown["part"], shown["row"], ["clip_id"])
+        positions = principal_plane(real.embedding)(scored.embedding[: len(shown)]).tolist()
+        labels = [plan.labels[truth] for truth in shown["truth"].tolist()]
         points = [
             MapPoint(corpus, label, x, y, name)
             for name, label, (x, y) in zip(
-                names["clip_id"].to_pylist(), labels, places, strict=True
+                names["clip_id"].to_pylist(), labels, positions, strict=True
             )
         ]
     return Selected(
-        behind_cells(predictions, corpus, sums, plan),
+        clips_of_cells(predictions, corpus, sums, plan),
         points,
         example_rows(predictions, corpus, sums, plan),
     )
 
 
-def behind_cells(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Cells:
-    """Behind each cell of the confusion matrix: how many clips, and the most probable of them."""
+def clips_of_cells(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Cells:
+    """The number of clips in each cell of the confusion matrix, and the most probable ones."""
     entries = sums.entries[of_cells(sums.entries)]
     entries = entries[
         np.lexsort((-entries["probability"], entries["prediction"], entries["truth"]))
@@ -97,7 +97,7 @@ def behind_cells(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -
 def example_rows(
     predictions: str, corpus: str, sums: PartialSums, plan: Plan
 ) -> list[tuple[dict[str, Any], Kind]]:
-    """The examples of a corpus: of each class the hardest and the most convincing clips."""
+    """The examples of a corpus: the hardest and the most convincing clips of each class."""
     entries = sums.entries[of_examples(sums.entries, plan.limit)]
     labels = [plan.labels[truth] for truth in entries["truth"].tolist()]
     table = pa.table({"label": labels, "target_probability": entries["asked"]})

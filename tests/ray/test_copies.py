@@ -18,7 +18,7 @@ from raysound import storage
 from raysound.distributed.evaluation.console import metrics_table
 from raysound.distributed.evaluation.copies import copy_metrics
 from raysound.distributed.evaluation.evaluate import evaluate
-from raysound.distributed.evaluation.examples import chosen_pairs
+from raysound.distributed.evaluation.examples import load_pairs
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips
@@ -144,11 +144,11 @@ def changed(tree: dict[str, Any], **copies: Any) -> Config:
     return from_tree(other, "test")
 
 
-def searched(config: Config, output: Path, parts_of_a_task: int = 8) -> dict[str, Any]:
+def searched(config: Config, output: Path, parts_per_task: int = 8) -> dict[str, Any]:
     """`copies` of metrics.json, found in a folder with predictions."""
     folders = {name: finished_features(name, config) for name in ("real", "made", "flat")}
     real = split_clips(config, folders["real"])
-    found = copy_metrics(config, real, folders, str(output), parts_of_a_task)
+    found = copy_metrics(config, real, folders, str(output), parts_per_task)
     assert found is not None
     return found
 
@@ -398,14 +398,14 @@ def test_pairs_take_a_quarter_of_the_room_for_sounds(
     config, copies = evaluated["config"], evaluated["copies"]
     folders = {name: finished_features(name, config) for name in ("real", "made", "flat")}
     for room, most in ((1000, 8), (40, 5), (8, 1), (7, 0)):
-        shown = chosen_pairs(copies, folders, config, room)
+        shown = load_pairs(copies, folders, config, room)
         assert len(shown) == most
         assert [(one.corpus, one.rank) for one in shown[:3]] == [
             ("made", 0), ("flat", 0), (None, 0)
         ][:most]  # fmt: skip
-    assert chosen_pairs(None, folders, config, 1000) == []
+    assert load_pairs(None, folders, config, 1000) == []
     best = copies["corpora"]["made"]["pairs"][0]
-    (one, *_) = chosen_pairs(copies, folders, config, 1000)
+    (one, *_) = load_pairs(copies, folders, config, 1000)
     expected, _ = soundfile.read(Path(config.corpora.real.path) / best["training_clip"])
     found, _ = soundfile.read(io.BytesIO(one.training.audio))
     assert np.abs(found - expected).max() < 1e-3
@@ -413,7 +413,7 @@ def test_pairs_take_a_quarter_of_the_room_for_sounds(
     path = Path(config.corpora.generated["made"]) / best["clip_id"]
     away = path.rename(tmp_path / "away.wav")
     try:
-        shown = chosen_pairs(copies, folders, config, 1000)
+        shown = load_pairs(copies, folders, config, 1000)
     finally:
         away.rename(path)
     assert len(shown) == 7

@@ -24,11 +24,11 @@ from raysound.errors import UserError
 from raysound.evaluation.part_scoring import (
     Identity,
     References,
+    add_nearest_neighbours,
     classifier_digest,
     classify,
+    read_references,
     read_shard,
-    references_of,
-    set_against,
     write_predictions,
 )
 from raysound.evaluation.predictions import (
@@ -119,11 +119,11 @@ def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
         name: parquet.shard_uris(finished_features(name, config))
         for name in ("real", "good", "bad")
     }
-    references = references_of([alone("real", uri, None) for uri in shards["real"]])
+    references = read_references([alone("real", uri, None) for uri in shards["real"]])
     for name, uris in shards.items():
         for uri in uris:
             part = alone(name, uri, None)
-            table = set_against(read_table(part), references)
+            table = add_nearest_neighbours(read_table(part), references)
             there = read_table(part_uri(predictions, name, part_index(uri)))
             assert there.schema.equals(PREDICTIONS)
             assert there.to_pylist() == table.to_pylist()
@@ -363,7 +363,7 @@ def test_another_split_than_the_classifiers_is_refused(
     config = from_tree(tree, "test")
     extract(config)
 
-    with pytest.raises(UserError, match="split otherwise than for the training of the"):
+    with pytest.raises(UserError, match="was trained with another split of the real corpus"):
         evaluate(config)
 
 
@@ -383,7 +383,7 @@ def test_a_class_that_the_classifier_never_learned_is_refused(
     extract_corpus("odd", config)
 
     with pytest.raises(
-        UserError, match="odd has classes that the classifier never learned: shrill"
+        UserError, match="odd has classes that the classifier was not trained on: shrill"
     ):
         evaluate(config)
     with pytest.raises(UserError, match="odd has classes that the real corpus lacks: shrill; it"):

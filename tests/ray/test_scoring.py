@@ -16,10 +16,10 @@ import ray
 from raysound import storage
 from raysound.distributed.evaluation.corpus_sums import sum_corpora
 from raysound.distributed.evaluation.evaluate import read_rejects
-from raysound.distributed.evaluation.score import NOISE_RMS, made_waveform, score_corpora
+from raysound.distributed.evaluation.score import NOISE_RMS, anchor_waveform, score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips
-from raysound.evaluation.partial_sums import OTHERS, TRAIN, Plan, of_parts
+from raysound.evaluation.partial_sums import OTHERS, TRAIN, Plan, sum_parts
 from raysound.evaluation.predictions import (
     embedding_size,
     part_index,
@@ -190,7 +190,7 @@ def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
     assert [sorted(one) for one in found] == [sorted(keys)] * 3
     for key in keys:
         assert len({bits(one[key]) for one in found}) == 1
-    alone = of_parts({part_index(uri): uri for uri in prediction_parts(scorer.out, "good")}, plan)
+    alone = sum_parts({part_index(uri): uri for uri in prediction_parts(scorer.out, "good")}, plan)
     good = found[0]["good", OTHERS]
     assert good.entries.tolist() == alone[OTHERS].entries.tolist()
     assert good.classification.clips == 24
@@ -223,7 +223,7 @@ def test_rejects_are_counted_by_kind_and_a_hundred_shown(tmp_path: Path) -> None
 def test_made_noise_has_the_loudness_of_any_clip_and_silence_stays_silence() -> None:
     for level, expected in ((None, NOISE_RMS), ({"rms": -40}, 0.01)):
         settings = FeatureSettings(loudness=level)
-        noise, silence = (made_waveform(kind, 7, settings) for kind in ("noise", "silence"))
+        noise, silence = (anchor_waveform(kind, 7, settings) for kind in ("noise", "silence"))
 
         assert np.sqrt(np.mean(noise**2)) == pytest.approx(expected, rel=0.01)
         assert noise.shape == silence.shape == (settings.clip_samples,)

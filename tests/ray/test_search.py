@@ -108,7 +108,7 @@ def test_the_best_of_a_search_is_a_config_that_trains_as_its_trial_did(
     written = (folder / "best.yaml").stat().st_mtime_ns
     with caplog.at_level("INFO"):
         searched(config)
-    assert f"{folder} is there already" in caplog.text
+    assert f"{folder} exists already" in caplog.text
     assert (folder / "best.yaml").stat().st_mtime_ns == written
 
 

@@ -468,7 +468,9 @@ import ray
 from ray.job_submission import JobSubmissionClient
 from raysound.settings.loading import load
 from raysound.distributed.extraction.extract import extract
-from raysound.distributed.training.trainer import (describe, gather, job_of, run_workers,)
+from raysound.distributed.training.trainer import (
+    classifier_metadata, load_training_data, make_loop_config, run_workers,
+)
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.cluster.placement import plan_workers
@@ -477,10 +479,11 @@ config = load(sys.argv[1])
 open_session(config.compute, dashboard=True)
 extract(config)
 folder = finished_features("real", config)
-material = gather(folder, split_clips(config, folder))
+material = load_training_data(folder, split_clips(config, folder))
 scaling, threads = plan_workers(config)
 run = f"{config.output}/training/shown"
-job = job_of(config, material, describe(config, material), run, threads)
+metadata = classifier_metadata(config, material)
+job = make_loop_config(config, material, metadata, run, threads)
 result = run_workers(job, scaling, material)
 best = result.get_best_checkpoint("quality", "max")
 client = JobSubmissionClient(ray.get_runtime_context().gcs_address)

@@ -11,7 +11,7 @@ import pytest
 
 from raysound.errors import UserError
 from raysound.evaluation import cas
-from raysound.evaluation.cas import clips_by_class, equal_clips, read_scores
+from raysound.evaluation.cas import clips_by_class, match_class_counts, read_scores
 
 
 def corpus(name: str, **clips: tuple[int, int, int]) -> pa.Table:
@@ -35,7 +35,7 @@ def counts(clips: pa.Table) -> Counter[tuple[str, str]]:
 
 def test_both_sides_train_and_validate_on_equally_many_clips_of_each_class() -> None:
     """As many as the smaller side has, and none of a class that one side lacks, nor of a test."""
-    real, generated = equal_clips(REAL, GENERATED)
+    real, generated = match_class_counts(REAL, GENERATED)
 
     expected = {
         ("dog", "train"): 34, ("dog", "validation"): 6,
@@ -54,9 +54,9 @@ def test_the_choice_does_not_depend_on_the_order_of_the_rows() -> None:
     def shuffled(table: pa.Table, seed: int) -> pa.Table:
         return table.take(pa.array(np.random.default_rng(seed).permutation(len(table))))
 
-    chosen = [set(side["clip_id"].to_pylist()) for side in equal_clips(REAL, GENERATED)]
+    chosen = [set(side["clip_id"].to_pylist()) for side in match_class_counts(REAL, GENERATED)]
     for seed in range(3):
-        again = equal_clips(shuffled(REAL, seed), shuffled(GENERATED, seed + 9))
+        again = match_class_counts(shuffled(REAL, seed), shuffled(GENERATED, seed + 9))
         assert [set(side["clip_id"].to_pylist()) for side in again] == chosen
 
 
@@ -64,12 +64,12 @@ def test_generators_of_equal_size_are_compared_with_the_same_real_clips() -> Non
     """So one training on real clips serves them all."""
     other = corpus("diffusion", dog=(34, 6, 0), rain=(12, 2, 7))
 
-    assert equal_clips(REAL, GENERATED)[0].equals(equal_clips(REAL, other)[0])
+    assert match_class_counts(REAL, GENERATED)[0].equals(match_class_counts(REAL, other)[0])
 
 
 def test_of_fewer_clips_all_are_among_those_of_more() -> None:
-    fewer = equal_clips(REAL, corpus("gan", dog=(10, 2, 0)))[0]
-    more = equal_clips(REAL, corpus("gan", dog=(30, 4, 0)))[0]
+    fewer = match_class_counts(REAL, corpus("gan", dog=(10, 2, 0)))[0]
+    more = match_class_counts(REAL, corpus("gan", dog=(30, 4, 0)))[0]
 
     assert set(fewer["clip_id"].to_pylist()) < set(more["clip_id"].to_pylist())
 

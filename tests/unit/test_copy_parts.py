@@ -9,13 +9,13 @@ import pytest
 from raysound.evaluation.copy_parts import (
     COPIES,
     SearchedClips,
-    calibrated,
-    copies_of,
+    calibrate,
+    clip_copies,
     corpus_copies,
-    draw_training,
     merge_windows,
     prepare_windows,
     real_pairs,
+    sample_training,
     search_sample,
     search_shard,
 )
@@ -84,13 +84,13 @@ def test_whole_clips_are_drawn_by_the_hash_of_their_names() -> None:
     order = np.argsort(keys(names)).tolist()
 
     for most in (0, 1, 17, 18, 19, 1000):
-        drawn = draw_training(clips_of(names), windows, most)
+        drawn = sample_training(clips_of(names), windows, most)
         expected = [n for place, n in enumerate(order)
                     if sum(counts[m] for m in order[: place + 1]) <= most]  # fmt: skip
         assert drawn["clip_id"].to_pylist() == [names[n] for n in expected]
         assert drawn["windows"].to_pylist() == [counts[n] for n in expected]
     with pytest.raises(RuntimeError, match=r"^29\.wav has no window"):
-        draw_training(clips_of(names), windows.slice(1), 5)
+        sample_training(clips_of(names), windows.slice(1), 5)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_training_clips_are_compared_with_those_of_other_groups(
 
     alone = search_sample(training._replace(group=np.zeros(6, np.int64)), 0, 10)
     assert alone["training_clip"].null_count == alone["training_window"].null_count == 4
-    threshold = calibrated(alone, 0.5)
+    threshold = calibrate(alone, 0.5)
     assert (threshold.value, threshold.clips) == (None, 0)
 
 
@@ -177,16 +177,16 @@ def test_windows_that_are_not_those_of_the_clips_are_an_error(
 ) -> None:
     found = [Copies(np.array([0]), np.ones(1, np.float32), np.zeros(1, np.float32))]
     with pytest.raises(RuntimeError, match="do not belong together"):
-        copies_of(clips_of(["a", "b"]), np.array([0]), found, searched[0])
+        clip_copies(clips_of(["a", "b"]), np.array([0]), found, searched[0])
 
 
 def test_silent_real_clips_make_no_threshold() -> None:
     """Silence has a similarity of 0 to all, so that silence would count as a copy."""
     silent = copies(*((f"{n}", "x", 0.0) for n in range(99)))
-    threshold = calibrated(silent, 0.01)
+    threshold = calibrate(silent, 0.01)
     assert threshold.value is None
     assert threshold.why == "99.0% of the real clips or more are silent or steady"
-    assert calibrated(copies(*((f"{n}", "x", 0.3) for n in range(99))), 0.01).value > 0.29
+    assert calibrate(copies(*((f"{n}", "x", 0.3) for n in range(99))), 0.01).value > 0.29
 
 
 def test_two_training_clips_that_find_each_other_are_one_pair() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from raysound.errors import UserError
 from raysound.evaluation.onnx_model import (
-    LARGEST_SIZE,
+    MAX_SIZE,
     OnnxModel,
     import_onnxruntime,
     load_onnx_model,
@@ -32,7 +32,7 @@ def test_embeddings_are_numpys_with_any_batch(
     waveforms = np.random.default_rng(1).normal(0, 0.3, (70, SAMPLES)).astype(np.float32)
     model = load(write_model(tmp_path / "a.onnx", shape=(batch, SAMPLES), output=output))
 
-    assert (model.size, model.most) == (6, 1 if batch == 1 else 64)
+    assert (model.size, model.batch_size) == (6, 1 if batch == 1 else 64)
     np.testing.assert_allclose(model.embed(waveforms), embedded(waveforms), rtol=1e-5, atol=1e-6)
 
 
@@ -45,7 +45,7 @@ WRONG = {
     "a fixed batch": ({"shape": (4, "samples")}, "takes batches of 4 waveforms only"),
     "no embedding": ({"output": "flat"}, r"the shape \(2\): it must be \(2, size\) or"),
     "not finite": ({"after": "Log"}, "output for white noise is not finite"),
-    "too large": ({"size": LARGEST_SIZE + 1}, "have 4097 numbers: more than the 4096"),
+    "too large": ({"size": MAX_SIZE + 1}, "have 4097 dimensions; the maximum is 4096"),
 }
 
 

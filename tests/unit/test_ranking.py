@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raysound.errors import UserError
-from raysound.evaluation.comparison import compare, left_out, lines, read_metrics
+from raysound.evaluation.comparison import compare, read_metrics, skipped_lines, table_lines
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
 from raysound.metrics.intervals import proportion_estimate
@@ -158,11 +158,11 @@ def test_a_new_checkpoint_is_better_worse_or_not_significantly_different() -> No
 
     assert verdicts == {"accuracy": "better", "mmd2_x100": "worse", "authenticity": "differs"}
     assert {row["verdict"] for row in compare(old, old)} == {"no significant difference"}
-    *_, shown, last = lines(compare(old, new))
+    *_, shown, last = table_lines(compare(old, new))
     assert shown.split()[:2] == ["mine", "authenticity"]
     assert shown.endswith(" <0.0001  differs")
     assert last.startswith("p: adjusted by Holm's method for the 3 comparisons of this table")
-    assert "+0.2" in "\n".join(lines(compare(old, new)))
+    assert "+0.2" in "\n".join(table_lines(compare(old, new)))
 
 
 def test_more_clips_are_no_better_generator() -> None:
@@ -191,7 +191,7 @@ def test_a_metric_that_fell_to_nothing_is_shown_without_its_interval() -> None:
 
     assert found["recall"]["verdict"] == "no interval: any part gives this value"
     assert found["recall"]["difference"]["value"] == pytest.approx(-0.97)
-    shown = next(line for line in lines(compare(old, new)) if " recall " in line)
+    shown = next(line for line in table_lines(compare(old, new)) if " recall " in line)
     assert "0.97" in shown
     assert shown.endswith("no interval: any part gives this value")
 
@@ -200,11 +200,11 @@ def test_corpora_of_one_side_are_named() -> None:
     both = row(5, 10)
     old, new = metrics(gan=both, old=both), metrics(gan=both, new=both)
 
-    assert list(left_out(old, new)) == [
+    assert list(skipped_lines(old, new)) == [
         "not compared: old, which only the first has",
         "not compared: new, which only the second has",
     ]
-    assert list(left_out(metrics(a=both), metrics(b=both))) == []
+    assert list(skipped_lines(metrics(a=both), metrics(b=both))) == []
 
 
 def test_a_single_corpus_may_have_changed_its_name() -> None:
@@ -232,8 +232,8 @@ def test_no_corpus_in_common_is_told() -> None:
     ("content", "told"),
     [
         (None, "there is no"),
-        ("not json", "no metrics.json"),
-        ("[]", "no metrics.json"),
+        ("not json", "is not a metrics.json"),
+        ("[]", "is not a metrics.json"),
         (
             json.dumps({"schema": METRICS_SCHEMA - 1}),
             f"has schema {METRICS_SCHEMA - 1}, this version reads {METRICS_SCHEMA}: run jobs/eval",
@@ -269,11 +269,11 @@ def test_fewer_copies_are_better_where_they_were_searched_alike() -> None:
     assert verdicts(with_copies(5), with_copies(6)) == ["no significant difference"]
     for other in (with_copies(5, value=0.8), with_copies(5, digest="y")):
         assert verdicts(with_copies(40), other) == []
-        assert list(left_out(with_copies(40), other)) == [
+        assert list(skipped_lines(with_copies(40), other)) == [
             "not compared: the share of copies: training clips or threshold differ"
         ]
     assert verdicts(metrics(gan=row(5, 9)), with_copies(5)) == []
-    assert list(left_out(metrics(gan=row(5, 9)), with_copies(5))) == [
+    assert list(skipped_lines(metrics(gan=row(5, 9)), with_copies(5))) == [
         "not compared: the share of copies, which only the second has"
     ]
-    assert list(left_out(with_copies(1), with_copies(2))) == []
+    assert list(skipped_lines(with_copies(1), with_copies(2))) == []

@@ -113,7 +113,7 @@ def test_a_file_that_is_missing_or_cut_or_another_is_one_line(written: str, tmp_
     cut = [whole[:length] for length in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)]
     for data in (*cut, b"name: demo\n" * 50, other, plain, whole + b"x"):
         Path(written).write_bytes(data)
-        with pytest.raises(UserError, match="is cut short, or is not a file that jobs/reference"):
+        with pytest.raises(UserError, match="is truncated, or is not a file that jobs/reference"):
             read_reference(written)
 
 
@@ -143,14 +143,16 @@ def test_a_file_that_lacks_a_part_is_one_line(
     written: str, change: Callable[[dict, dict], object]
 ) -> None:
     changed(written, change)
-    with pytest.raises(UserError, match="is cut short, or is not a file that jobs/reference"):
+    with pytest.raises(UserError, match="is truncated, or is not a file that jobs/reference"):
         read_reference(written)
 
 
 @pytest.mark.parametrize("key", ["version", "metrics_schema"])
 def test_a_file_of_another_version_is_one_line(written: str, key: str) -> None:
     changed(written, lambda content, arrays: content.update({key: 99}))
-    with pytest.raises(UserError, match=r"has version .*99.*write it anew with jobs/reference\.py"):
+    with pytest.raises(
+        UserError, match=r"has version .*99.*write it again with jobs/reference\.py"
+    ):
         read_reference(written)
 
 
@@ -158,7 +160,7 @@ def test_another_classifier_or_embedding_is_named() -> None:
     side = real_side()
     check_reference(side, "x", IDENTITY, "run", {"mel.v2": "d1"})
     for key in IDENTITY:
-        with pytest.raises(UserError, match=f"x is of another classifier .* run: {key} differs"):
+        with pytest.raises(UserError, match=f"x has another classifier .* run: {key} differs"):
             check_reference(side, "x", IDENTITY | {key: "other"}, "run", {})
     two = IDENTITY | {"labels": ["dog"], "weights_sha256": "other"}
     with pytest.raises(UserError, match="labels, weights_sha256 differ"):

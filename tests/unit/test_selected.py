@@ -14,7 +14,7 @@ from raysound.evaluation.predictions import part_uri, write_part
 from raysound.evaluation.selected import MAP_POINTS, selected_clips
 from raysound.metrics.corpus import RealClips
 from raysound.metrics.selection import Limits
-from tests.made_predictions import CLASSES, LABELS, SIZE, predictions_of
+from tests.made_predictions import CLASSES, LABELS, SIZE, make_predictions
 
 PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))
 
@@ -22,12 +22,12 @@ PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))
 @pytest.fixture
 def shown(tmp_path: Path) -> dict[str, Any]:
     """What is shown of 700 clips in seven parts, and all of these."""
-    tables = [predictions_of(100, seed) for seed in range(7)]
+    tables = [make_predictions(100, seed) for seed in range(7)]
     out = str(tmp_path)
     uris = {index: part_uri(out, "real", index) for index in range(7)}
     for index, table in enumerate(tables):
         write_part(uris[index], table, "", "")
-    sums = partial_sums.of_parts(uris, PLAN)[OTHERS]
+    sums = partial_sums.sum_parts(uris, PLAN)[OTHERS]
     drawn = partial_sums.sample(sums.entries, PLAN)
     scored = partial_sums.read_scored(out, "real", drawn, PLAN)
     found = selected_clips(out, "real", sums, PLAN, drawn, scored, RealClips.of(scored))

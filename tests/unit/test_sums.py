@@ -21,7 +21,7 @@ from raysound.metrics.intervals import mean_measure
 from raysound.metrics.neighbours import BallCounts, per_clip
 from raysound.metrics.selection import ENTRY, Limits, keys, sampled, select, smallest
 from raysound.metrics.sums import ClassificationSums, fold, merge_sums
-from tests.made_predictions import BANDS, CLASSES, LABELS, SIZE, clips, predictions_of
+from tests.made_predictions import BANDS, CLASSES, LABELS, SIZE, clips, make_predictions
 
 PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=7, examples=2))
 
@@ -216,7 +216,7 @@ def numbers(of: PartialSums) -> list[object]:
 
 def test_files_summed_part_by_part_are_the_table_they_were_cut_from(tmp_path) -> None:
     """Training clips apart, which no ball is counted for."""
-    tables = [predictions_of(30, seed, train=10 * (seed % 2)) for seed in range(4)]
+    tables = [make_predictions(30, seed, train=10 * (seed % 2)) for seed in range(4)]
     tables.insert(2, PREDICTIONS.empty_table())
     out = str(tmp_path)
     uris = {index: part_uri(out, "real", index) for index in range(5)}
@@ -224,16 +224,16 @@ def test_files_summed_part_by_part_are_the_table_they_were_cut_from(tmp_path) ->
         note = write_part(uris[index], table, "a", "b")
         assert (note.clips, note.train) == (len(table), 10 if index in (1, 4) else 0)
 
-    together = partial_sums.of_parts(uris, PLAN)
+    together = partial_sums.sum_parts(uris, PLAN)
     total: dict[str, PartialSums] = {}
     for index, uri in uris.items():
-        for name, one in partial_sums.of_parts({index: uri}, PLAN).items():
-            total[name] = partial_sums.add(total.get(name), one, PLAN)
+        for name, one in partial_sums.sum_parts({index: uri}, PLAN).items():
+            total[name] = partial_sums.add_sums(total.get(name), one, PLAN)
 
     assert together.keys() == total.keys() == {TRAIN, OTHERS}
     for name, one in together.items():
         assert numbers(one) == numbers(total[name])
-        of_all = partial_sums.add(None, one, PLAN)
+        of_all = partial_sums.add_sums(None, one, PLAN)
         assert of_all.classification.rows.tobytes() == total[name].classification.rows.tobytes()
         assert of_all.sounds.rows.tobytes() == total[name].sounds.rows.tobytes()
     assert (together[TRAIN].classification.clips, together[TRAIN].balls.clips) == (20, 0)
@@ -244,19 +244,19 @@ def test_files_summed_part_by_part_are_the_table_they_were_cut_from(tmp_path) ->
 def test_rows_of_many_parts_come_in_the_order_asked_for(tmp_path) -> None:
     out = str(tmp_path)
     for index in range(3):
-        storage.write_table(part_uri(out, "real", index), predictions_of(9, index))
+        storage.write_table(part_uri(out, "real", index), make_predictions(9, index))
 
     part, row = np.array([2, 0, 2, 1, 0]), np.array([8, 3, 0, 5, 1])
     found = read_prediction_rows(out, "real", part, row, ["clip_id", "embedding"])
 
     assert found["clip_id"].to_pylist() == ["2/8", "0/3", "2/0", "1/5", "0/1"]
-    assert found["embedding"][0].as_py() == predictions_of(9, 2)["embedding"][8].as_py()
+    assert found["embedding"][0].as_py() == make_predictions(9, 2)["embedding"][8].as_py()
     assert len(read_prediction_rows(out, "real", part[:0], row[:0], ["clip_id"])) == 0
 
 
 def test_sums_of_nothing_give_a_report_of_nothing() -> None:
     real = Scored(*clips(20), np.random.default_rng(0).normal(0, 1, (20, SIZE)).astype(np.float32))
-    none = partial_sums.nothing(BANDS)
+    none = partial_sums.empty_sums(BANDS)
 
     found = corpus_report(
         real.first(0), RealClips.of(real), LABELS, 10, [2] * CLASSES, totals=none.totals

@@ -26,17 +26,17 @@ from raysound.metrics.fidelity import mmd_kernels
 from raysound.metrics.kernel import decreases
 from raysound.metrics.mismatch import CorpusSound
 
-# Clips without which MMD decreases most that metrics.json and the report list.
+# Number of clips in metrics.json and the report whose removal decreases MMD most.
 WORST_CLIPS = 10
 
 
-class Against(NamedTuple):
-    """What corpora are compared with.
+class ReferenceSet(NamedTuple):
+    """The real clips that corpora are compared with.
 
     Attributes:
         reference: the real training clips, `RealClips`.
         set_size: see `corpus_report`.
-        class_sizes: the same of each class.
+        class_sizes: of each class, see `corpus_report`.
     """
 
     reference: ray.ObjectRef
@@ -44,14 +44,15 @@ class Against(NamedTuple):
     class_sizes: list[int]
 
 
-class Measured(NamedTuple):
-    """What a task says of one corpus.
+class CorpusMeasurements(NamedTuple):
+    """The measurements of one corpus.
 
     Attributes:
         report: see `corpus_report`.
-        sound: how its clips sound.
+        sound: levels, durations, sample rates and spectra.
         selected: clips to show in the report.
-        decreases: `clip_id` of a sample of its clips, and `mmd_decrease`, see `decreases`.
+        entries: a sample of the clips, `(n,)`.
+        decreases: their `mmd_decrease`, `(n,)`, see `raysound.metrics.kernel.decreases`.
     """
 
     report: dict[str, Any]
@@ -61,13 +62,13 @@ class Measured(NamedTuple):
     decreases: np.ndarray
 
 
-def prepare_clips(clips: Scored) -> ray.ObjectRef:
-    """Some clips as `RealClips`, computed in a task."""
+def prepare_reference(clips: Scored) -> ray.ObjectRef:
+    """Prepares clips as a reference, in a Ray task."""
     return ray.remote(max_retries=RETRIES)(real_clips).remote(clips)
 
 
 def real_clips(clips: Scored) -> RealClips:
-    """Runs in a Ray task: some clips as a reference."""
+    """Runs in a Ray task: prepares clips as a reference."""
     return RealClips.of(clips)
 
 
@@ -81,62 +82,67 @@ def measure_corpus(
     set_size: int,
     class_sizes: list[int],
     is_labelled: bool,
-) -> Measured:
-    """Runs in a Ray task, which gives numpy one thread: all numbers about one corpus.
+) -> CorpusMeasurements:
+    """Runs in a Ray task, where numpy has one thread: computes all metrics of one corpus.
 
     Args:
         predictions: the folder of all corpora.
         corpus: its name.
-        sums: over its clips, by TRAIN and OTHERS; those of OTHERS count.
+        sums: over its clips, by TRAIN and OTHERS; only OTHERS are measured.
         empty: sums over no clips.
-        plan: that they were made by.
-        real: the real clips that they are compared with.
+        plan: of the sums.
+        real: the reference clips.
         set_size: see `corpus_report`.
-        class_sizes: the same of each class.
+        class_sizes: of each class, see `corpus_report`.
         is_labelled: whether its clips have labels.
     """
-    own = sums.get(OTHERS, empty)
-    drawn = sample(own.entries, plan)
-    scored = read_scored(predictions, corpus, drawn, plan)
+    clip_sums = sums.get(OTHERS, empty)
+    entries = sample(clip_sums.entries, plan)
+    scored = read_scored(predictions, corpus, entries, plan)
     kernels = mmd_kernels(scored.first(PAIR_CLIPS).embedding, real.prepared)
     report = corpus_report(
-        scored, real, plan.labels, set_size, class_sizes, totals=own.totals,
+        scored, real, plan.labels, set_size, class_sizes, totals=clip_sums.totals,
         is_labelled=is_labelled, kernels=kernels,
     )  # fmt: skip
-    falls = decreases(kernels) if kernels is not None and len(kernels.cross) > 2 else np.zeros(0)
-    drawn_with = drawn[: len(falls)]
-    report["worst_clips"] = worst_clips(predictions, corpus, drawn_with, falls)
-    shown = selected_clips(predictions, corpus, own, plan, drawn, scored, real)
-    return Measured(
-        report, sound_of_corpus(predictions, corpus, own, plan), shown, drawn_with, falls
+    mmd_decreases = np.zeros(0)
+    if kernels is not None and len(kernels.cross) > 2:
+        mmd_decreases = decreases(kernels)
+    decrease_entries = entries[: len(mmd_decreases)]
+    report["worst_clips"] = worst_clips(predictions, corpus, decrease_entries, mmd_decreases)
+    return CorpusMeasurements(
+        report,
+        sound_of_corpus(predictions, corpus, clip_sums, plan),
+        selected_clips(predictions, corpus, clip_sums, plan, entries, scored, real),
+        decrease_entries,
+        mmd_decreases,
     )
 
 
 def worst_clips(
-    predictions: str, corpus: str, entries: np.ndarray, falls: np.ndarray
+    predictions: str, corpus: str, entries: np.ndarray, mmd_decreases: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The clips without which the MMD of a corpus decreases most, the largest decrease first.
+    """The clips whose removal decreases the MMD of a corpus most, the largest decrease first.
 
     Args:
         predictions: the folder of all corpora.
         corpus: its name.
         entries: of some clips, `(n,)`.
-        falls: see `decreases`, `(n,)`.
+        mmd_decreases: of these clips, `(n,)`.
     """
-    order = np.argsort(-falls, kind="stable")[:WORST_CLIPS]
-    worst = order[falls[order] > 0]
+    order = np.argsort(-mmd_decreases, kind="stable")[:WORST_CLIPS]
+    worst = order[mmd_decreases[order] > 0]
     columns = ["clip_id", "label", "prediction", "nearest_train_clip_id"]
-    some = entries[worst]
-    rows = read_prediction_rows(predictions, corpus, some["part"], some["row"], columns).to_pylist()
+    parts, numbers = entries["part"][worst], entries["row"][worst]
+    rows = read_prediction_rows(predictions, corpus, parts, numbers, columns).to_pylist()
     return [
         row | {"mmd_decrease": value}
-        for row, value in zip(rows, falls[worst].tolist(), strict=True)
+        for row, value in zip(rows, mmd_decreases[worst].tolist(), strict=True)
     ]
 
 
 def sound_of_corpus(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> CorpusSound:
-    """How the clips of some sums sound; medians are those of a sample."""
-    drawn = sample(sums.entries, plan)[:PAIR_CLIPS]
+    """The CorpusSound of some clips; levels and durations are those of a sample."""
+    entries = sample(sums.entries, plan)[:PAIR_CLIPS]
     columns = ["level_db", "duration"]
-    table = read_prediction_rows(predictions, corpus, drawn["part"], drawn["row"], columns)
+    table = read_prediction_rows(predictions, corpus, entries["part"], entries["row"], columns)
     return CorpusSound(sums.sounds, table["level_db"].to_numpy(), table["duration"].to_numpy())

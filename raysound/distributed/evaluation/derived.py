@@ -1,4 +1,4 @@
-"""Ray Data pipelines over shards of log-mels and the parts that follow their predictions."""
+"""Ray Data pipelines that derive parts from shards of log-mels and their predictions."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import pyarrow as pa
 import ray.data
 
 from raysound.distributed.cluster.failures import finite_retries
-from raysound.distributed.evaluation.score import delete_others, parts_of, tables_of_parts
+from raysound.distributed.evaluation.score import delete_stale_parts, list_parts, split_parts
 from raysound.evaluation.predictions import part_index, part_uri
 
 
 def derived_parts(
-    folders: Mapping[str, str], predictions: str, folder: str, others: Collection[str] = ()
+    folders: Mapping[str, str], predictions: str, folder: str, keep: Collection[str] = ()
 ) -> pa.Table:
-    """The parts to write to a folder, in which all others are deleted.
+    """Lists the parts to write to a folder, and deletes other files there.
 
     Args:
         folders: of the log-mels, by the corpus's name.
         predictions: folder of the predictions.
         folder: to write to: `<corpus>/part-NNNNNNNN.parquet`.
-        others: corpora, or files, of the folder that stay as they are.
+        keep: further corpora, or files, of the folder that are not deleted.
 
     Returns:
         Rows of `corpus`, `shard`, `part` and `scored`, the part of the predictions.
     """
-    parts = parts_of(folders, folder)
-    delete_others(parts, folder, others)
+    parts = list_parts(folders, folder)
+    delete_stale_parts(parts, folder, keep)
     scored = [
         part_uri(predictions, corpus, part_index(uri))
         for corpus, uri in zip(parts["corpus"].to_pylist(), parts["part"].to_pylist(), strict=True)
@@ -40,22 +40,22 @@ def map_parts(
     parts: pa.Table,
     step: Callable[..., pa.Table] | type,
     arguments: Mapping[str, Any],
-    parts_of_a_task: int,
+    parts_per_task: int,
     **actors: Any,
 ) -> ray.data.Dataset:
     """A pipeline that calls a step with a table of one part at a time.
 
     Args:
-        parts: a row a part.
+        parts: a row per part.
         step: a function, or a class whose instances are called; returns a table.
-        arguments: of the function after the first, or of the class.
-        parts_of_a_task: at most; no result is to depend on it.
-        actors: how the class is run; see `ray.data.Dataset.map_batches`.
+        arguments: further arguments of the function, or those of the class.
+        parts_per_task: maximum; must not affect the results.
+        actors: options of the class's actors; see `ray.data.Dataset.map_batches`.
     """
-    named = "fn_constructor_kwargs" if actors else "fn_kwargs"
+    option = "fn_constructor_kwargs" if actors else "fn_kwargs"
     with finite_retries() as retries:
         options = actors or {"num_cpus": 1, **retries}
-        return ray.data.from_arrow(tables_of_parts(parts, parts_of_a_task)).map_batches(
+        return ray.data.from_arrow(split_parts(parts, parts_per_task)).map_batches(
             step, batch_size=1, batch_format="pyarrow", zero_copy_batch=True,
-            **{named: arguments}, **options,
+            **{option: arguments}, **options,
         )  # fmt: skip

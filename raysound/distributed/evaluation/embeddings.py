@@ -1,4 +1,4 @@
-"""Distances in other embeddings than the classifier's: computed by shard, then a task a corpus."""
+"""Distances in further embeddings: computes embeddings by shard, then distances by corpus."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from raysound.audio.log_mel import LogMel
 from raysound.distributed.cluster.failures import RETRIES, translate_ray_errors
 from raysound.distributed.cluster.session import cluster_gpus, run_remote, run_remote_all
 from raysound.distributed.evaluation.derived import derived_parts, map_parts
-from raysound.distributed.evaluation.score import PARTS_OF_A_TASK, made_waveform, on_gpus
+from raysound.distributed.evaluation.score import PARTS_PER_TASK, anchor_waveform, should_use_gpus
 from raysound.evaluation.derived_parts import DERIVE, DONE
 from raysound.evaluation.embedding_parts import (
     EmbeddingSource,
     embed_part,
-    find_source,
+    load_source,
     sample_of_parts,
 )
 from raysound.evaluation.log_mel_statistics import log_mel_statistics
@@ -42,20 +42,21 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# Actors that share a GPU: while one decodes, another runs the model.
-ACTORS_OF_A_GPU = 4
-# Clips of noise and of silence: every evaluation computes them anew, on one core.
-MADE_CLIPS = 25
+# Actors that share a GPU, so that one decodes while another runs the model.
+ACTORS_PER_GPU = 4
+# Clips of noise and of silence; every evaluation computes their embeddings on one core.
+MAX_ANCHOR_CLIPS = 25
 
 
 def check_embeddings(config: Config) -> list[EmbeddingSource]:
-    """Loads and runs the model of each embedding of a config, in a task each.
+    """Loads and runs the model of each embedding of a config, each in a Ray task.
 
     Raises:
         UserError: a model is missing or can't be used, or onnxruntime is not installed.
     """
-    calls = [(name, one, config.features) for name, one in config.evaluation.embeddings.items()]
-    return run_remote_all(find_source, calls) if calls else []
+    embeddings = config.evaluation.embeddings.items()
+    calls = [(name, embedding, config.features) for name, embedding in embeddings]
+    return run_remote_all(load_source, calls) if calls else []
 
 
 def embedding_metrics(
@@ -65,11 +66,11 @@ def embedding_metrics(
     out: str,
     set_size: int,
     side: RealSide | None = None,
-    others: Collection[str] = (),
+    keep: Collection[str] = (),
 ) -> tuple[dict[str, Any], dict[str, RealEmbedding]]:
     """Computes the embeddings of all clips that the classifier scored, and their distances.
 
-    Embeddings that are there for the same clips, model and settings are left as they are.
+    Existing embeddings of the same clips, model and settings are kept.
 
     Args:
         config: the experiment.
@@ -77,8 +78,8 @@ def embedding_metrics(
         folders: of the log-mels, by the corpus's name, `real` among them unless `side` is given.
         out: folder of the evaluation, with the predictions.
         set_size: see `fidelity_report`.
-        side: has the real side in all of these embeddings; None to compute it.
-        others: corpora whose embeddings stay as they are, although they are not computed.
+        side: holds the real side in all of these embeddings; None to compute it.
+        keep: further corpora whose embeddings are not deleted.
 
     Returns:
         `embeddings` of metrics.json, by name; the real side in each.
@@ -87,27 +88,25 @@ def embedding_metrics(
         UserError: a clip can't be read any more, its embedding is not finite, or a process died
             each time.
     """
-    found, sides = {}, {}
+    metrics, sides = {}, {}
     for source in sources:
-        if source.on_gpu and not on_gpus(config):
+        if source.on_gpu and not should_use_gpus(config):
             source = source._replace(on_gpu=False)
         folder = storage.join(out, "embeddings", source.name)
-        made = embed_corpora(
-            source, folders, storage.join(out, "predictions"), folder, others=others
-        )
+        counts = embed_corpora(source, folders, storage.join(out, "predictions"), folder, keep=keep)
         logger.info(
-            "embedding %s: %s computed, %d there already",
-            source.name, counted(made[DERIVE], "part"), made[DONE],
+            "embedding %s: %s computed, %d exist already",
+            source.name, counted(counts[DERIVE], "part"), counts[DONE],
         )  # fmt: skip
-        known = None if side is None else side.embeddings[source.name]
-        rows, sides[source.name] = measure_embedding(source, [*folders], folder, set_size, known)
-        found[source.name] = {
+        real = None if side is None else side.embeddings[source.name]
+        rows, sides[source.name] = measure_embedding(source, [*folders], folder, set_size, real)
+        metrics[source.name] = {
             "size": source.size,
-            "source": source.words,
+            "source": source.description,
             "digest": source.digest,
             **rows,
         }
-    return found, sides
+    return metrics, sides
 
 
 def embed_corpora(
@@ -115,37 +114,37 @@ def embed_corpora(
     folders: Mapping[str, str],
     predictions: str,
     folder: str,
-    parts_of_a_task: int = PARTS_OF_A_TASK,
-    others: Collection[str] = (),
+    parts_per_task: int = PARTS_PER_TASK,
+    keep: Collection[str] = (),
 ) -> Counter[str]:
-    """Writes the embeddings of each part of the predictions as a file of its own.
+    """Writes the embeddings of each part of the predictions to a file.
 
     A task decodes the clips of a part and runs the model on them, so that no waveform leaves its
-    process. With GPUs, actors do so, several a GPU.
+    process. On GPUs, several actors per GPU do so.
 
     Args:
         source: of the embeddings.
         folders: of the log-mels, by the corpus's name.
         predictions: folder of the predictions.
         folder: to write to: `<corpus>/part-NNNNNNNN.parquet`.
-        parts_of_a_task: at most; no embedding depends on it.
-        others: corpora whose parts stay as they are, although they are not computed.
+        parts_per_task: maximum; does not affect the embeddings.
+        keep: further corpora whose parts are not deleted.
 
     Returns:
-        How many parts were computed, or left as they were.
+        The number of parts by DERIVE, those computed, and DONE, those that existed.
     """
-    parts = derived_parts(folders, predictions, folder, others)
+    parts = derived_parts(folders, predictions, folder, keep)
     arguments = {"source": source, "run": f"{time.time_ns():x}"}
     gpus = int(cluster_gpus()) if source.on_gpu else 0
     if gpus:
         work = map_parts(
-            parts, EmbedParts, arguments, parts_of_a_task,
-            num_gpus=1 / ACTORS_OF_A_GPU, num_cpus=0,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gpus * ACTORS_OF_A_GPU),
+            parts, EmbedParts, arguments, parts_per_task,
+            num_gpus=1 / ACTORS_PER_GPU, num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gpus * ACTORS_PER_GPU),
             max_restarts=RETRIES, max_task_retries=RETRIES,
         )  # fmt: skip
     else:
-        work = map_parts(parts, embed_step, arguments, parts_of_a_task)
+        work = map_parts(parts, embed_step, arguments, parts_per_task)
     with translate_ray_errors(f"computing the embedding {source.name}"):
         return Counter(row["todo"] for row in work.iter_rows())
 
@@ -163,7 +162,7 @@ class EmbedParts:
         self.arguments = source, run
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Takes parts and returns what was to be done."""
+        """Embeds parts; see `embed_part`."""
         return embed_step(batch, *self.arguments)
 
 
@@ -174,17 +173,17 @@ def measure_embedding(
     set_size: int,
     side: RealEmbedding | None,
 ) -> tuple[dict[str, Any], RealEmbedding]:
-    """Distances of each corpus, and of corpora of known quality, to the real training clips.
+    """Distances of each corpus, and of the anchors, to the real training clips.
 
     Args:
         source: of the embeddings.
         corpora: names, `real` among them unless `side` is given.
         folder: of the embeddings.
         set_size: see `fidelity_report`.
-        side: the real side, if at hand.
+        side: the real side; None to compute it.
 
     Returns:
-        `corpora` and `anchors`: by name `clips` and what `fidelity_report` returns. The real side.
+        `corpora` and `anchors`, by name `clips` and the result of `fidelity_report`; the real side.
     """
     prepared = ray.remote(max_retries=RETRIES)(prepare)
     if side is None:
@@ -194,17 +193,17 @@ def measure_embedding(
     else:
         training = prepared.remote(side.training)
     generated = [name for name in corpora if name != "real"]
-    of_generated = run_remote_all(
+    reports = run_remote_all(
         measure_embedded, [(folder, name, source.size, training, set_size) for name in generated]
     )
-    rows = {"real": side.row, **dict(zip(generated, of_generated, strict=True))}
+    rows = {"real": side.row, **dict(zip(generated, reports, strict=True))}
     return {"corpora": rows, "anchors": side.anchors}, side
 
 
 def real_embedding(
     source: EmbeddingSource, folder: str, set_size: int, clips: Scored, training: ray.ObjectRef
 ) -> RealEmbedding:
-    """The real side in one embedding.
+    """Computes the real side in one embedding.
 
     Args:
         source: of the embedding.
@@ -213,25 +212,30 @@ def real_embedding(
         clips: the real training clips.
         training: `prepare` of their embeddings.
     """
-    # While the test clips are measured, so are the anchors.
+    # The anchors and the test clips are measured in parallel.
     task = ray.remote(max_retries=RETRIES)(measure_real_anchors)
-    waiting = task.remote(clips, training, set_size)
+    reference = task.remote(clips, training, set_size)
     row = run_remote(measure_embedded, folder, "real", source.size, training, set_size)
     with translate_ray_errors("the task measure_real_anchors"):
-        anchors: dict[str, Any] = ray.get(waiting)
-    made = min(row["clips"], MADE_CLIPS)
-    kinds = ("noise", "silence") if made else ()
-    calls = [(source, kind, made, training, set_size) for kind in kinds]
-    found = run_remote_all(measure_made, calls, num_gpus=int(source.on_gpu))
-    made_rows = dict(zip(kinds, found, strict=True))
-    anchors |= {kind: row for kind, row in made_rows.items() if row is not None}
+        anchors: dict[str, Any] = ray.get(reference)
+    count = min(row["clips"], MAX_ANCHOR_CLIPS)
+    kinds = ("noise", "silence") if count else ()
+    calls = [(source, kind, count, training, set_size) for kind in kinds]
+    reports = run_remote_all(measure_anchor_embedding, calls, num_gpus=int(source.on_gpu))
+    anchors |= {
+        kind: report for kind, report in zip(kinds, reports, strict=True) if report is not None
+    }
     return RealEmbedding(source.digest, clips.embedding, row, anchors)
 
 
 def read_sample(
     folder: str, corpus: str, size: int, is_train: bool, columns: tuple[str, ...] = ()
 ) -> tuple[pa.Table, np.ndarray, int]:
-    """Up to PAIR_CLIPS clips of a corpus: columns, embeddings `(n, size)`, and clips in all."""
+    """A sample of up to PAIR_CLIPS clips of a corpus.
+
+    Returns:
+        The columns, the embeddings `(n, size)`, and the number of all clips.
+    """
     entries, clips = sample_of_parts(prediction_parts(folder, corpus), is_train, PAIR_CLIPS)
     table = read_prediction_rows(
         folder, corpus, entries["part"], entries["row"], [*columns, "embedding"]
@@ -240,7 +244,7 @@ def read_sample(
 
 
 def read_training(folder: str, size: int) -> Scored:
-    """Runs in a Ray task: real training clips, up to PAIR_CLIPS, with their labels as numbers."""
+    """Runs in a Ray task: up to PAIR_CLIPS real training clips, with labels as integers."""
     table, embedding, _ = read_sample(folder, "real", size, True, ("label",))
     labels = table["label"].combine_chunks()
     names = pc.array_sort_indices(labels.unique())
@@ -251,7 +255,7 @@ def read_training(folder: str, size: int) -> Scored:
 def measure_embedded(
     folder: str, corpus: str, size: int, real: Reference, set_size: int
 ) -> dict[str, Any]:
-    """Runs in a Ray task, which gives numpy one thread: the distances of one corpus."""
+    """Runs in a Ray task, where numpy has one thread: the distances of one corpus."""
     _, embedding, clips = read_sample(folder, corpus, size, False)
     return {
         "clips": clips,
@@ -260,7 +264,7 @@ def measure_embedded(
 
 
 def measure_real_anchors(clips: Scored, real: Reference, set_size: int) -> dict[str, Any]:
-    """Runs in a Ray task: distances of training clips, copied, and half against half."""
+    """Runs in a Ray task: distances of copied training clips, and between halves of them."""
     calls = {"training_copy": (drawn(clips.embedding, set_size, 0), real)}
     half, other = split_in_halves(clips)
     if len(other.truth) > 1:
@@ -274,21 +278,21 @@ def measure_real_anchors(clips: Scored, real: Reference, set_size: int) -> dict[
     }
 
 
-def measure_made(
+def measure_anchor_embedding(
     source: EmbeddingSource, kind: str, clips: int, real: Reference, set_size: int
 ) -> dict[str, Any] | None:
-    """Runs in a Ray task: distances of `noise`, white and of an rms of 0.1, or `silence`.
+    """Runs in a Ray task: distances of `noise` (white, rms 0.1) or `silence`.
 
     Returns:
-        None where an embedding is not finite.
+        None if an embedding is not finite.
     """
     on_gpu = source.on_gpu and bool(ray.get_gpu_ids())
-    # Silence is always the same.
-    found = [
-        embed_made(made_waveform(kind, number, source.windows), source, on_gpu)
+    # All clips of silence are equal.
+    embeddings = [
+        embed_window(anchor_waveform(kind, number, source.windows), source, on_gpu)
         for number in range(clips if kind == "noise" else 1)
     ]
-    embedding = np.concatenate(found * (clips // len(found)))
+    embedding = np.concatenate(embeddings * (clips // len(embeddings)))
     if not np.isfinite(embedding).all():
         return None
     return {
@@ -297,7 +301,7 @@ def measure_made(
     }
 
 
-def embed_made(waveform: np.ndarray, source: EmbeddingSource, on_gpu: bool) -> np.ndarray:
+def embed_window(waveform: np.ndarray, source: EmbeddingSource, on_gpu: bool) -> np.ndarray:
     """The embedding of one window, `(1, size)`."""
     if source.path:
         model = load_onnx_model(source.name, source.path, source.sha256, len(waveform), on_gpu)

@@ -1,4 +1,4 @@
-"""The classifier at work: every corpus scored, then metrics.json and report.html."""
+"""The evaluation job: scores every corpus, then writes metrics.json and report.html."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raysound.distributed.cluster.session import on_ray, run_remote_all
 from raysound.distributed.evaluation.console import metrics_table
 from raysound.distributed.evaluation.copies import copy_metrics
 from raysound.distributed.evaluation.embeddings import check_embeddings, embedding_metrics
-from raysound.distributed.evaluation.examples import chosen_examples, chosen_pairs, windows_of_page
+from raysound.distributed.evaluation.examples import load_examples, load_pairs, page_capacity
 from raysound.distributed.evaluation.input_checks import (
     check_corpora,
     check_features,
@@ -50,23 +50,23 @@ from raysound.training.checkpoint import ClassifierMetadata
 from raysound.training.history import read_history
 
 logger = logging.getLogger(__name__)
-# Rows of a table of rejects that are read at a time.
-REJECTS_TOGETHER = 8192
-# Of reasons that differ in more than numbers and paths.
-MOST_KINDS = 1000
+# Rejects that are read at a time.
+REJECT_BATCH = 8192
+# Limit of reasons that are counted apart; those that differ only in numbers and paths are one.
+MAX_REJECT_KINDS = 1000
 
 
 class Inputs(NamedTuple):
-    """What an evaluation begins with.
+    """The inputs of an evaluation.
 
     Attributes:
         run: the classifier's folder.
-        classifier: its checkpoint.
+        classifier: its metadata.
         folders: of the features, by the corpus's name.
         labelled: the corpora whose clips have labels.
-        real: the usable real clips with their split; None where `evaluation.reference` is given.
-        sources: of other embeddings.
-        side: the real side that `evaluation.reference` holds; None without it.
+        real: the usable real clips with their split; None with `evaluation.reference`.
+        sources: of further embeddings.
+        side: the real side from `evaluation.reference`; None without it.
     """
 
     run: str
@@ -94,27 +94,27 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     Raises:
         UserError: features, classifier, an embedding's model or `evaluation.reference` are missing,
-            or are of other settings.
+            or have other settings.
     """
-    inputs = checked_inputs(config, config.corpora.names)
+    inputs = check_inputs(config, config.corpora.names)
     out = storage.join(config.output, "evaluation")
     with sole_writer(out):
         return write_report(config, *inputs, out)
 
 
-def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
-    """Finds what an evaluation of some corpora begins with, and checks that it fits together.
+def check_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
+    """Loads the inputs of an evaluation of some corpora, and checks that they fit together.
 
     Raises:
         UserError: features, classifier, an embedding's model or `evaluation.reference` are missing,
-            or are of other settings.
+            or have other settings.
     """
-    # Settings that differ from the classifier's are reported first: their features may be missing.
+    # Checked before the features, which may not exist if the settings differ.
     run = config.evaluation.checkpoint
     if run is not None:
         check_features(config, checkpoint.load_metadata(run), run)
     sources = check_embeddings(config)
-    side = published_side(config, sources)
+    side = load_reference_side(config, sources)
     folders = {name: finished_features(name, config) for name in corpora}
     run = run or run_folder(config, folders["real"])
     classifier = checkpoint.load_metadata(run)
@@ -123,12 +123,11 @@ def checked_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
     return Inputs(run, classifier, folders, labelled, real, sources, side)
 
 
-def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSide | None:
-    """The real side that `evaluation.reference` holds; None without it.
+def load_reference_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSide | None:
+    """Reads the real side from `evaluation.reference`; returns None without it.
 
     Raises:
-        UserError: it can't be read, or is of another classifier, or of other features or
-            embeddings than the config's.
+        UserError: it can't be read, or has another classifier, features or embeddings.
     """
     uri, run = config.evaluation.reference, config.evaluation.checkpoint
     if uri is None or run is None:
@@ -136,13 +135,14 @@ def published_side(config: Config, sources: Sequence[EmbeddingSource]) -> RealSi
     classifier = checkpoint.load_metadata(run)
     check_features(config, classifier, run)
     side = read_reference(uri)
-    known = {
+    expected = {
         "labels": classifier.labels,
         "feature_id": classifier.features.id,
         "split_digest": classifier.data["split_digest"],
         **classifier_identity(run, classifier),
     }
-    check_reference(side, uri, known, run, {one.name: one.digest for one in sources})
+    digests = {source.name: source.digest for source in sources}
+    check_reference(side, uri, expected, run, digests)
     return side
 
 
@@ -157,17 +157,17 @@ def write_report(
     side: RealSide | None,
     out: str,
 ) -> dict[str, Any]:
-    """Scores the corpora, measures them, and writes it all to a folder.
+    """Scores and measures the corpora, and writes metrics and report to a folder.
 
     Args:
         config: the experiment.
-        run: the classifier's folder.
-        classifier: its checkpoint.
-        folders: of the features, by the corpus's name.
-        labelled: the corpora whose clips have labels.
-        real: the usable real clips with their split; None where there is a `side`.
-        sources: of other embeddings.
-        side: the real side, where `evaluation.reference` gives it.
+        run: see `Inputs`, as for the next arguments.
+        classifier: see `Inputs`.
+        folders: see `Inputs`.
+        labelled: see `Inputs`.
+        real: see `Inputs`.
+        sources: see `Inputs`.
+        side: see `Inputs`.
         out: the folder to write to.
 
     Returns:
@@ -175,7 +175,7 @@ def write_report(
     """
     predictions = storage.join(out, "predictions")
     storage.delete(storage.join(out, "metrics.json"))
-    # Of a version that wrote one file.
+    # Older versions wrote this file.
     storage.delete(storage.join(out, "predictions.parquet"))
     score_corpora(folders, clips_to_score(real), run, config, predictions, side)
     metrics, _, selected, decreases = compute_metrics(
@@ -188,9 +188,9 @@ def write_report(
         metrics["reference"]["file"] = config.evaluation.reference.rpartition("/")[2]
     metrics["copies"] = copy_metrics(config, real, folders, out)
     metrics["cas"] = accuracy_scores(config, metrics["classifier"], folders)
-    room = windows_of_page(config)
-    pairs = chosen_pairs(metrics["copies"], folders, config, room)
-    examples = list(chosen_examples(folders, selected, config, room - 2 * len(pairs)))
+    capacity = page_capacity(config)
+    pairs = load_pairs(metrics["copies"], folders, config, capacity)
+    examples = list(load_examples(folders, selected, config, capacity - 2 * len(pairs)))
     page = render(
         metrics,
         read_history(storage.join(run, "history.jsonl")),
@@ -225,7 +225,7 @@ def write_report(
 
 
 def corpus_digests(folders: dict[str, str]) -> dict[str, str]:
-    """What stands for the clips of each corpus, by its name."""
+    """The digest of the clips of each corpus, by its name."""
     return {
         name: json.loads(storage.read_bytes(storage.join(folder, "summary.json")))["digest"]
         for name, folder in folders.items()
@@ -235,26 +235,26 @@ def corpus_digests(folders: dict[str, str]) -> dict[str, str]:
 def accuracy_scores(
     config: Config, classifier: dict[str, Any], folders: dict[str, str]
 ) -> dict[str, Any] | None:
-    """The output's classification accuracy scores; None without those of this classifier."""
-    same = {key: classifier[key] for key in ("run", "feature_id", "split_digest")}
+    """The classification accuracy scores of the output; None without those of this classifier."""
+    identity = {key: classifier[key] for key in ("run", "feature_id", "split_digest")}
     try:
-        return read_scores(config.output, same, corpus_digests(folders))
+        return read_scores(config.output, identity, corpus_digests(folders))
     except UserError as error:
         logger.info("note: %s: run jobs/cas.py again to show its scores in the report", error)
         return None
 
 
 def read_rejects(folders: dict[str, str]) -> Rejects:
-    """The rejected clips of every corpus: some of them, and how many of each kind."""
+    """The rejected clips of every corpus: some of them, and the counts by reason."""
     shown: list[dict[str, str]] = []
     counts = Counter[tuple[str, str]]()
     for name, folder in folders.items():
         with storage.open_file(storage.join(folder, "rejects.parquet")) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(REJECTS_TOGETHER):
+            for batch in pq.ParquetFile(opened).iter_batches(REJECT_BATCH):
                 for reason in batch["reason"].to_pylist():
                     kind = name, kind_of(reason)
-                    known = kind in counts or len(counts) < MOST_KINDS
-                    counts[kind if known else (name, "other reasons")] += 1
-                left = batch.slice(0, max(0, REJECTS_SHOWN - len(shown)))
-                shown += [{"corpus": name, **row} for row in left.to_pylist()]
+                    is_counted = kind in counts or len(counts) < MAX_REJECT_KINDS
+                    counts[kind if is_counted else (name, "other reasons")] += 1
+                rows = batch.slice(0, max(0, REJECTS_SHOWN - len(shown)))
+                shown += [{"corpus": name, **row} for row in rows.to_pylist()]
     return Rejects(shown, counts)

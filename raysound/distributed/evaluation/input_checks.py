@@ -1,4 +1,4 @@
-"""What an evaluation checks before it scores: features, corpora and clips fit the classifier."""
+"""Checks that features, corpora and clips fit the classifier."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from raysound.metrics.selection import keys, smallest
 from raysound.settings.schema import Config
 from raysound.training.checkpoint import ClassifierMetadata
 
-# Training clips that every distance is measured to. More change it little, and cost their square.
+# Training clips in the reference set. More change distances little, at quadratic cost.
 REFERENCE_CLIPS = 5000
 
 
 def clips_to_score(real: pa.Table | None) -> pa.Table:
-    """The real clips that are scored: all of the test split, and REFERENCE_CLIPS that trained.
+    """The real clips to score: all test clips, and up to REFERENCE_CLIPS training clips.
 
     Raises:
         UserError: there is no test clip.
     """
     if real is None:
         return pa.table({"clip_id": pa.array([], pa.string()), "split": pa.array([], pa.string())})
-    # A class has a first test clip or none at all: what was not scored can't be tested.
     if not pc.any(pc.equal(real["split"], "test")).as_py():
-        raise UserError("the real corpus has no usable test clip: the classifier can't be tested")
+        raise UserError(
+            "the real corpus has no usable test clip to test the classifier on: change "
+            "corpora.real.split"
+        )
     is_train = pc.equal(real["split"], "train")
     train = real.filter(is_train)
-    drawn = smallest(keys(train["clip_id"].to_pylist()), REFERENCE_CLIPS)
+    is_reference = smallest(keys(train["clip_id"].to_pylist()), REFERENCE_CLIPS)
     test = real.filter(pc.equal(real["split"], "test"))
-    return pa.concat_tables([test, train.filter(pa.array(drawn))])
+    return pa.concat_tables([test, train.filter(pa.array(is_reference))])
 
 
 def check_features(config: Config, classifier: ClassifierMetadata, run: str) -> None:
-    """Raises UserError where the classifier learned from other features than the config's."""
-    # A dump leaves out no loudness.
+    """Raises UserError if the classifier was trained on other features than the config's."""
+    # `model_dump` omits `loudness` if it is not set.
     ours, theirs = (
         {"loudness": "none", **features.model_dump()}
         for features in (config.features, classifier.features)
@@ -50,7 +52,7 @@ def check_features(config: Config, classifier: ClassifierMetadata, run: str) -> 
     ]
     if differing:
         raise UserError(
-            f"the classifier in {run} has features {classifier.features.id}, the config makes "
+            f"the classifier in {run} has features {classifier.features.id}, the config has "
             f"{config.features.id}: {'; '.join(differing)}"
         )
 
@@ -58,29 +60,29 @@ def check_features(config: Config, classifier: ClassifierMetadata, run: str) -> 
 def check_corpora(
     folders: dict[str, str], real: pa.Table | None, classifier: ClassifierMetadata, run: str
 ) -> set[str]:
-    """The corpora whose clips have labels.
+    """Checks split and classes; returns the corpora whose clips have labels.
 
     Raises:
-        UserError: a real split that is not the classifier's, or a class it never learned.
+        UserError: the real split is not the classifier's, or a class is unknown to it.
     """
     if real is not None and split_digest(real) != classifier.data["split_digest"]:
         raise UserError(
-            f"the real corpus is split otherwise than for the training of the classifier in {run}, "
-            "which may have learned clips that would now test it: train it again with jobs/train.py"
+            f"the classifier in {run} was trained with another split of the real corpus, so test "
+            "clips may be among its training clips: train it again with jobs/train.py"
         )
     labels = run_remote_all(usable_labels, [(folder,) for folder in folders.values()])
     for name, found in zip(folders, labels, strict=True):
         unknown = sorted({*found} - {*classifier.labels})
         if unknown:
             raise UserError(
-                f"{name} has classes that the classifier never learned: {', '.join(unknown)}; "
-                f"it knows {', '.join(classifier.labels)}"
+                f"{name} has classes that the classifier was not trained on: "
+                f"{', '.join(unknown)}; it knows {', '.join(classifier.labels)}"
             )
     return {name for name, found in zip(folders, labels, strict=True) if found}
 
 
 def usable_labels(folder: str) -> list[str]:
-    """Runs in a Ray task: the labels of a corpus's usable clips, sorted; none without labels."""
+    """Runs in a Ray task: the sorted labels of a corpus's usable clips; empty without labels."""
     rejects = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
     rejected = rejects["clip_id"].combine_chunks()
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""Every number of metrics.json: sums over the parts of all corpora, then a task a corpus."""
+"""Computes metrics.json: sums over the parts of all corpora, then metrics by corpus."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 
 from raysound.distributed.cluster.session import run_remote_all
 from raysound.distributed.evaluation.corpus_metrics import (
-    Against,
+    ReferenceSet,
     measure_corpus,
-    prepare_clips,
+    prepare_reference,
 )
 from raysound.distributed.evaluation.corpus_sums import sum_corpora
-from raysound.distributed.evaluation.real_side import corpus_row, draw_real, measure_real
+from raysound.distributed.evaluation.real_side import corpus_row, measure_real, sample_real
 from raysound.evaluation.partial_sums import (
     Plan,
-    nothing,
+    empty_sums,
 )
 from raysound.evaluation.predictions import (
     embedding_size,
@@ -47,15 +47,15 @@ def compute_metrics(
     Args:
         config: the experiment.
         run: the classifier's folder.
-        classifier: its checkpoint.
+        classifier: its metadata.
         folders: of the features, by the corpus's name; `real` is among them unless `side` is given.
         labelled: the corpora whose clips have labels.
         predictions: the folder of all corpora.
-        side: the real side, if at hand.
+        side: the real side; None to compute it.
 
     Returns:
-        The content of metrics.json; the real side, its embeddings left out; by corpus the clips to
-        show in the report; by corpus `entries` and `decreases` of `Measured`.
+        The content of metrics.json; the real side without embeddings; by corpus, the clips to show
+        in the report; by corpus, `entries` and `decreases` of `CorpusMeasurements`.
     """
     labels = classifier.labels
     size = embedding_size(predictions, "real") if side is None else side.training.embedding.shape[1]
@@ -64,20 +64,21 @@ def compute_metrics(
         limits(len(labels), size, config.evaluation.examples),
     )  # fmt: skip
     sums = sum_corpora([*folders], predictions, plan)
-    empty = nothing(classifier.features.n_mels)
-    drawn = draw_real(sums["real"], empty, plan, predictions) if side is None else None
-    if drawn is not None:
-        against = drawn.against
+    empty = empty_sums(classifier.features.n_mels)
+    real = sample_real(sums["real"], empty, plan, predictions) if side is None else None
+    if real is not None:
+        references = real.references
     else:
         assert side is not None
-        against = Against(prepare_clips(side.training), side.set_size, side.class_sizes)
+        references = ReferenceSet(prepare_reference(side.training), side.set_size, side.class_sizes)
     calls = [
-        (predictions, name, sums[name], empty, plan, *against, name in labelled) for name in folders
+        (predictions, name, sums[name], empty, plan, *references, name in labelled)
+        for name in folders
     ]
     measured = dict(zip(folders, run_remote_all(measure_corpus, calls), strict=True))
-    if drawn is not None:
+    if real is not None:
         side = measure_real(
-            config, run, classifier, folders["real"], predictions, plan, drawn, measured["real"]
+            config, run, classifier, folders["real"], predictions, plan, real, measured["real"]
         )
     assert side is not None
     generated = [name for name in folders if name != "real"]
@@ -95,15 +96,15 @@ def compute_metrics(
             classifier, {name: measured[name].sound for name in generated}, side.sound
         ),
     }
-    shown = {name: one.selected for name, one in measured.items()}
-    falls = {name: (one.entries, one.decreases) for name, one in measured.items()}
-    return metrics, side, shown, falls
+    selected = {name: row.selected for name, row in measured.items()}
+    decreases = {name: (row.entries, row.decreases) for name, row in measured.items()}
+    return metrics, side, selected, decreases
 
 
 def all_mismatches(
     classifier: ClassifierMetadata, sounds: dict[str, CorpusSound], real: CorpusSound
 ) -> list[dict[str, Any]]:
-    """What sets each generated corpus apart from the real one, training clips included."""
+    """Differences in sound between each generated corpus and all real clips."""
     edges = band_edges(classifier.features)
     normalised = classifier.features.loudness is not None
     return [

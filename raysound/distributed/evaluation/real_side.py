@@ -1,4 +1,4 @@
-"""The real side of an evaluation: the real row, the anchors and the samples to compare with."""
+"""The real side of an evaluation: the real row, the anchors and the reference set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from raysound import storage
 from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.session import run_remote_all
 from raysound.distributed.evaluation.corpus_metrics import (
-    Against,
-    Measured,
-    prepare_clips,
+    CorpusMeasurements,
+    ReferenceSet,
+    prepare_reference,
     sound_of_corpus,
 )
-from raysound.distributed.evaluation.score import on_gpus, score_made
+from raysound.distributed.evaluation.score import score_anchor, should_use_gpus
 from raysound.evaluation.part_scoring import file_sha256, json_digest
 from raysound.evaluation.partial_sums import (
     OTHERS,
@@ -27,7 +27,7 @@ from raysound.evaluation.partial_sums import (
     Plan,
     read_scored,
     sample,
-    scored_of,
+    to_scored,
 )
 from raysound.evaluation.predictions import (
     read_prediction_rows,
@@ -40,30 +40,32 @@ from raysound.metrics.mismatch import CorpusSound, merge_sounds
 from raysound.settings.schema import Config
 from raysound.training.checkpoint import WEIGHTS, ClassifierMetadata
 
-# Clips of noise and of silence: one is much like the other, and a large classifier takes its time.
-MADE_CLIPS = 100
+# Clips of noise and of silence. They differ little, and a large classifier is slow.
+ANCHOR_CLIPS = 100
 
 
-class DrawnReal(NamedTuple):
+class RealSample(NamedTuple):
     """Samples of the real clips.
 
     Attributes:
         train: at most PAIR_CLIPS training clips.
         test: at most PAIR_CLIPS test clips.
         entries: of the training clips.
-        of_train: sums over all training clips.
-        against: the training clips as a reference.
+        train_sums: over all training clips.
+        references: the training clips as a reference set.
     """
 
     train: Scored
     test: Scored
     entries: np.ndarray
-    of_train: PartialSums
-    against: Against
+    train_sums: PartialSums
+    references: ReferenceSet
 
 
-def draw_real(sums: ray.ObjectRef, empty: PartialSums, plan: Plan, predictions: str) -> DrawnReal:
-    """The real clips that samples are drawn from.
+def sample_real(
+    sums: ray.ObjectRef, empty: PartialSums, plan: Plan, predictions: str
+) -> RealSample:
+    """Samples the real clips.
 
     Args:
         sums: over the real clips.
@@ -72,15 +74,15 @@ def draw_real(sums: ray.ObjectRef, empty: PartialSums, plan: Plan, predictions: 
         predictions: the folder of all corpora.
     """
     with translate_ray_errors("summing up the predictions"):
-        of_real = ray.get(sums)
-    of_train, of_test = (of_real.get(name, empty) for name in (TRAIN, OTHERS))
-    drawn, of_tests = (sample(one.entries, plan)[:PAIR_CLIPS] for one in (of_train, of_test))
-    train, test = (read_scored(predictions, "real", one, plan) for one in (drawn, of_tests))
-    set_size = min(of_test.classification.clips, SET_CLIPS)
-    of_class = of_test.classification.confusion(len(plan.labels)).sum(axis=1)
-    class_sizes = np.minimum(of_class, plan.limit.of_class).tolist()
-    against = Against(prepare_clips(train), set_size, class_sizes)
-    return DrawnReal(train, test, drawn, of_train, against)
+        real_sums = ray.get(sums)
+    train_sums, test_sums = (real_sums.get(name, empty) for name in (TRAIN, OTHERS))
+    entries = [sample(part.entries, plan)[:PAIR_CLIPS] for part in (train_sums, test_sums)]
+    train, test = (read_scored(predictions, "real", part, plan) for part in entries)
+    set_size = min(test_sums.classification.clips, SET_CLIPS)
+    class_counts = test_sums.classification.confusion(len(plan.labels)).sum(axis=1)
+    class_sizes = np.minimum(class_counts, plan.limit.of_class).tolist()
+    references = ReferenceSet(prepare_reference(train), set_size, class_sizes)
+    return RealSample(train, test, entries[0], train_sums, references)
 
 
 def measure_real(
@@ -90,36 +92,36 @@ def measure_real(
     folder: str,
     predictions: str,
     plan: Plan,
-    drawn: DrawnReal,
-    measured: Measured,
+    real: RealSample,
+    measured: CorpusMeasurements,
 ) -> RealSide:
-    """The real side, its embeddings left out.
+    """Computes the real side, without embeddings.
 
     Args:
         config: the experiment.
         run: the classifier's folder.
-        classifier: its checkpoint.
+        classifier: its metadata.
         folder: of the real features.
         predictions: the folder of all corpora.
         plan: of the sums.
-        drawn: from the real clips.
-        measured: all numbers about the real test clips.
+        real: samples of the real clips.
+        measured: of the real test clips.
     """
-    labels, train, of_train = classifier.labels, drawn.train, drawn.of_train
-    real, set_size, class_sizes = drawn.against
-    anchors = made_anchors(run, drawn.test, labels, config)
-    anchors |= anchors_of_real(drawn.test, train, set_size)
-    references = dict.fromkeys(anchors, real)
-    half, other = split_in_halves(train)
-    if len(other.truth) > 1:
-        anchors["real_halves"] = half
-        references["real_halves"] = prepare_clips(other)
+    labels, train = classifier.labels, real.train
+    training_clips, set_size, class_sizes = real.references
+    anchors = score_anchors(run, real.test, labels, config)
+    anchors |= anchors_of_real(real.test, train, set_size)
+    references = dict.fromkeys(anchors, training_clips)
+    first, second = split_in_halves(train)
+    if len(second.truth) > 1:
+        anchors["real_halves"] = first
+        references["real_halves"] = prepare_reference(second)
     calls = [
         (ray.put(anchors[name]), labels, references[name], set_size, class_sizes)
         for name in anchors
     ]
     reports = run_remote_all(measure_anchor, calls)
-    entries = drawn.entries
+    entries = real.entries
     names = read_prediction_rows(predictions, "real", entries["part"], entries["row"], ["clip_id"])[
         "clip_id"
     ]
@@ -150,19 +152,21 @@ def measure_real(
             name: {"role": "anchor", **report}
             for name, report in zip(anchors, reports, strict=True)
         },
-        sound=merge_sound(sound_of_corpus(predictions, "real", of_train, plan), measured.sound),
+        sound=merge_sound(
+            sound_of_corpus(predictions, "real", real.train_sums, plan), measured.sound
+        ),
         embeddings={},
         identity=classifier_identity(run, classifier),
     )
 
 
-def corpus_row(role: str, folder: str, measured: Measured) -> dict[str, Any]:
+def corpus_row(role: str, folder: str, measured: CorpusMeasurements) -> dict[str, Any]:
     """The row of a corpus in metrics.json.
 
     Args:
         role: `real` or `generated`.
         folder: of its features.
-        measured: all numbers about its clips.
+        measured: of its clips.
     """
     summary = json.loads(storage.read_bytes(storage.join(folder, "summary.json")))
     return {
@@ -174,7 +178,7 @@ def corpus_row(role: str, folder: str, measured: Measured) -> dict[str, Any]:
 
 
 def classifier_identity(run: str, classifier: ClassifierMetadata) -> dict[str, str]:
-    """`RealSide.classifier` of the classifier in a folder."""
+    """`RealSide.identity` of the classifier in a folder."""
     return {
         "weights_sha256": file_sha256(storage.join(run, WEIGHTS)),
         "normalisation": json_digest(classifier.normalisation.__dict__),
@@ -184,21 +188,21 @@ def classifier_identity(run: str, classifier: ClassifierMetadata) -> dict[str, s
 def measure_anchor(
     clips: Scored, labels: list[str], real: RealClips, set_size: int, class_sizes: list[int]
 ) -> dict[str, Any]:
-    """Runs in a Ray task: all numbers about one anchor."""
+    """Runs in a Ray task: computes all metrics of one anchor."""
     return corpus_report(clips, real, labels, set_size, class_sizes)
 
 
-def made_anchors(run: str, test: Scored, labels: list[str], config: Config) -> dict[str, Scored]:
-    """Noise and silence, each clip asked to be what a real test clip is."""
+def score_anchors(run: str, test: Scored, labels: list[str], config: Config) -> dict[str, Scored]:
+    """Scores noise and silence, with the labels of real test clips."""
     kinds = ("noise", "silence")
-    asked = [labels[truth] for truth in test.truth[:MADE_CLIPS].tolist()]
-    calls = [(run, kind, asked, config.evaluation.batch_size) for kind in kinds]
-    made = run_remote_all(score_made, calls, num_gpus=1 if on_gpus(config) else 0)
-    return {kind: scored_of(table, labels) for kind, table in zip(kinds, made, strict=True)}
+    targets = [labels[truth] for truth in test.truth[:ANCHOR_CLIPS].tolist()]
+    calls = [(run, kind, targets, config.evaluation.batch_size) for kind in kinds]
+    tables = run_remote_all(score_anchor, calls, num_gpus=1 if should_use_gpus(config) else 0)
+    return {kind: to_scored(table, labels) for kind, table in zip(kinds, tables, strict=True)}
 
 
 def merge_sound(train: CorpusSound, test: CorpusSound) -> CorpusSound:
-    """How the real clips sound, those that trained and the others."""
+    """The CorpusSound of training and test clips together."""
     return CorpusSound(
         merge_sounds([train.sums, test.sums]),
         np.concatenate([train.level_db, test.level_db]),

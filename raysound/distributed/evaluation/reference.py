@@ -1,4 +1,4 @@
-"""The real side of an evaluation, computed once and written as one file."""
+"""The reference job: computes the real side of an evaluation and writes it as one file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from raysound import storage
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.evaluation.embeddings import embedding_metrics
-from raysound.distributed.evaluation.evaluate import checked_inputs
+from raysound.distributed.evaluation.evaluate import check_inputs
 from raysound.distributed.evaluation.input_checks import clips_to_score
 from raysound.distributed.evaluation.measure import compute_metrics
 from raysound.distributed.evaluation.score import score_corpora
@@ -21,26 +21,26 @@ logger = logging.getLogger(__name__)
 
 
 def reference(config: Config) -> str:
-    """Scores the real corpus and writes what others need to evaluate against it.
+    """Scores the real corpus and writes a file to evaluate against it without the real clips.
 
-    Predictions and embeddings of the real clips are those of `evaluate`: what is there is used.
+    Existing predictions and embeddings of `evaluate` are used.
 
     Returns:
         The last line of the job.
 
     Raises:
-        UserError: the config has no real corpus, or what `evaluate` raises.
+        UserError: the config has no real corpus, or as `evaluate`.
     """
     real_corpus(config)
-    run, classifier, folders, labelled, real, sources, _ = checked_inputs(config, ["real"])
+    run, classifier, folders, labelled, real, sources, _ = check_inputs(config, ["real"])
     out = storage.join(config.output, "evaluation")
     predictions, generated = storage.join(out, "predictions"), config.corpora.generated
     uri = storage.join(config.output, REFERENCE_NAME)
     with sole_writer(out):
-        score_corpora(folders, clips_to_score(real), run, config, predictions, others=generated)
+        score_corpora(folders, clips_to_score(real), run, config, predictions, keep=generated)
         _, side, _, _ = compute_metrics(config, run, classifier, folders, labelled, predictions)
         _, embeddings = embedding_metrics(
-            config, sources, folders, out, side.set_size, others=generated
+            config, sources, folders, out, side.set_size, keep=generated
         )
         write_reference(uri, replace(side, embeddings=embeddings))
     logger.info(

@@ -1,4 +1,4 @@
-"""Predictions of whole corpora as a Ray Data pipeline: one Parquet file a shard of log-mels."""
+"""Scores whole corpora with a Ray Data pipeline: one Parquet file per shard of log-mels."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from raysound.evaluation.part_scoring import (
     classify,
     json_digest,
     load_classifier,
-    predictions_of,
+    make_predictions,
+    make_references,
+    read_references,
     read_shard,
-    references_from,
-    references_of,
     write_predictions,
 )
 from raysound.evaluation.predictions import part_index, part_uri
@@ -50,13 +50,13 @@ from raysound.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# White noise of this root mean square: -20 dB of full scale.
+# Root mean square of white noise: -20 dB of full scale.
 NOISE_RMS = 0.1
-# Ray Data looks for finished tasks ten times a second: each task takes several parts where there
-# are enough, and a pipeline has few enough tasks for the driver to hold what it knows of each.
-PARTS_OF_A_TASK = 8
+# Ray Data polls for finished tasks ten times a second, so a task takes several parts if there are
+# enough. The number of tasks is limited, because the driver holds each of them.
+PARTS_PER_TASK = 8
 MAX_TASKS = 2000
-# Parts that wait for each GPU, so that it never waits for a part.
+# Queued parts per GPU, so that no GPU waits for a part.
 PARTS_AHEAD = 2
 
 
@@ -67,90 +67,87 @@ def score_corpora(
     config: Config,
     predictions: str,
     side: RealSide | None = None,
-    others: Collection[str] = (),
+    keep: Collection[str] = (),
 ) -> Counter[str]:
-    """Scores all shards and writes the predictions of each as a file of its own.
+    """Scores all shards and writes the predictions of each to a file.
 
-    A part that is there and whose footer names the same shard, classifier, settings and training
-    clips is left as it is. The real corpus is scored before the others, which are set against its
-    training clips; so are its other clips, in the pass in which the others are scored.
+    An existing part of the same shard, classifier, settings and training clips is kept. The real
+    corpus is scored first. The second pass scores the other corpora, and compares all clips but
+    the real training clips with these.
 
     Args:
         folders: of the features, by the corpus's name, `real` among them unless `side` is given.
-        chosen: which clips of `real` are scored, with their `split`; without `real` none.
+        chosen: the clips of `real` to score, with their `split`; empty without `real`.
         run: the classifier's folder.
         config: the experiment.
         predictions: the folder to write to: `<corpus>/part-NNNNNNNN.parquet`.
-        side: has the real training clips to set others against; None for those of `real`.
-        others: corpora whose predictions stay as they are, although they are not scored.
+        side: holds the real training clips to compare with; None for those of `real`.
+        keep: further corpora whose predictions are not deleted.
 
     Returns:
-        How many parts were scored, compared anew, or left as they were.
+        The number of parts by SCORE, COMPARE and DONE.
 
     Raises:
-        UserError: a process died each time, or a GPU is asked for and there is none.
+        UserError: a process died each time, or `compute.use_gpu` is true and there is no GPU.
     """
-    parts = parts_of(folders, predictions)
-    delete_others(parts, predictions, others)
+    parts = list_parts(folders, predictions)
+    delete_stale_parts(parts, predictions, keep)
     chosen = chosen.select(["clip_id", "split"]).combine_chunks()
-    kept = ray.put(chosen)
+    chosen_ref = ray.put(chosen)
     classifier, batch_size = classifier_digest(run), config.evaluation.batch_size
     train = chosen.filter(pc.equal(chosen["split"], "train"))["clip_id"].to_pylist()
-    gpus = int(cluster_gpus()) if on_gpus(config) else 0
-    on = gpus, "cuda" if gpus else "cpu"
-    made, references, compared = Counter[str](), None, ""
+    gpus = int(cluster_gpus()) if should_use_gpus(config) else 0
+    devices = gpus, "cuda" if gpus else "cpu"
+    counts, references, compared = Counter[str](), None, ""
     if side is not None:
-        task = ray.remote(max_retries=RETRIES)(references_from)
+        task = ray.remote(max_retries=RETRIES)(make_references)
         references = task.remote(side.clip_ids, side.training.embedding)
         compared = json_digest(classifier, batch_size, side.digest)
     elif len(train) > K:
-        waiting = Identity(classifier, batch_size, None)
+        identity = Identity(classifier, batch_size, None)
         real = parts.filter(pc.equal(parts["corpus"], "real"))
-        found = list(score_parts(real, run, waiting, kept, None, *on))
-        made.update(row["todo"] for row in found)
-        task = ray.remote(max_retries=RETRIES)(references_of)
-        references = task.remote([row["part"] for row in found if row["train"]])
+        rows = list(score_parts(real, run, identity, chosen_ref, None, *devices))
+        counts.update(row["todo"] for row in rows)
+        task = ray.remote(max_retries=RETRIES)(read_references)
+        references = task.remote([row["part"] for row in rows if row["train"]])
         compared = json_digest(classifier, batch_size, features_digest(folders["real"]), train)
     identity = Identity(classifier, batch_size, compared)
     with progress_bar("scoring", len(parts), "parts") as bar:
-        for row in score_parts(parts, run, identity, kept, references, *on):
+        for row in score_parts(parts, run, identity, chosen_ref, references, *devices):
             bar.update()
             if not (row["corpus"] == "real" and references):
-                made[row["todo"]] += 1
+                counts[row["todo"]] += 1
     logger.info(
-        "predictions: %s scored, %d set against other training clips, %d there already",
-        counted(made[SCORE], "part"), made[COMPARE], made[DONE],
+        "predictions: %s scored, %d compared with other training clips, %d exist already",
+        counted(counts[SCORE], "part"), counts[COMPARE], counts[DONE],
     )  # fmt: skip
-    return made
+    return counts
 
 
-def parts_of(folders: Mapping[str, str], predictions: str) -> pa.Table:
-    """The shards of some corpora and the parts to write: rows of `corpus`, `shard` and `part`."""
+def list_parts(folders: Mapping[str, str], predictions: str) -> pa.Table:
+    """Lists the shards of some corpora: rows of `corpus`, `shard` and `part`, the file to write."""
     rows = [
         (name, uri, part_uri(predictions, name, part_index(uri)))
         for name, folder in folders.items()
         for uri in parquet.shard_uris(folder)
     ]
-    columns = [[row[place] for row in rows] for place in range(3)]
-    return pa.table(columns, schema=pa.schema([WORK.field(place) for place in range(3)]))
+    columns = [[row[index] for row in rows] for index in range(3)]
+    return pa.table(columns, schema=pa.schema([WORK.field(index) for index in range(3)]))
 
 
-def delete_others(parts: pa.Table, predictions: str, others: Collection[str] = ()) -> None:
-    """Deletes what lies in the folder of the predictions and is none of some parts.
-
-    What belongs to the corpora `others` stays; none of the parts does.
-    """
+def delete_stale_parts(parts: pa.Table, predictions: str, keep: Collection[str] = ()) -> None:
+    """Deletes the files of a folder that are not among `parts`, nor of the corpora `keep`."""
     wanted, corpora = set(parts["part"].to_pylist()), set(parts["corpus"].to_pylist())
-    # A list: what is deleted is not to be scanned.
+    # A list, so that nothing is deleted during the scan.
     for name, _, _ in list(storage.scan(predictions)):
         folder, uri = name.split("/")[0], storage.join(predictions, *name.split("/"))
-        if uri in wanted or folder in others:
+        if uri in wanted or folder in keep:
             continue
         storage.delete(uri if folder in corpora else storage.join(predictions, folder))
 
 
 def features_digest(folder: str) -> str:
-    """What stands for the clips of a corpus and their features."""
+    """The digest of a corpus's clips and features."""
     return json.loads(storage.read_bytes(storage.join(folder, "summary.json")))["digest"]
 
 
@@ -165,17 +162,17 @@ def score_parts(
 ) -> Iterator[dict[str, Any]]:
     """Scores some parts, and yields the row of RESULT of each.
 
-    On CPUs the three steps are fused by Ray Data into one task. With GPUs, actors hold the
-    classifier, and other tasks read, compare and write, so that no GPU waits for these.
+    On CPUs Ray Data fuses the three steps into one task. With GPUs, actors hold the classifier,
+    and other tasks read, compare and write, so that no GPU waits for them.
 
     Args:
-        parts: see `parts_of`.
+        parts: see `list_parts`.
         run: the classifier's folder.
-        identity: what the predictions depend on.
+        identity: of the predictions.
         chosen: the real clips to score.
-        references: the training clips to set others against; None for none.
+        references: the training clips to compare with; None for none.
         gpus: of the cluster; 0 to score on CPUs.
-        device: torch's name of what the classifier runs on.
+        device: of the classifier, a torch device.
     """
     steps = {"run": run, "identity": identity, "device": device}
     with finite_retries() as retries:
@@ -183,7 +180,7 @@ def score_parts(
             "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1,
             **retries,
         }  # fmt: skip
-        work = ray.data.from_arrow(tables_of_parts(parts, PARTS_OF_A_TASK)).map_batches(
+        work = ray.data.from_arrow(split_parts(parts, PARTS_PER_TASK)).map_batches(
             read_step, fn_kwargs={"identity": identity, "chosen": [chosen]}, **on_cpu
         )
         if gpus:
@@ -207,23 +204,23 @@ def score_parts(
             write_step, fn_kwargs={"identity": identity, "references": [references]}, **on_cpu
         )
     rows: Iterator[dict[str, Any]] = iter(work.iter_rows())
-    # They come in the order of the parts, so what fails is the part that is waited for, or a later
-    # one. Read by number: the parts of a large corpus are not to be Python objects at once.
-    for place in range(len(parts)):
-        corpus, part = parts["corpus"][place].as_py(), part_index(parts["part"][place].as_py())
+    # Rows come in the order of the parts, so an error is that of the next part or a later one. The
+    # loop is by index, so that the parts of a large corpus are not all Python objects at once.
+    for index in range(len(parts)):
+        corpus, part = parts["corpus"][index].as_py(), part_index(parts["part"][index].as_py())
         with translate_ray_errors(f"scoring {corpus}, part {part} or a later one,"):
             row = next(rows)
         yield row
-    # Lets the pipeline end.
+    # Ends the pipeline.
     next(rows, None)
 
 
-def tables_of_parts(parts: pa.Table, most: int) -> list[pa.Table]:
-    """Parts divided into the blocks of a dataset, each of which a task takes.
+def split_parts(parts: pa.Table, most: int) -> list[pa.Table]:
+    """Splits parts into the blocks of a dataset, one per task.
 
     Args:
         parts: one or more.
-        most: parts of a block, unless there are so many that a block must hold more.
+        most: maximum of parts per block, exceeded only if there would be more than MAX_TASKS.
     """
     cpus = max(1, int(cluster_cpus()))
     size = max(1, min(most, len(parts) // (4 * cpus)), -(-len(parts) // MAX_TASKS))
@@ -249,7 +246,7 @@ class Classify:
         self.steps = run, identity, device
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Takes a part and returns it with its predictions."""
+        """Classifies a part; see `classify`."""
         return classify_step(batch, *self.steps)
 
 
@@ -282,11 +279,11 @@ def as_batch(row: dict[str, Any], schema: pa.Schema) -> pa.Table:
     return pa.table(columns)
 
 
-def on_gpus(config: Config) -> bool:
-    """Whether clips are scored on GPUs.
+def should_use_gpus(config: Config) -> bool:
+    """Whether to score on GPUs.
 
     Raises:
-        UserError: they are to be, and the cluster has none.
+        UserError: `compute.use_gpu` is true, and the cluster has no GPU.
     """
     use_gpu = config.compute.use_gpu
     if use_gpu is not True:
@@ -297,21 +294,21 @@ def on_gpus(config: Config) -> bool:
     return True
 
 
-def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Table:
-    """Runs in a Ray task: predictions of clips that no generator should make.
+def score_anchor(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Table:
+    """Runs in a Ray task: predictions of noise or silence.
 
     Args:
         run: the classifier's folder.
-        kind: `noise`, white and of an rms of 0.1, or `silence`.
-        labels: what each is asked to be.
-        batch_size: log-mels a forward pass.
+        kind: `noise` (white, rms 0.1) or `silence`.
+        labels: a target label for each clip.
+        batch_size: log-mels per forward pass.
     """
-    # A task that was given no GPU may see one nevertheless: it is another's.
+    # A task without a GPU may still see one, which belongs to another task.
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     classifier, model = load_classifier(run, device, classifier_digest(run))
     log_mel = LogMel(classifier.features)
-    made = [
-        log_mel(torch.from_numpy(made_waveform(kind, number, classifier.features))).numpy()
+    log_mels = [
+        log_mel(torch.from_numpy(anchor_waveform(kind, number, classifier.features))).numpy()
         for number in range(len(labels))
     ]
     rows = pa.table(
@@ -322,10 +319,10 @@ def score_made(run: str, kind: str, labels: list[str], batch_size: int) -> pa.Ta
             "sample_rate": pa.array([classifier.features.sample_rate] * len(labels), pa.int32()),
         }
     )
-    return predictions_of(kind, rows, None, np.stack(made), classifier, model, batch_size)
+    return make_predictions(kind, rows, None, np.stack(log_mels), classifier, model, batch_size)
 
 
-def made_waveform(kind: str, number: int, settings: FeatureSettings) -> np.ndarray:
-    """The `number`th clip of `noise` or `silence`, float32, at `features.loudness` as any clip."""
+def anchor_waveform(kind: str, number: int, settings: FeatureSettings) -> np.ndarray:
+    """The `number`th clip of `noise` or `silence`, float32, normalised to `features.loudness`."""
     noise = np.random.default_rng(number).normal(0, NOISE_RMS, settings.clip_samples)
     return normalise((noise * (kind == "noise")).astype(np.float32), settings)

@@ -88,7 +88,7 @@ def tune(config: Config) -> str:
         if not storage.exists(best):
             search(config, data_by_features, folder)
         else:
-            logger.info("%s is there already", folder)
+            logger.info("%s exists already", folder)
     return best
 
 

@@ -29,7 +29,7 @@ from raysound.distributed.training.trainer import (
     train_classifier,
 )
 from raysound.errors import UserError
-from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, equal_clips
+from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, match_class_counts
 from raysound.evaluation.predictions import read_predictions
 from raysound.metrics.intervals import paired_difference, paired_p_value, proportion_estimate
 from raysound.metrics.significance import holm, significant
@@ -72,7 +72,7 @@ def cas(config: Config) -> str:
     for name in names:
         generated = split_clips(generated_split(config), folders[name])
         check_clips(generated_split(config), generated, name)
-        sides[name] = equal_clips(real, generated)
+        sides[name] = match_class_counts(real, generated)
         for side, corpus in zip(sides[name], ("real", name), strict=True):
             check_clips(generated_split(config), side, corpus)
     classifier = config.evaluation.checkpoint or train_classifier(single_classifier(config), "real")
