@@ -45,8 +45,8 @@ def nodes(machines: Machines) -> list[dict[str, Any]]:
     return [node for node in found if not node["is_head_node"]]
 
 
-def test_a_job_brings_the_nodes_it_wants(machines: Machines, config: str) -> None:
-    """From a head without a CPU: refused, unless it may wait; then a node, then labelled ones."""
+def test_a_job_requests_the_nodes_it_needs(machines: Machines, config: str) -> None:
+    """A head without a CPU refuses jobs, or waits for a node, and then for labelled ones."""
     refused = ended(machines.submit("refused", "python", "jobs/extract.py", config))
     assert nodes(machines) == []
     assert (
@@ -74,7 +74,7 @@ def test_a_job_brings_the_nodes_it_wants(machines: Machines, config: str) -> Non
     assert {path.name for path in machines.folder.glob("[0-9]")} == {"1", "2", "3"}
 
 
-def test_what_never_comes_is_told(machines: Machines, config: str) -> None:
+def test_nodes_that_do_not_come_are_a_user_error(machines: Machines, config: str) -> None:
     """No node of this cluster has a GPU."""
     job = machines.submit(
         "never", "python", "jobs/pipeline.py", config,

@@ -148,8 +148,10 @@ def machine_of(machines: Machines, title: str) -> Machine | None:
     return None
 
 
-def test_a_stranger_is_refused(machines: Machines, experiment: dict[str, Any]) -> None:
-    """Without the token, and with another one; and nobody listens to the world."""
+def test_connections_without_the_token_are_refused(
+    machines: Machines, experiment: dict[str, Any]
+) -> None:
+    """Connections without the token, or with another one, fail, and no port is open to all."""
     job = ["job", "submit", "--working-dir", ".", "--", "python", "-c", "print('let in')"]
 
     without = machines.ray(*job, RAY_AUTH_MODE="disabled")
@@ -199,8 +201,8 @@ def test_a_job_without_the_token_says_in_one_line_what_to_set(
     )
 
 
-def test_a_token_is_readable_by_its_owner_alone(root: Path, tmp_path: Path) -> None:
-    """The command that docs/cluster.md has for it, in a home of its own."""
+def test_only_its_owner_can_read_a_token(root: Path, tmp_path: Path) -> None:
+    """Runs the command of docs/cluster.md in a temporary home."""
     page = (root / "docs" / "cluster.md").read_text()
     (command,) = {*re.findall(r"^    (mkdir -p ~/\.ray .*)$", page, re.MULTILINE)}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -214,8 +216,10 @@ def test_a_token_is_readable_by_its_owner_alone(root: Path, tmp_path: Path) -> N
     assert token.stat().st_mode & 0o077 == 0
 
 
-def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str, Any]) -> None:
-    """Stopped once, submitted again; then one of its two workers dies."""
+def test_extraction_survives_the_loss_of_a_machine(
+    machines: Machines, experiment: dict[str, Any]
+) -> None:
+    """The job is stopped and submitted again; then one of two workers dies."""
     out = experiment["out"]
     command = ["python", "jobs/extract.py", experiment["config"]]
 
@@ -252,8 +256,10 @@ def test_extraction_outlives_a_machine(machines: Machines, experiment: dict[str,
     assert (summary["found"], summary["rejected"]) == (3 * CLIPS_PER_CLASS, 0)
 
 
-def test_it_can_be_watched(machines: Machines, experiment: dict[str, Any]) -> None:
-    """The head's page of metrics, read while a job shows them, and the logs of its tasks."""
+def test_prometheus_metrics_and_logs_are_available(
+    machines: Machines, experiment: dict[str, Any]
+) -> None:
+    """Reads the head's metrics while a job runs, and the logs of its tasks."""
     page = f"http://{machines.head.address}:{machines.metrics}/metrics"
     out = experiment["folder"] / "seen"
     command = ["python", "jobs/extract.py", experiment["config"], f"output={out}"]
@@ -276,8 +282,10 @@ def test_it_can_be_watched(machines: Machines, experiment: dict[str, Any]) -> No
     assert any(re.search(told, text) for text in logs)
 
 
-def test_training_outlives_a_machine(machines: Machines, experiment: dict[str, Any]) -> None:
-    """Two workers on two machines; one dies in mid-training, another takes its place."""
+def test_training_survives_the_loss_of_a_machine(
+    machines: Machines, experiment: dict[str, Any]
+) -> None:
+    """One of two machines dies during training, and another replaces it."""
     out = experiment["out"]
 
     def epochs() -> int:
@@ -321,7 +329,7 @@ def alive(machines: Machines) -> set[str]:
 def test_an_interrupted_job_leaves_nothing_on_the_cluster(
     machines: Machines, experiment: dict[str, Any]
 ) -> None:
-    """Ctrl-C in a driver that was not submitted: its actors and placement groups are gone, too."""
+    """After Ctrl-C in a driver that was not submitted, no actor or placement group remains."""
     out = experiment["out"]
     before = {*out.glob("training/*/history.jsonl")}
     others = alive(machines)
@@ -368,8 +376,8 @@ def test_the_report_can_be_read(machines: Machines, experiment: dict[str, Any]) 
     assert "<audio" in (out / "evaluation" / "report.html").read_text()
 
 
-def test_a_mistake_fails_the_submission(machines: Machines, experiment: dict[str, Any]) -> None:
-    """One line, and exit codes: of the job, in Ray's list of jobs, and of the submission."""
+def test_a_user_error_fails_the_submission(machines: Machines, experiment: dict[str, Any]) -> None:
+    """There is one line, and the exit codes of job and submission are set."""
     config = experiment["config"]
 
     typo = machines.submit("typo", "python", "jobs/extract.py", config, "features.n_mel=64")
@@ -394,7 +402,7 @@ def test_a_mistake_fails_the_submission(machines: Machines, experiment: dict[str
     assert "Traceback" not in said + kept
 
 
-def test_a_folder_that_a_machine_has_alone_is_refused(
+def test_an_output_folder_that_is_not_shared_is_refused(
     machines: Machines, experiment: dict[str, Any]
 ) -> None:
     if not machines.apart:
@@ -409,8 +417,8 @@ def test_a_folder_that_a_machine_has_alone_is_refused(
     assert f"error: {alone} is not the same folder on every node of the cluster (10.77.0." in said
 
 
-def test_labels_choose_the_machine(machines: Machines, experiment: dict[str, Any]) -> None:
-    """A label that no node has is told, with those there are."""
+def test_labels_select_the_machine(machines: Machines, experiment: dict[str, Any]) -> None:
+    """For an unknown label, the error lists the labels of all nodes."""
     command = ["python", "jobs/train.py", experiment["config"], "compute.labels={pool: elsewhere}"]
 
     job = machines.submit("labels", *command, "training.epochs=1")
@@ -422,10 +430,10 @@ def test_labels_choose_the_machine(machines: Machines, experiment: dict[str, Any
     ) in said, said
 
 
-def test_from_store_to_store(
+def test_jobs_run_from_store_to_store(
     machines: Machines, experiment: dict[str, Any], object_store: dict[str, str]
 ) -> None:
-    """The same jobs, input and output on an S3 server; no key is in what they write or say."""
+    """Input and output are on an S3 server; no access key is in files or logs."""
     shared, secret = experiment["folder"], object_store["AWS_SECRET_ACCESS_KEY"]
     client = boto3.client(
         "s3",

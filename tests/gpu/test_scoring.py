@@ -25,7 +25,7 @@ NORM = Normalisation((-5.0,) * 64, (3.0,) * 64)
 
 @pytest.mark.usefixtures("torch_flags")
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_scores_alike_on_both_and_gives_memory_back(
+def test_every_model_scores_equally_on_cpu_and_gpu_and_frees_memory(
     name: str, device: torch.device
 ) -> None:
     # As distributed.score.load_classifier has it.
@@ -43,10 +43,10 @@ def test_every_model_scores_alike_on_both_and_gives_memory_back(
         np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-3, atol=1e-3 * np.abs(on_cpu).max())
 
 
-def test_the_predictions_of_a_corpus_are_the_same_on_both(
+def test_predictions_of_a_corpus_are_equal_on_cpu_and_gpu(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """To 1e-3, of a classifier that was trained on the GPU."""
+    """The classifier was trained on the GPU; predictions agree to 1e-3."""
     config = Config.model_validate(tree | {"model": {"name": "resnetish18"}})
     folder, run = finished_features("real", config), train_classifier(config)
     clips = split_clips(config, folder)
@@ -68,8 +68,8 @@ def test_the_predictions_of_a_corpus_are_the_same_on_both(
     np.testing.assert_allclose(*embeddings, rtol=1e-3, atol=1e-3 * np.abs(embeddings[1]).max())
 
 
-def test_a_batch_that_the_gpu_cannot_hold_is_one_line(device: torch.device) -> None:
-    """The first maps of 300 clips want 7 GB, and all but 4 GB of the GPU is taken."""
+def test_a_batch_too_large_for_the_gpu_is_a_user_error(device: torch.device) -> None:
+    """The first feature maps of 300 clips need 7 GB, and only 4 GB of the GPU is free."""
     left = 4 << 30
     free, _ = torch.cuda.mem_get_info(device)
     if free < left:

@@ -74,7 +74,7 @@ def test_bfloat16_and_float32_training_agree(
 def test_with_channels_last_every_convolution_gives_maps_in_that_layout(
     model: str, device: torch.device
 ) -> None:
-    """The first one too, whose input has one channel and fits both layouts."""
+    """This includes the first one, whose input has one channel and fits both layouts."""
     classifier = build(model, 3).to(device).to(memory_format=torch.channels_last)
     layouts = []
 
@@ -98,10 +98,10 @@ def test_with_channels_last_every_convolution_gives_maps_in_that_layout(
 
 @pytest.mark.parametrize("ahead", [0, 2])
 @pytest.mark.parametrize("kept", [True, False])
-def test_batches_hold_their_rows_whichever_way_they_come(
+def test_batches_hold_the_same_rows_by_every_transfer(
     kept: bool, ahead: int, device: torch.device
 ) -> None:
-    """From pinned memory, by a thread, or from what lies on the GPU."""
+    """They come from pinned memory, from a thread, or from data on the GPU."""
     rng = np.random.default_rng(0)
     rows = Rows(
         rng.normal(size=(50, 24, 51)).astype(np.float32),
@@ -127,8 +127,8 @@ def test_batches_hold_their_rows_whichever_way_they_come(
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_both_of_torchs_interfaces_agree_on_tf32(tf32: bool) -> None:
-    """torch.compile reads the new one, and torch refuses to answer where they were mixed."""
+def test_both_tf32_interfaces_of_torch_agree(tf32: bool) -> None:
+    """torch.compile reads the new one, and torch raises if both were mixed."""
     hardware_for(torch.device("cuda"), ComputeSettings(tf32=tf32))
 
     assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
@@ -158,10 +158,10 @@ def test_products_are_rounded_as_tf32_says(tf32: bool, device: torch.device) -> 
 
 
 @pytest.mark.gpu
-def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
+def test_gpu_out_of_memory_is_a_user_error_whose_advice_works(
     tree: dict[str, Any], tmp_path: Path, device: torch.device
 ) -> None:
-    """All clips in one batch want some 8 GB, and all but 4 GB of the GPU is taken."""
+    """All clips in one batch need some 8 GB, and only 4 GB of the GPU is free."""
     left = 4 << 30
     free, _ = torch.cuda.mem_get_info(device)
     if free < left:
@@ -198,7 +198,7 @@ def test_too_little_gpu_memory_is_one_line_whose_advice_helps(
 def test_a_compiled_training_agrees_and_takes_batches_of_another_size(
     tree: dict[str, Any], tmp_path: Path, device: torch.device
 ) -> None:
-    """The last batch of an epoch is smaller: no other epoch compiles anew for it."""
+    """The last batch of an epoch is smaller, and only the first epoch compiles for it."""
     tree = tree | {
         "model": {"name": "resnetish18"},
         "training": {"epochs": 3, "batch_size": 20, "checkpoint_policy": "last"},

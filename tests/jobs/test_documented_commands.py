@@ -21,45 +21,47 @@ COMMAND = re.compile(rf"^(?:    |\$ )((?:{PROGRAMS}) .*?)(?:\s+#.*)?$", re.MULTI
 
 # What a command looks like → the tests that run it, as FILE::TEST.
 RUN_BY = {
-    r"make demo": "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others",
+    r"make demo": "tests/jobs/test_jobs.py::test_the_demo_ranks_the_good_generator_first",
     r"raysound extract configs/demo\.yaml": (
-        "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others"
+        "tests/jobs/test_jobs.py::test_the_demo_ranks_the_good_generator_first"
     ),
     r"python jobs/(synthesize|train|evaluate|pipeline)\.py configs/demo\.yaml": (
-        "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others"
+        "tests/jobs/test_jobs.py::test_the_demo_ranks_the_good_generator_first"
     ),
     r"raysound extract configs/demo\.yaml features\.n_mel=64": (
-        "tests/jobs/test_jobs.py::test_a_mistake_of_the_user_ends_in_one_clear_line_and_exit_2"
+        "tests/jobs/test_jobs.py::test_a_user_error_is_one_line_and_exit_code_2"
     ),
     r"python jobs/compare\.py .*": (
-        "tests/jobs/test_jobs.py::test_the_demo_tells_the_good_generator_from_the_others"
+        "tests/jobs/test_jobs.py::test_the_demo_ranks_the_good_generator_first"
     ),
     r"python jobs/pipeline\.py configs/esc10\.yaml": (
-        "tests/jobs/test_jobs.py::test_real_sounds_go_the_whole_road"
+        "tests/jobs/test_jobs.py::test_the_full_pipeline_runs_on_real_sounds"
     ),
     r"raysound (init /sounds|pipeline) mine\.yaml": (
         "tests/jobs/test_jobs.py::test_a_config_that_init_wrote_runs_the_pipeline"
     ),
     r"ray job submit (?!--address).*python jobs/(extract|pipeline)\.py .*": (
-        "tests/cluster/test_cluster.py::test_from_store_to_store"
+        "tests/cluster/test_cluster.py::test_jobs_run_from_store_to_store"
     ),
     r"ray job (stop|logs|status) .*": (
-        "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine"
+        "tests/cluster/test_cluster.py::test_extraction_survives_the_loss_of_a_machine"
     ),
-    r"ray job list": "tests/cluster/test_cluster.py::test_a_mistake_fails_the_submission",
-    r"mkdir -p ~/\.ray .*": (
-        "tests/cluster/test_cluster.py::test_a_token_is_readable_by_its_owner_alone"
+    r"ray job list": "tests/cluster/test_cluster.py::test_a_user_error_fails_the_submission",
+    r"mkdir -p ~/\.ray .*": ("tests/cluster/test_cluster.py::test_only_its_owner_can_read_a_token"),
+    r"export RAY_AUTH_MODE=token.*": (
+        "tests/cluster/test_cluster.py::test_connections_without_the_token_are_refused"
     ),
-    r"export RAY_AUTH_MODE=token.*": "tests/cluster/test_cluster.py::test_a_stranger_is_refused",
-    r"ray start .*": "tests/cluster/test_cluster.py::test_extraction_outlives_a_machine",
+    r"ray start .*": (
+        "tests/cluster/test_cluster.py::test_extraction_survives_the_loss_of_a_machine"
+    ),
     r"python jobs/evaluate\.py configs/demo\.yaml 'evaluation\.embeddings=.*": (
-        "tests/ray/test_embeddings.py::test_metrics_json_page_and_console_hold_them"
+        "tests/ray/test_embeddings.py::test_embeddings_are_in_metrics_json_page_and_console"
     ),
     r"python jobs/reference\.py configs/demo\.yaml": (
-        "tests/ray/test_reference.py::test_the_file_is_written_again_from_what_is_there"
+        "tests/ray/test_reference.py::test_the_file_is_written_again_from_existing_predictions"
     ),
     r"bash benchmarks/gpu\.sh": (
-        "tests/jobs/test_gpu_benchmark.py::test_every_step_runs_on_a_cpu_and_leaves_its_table"
+        "tests/jobs/test_gpu_benchmark.py::test_every_step_runs_on_a_cpu_and_writes_its_table"
     ),
     r"build/peers/bin/python benchmarks/equal_numbers\.py": (
         "tests/unit/test_equal_numbers.py::test_raysound_equals_the_libraries_that_are_installed"
@@ -105,17 +107,17 @@ def known(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_somebody_runs_it_or_it_is_said_why_not(command: str) -> None:
+def test_every_documented_command_has_a_test_or_a_reason(command: str) -> None:
     assert len(known(command)) == 1, f"{command}: {known(command)}"
 
 
-def test_nothing_is_said_of_commands_that_are_gone() -> None:
+def test_no_entry_is_for_a_removed_command() -> None:
     used = {pattern for command in commands() for pattern in known(command)}
     assert used >= {*RUN_BY, *NOT_RUN}
 
 
 @pytest.mark.parametrize("place", sorted({*RUN_BY.values()}))
-def test_the_test_that_runs_it_is_there(place: str) -> None:
+def test_the_named_test_exists(place: str) -> None:
     path, _, name = place.partition("::")
     assert f"def {name}(" in (ROOT / path).read_text()
 
@@ -132,10 +134,10 @@ def of_jobs() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(("job", "arguments"), [*of_jobs()])
-def test_jobs_know_their_arguments(
+def test_documented_arguments_are_valid(
     job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command is there; the config is, and takes the overrides, unless it is yours."""
+    """Command and config exist, unless it is the user's config, and it accepts the overrides."""
     monkeypatch.chdir(ROOT)
     assert job in COMMANDS
     config, overrides = arguments[0], arguments[1:]
@@ -148,7 +150,7 @@ def test_jobs_know_their_arguments(
 
 
 @pytest.mark.parametrize("script", benchmarks())
-def test_benchmarks_are_there(script: str) -> None:
+def test_documented_benchmarks_exist(script: str) -> None:
     assert f"python {script}" in (ROOT / script).read_text(), "its first lines say how to run it"
 
 
@@ -164,7 +166,7 @@ def help_of(*words: str) -> str:
 
 
 @pytest.mark.parametrize("command", [one for one in commands() if one.startswith("ray ")])
-def test_ray_knows_its_options(command: str) -> None:
+def test_documented_options_of_ray_exist(command: str) -> None:
     words = shlex.split(command.partition(" -- ")[0])[1:]
     depth = 2 if words[0] == "job" else 1
     options = [word.partition("=")[0] for word in words[depth:] if word.startswith("--")]

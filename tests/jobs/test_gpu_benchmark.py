@@ -21,7 +21,7 @@ def run(root: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_every_step_runs_on_a_cpu_and_leaves_its_table(root: Path, tmp_path: Path) -> None:
+def test_every_step_runs_on_a_cpu_and_writes_its_table(root: Path, tmp_path: Path) -> None:
     done = run(root, tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,7 +45,7 @@ def test_every_step_runs_on_a_cpu_and_leaves_its_table(root: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_step_that_fails_stops_no_other_and_shows_in_the_exit_code(
+def test_a_failing_step_sets_the_exit_code_and_stops_no_other_step(
     root: Path, tmp_path: Path
 ) -> None:
     done = run(root, tmp_path, "--steps", "training,folds", "--model", "nosuch")
@@ -57,7 +57,7 @@ def test_a_step_that_fails_stops_no_other_and_shows_in_the_exit_code(
     assert "This step is not complete: failed with 1" in (tmp_path / "gpu.md").read_text()
 
 
-def test_a_step_for_which_no_time_is_left_is_told_and_fails(root: Path, tmp_path: Path) -> None:
+def test_a_step_without_time_left_is_reported_and_fails(root: Path, tmp_path: Path) -> None:
     done = run(root, tmp_path, "--minutes", "0", "--steps", "machine")
 
     assert done.returncode == 1
@@ -84,13 +84,13 @@ def test_an_unknown_option_is_a_usage_error(root: Path, tmp_path: Path) -> None:
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
     ],
 )
-def test_a_peak_is_known_by_whole_words_of_the_name(name: str, tflops: float | None) -> None:
-    """An L40S is no L4, and a part of a card does not have the peak of the whole."""
+def test_peaks_match_whole_words_of_the_device_name(name: str, tflops: float | None) -> None:
+    """An L40S is not an L4, and a MIG part does not have the peak of the GPU."""
     assert peak_tflops(name) == tflops
 
 
 def test_the_epochs_fit_the_time_and_never_exceed_the_recipe() -> None:
-    """Of 225 s, 45 a fold: 15 are fixed, and 30 hold 60 epochs of half a second."""
+    """225 s are 45 s per fold: 15 s are fixed, and 30 s are enough for 60 epochs of 0.5 s."""
     assert fitting_epochs(250, folds=5, fixed=15, epoch=0.5, most=120) == 60
     assert fitting_epochs(2500, folds=5, fixed=15, epoch=0.5, most=120) == 120
     assert fitting_epochs(10, folds=5, fixed=15, epoch=0.5, most=120) == 1

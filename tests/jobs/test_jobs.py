@@ -22,7 +22,7 @@ def run(root: Path, job: str, *arguments: str, timeout: int = 100) -> subprocess
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_mistake_of_the_user_ends_in_one_clear_line_and_exit_2(root: Path, job: str) -> None:
+def test_a_user_error_is_one_line_and_exit_code_2(root: Path, job: str) -> None:
     done = run(root, job, "configs/demo.yaml", "features.n_mel=64")
 
     assert done.returncode == 2
@@ -33,7 +33,7 @@ def test_a_mistake_of_the_user_ends_in_one_clear_line_and_exit_2(root: Path, job
     assert "Traceback" not in done.stderr
 
 
-def test_a_comparison_of_what_is_not_there_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_comparison_with_a_missing_file_is_a_user_error(root: Path, tmp_path: Path) -> None:
     done = run(root, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
     bare = run(root, "compare")
 
@@ -44,7 +44,7 @@ def test_a_comparison_of_what_is_not_there_is_told(root: Path, tmp_path: Path) -
     assert "usage: raysound compare OLD" in bare.stdout
 
 
-def test_without_arguments_a_job_says_how_to_call_it(root: Path) -> None:
+def test_a_job_without_arguments_prints_its_usage(root: Path) -> None:
     asked, bare = run(root, "extract", "--help"), run(root, "extract")
 
     assert asked.returncode == 0
@@ -54,7 +54,7 @@ def test_without_arguments_a_job_says_how_to_call_it(root: Path) -> None:
     assert "  features.hop_length " in asked.stdout
 
 
-def test_a_missing_corpus_is_told_by_its_path(root: Path, tmp_path: Path) -> None:
+def test_a_missing_corpus_is_reported_with_its_path(root: Path, tmp_path: Path) -> None:
     done = run(root, "extract", "configs/seed.yaml", f"output={tmp_path}", "corpora.real.path=/no")
 
     assert done.returncode == 2
@@ -62,8 +62,8 @@ def test_a_missing_corpus_is_told_by_its_path(root: Path, tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
-    """Ray's token is on without a word from the user."""
+def test_a_local_cluster_requires_the_token(root: Path) -> None:
+    """Ray's token is on by default."""
     code = (
         "import os, ray\n"
         "from raysound.distributed.cluster.session import ray_session\n"
@@ -87,7 +87,7 @@ def test_a_cluster_of_ours_is_closed_to_strangers(root: Path) -> None:
 def test_a_config_that_init_wrote_runs_the_pipeline(
     root: Path, tmp_path: Path, tones: dict[str, Path]
 ) -> None:
-    """In any folder, without a change of the file."""
+    """It runs in any folder, without editing."""
 
     def raysound(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -110,8 +110,8 @@ def test_a_config_that_init_wrote_runs_the_pipeline(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path: Path) -> None:
-    """configs/demo.yaml as it is shipped, but for where it writes."""
+def test_the_demo_ranks_the_good_generator_first(root: Path, tmp_path: Path) -> None:
+    """Runs configs/demo.yaml with another output folder."""
     made = tmp_path / "made"
     places = [
         f"output={tmp_path / 'out'}",
@@ -166,8 +166,8 @@ def test_the_demo_tells_the_good_generator_from_the_others(root: Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.esc10
 @pytest.mark.timeout(900)
-def test_real_sounds_go_the_whole_road(root: Path, esc10: Path, tmp_path: Path) -> None:
-    """ESC-10, all 400 clips, with fewer frames and epochs than configs/esc10.yaml has."""
+def test_the_full_pipeline_runs_on_real_sounds(root: Path, esc10: Path, tmp_path: Path) -> None:
+    """Uses all 400 clips of ESC-10, with fewer frames and epochs than configs/esc10.yaml."""
     wavs = tmp_path / "esc10"
     subprocess.run(
         [sys.executable, esc10 / "to_wav.py", wavs], check=True, timeout=120, capture_output=True

@@ -84,14 +84,14 @@ def epochs(config: Path, where: str = "training/*") -> int:
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_job_ends_at_a_signal_while_it_imports(
+def test_a_signal_ends_a_job_during_imports(
     root: Path, config: Path, which: signal.Signals
 ) -> None:
     with job(root, "train", config) as process:
         interrupt(process, config, lambda: loads(process, "libarrow"), which, which)
 
 
-def test_a_job_ends_at_a_signal_while_ray_starts(root: Path, config: Path) -> None:
+def test_a_signal_ends_a_job_while_ray_starts(root: Path, config: Path) -> None:
     with job(root, "train", config) as process:
         interrupt(
             process, config,
@@ -100,10 +100,8 @@ def test_a_job_ends_at_a_signal_while_ray_starts(root: Path, config: Path) -> No
         )  # fmt: skip
 
 
-def test_a_pipeline_ends_at_a_signal_in_each_of_its_steps_and_continues(
-    root: Path, config: Path
-) -> None:
-    """In extraction, in training and, after a training, in evaluation."""
+def test_a_signal_ends_each_step_of_a_pipeline_which_resumes(root: Path, config: Path) -> None:
+    """Signals come in extraction, in training and, after a training, in evaluation."""
     parts = lambda: len([*config.parent.glob("out/features/*/part-*.parquet")])  # noqa: E731
     with job(root, "pipeline", config) as process:
         interrupt(process, config, lambda: parts() >= 3, signal.SIGINT, group=True)
@@ -126,7 +124,7 @@ def test_a_pipeline_ends_at_a_signal_in_each_of_its_steps_and_continues(
     assert (config.parent / "out/evaluation/report.html").exists()
 
 
-def test_a_search_ends_at_a_signal(root: Path, config: Path) -> None:
+def test_a_signal_ends_a_search(root: Path, config: Path) -> None:
     with job(root, "tune", config) as process:
         interrupt(
             process, config, lambda: epochs(config, "search/*/trials/*") >= 2, signal.SIGTERM,

@@ -64,7 +64,7 @@ def extract(root: Path, *command: str, **environment: str) -> str:
     return line
 
 
-def test_a_cluster_that_is_gone_is_told(root: Path) -> None:
+def test_an_unreachable_cluster_is_a_user_error(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -76,8 +76,8 @@ def test_a_cluster_that_is_gone_is_told(root: Path) -> None:
     )
 
 
-def test_a_server_that_is_no_cluster_is_told_in_time(root: Path, mute: str) -> None:
-    """Ray alone would try for many minutes."""
+def test_a_server_that_is_not_a_cluster_is_a_user_error_in_time(root: Path, mute: str) -> None:
+    """Ray itself would retry for many minutes."""
     line = extract(root, "-c", IMPATIENT, RAY_ADDRESS=mute)
 
     assert line == (
@@ -88,7 +88,7 @@ def test_a_server_that_is_no_cluster_is_told_in_time(root: Path, mute: str) -> N
 
 
 @pytest.mark.parametrize("variable", ["HOME", "RAY_TMPDIR"])
-def test_a_folder_that_ray_can_not_write_to_is_told(root: Path, variable: str) -> None:
+def test_a_folder_that_ray_can_not_write_to_is_a_user_error(root: Path, variable: str) -> None:
     line = extract(root, **{variable: "/dev/null/below", "RAY_AUTH_MODE": "token"})
 
     assert re.fullmatch(
@@ -99,8 +99,8 @@ def test_a_folder_that_ray_can_not_write_to_is_told(root: Path, variable: str) -
 
 
 @pytest.mark.slow
-def test_ray_is_started_again_where_it_did_not_start(root: Path, tmp_path: Path) -> None:
-    """A few times at the most; of what had started by then nothing is left."""
+def test_a_failed_start_of_ray_is_retried(root: Path, tmp_path: Path) -> None:
+    """The number of retries is limited, and no process of a failed start remains."""
 
     def run(failures: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -124,7 +124,7 @@ def test_ray_is_started_again_where_it_did_not_start(root: Path, tmp_path: Path)
 def test_a_task_that_is_killed_for_memory_each_time_ends_the_job(
     root: Path, tone_config: dict[str, object], tmp_path: Path
 ) -> None:
-    """Ray's own memory monitor kills: it is told to take a hundredth of the memory for all."""
+    """Ray's memory monitor kills the task: its threshold is set to 1 % of the memory."""
     config = tmp_path / "memory.yaml"
     config.write_text(yaml.safe_dump(tone_config))
 

@@ -22,7 +22,7 @@ def page(root: Path) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_the_lines_of_the_page_run(
+def test_documented_code_runs(
     root: Path, tones: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (config,) = re.findall(r"```yaml\n(.*?)```", page(root), re.DOTALL)
@@ -57,7 +57,7 @@ def test_the_lines_of_the_page_run(
     assert names["batch"]["log_mel"].shape[:2] == (16, 32)
 
 
-def test_the_examples_of_metrics_give_what_the_page_shows(root: Path) -> None:
+def test_metric_examples_give_the_documented_output(root: Path) -> None:
     text = "".join(re.findall(r"```pycon\n(.*?)```", page(root), re.DOTALL))
     examples = doctest.DocTestParser().get_doctest(text, {}, "docs/api.md", None, None)
 
@@ -67,7 +67,7 @@ def test_the_examples_of_metrics_give_what_the_page_shows(root: Path) -> None:
     assert result.failed == 0
 
 
-def test_the_page_has_every_name(root: Path) -> None:
+def test_documentation_lists_every_public_name(root: Path) -> None:
     text = page(root)
 
     assert len(raysound.__all__) <= 12
@@ -81,8 +81,8 @@ def test_the_page_has_every_name(root: Path) -> None:
             _ = module.odd
 
 
-def test_options_of_ray_data_are_the_users_own(trained: dict[str, Any]) -> None:
-    """A step sets what it needs for its own datasets alone."""
+def test_ray_data_options_of_the_user_are_unchanged(trained: dict[str, Any]) -> None:
+    """A step changes the options only for its own datasets."""
     context = DataContext.get_current()
     context.execution_options.preserve_order = False
     try:
@@ -109,7 +109,7 @@ print(rows.count())
 """
 
 
-def test_a_session_is_opened_where_none_is(
+def test_a_session_is_opened_if_none_is_open(
     root: Path, tmp_path: Path, tone_config: dict[str, Any]
 ) -> None:
     (tmp_path / "one.yaml").write_text(json.dumps(tone_config))

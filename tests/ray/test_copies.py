@@ -169,7 +169,7 @@ def times(folder: Path) -> dict[Path, int]:
 
 
 def test_exactly_the_changed_training_clips_are_flagged(evaluated: dict[str, Any]) -> None:
-    """By the clip that each was made of, with the roll as lag, whichever window holds it."""
+    """The match is the clip that the copy was made from; the lag is the roll."""
     limit = evaluated["copies"]["threshold"]["value"]
     found = rows(evaluated["output"], "made")
     assert len(found) == 3 * (5 + len(CHANGES)) + 1
@@ -227,7 +227,7 @@ def test_duplicates_among_the_real_clips_come_first_unless_of_one_group(
     assert len(pairs) == len({frozenset(pair) for pair in named}) == 10
 
 
-def test_clips_without_labels_are_searched_alike(evaluated: dict[str, Any]) -> None:
+def test_clips_without_labels_are_searched_too(evaluated: dict[str, Any]) -> None:
     made, flat = (rows(evaluated["output"], name) for name in ("made", "flat"))
     assert {row["label"] for row in flat.values()} == {None}
     assert {row["label"] for row in made.values()} == {*CLASSES}
@@ -251,9 +251,7 @@ def test_every_clip_scored_outside_of_training_has_a_row(evaluated: dict[str, An
             assert found.equals(clips.filter(pc.invert(is_train)))
 
 
-def test_results_do_not_depend_on_how_tasks_share_the_work(
-    evaluated: dict[str, Any], tmp_path: Path
-) -> None:
+def test_results_do_not_depend_on_parts_per_task(evaluated: dict[str, Any], tmp_path: Path) -> None:
     for together in (1, 8):
         to = with_predictions(evaluated, tmp_path / str(together))
         assert searched(evaluated["config"], to, together) == evaluated["copies"]
@@ -266,7 +264,7 @@ def test_results_do_not_depend_on_how_tasks_share_the_work(
         assert one.equals(other)
 
 
-def test_a_rerun_computes_nothing_and_a_lost_part_alone(
+def test_a_rerun_computes_only_missing_parts(
     evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = evaluated["output"] / "copies"
@@ -291,10 +289,10 @@ def test_a_rerun_computes_nothing_and_a_lost_part_alone(
     assert {path for path in after if after[path] != before[path]} == {gone}
 
 
-def test_of_more_training_windows_whole_clips_are_drawn(
+def test_whole_clips_are_sampled_up_to_the_limit_of_windows(
     evaluated: dict[str, Any], tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The console says so, and what was made of the others is flagged no more."""
+    """The console shows it, and copies of other clips are not flagged."""
     train = 3 * TRAIN + 3
     config = changed(tree, training_windows=30)
     found = searched(config, with_predictions(evaluated, tmp_path))
@@ -323,7 +321,7 @@ def test_of_more_training_windows_whole_clips_are_drawn(
     assert line == "not compared: the share of copies: training clips or threshold differ"
 
 
-def test_training_clips_that_do_not_fit_are_one_line(
+def test_no_training_clip_within_the_limit_is_a_user_error(
     tree: dict[str, Any], tmp_path: Path, evaluated: dict[str, Any]
 ) -> None:
     """Clips of 1.5 s have eight windows of 0.2 s."""
@@ -340,7 +338,7 @@ def test_training_clips_that_do_not_fit_are_one_line(
 def test_too_few_real_clips_have_no_threshold_and_the_reason_is_shown(
     evaluated: dict[str, Any], tree: dict[str, Any], tmp_path: Path, root: Path
 ) -> None:
-    """Another rate searches nothing anew."""
+    """Another rate needs no new search."""
     other = copy.deepcopy(tree)
     other["evaluation"]["copies"]["rate"] = 0.01
     before = times(evaluated["output"] / "copies")
@@ -362,7 +360,7 @@ def test_too_few_real_clips_have_no_threshold_and_the_reason_is_shown(
     assert why in (output / "report.html").read_text()
 
 
-def test_page_events_console_and_compare_hold_them(
+def test_copies_are_in_page_events_console_and_comparison(
     evaluated: dict[str, Any], tmp_path: Path
 ) -> None:
     metrics = evaluated["metrics"]
@@ -391,10 +389,10 @@ def test_page_events_console_and_compare_hold_them(
     assert not [row for row in compare(off, metrics) if row["metric"] == "copies.share"]
 
 
-def test_pairs_take_a_quarter_of_the_room_for_sounds(
+def test_pairs_take_a_quarter_of_the_capacity_for_sounds(
     evaluated: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One whose sound is gone is left out with a warning."""
+    """A pair with a missing sound is left out with a warning."""
     config, copies = evaluated["config"], evaluated["copies"]
     folders = {name: finished_features(name, config) for name in ("real", "made", "flat")}
     for room, most in ((1000, 8), (40, 5), (8, 1), (7, 0)):
@@ -421,7 +419,7 @@ def test_pairs_take_a_quarter_of_the_room_for_sounds(
     assert f"made: {best['clip_id']} can't be shown in the report: no such file" in caplog.text
 
 
-def test_it_is_off_by_default(trained: dict[str, Any]) -> None:
+def test_the_search_for_copies_is_off_by_default(trained: dict[str, Any]) -> None:
     output = Path(trained["config"].output) / "evaluation"
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["copies"] is None

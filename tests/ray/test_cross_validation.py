@@ -94,10 +94,10 @@ def predictions(classifier: dict[str, Any]) -> list[dict[str, Any]]:
     ).to_pylist()
 
 
-def test_each_clip_is_tested_once_a_seed_by_the_classifier_of_its_fold(
+def test_each_clip_is_tested_once_per_seed_by_the_classifier_of_its_fold(
     validated: dict[str, Any],
 ) -> None:
-    """Folds in the order of their numbers."""
+    """Folds are sorted by number."""
     sums = validated["sums"]
     with open(Path(validated["config"].corpora.real.path) / "metadata.csv") as file:
         fold_of = {row["file_name"]: row["fold"] for row in csv.DictReader(file)}
@@ -117,7 +117,7 @@ def test_each_clip_is_tested_once_a_seed_by_the_classifier_of_its_fold(
     assert len({classifier["run"] for classifier in sums["classifiers"]}) == 4
 
 
-def test_no_clip_of_its_test_fold_trains_a_classifier(validated: dict[str, Any]) -> None:
+def test_no_classifier_trains_on_its_test_fold(validated: dict[str, Any]) -> None:
     config: Config = validated["config"]
     folder = finished_features("real", config)
     for classifier in validated["sums"]["classifiers"]:
@@ -141,7 +141,7 @@ def test_no_clip_of_its_test_fold_trains_a_classifier(validated: dict[str, Any])
         assert note.training["seed"] == classifier["seed"]
 
 
-def test_another_seed_is_another_training_of_the_same_clips(validated: dict[str, Any]) -> None:
+def test_seeds_train_different_classifiers_on_the_same_clips(validated: dict[str, Any]) -> None:
     for one, other in zip(*[iter(validated["sums"]["classifiers"])] * 2, strict=True):
         notes = [checkpoint.load_metadata(classifier["run"]) for classifier in (one, other)]
         losses = [
@@ -152,7 +152,7 @@ def test_another_seed_is_another_training_of_the_same_clips(validated: dict[str,
         assert losses[0] != losses[1]
 
 
-def test_the_sums_are_those_of_the_predictions(validated: dict[str, Any]) -> None:
+def test_the_summary_matches_the_predictions(validated: dict[str, Any]) -> None:
     sums = validated["sums"]
     rights, accuracies, clips = [], {}, 0
     for classifier in sums["classifiers"]:
@@ -196,7 +196,7 @@ def test_the_table_shows_each_classifier_and_the_means(validated: dict[str, Any]
     assert [line.split() for line in validated["printed"].splitlines()] == expected
 
 
-def test_a_second_run_trains_nothing_anew(validated: dict[str, Any]) -> None:
+def test_a_second_run_trains_nothing(validated: dict[str, Any]) -> None:
     runs = Path(validated["config"].output) / "training"
 
     def trained() -> dict[Path, int]:
@@ -242,10 +242,10 @@ def test_a_single_fold_is_refused(tones: dict[str, Path], tmp_path: Path) -> Non
         train(from_tree(tree, "test"))
 
 
-def test_a_fold_that_leaves_no_training_clip_of_a_class_ends_all_before_any_training(
+def test_a_fold_without_training_clips_of_a_class_raises_before_any_training(
     tones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """All of `mid` is in fold 2: only the second of three classifiers can't be trained."""
+    """All clips of `mid` are in fold 2, so the second of three classifiers can't be trained."""
     corpus = with_folds(tones["real"], tmp_path / "corpus", {"": "1"})
     table = corpus / "metadata.csv"
     rows = list(csv.reader(table.read_text().splitlines()))

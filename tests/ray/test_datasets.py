@@ -29,7 +29,7 @@ def halve(waveforms: np.ndarray) -> np.ndarray:
     return waveforms / 2
 
 
-def test_log_mels_are_those_that_the_job_writes_and_take_further_steps(
+def test_log_mels_equal_those_of_the_job_and_can_be_mapped(
     tones: dict[str, Path], tmp_path: Path
 ) -> None:
     config = from_tree(
@@ -58,7 +58,7 @@ def test_log_mels_are_those_that_the_job_writes_and_take_further_steps(
     assert loudest == max(log_mel.max() for log_mel in made.values())
 
 
-def test_a_transform_stands_between_reading_and_log_mel(tones: dict[str, Path]) -> None:
+def test_a_transform_is_applied_before_the_log_mel(tones: dict[str, Path]) -> None:
     plain = by_clip(raysound.log_mels(str(tones["bad"]), SETTINGS).take_all())
     halved = by_clip(raysound.log_mels(str(tones["bad"]), SETTINGS, transform=halve).take_all())
 
@@ -70,7 +70,7 @@ def test_a_transform_stands_between_reading_and_log_mel(tones: dict[str, Path]) 
 def test_rejects_are_left_out_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One at its head, one at its end, when a block with its first windows has left."""
+    """One file is damaged at its head, one at its end, after a first block of windows."""
     settings = SETTINGS.model_copy(update={"clip_length": 0.25})
     monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 2 * settings.n_mels * settings.n_frames * 4)
     folder = tmp_path / "clips" / "dog"
@@ -93,7 +93,7 @@ def test_rejects_are_left_out_and_logged(
     assert "late.wav rejected: NaN or infinite samples" in caplog.text
 
 
-def test_features_that_are_not_finished_are_not_read(tmp_path: Path) -> None:
+def test_unfinished_features_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run jobs/extract\.py first"):
         raysound.read_features(str(tmp_path))
 

@@ -102,8 +102,8 @@ def by_numpy(evaluated: dict[str, Any], corpus: str) -> tuple[pa.Table, np.ndarr
     return clips, np.stack([embedded(one).mean(axis=0) for one in windows])
 
 
-def test_an_onnx_models_embeddings_are_numpys_to_1e_6(evaluated: dict[str, Any]) -> None:
-    """Of exactly the clips that the classifier scored, in its order."""
+def test_onnx_embeddings_equal_numpy_to_1e_6(evaluated: dict[str, Any]) -> None:
+    """The rows match those of the predictions."""
     for corpus in CORPORA:
         clips, expected = by_numpy(evaluated, corpus)
         found = read(evaluated, "conv", corpus)
@@ -111,7 +111,7 @@ def test_an_onnx_models_embeddings_are_numpys_to_1e_6(evaluated: dict[str, Any])
         np.testing.assert_allclose(as_array(found["embedding"]), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_distances_are_those_of_numpys_embeddings_to_1e_6(evaluated: dict[str, Any]) -> None:
+def test_distances_equal_those_of_numpy_embeddings_to_1e_6(evaluated: dict[str, Any]) -> None:
     clips, embedding = by_numpy(evaluated, "real")
     is_train = pc.equal(clips["split"], "train").to_numpy()
     order = np.argsort(keys(clips["clip_id"].to_pylist()))
@@ -146,7 +146,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     return float(gap @ gap + np.trace(a) + np.trace(b) - 2 * roots)
 
 
-def test_log_mel_statistics_are_those_of_the_feature_shards(evaluated: dict[str, Any]) -> None:
+def test_log_mel_statistics_equal_those_of_the_feature_shards(evaluated: dict[str, Any]) -> None:
     folder = finished_features("good", evaluated["config"])
     tables = [storage.read_table(uri) for uri in parquet.shard_uris(folder)]
     rows = pa.concat_tables(tables)
@@ -157,7 +157,7 @@ def test_log_mel_statistics_are_those_of_the_feature_shards(evaluated: dict[str,
     assert evaluated["metrics"]["embeddings"]["mel"]["size"] == expected.shape[1] == 240
 
 
-def test_anchors_are_where_they_must_be(evaluated: dict[str, Any]) -> None:
+def test_anchors_have_the_expected_order(evaluated: dict[str, Any]) -> None:
     for name in ("conv", "mel"):
         embedding = evaluated["metrics"]["embeddings"][name]
         anchors = embedding["anchors"]
@@ -169,7 +169,9 @@ def test_anchors_are_where_they_must_be(evaluated: dict[str, Any]) -> None:
             assert anchors[kind]["coverage"]["value"] < real["coverage"]["value"]
 
 
-def test_metrics_json_page_and_console_hold_them(evaluated: dict[str, Any], root: Path) -> None:
+def test_embeddings_are_in_metrics_json_page_and_console(
+    evaluated: dict[str, Any], root: Path
+) -> None:
     metrics = evaluated["metrics"]
     schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(metrics)
@@ -182,14 +184,14 @@ def test_metrics_json_page_and_console_hold_them(evaluated: dict[str, Any], root
         assert [line[1] for line in lines if line[0] == name][:3] == [*CORPORA]
 
 
-def test_events_hold_them(evaluated: dict[str, Any], tmp_path: Path) -> None:
+def test_embeddings_are_in_events(evaluated: dict[str, Any], tmp_path: Path) -> None:
     write_events(evaluated["metrics"], str(tmp_path / "events"))
     (file,) = (tmp_path / "events").iterdir()
     for tag in (b"conv.mmd2_x100/good", b"mel.coverage/real", b"mel.mmd2_x100/noise"):
         assert tag in file.read_bytes()
 
 
-def test_a_rerun_computes_nothing_and_a_change_what_it_concerns(
+def test_a_rerun_computes_only_what_changed(
     evaluated: dict[str, Any], tree: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = evaluated["output"] / "embeddings"
@@ -217,7 +219,7 @@ def test_a_rerun_computes_nothing_and_a_change_what_it_concerns(
     assert check_embeddings(from_tree(changed, "test"))[0].digest != source.digest
 
 
-def test_embeddings_do_not_depend_on_how_tasks_share_the_work(
+def test_embeddings_do_not_depend_on_parts_per_task(
     evaluated: dict[str, Any], tmp_path: Path
 ) -> None:
     config = evaluated["config"]
@@ -232,7 +234,7 @@ def test_embeddings_do_not_depend_on_how_tasks_share_the_work(
                 assert parts.equals(read(evaluated, source.name, corpus))
 
 
-def test_compare_holds_embeddings_of_one_digest(evaluated: dict[str, Any]) -> None:
+def test_only_embeddings_of_equal_digests_are_compared(evaluated: dict[str, Any]) -> None:
     old = evaluated["metrics"]
     rows = [row for row in compare(old, old) if row["metric"].startswith(("conv.", "mel."))]
     assert {row["metric"] for row in rows} >= {"conv.mmd2_x100", "mel.mmd2_x100", "conv.coverage"}
@@ -249,8 +251,8 @@ def test_compare_holds_embeddings_of_one_digest(evaluated: dict[str, Any]) -> No
     ]
 
 
-def test_a_sound_that_is_gone_is_one_line(evaluated: dict[str, Any], tmp_path: Path) -> None:
-    """The classifier scored it from the log-mels; the model wants the wav."""
+def test_a_missing_sound_file_is_a_user_error(evaluated: dict[str, Any], tmp_path: Path) -> None:
+    """The classifier needs only the log-mels, but the model needs the wav file."""
     config = evaluated["config"]
     source = check_embeddings(config)[0]
     folders = {"good": finished_features("good", config)}
@@ -265,10 +267,10 @@ def test_a_sound_that_is_gone_is_one_line(evaluated: dict[str, Any], tmp_path: P
         away.rename(path)
 
 
-def test_a_model_that_can_not_be_used_is_one_line_before_scoring(
+def test_an_unusable_model_is_a_user_error_before_scoring(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """tests/unit/test_onnx_model.py has all kinds."""
+    """tests/unit/test_onnx_model.py tests each kind of error."""
     config = with_model(tree, tmp_path / "wrong.onnx", tmp_path / "out")
     with pytest.raises(UserError, match=r"conv\.path: there is no file /.*wrong\.onnx"):
         evaluate(config)
@@ -288,7 +290,7 @@ def with_model(tree: dict[str, Any], model: Path, output: Path) -> Config:
     return from_tree(changed, "test")
 
 
-def test_a_model_may_lie_in_an_object_store(
+def test_a_model_is_read_from_an_object_store(
     evaluated: dict[str, Any], tree: dict[str, Any], object_store: str
 ) -> None:
     config = evaluated["config"]

@@ -54,7 +54,7 @@ def metrics(trained: dict[str, Any]) -> dict[str, Any]:
     return json.loads((Path(trained["config"].output) / "evaluation/metrics.json").read_text())
 
 
-def test_the_good_generator_is_told_from_the_bad_one(
+def test_the_good_generator_scores_better_than_the_bad_one(
     trained: dict[str, Any], metrics: dict[str, Any]
 ) -> None:
     corpora = metrics["corpora"]
@@ -81,8 +81,8 @@ def test_metrics_json_fits_its_schema(root: Path, metrics: dict[str, Any]) -> No
     assert len(list(validator.iter_errors(wrong))) == 1
 
 
-def test_the_anchors_stand_beside_the_corpora(metrics: dict[str, Any]) -> None:
-    """Three classes of tones are easy enough for every anchor to lie where it must."""
+def test_the_anchors_are_in_the_metrics(metrics: dict[str, Any]) -> None:
+    """With three classes of tones every sanity check passes."""
     anchors = metrics["anchors"]
     of_real = {"noise", "silence", "shuffled_labels", "training_copy"}
     assert anchors.keys() == {*of_real, "real_halves"}
@@ -98,10 +98,10 @@ def test_the_anchors_stand_beside_the_corpora(metrics: dict[str, Any]) -> None:
     assert {row["why"] for row in skipped_checks} == {"needs more than 5 real test clips a class"}
 
 
-def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
+def test_scores_do_not_depend_on_the_number_of_tasks(
     trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Shards are scored whole: alone, one after the other, they give the same predictions."""
+    """Shards that are scored one by one in this process give the same predictions."""
     config, run = trained["config"], trained["run"]
     predictions = f"{config.output}/evaluation/predictions"
     clips = split_clips(config, finished_features("real", config))
@@ -132,8 +132,8 @@ def test_scores_do_not_depend_on_how_many_tasks_share_the_work(
     assert set(real["clip_id"].to_pylist()) == set(chosen["clip_id"].to_pylist())
 
 
-def test_each_clip_has_a_score_of_its_own(trained: dict[str, Any]) -> None:
-    """Its probability of what it was asked to be, how real it looks, and the clip it is nearest."""
+def test_each_clip_has_scores(trained: dict[str, Any]) -> None:
+    """The scores are target probability, realism and nearest training clip."""
     predictions = f"{trained['config'].output}/evaluation/predictions"
     table = pa.concat_tables(
         part for name in ("real", "good", "bad") for part in read_predictions(predictions, name)
@@ -248,7 +248,7 @@ def capture_log() -> Iterator[list[str]]:
 def test_a_classifier_trained_on_good_clips_recognises_real_ones(
     trained: dict[str, Any], compared: dict[str, Any]
 ) -> None:
-    """And one that was trained on clips drowned in noise does so less often."""
+    """A classifier trained on noisy clips recognises fewer."""
     scores = compared["scores"]
     good, bad = (scores["generated"][name] for name in ("good", "bad"))
 
@@ -265,10 +265,10 @@ def test_a_classifier_trained_on_good_clips_recognises_real_ones(
         assert row["p_value"] <= row["p_adjusted"] <= 1
 
 
-def test_both_classifiers_of_a_pair_are_trained_on_equally_many_clips_of_each_class(
+def test_both_classifiers_of_a_pair_train_on_equal_numbers_of_clips_per_class(
     compared: dict[str, Any],
 ) -> None:
-    """On real clips of the training and validation splits alone."""
+    """They use only real clips of the training and validation splits."""
     output = Path(compared["config"].output)
     for row in compared["scores"]["generated"].values():
         real, generated = (
@@ -282,7 +282,7 @@ def test_both_classifiers_of_a_pair_are_trained_on_equally_many_clips_of_each_cl
         assert row["train_clips"] < compared["scores"]["classifier"]["train_clips"]
 
 
-def test_a_class_that_a_generator_lacks_is_left_out_on_both_sides_and_named(
+def test_a_class_missing_in_a_generator_is_dropped_on_both_sides_and_named(
     compared: dict[str, Any],
 ) -> None:
     good, bad = (compared["scores"]["generated"][name] for name in ("good", "bad"))
@@ -295,7 +295,7 @@ def test_a_class_that_a_generator_lacks_is_left_out_on_both_sides_and_named(
     assert any(words in line for line in compared["log"])
 
 
-def test_the_report_shows_these_scores_until_the_classifier_is_another(
+def test_the_report_shows_cas_until_the_classifier_changes(
     root: Path, compared: dict[str, Any]
 ) -> None:
     config, scores = compared["config"], compared["scores"]
@@ -323,7 +323,7 @@ def test_the_report_shows_these_scores_until_the_classifier_is_another(
     assert any("another classifier: its run differs: run jobs/cas.py again" in x for x in log)
 
 
-def test_without_generated_corpora_there_is_no_such_score(trained: dict[str, Any]) -> None:
+def test_cas_without_generated_corpora_is_a_user_error(trained: dict[str, Any]) -> None:
     tree = {**trained["tree"], "corpora": {"real": trained["tree"]["corpora"]["real"]}}
 
     with pytest.raises(UserError, match=r"no corpora\.generated"):
@@ -350,10 +350,10 @@ def test_a_mismatch_is_refused_and_both_values_named(
         evaluate(from_tree(tree, "test"))
 
 
-def test_another_split_than_the_classifiers_is_refused(
+def test_a_split_that_differs_from_the_classifiers_is_refused(
     trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Else clips that it learned could test it."""
+    """Otherwise training clips could be used as test clips."""
     tree = {**trained["tree"], "evaluation": {"checkpoint": trained["run"]}}
     tree["output"] = str(tmp_path)
     tree["corpora"] = {
@@ -367,7 +367,7 @@ def test_another_split_than_the_classifiers_is_refused(
         evaluate(config)
 
 
-def test_a_class_that_the_classifier_never_learned_is_refused(
+def test_a_class_unknown_to_the_classifier_is_refused(
     trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "corpus").mkdir()
@@ -390,10 +390,10 @@ def test_a_class_that_the_classifier_never_learned_is_refused(
         cas(config)
 
 
-def test_a_corpus_of_one_class_teaches_nobody(
+def test_a_corpus_of_one_class_is_refused(
     trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """It is told by its name, and before the real clips are learned from."""
+    """The error names it and comes before any training."""
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "high").symlink_to(tones["good"] / "high")
     tree = {**trained["tree"], "output": str(tmp_path / "out")}

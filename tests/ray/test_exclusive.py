@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("job", [extract, train, evaluate, synthesize])
-def test_a_job_leaves_a_folder_alone_to_which_another_writes(
+def test_a_folder_that_another_job_writes_to_is_refused(
     job: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:
     config = from_tree(
@@ -42,7 +42,7 @@ def test_a_job_leaves_a_folder_alone_to_which_another_writes(
     assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == before
 
 
-def test_jobs_of_a_cluster_do_not_write_to_one_uri_at_a_time(
+def test_a_uri_that_another_job_of_the_cluster_writes_to_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "of a cluster")

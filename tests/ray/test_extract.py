@@ -156,7 +156,7 @@ def test_every_awkward_file_ends_as_a_row_or_as_a_reject_with_its_reason(
 
 
 def test_the_summary_holds_mean_and_variance_of_every_band(noises: Path, tmp_path: Path) -> None:
-    """Over all frames of all rows, as if they were one array."""
+    """They are computed over all frames of all rows."""
     folder = extract_corpus("real", config_for(noises, tmp_path, **SMALL))
 
     log_mels = np.stack([row["log_mel"] for row in rows_of(folder)])
@@ -192,7 +192,7 @@ def test_rows_hold_finite_log_mels_equal_to_torchaudio(troubles: Path, tmp_path:
     assert rows["dog/long.wav", 2]["duration"] == pytest.approx(3.0)
 
 
-def test_a_finished_corpus_is_left_as_it_is(
+def test_a_finished_corpus_is_not_extracted_again(
     noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -207,10 +207,10 @@ def test_a_finished_corpus_is_left_as_it_is(
     assert caplog.messages[-1] == "real: 12 clips are extracted already"
 
 
-def test_with_loudness_peaks_and_quiet_clips_are_counted_in_one_line(
+def test_loudness_logs_counts_of_peaks_and_quiet_clips(
     noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The public pipeline gives the same log-mels, of which a tenth as loud a clip has no other."""
+    """The public pipeline gives the same log-mels, which do not depend on the level of a clip."""
     caplog.set_level("INFO")
     noise, _ = soundfile.read(noises / "dog" / "0.wav")
     soundfile.write(noises / "dog" / "0.wav", noise / 10, 8000, subtype="FLOAT")
@@ -235,10 +235,10 @@ def test_with_loudness_peaks_and_quiet_clips_are_counted_in_one_line(
         assert (row["gain_db"] is None) == (row["clip_id"] == "dog/1.wav")
 
 
-def test_a_finished_folder_of_an_older_version_is_left_as_it_is(
+def test_a_finished_folder_of_an_older_version_is_kept(
     noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its manifest is one file, and its shards have names of five digits."""
+    """Its manifest is one file, and its shards have five-digit names."""
     caplog.set_level("INFO")
     config = config_for(noises, tmp_path, **SMALL)
     folder = Path(extract_corpus("real", config))
@@ -256,7 +256,7 @@ def test_a_finished_folder_of_an_older_version_is_left_as_it_is(
     assert finished_features("real", config) == str(folder)
 
 
-def test_clips_added_to_a_folder_of_an_older_version_leave_its_shards(
+def test_clips_added_to_a_folder_of_an_older_version_keep_its_shards(
     noises: Path, tmp_path: Path
 ) -> None:
     config = config_for(noises, tmp_path, **SMALL)
@@ -275,7 +275,7 @@ def test_clips_added_to_a_folder_of_an_older_version_leave_its_shards(
     assert len(read_manifest(str(folder))) == 13
 
 
-def test_added_clips_make_shards_of_their_own(noises: Path, tmp_path: Path) -> None:
+def test_added_clips_go_to_new_shards(noises: Path, tmp_path: Path) -> None:
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("made", config)
     before = stamps(folder)
@@ -293,7 +293,7 @@ def test_added_clips_make_shards_of_their_own(noises: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("what", ["replaced", "removed"])
-def test_only_the_shard_of_a_clip_that_changed_is_made_again(
+def test_only_the_shard_of_a_changed_clip_is_written_again(
     noises: Path, tmp_path: Path, what: str
 ) -> None:
     config = config_for(noises, tmp_path, **SMALL)
@@ -332,8 +332,8 @@ def test_a_shard_that_lost_all_its_clips_is_removed(noises: Path, tmp_path: Path
     assert summary_of(folder)["shards"] == 2
 
 
-def test_a_corpus_that_shrank_is_laid_out_anew(noises: Path, tmp_path: Path) -> None:
-    """Else a few clips would stand scattered over many files."""
+def test_a_corpus_that_shrank_is_sharded_again(noises: Path, tmp_path: Path) -> None:
+    """Otherwise a few clips would be spread over many files."""
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("made", config)
     manifest = read_manifest(folder).to_pylist()
@@ -349,8 +349,8 @@ def test_a_corpus_that_shrank_is_laid_out_anew(noises: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("harm", ["deleted", "emptied", "cut"])
-def test_a_shard_that_was_harmed_is_made_again(noises: Path, tmp_path: Path, harm: str) -> None:
-    """By a person, or by a machine that went down before all was on the disk."""
+def test_a_damaged_shard_is_written_again(noises: Path, tmp_path: Path, harm: str) -> None:
+    """For example by a machine that went down while writing."""
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("made", config)
     part = Path(folder) / "part-00000001.parquet"
@@ -368,8 +368,8 @@ def test_a_shard_that_was_harmed_is_made_again(noises: Path, tmp_path: Path, har
     assert part.read_bytes() == whole
 
 
-def test_a_clip_that_could_not_be_read_is_tried_again(noises: Path, tmp_path: Path) -> None:
-    """It may have been the network's fault: what was no sound stays a reject, this one does not."""
+def test_an_unreadable_clip_is_tried_again_in_the_next_run(noises: Path, tmp_path: Path) -> None:
+    """The cause may be the network. A file that is not a sound stays a reject."""
     (noises / "text.wav").write_text("no sound")
     names = [f"dog/{index}.wav" for index in range(12)]
     table = "".join(f"{name},dog\n" for name in [*names, "text.wav", "gone.wav"])
@@ -389,9 +389,7 @@ def test_a_clip_that_could_not_be_read_is_tried_again(noises: Path, tmp_path: Pa
     assert (summary_of(folder)["rejected"], summary_of(folder)["unreadable"]) == (1, 0)
 
 
-def test_what_is_not_extracted_whole_is_not_taken_for_a_corpus(
-    noises: Path, tmp_path: Path
-) -> None:
+def test_a_partial_extraction_is_not_used_as_a_corpus(noises: Path, tmp_path: Path) -> None:
     config = config_for(noises, tmp_path, **SMALL)
     extract_corpus("made", config)
     assert finished_features("made", config)
@@ -405,8 +403,8 @@ def test_what_is_not_extracted_whole_is_not_taken_for_a_corpus(
         finished_features("made", config)
 
 
-def test_a_shard_depends_on_its_clips_alone(noises: Path, tmp_path: Path) -> None:
-    """Not on the process that makes it, nor on what that one made before."""
+def test_a_shard_depends_only_on_its_clips(noises: Path, tmp_path: Path) -> None:
+    """It does not depend on the process, nor on earlier shards of that process."""
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("made", config)
 
@@ -418,7 +416,7 @@ def test_a_shard_depends_on_its_clips_alone(noises: Path, tmp_path: Path) -> Non
         assert (tmp_path / Path(uri).name).read_bytes() == Path(uri).read_bytes()
 
 
-def test_the_record_of_a_shard_tells_its_statistics(noises: Path, tmp_path: Path) -> None:
+def test_the_record_of_a_shard_holds_its_statistics(noises: Path, tmp_path: Path) -> None:
     folder = extract_corpus("made", config_for(noises, tmp_path, **SMALL))
 
     for uri in parquet.shard_uris(folder):
@@ -429,7 +427,7 @@ def test_the_record_of_a_shard_tells_its_statistics(noises: Path, tmp_path: Path
         np.testing.assert_array_equal(shard.statistics.mean, MelStatistics.of(log_mels).mean)
 
 
-def test_the_user_is_told_how_far_it_is_and_what_was_rejected(
+def test_progress_and_rejects_are_logged(
     troubles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -449,7 +447,7 @@ def test_the_user_is_told_how_far_it_is_and_what_was_rejected(
 @pytest.mark.parametrize(
     ("found", "rate", "left"), [(0, 0.0, ""), (0, 2.0, ", 6 s left"), (12, 2.0, "")]
 )
-def test_the_time_left_is_told_as_soon_as_there_is_a_pace(
+def test_the_remaining_time_is_logged_once_there_is_a_rate(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, found: int, rate: float, left: str
 ) -> None:
     progress = ExtractionProgress(str(tmp_path), "real", {"clips": 12, "shards": {}}, "test")
@@ -461,9 +459,7 @@ def test_the_time_left_is_told_as_soon_as_there_is_a_pace(
     assert line.endswith(f"0 rejected{left}")
 
 
-def test_a_recording_replaced_under_its_old_name_wants_another_classifier(
-    noises: Path, tmp_path: Path
-) -> None:
+def test_a_replaced_recording_needs_another_classifier(noises: Path, tmp_path: Path) -> None:
     config = config_for(noises, tmp_path, **SMALL)
     folder = extract_corpus("real", config)
     first = run_folder(config, folder)
@@ -486,7 +482,7 @@ def test_other_settings_have_another_folder(troubles: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_corpus_without_one_usable_clip_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_corpus_without_a_usable_clip_is_a_user_error(tmp_path: Path) -> None:
     for label in ("dog", "cat"):
         (tmp_path / "corpus" / label).mkdir(parents=True)
         (tmp_path / "corpus" / label / "a.wav").write_text("no sound")
@@ -497,10 +493,10 @@ def test_a_corpus_without_one_usable_clip_is_the_users_mistake(tmp_path: Path) -
     assert not list(tmp_path.rglob("summary.json"))
 
 
-def test_what_is_wrong_with_a_corpus_is_told_before_a_sound_is_decoded(
+def test_errors_of_a_corpus_are_reported_before_decoding(
     noises: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The refusal comes after the notes of the listing, which often say why."""
+    """The error comes after the warnings of the listing, which often explain it."""
     (noises / "dog" / "x.m4a").write_bytes(b"abc")
     config = config_for(noises, tmp_path, **SMALL)
 

@@ -117,10 +117,10 @@ def extract_with_traps(root: Path, tmp_path: Path, *job: str) -> subprocess.Comp
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_clip_that_kills_its_process_costs_itself_alone(
+def test_only_the_clips_that_crash_the_process_are_rejected(
     root: Path, tmp_path: Path, wavs: dict[str, Path]
 ) -> None:
-    """Two of them in one shard."""
+    """Two such clips are in one shard."""
     names = [*wavs]
     deadly = [names[1], names[3]]
     for name in deadly:
@@ -138,7 +138,7 @@ def test_a_clip_that_kills_its_process_costs_itself_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_clip_at_which_the_decoder_hangs_costs_itself_alone(
+def test_only_the_clip_that_hangs_the_decoder_is_rejected(
     root: Path, tmp_path: Path, wavs: dict[str, Path]
 ) -> None:
     hanging = [*wavs][7]
@@ -155,10 +155,10 @@ def test_a_clip_at_which_the_decoder_hangs_costs_itself_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_shard_that_dies_again_and_again_ends_the_run_in_one_line(
+def test_a_process_that_dies_repeatedly_in_a_shard_is_a_user_error(
     root: Path, tmp_path: Path, wavs: dict[str, Path]
 ) -> None:
-    """None of its clips is guilty: they are not to be rejected for a lack of memory."""
+    """No clip is rejected, because none of them alone crashes the process."""
     unlucky = next(iter(wavs))
     sound = wavs[unlucky].read_bytes()
     wavs[unlucky].write_bytes(trapped(sound, "shard"))
@@ -270,10 +270,10 @@ def many_clips(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ten_kills_lose_no_clip_and_cost_no_finished_shard(
+def test_ten_kills_lose_no_clip_and_no_finished_shard(
     root: Path, tmp_path: Path, nodes: ThreeNodes, many_clips: Path
 ) -> None:
-    """At moments drawn by a seed: the driver, then a worker, then a node, and so on."""
+    """Driver, worker and node are killed in turn, at random times of a fixed seed."""
     config = write_config(
         tmp_path, many_clips, SHARD_CLIPS, clip_length=3.0, n_fft=8192, hop_length=220, n_mels=40
     )

@@ -53,7 +53,7 @@ def small_disk(
     subprocess.run(["umount", "--lazy", folder], check=True, timeout=30)
 
 
-def test_a_full_disk_ends_a_job_in_one_line_and_room_lets_it_continue(
+def test_a_full_disk_is_a_user_error_and_the_job_continues_later(
     small_disk: Path, trained: dict[str, Any]
 ) -> None:
     job = JOBS[small_disk.name]

@@ -67,10 +67,10 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(300)
-def test_every_damaged_file_ends_as_finite_rows_or_as_a_reject_with_its_reason(
+def test_every_damaged_file_gives_finite_rows_or_a_reject_with_its_reason(
     damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None of them stops the run, and none is lost."""
+    """No file stops the run or is lost."""
     monkeypatch.setattr(extraction_pipeline, "TIMEOUT", 10.0)
     tree: dict[str, Any] = {
         "name": "test",

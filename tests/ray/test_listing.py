@@ -65,7 +65,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_a_job_of_many_trainings_lists_its_corpus_once(config: Any, listings: list[str]) -> None:
-    """A training a fold, after an extraction and without one."""
+    """With a training per fold, after an extraction and without one."""
     with cached_listings():
         extract(config)
         train(config)
@@ -195,7 +195,7 @@ def test_a_large_corpus_is_listed_by_the_cluster(
     monkeypatch: pytest.MonkeyPatch,
     lay_out: Callable[[Path], Path],
 ) -> None:
-    """Its manifest, notes and faults are those of one process."""
+    """Manifest, warnings and errors equal those of a single process."""
     corpus = str(lay_out(tmp_path / "corpus"))
     # In every case, several ranges and shards.
     monkeypatch.setattr(ranges, "CLIPS_TOGETHER", 8)
@@ -228,7 +228,7 @@ def test_a_large_corpus_is_listed_by_the_cluster(
         assert len(index.parts) > 1 or lay_out is in_one_tar_file
 
 
-def test_a_small_corpus_takes_no_process_of_the_cluster(
+def test_a_small_corpus_is_listed_in_the_driver(
     config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "plan_on_cluster", lambda *arguments: pytest.fail("cluster"))

@@ -30,7 +30,7 @@ def test_a_terminal_shows_a_bar_with_log_lines_above_it(monkeypatch: pytest.Monk
     assert "3/4" in shown
 
 
-def test_without_a_terminal_there_is_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+def test_there_is_no_bar_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     with progress_bar("real", 4, "clips") as bar:
         bar.update(3)
         assert bar.disable

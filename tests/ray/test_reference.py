@@ -105,7 +105,7 @@ def against(with_clips: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_every_number_is_exactly_that_of_an_evaluation_with_the_clips(
+def test_metrics_equal_those_of_an_evaluation_with_the_clips(
     with_clips: dict[str, Any], against: dict[str, Any], root: Path
 ) -> None:
     ours, theirs = against["metrics"], with_clips["metrics"]
@@ -126,7 +126,7 @@ def test_every_number_is_exactly_that_of_an_evaluation_with_the_clips(
 def test_scores_of_single_clips_are_the_same(
     with_clips: dict[str, Any], against: dict[str, Any]
 ) -> None:
-    """All columns: the nearest training clip, realism and the decrease of MMD are among them."""
+    """All columns are equal, among them nearest training clip, realism and decrease of MMD."""
     theirs = Path(with_clips["tree"]["output"]) / "evaluation"
     for name in GENERATED:
         csv = f"csv/{name}.csv"
@@ -145,8 +145,8 @@ def test_nothing_of_the_real_corpus_is_extracted_or_written(against: dict[str, A
     assert [name for name in names if name.startswith("real")] == []
 
 
-def test_the_file_is_written_again_from_what_is_there(with_clips: dict[str, Any]) -> None:
-    """The generated corpora's predictions and embeddings stay; the file is the same."""
+def test_the_file_is_written_again_from_existing_predictions(with_clips: dict[str, Any]) -> None:
+    """Predictions and embeddings of generated corpora are kept, and the file does not change."""
     folder = Path(with_clips["tree"]["output"]) / "evaluation"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert {path.parent.name for path in before} >= {"real", *GENERATED}
@@ -160,7 +160,7 @@ def test_the_file_is_written_again_from_what_is_there(with_clips: dict[str, Any]
 def test_the_moments_give_the_frechet_distance_of_metrics_json(
     with_clips: dict[str, Any], against: dict[str, Any], root: Path
 ) -> None:
-    """By the lines of docs/reference.md, from what is written of the clips without labels."""
+    """They are used as in docs/reference.md, for clips without labels."""
     uris = prediction_parts(str(against["output"] / "embeddings" / "conv"), "flat")
     tables = pa.concat_tables([storage.read_table(uri) for uri in uris])
     found = against["metrics"]["embeddings"]["conv"]["corpora"]["flat"]
@@ -179,7 +179,7 @@ def test_the_moments_give_the_frechet_distance_of_metrics_json(
     assert found["frechet_distance"]["value"] == pytest.approx(names["distance"], rel=1e-6)
 
 
-def test_the_report_says_that_the_real_clips_are_not_at_hand(against: dict[str, Any]) -> None:
+def test_the_report_says_that_the_real_clips_are_not_available(against: dict[str, Any]) -> None:
     page = Tree(against["page"]).root
     assert_harmless(page)
     note = page.one("p", id="reference-file").text
@@ -212,13 +212,13 @@ def test_compare_finds_no_difference(with_clips: dict[str, Any], against: dict[s
 def test_another_classifier_is_refused_before_extraction(
     with_clips: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Retrained with another seed: other weights."""
+    """A training with another seed has other weights."""
     tree = copy.deepcopy(with_clips["tree"])
     tree["training"] |= {"seed": 5, "epochs": 2, "scheduler": None}
     run = train_classifier(from_tree(tree, "test"))
     refused = without_real(with_clips, tmp_path / "out", checkpoint=run)
     for job in (run_all, evaluate):
-        with pytest.raises(UserError, match=r"is of another classifier .*: weights_sha256 differs"):
+        with pytest.raises(UserError, match=r"has another classifier .*: weights_sha256 differs"):
             job(from_tree(refused, "test"))
     assert not (tmp_path / "out").exists()
 
@@ -262,7 +262,7 @@ def test_steps_that_need_the_recordings_refuse_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_may_lie_in_an_object_store(
+def test_a_reference_is_read_from_an_object_store(
     with_clips: dict[str, Any], against: dict[str, Any], object_store: str
 ) -> None:
     uri = f"{object_store}/published/reference.safetensors"

@@ -48,10 +48,10 @@ def parts(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(240)
-def test_the_road_from_store_to_store(
+def test_the_pipeline_runs_from_store_to_store(
     config: Config, tone_config: dict[str, Any], tones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The features are those of the same files on disk; a second run leaves them alone."""
+    """The features equal those of files on disk, and a second run does not write them again."""
     extract(config)
 
     folder = parquet.folder(config.output, "real", config.features)
@@ -78,7 +78,7 @@ def test_the_road_from_store_to_store(
     assert accuracies["good"] > accuracies["bad"]
 
 
-def test_a_replaced_object_costs_its_shard_alone(
+def test_only_the_shard_of_a_replaced_object_is_written_again(
     config: Config, tones: dict[str, Path], object_store: str
 ) -> None:
     folder = extract_corpus("real", config)
@@ -97,7 +97,7 @@ def test_a_replaced_object_costs_its_shard_alone(
 def test_a_large_corpus_in_a_store_is_listed_by_the_cluster(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, object_store: str, name: str
 ) -> None:
-    """Files and a tar file; its manifest lies in the store, and is that of one process."""
+    """For files and for a tar file, the manifest in the store equals that of a single process."""
     monkeypatch.setattr(ranges, "CLIPS_TOGETHER", 16)
     there = config.model_copy(update={"output": f"{object_store}/runs/listed"})
     here = config.model_copy(update={"output": str(tmp_path / "here")})

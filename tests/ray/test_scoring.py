@@ -72,8 +72,8 @@ def scorer(trained: dict[str, Any], tmp_path: Path) -> Scorer:
     return made
 
 
-def test_a_part_a_shard_and_none_is_scored_twice(scorer: Scorer) -> None:
-    """Its footer says what it was made from; a rerun changes no file."""
+def test_each_shard_has_one_part_that_is_scored_once(scorer: Scorer) -> None:
+    """Its footer names shard and classifier; a rerun changes no file."""
     before = scorer.files()
 
     assert list(before) == sorted(
@@ -88,7 +88,7 @@ def test_a_part_a_shard_and_none_is_scored_twice(scorer: Scorer) -> None:
     assert len({note.scored for note in notes if note}) == 5
 
 
-def test_only_what_is_missing_cut_or_of_another_shard_is_scored_again(scorer: Scorer) -> None:
+def test_only_missing_truncated_or_wrong_parts_are_scored_again(scorer: Scorer) -> None:
     before = scorer.files()
     (gone, cut) = prediction_parts(scorer.out, "good")
     Path(gone).unlink()
@@ -106,7 +106,7 @@ def test_only_what_is_missing_cut_or_of_another_shard_is_scored_again(scorer: Sc
     }
 
 
-def test_a_changed_shard_is_scored_again_alone(scorer: Scorer, tmp_path: Path) -> None:
+def test_only_a_changed_shard_is_scored_again(scorer: Scorer, tmp_path: Path) -> None:
     copy = tmp_path / "features"
     shutil.copytree(scorer.folders["bad"], copy)
     first = parquet.shard_uris(str(copy))[0]
@@ -120,7 +120,7 @@ def test_a_changed_shard_is_scored_again_alone(scorer: Scorer, tmp_path: Path) -
 
 
 def test_another_classifier_scores_everything_again(scorer: Scorer, tmp_path: Path) -> None:
-    """One of the same path, too, as after a training that was repeated."""
+    """Also a classifier with the same path, as after a repeated training."""
     run = tmp_path / "run"
     shutil.copytree(scorer.run, run)
     assert scorer.score(run=str(run)) == {"done": 9}, "a copy is the same classifier"
@@ -130,8 +130,10 @@ def test_another_classifier_scores_everything_again(scorer: Scorer, tmp_path: Pa
     assert scorer.score(run=str(run)) == {"score": 9}
 
 
-def test_other_training_clips_cost_no_forward_pass(scorer: Scorer) -> None:
-    """Only the real shards that hold them are scored; generated clips are set against them anew."""
+def test_a_change_of_training_clips_needs_no_forward_pass_of_generated_clips(
+    scorer: Scorer,
+) -> None:
+    """Only the real shards that hold them are scored; generated clips are compared again."""
     dropped = scorer.chosen.filter(pc.equal(scorer.chosen["split"], "train"))["clip_id"][0]
     before = pq.read_table(prediction_parts(scorer.out, "good")[0])
 
@@ -146,8 +148,8 @@ def test_other_training_clips_cost_no_forward_pass(scorer: Scorer) -> None:
         assert after[column].equals(before[column])
 
 
-def test_parts_of_a_corpus_that_is_gone_disappear(scorer: Scorer) -> None:
-    """And those beyond the last shard."""
+def test_parts_of_removed_corpora_are_deleted(scorer: Scorer) -> None:
+    """So are parts beyond the last shard."""
     shutil.copy(
         prediction_parts(scorer.out, "good")[0], Path(scorer.out) / "good/part-00000007.parquet"
     )
@@ -170,10 +172,10 @@ def bits(sums: Any) -> bytes:
     )  # fmt: skip
 
 
-def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
+def test_sums_are_bitwise_equal_for_any_number_of_parts_per_task(
     scorer: Scorer, trained: dict[str, Any]
 ) -> None:
-    """In Ray Data tasks of 1, 2 or 7 parts, and in this process."""
+    """The sums are computed in tasks of 1, 2 and 7 parts, and in this process."""
     size = embedding_size(scorer.out, "real")
     plan = Plan(["high", "low", "mid"], 0.5, size, limits(3, size, 2))
 
@@ -198,8 +200,8 @@ def test_sums_are_the_same_bits_for_any_number_of_parts_at_a_time(
     assert good.balls.clips == 24
 
 
-def test_rejects_are_counted_by_kind_and_a_hundred_shown(tmp_path: Path) -> None:
-    """Of any number; what only the first clips tell of is not the whole."""
+def test_rejects_are_counted_by_reason_and_a_hundred_are_shown(tmp_path: Path) -> None:
+    """The counts include rejects that are not shown."""
     rows = [
         {"clip_id": f"{n}.wav", "path": "", "label": "a", "reason": f"cut short: {n} of 9 {end}"}
         for n in range(20_000)
@@ -220,7 +222,7 @@ def test_rejects_are_counted_by_kind_and_a_hundred_shown(tmp_path: Path) -> None
     assert [row["clip_id"] for row in found.shown] == [f"{n}.wav" for n in range(100)]
 
 
-def test_made_noise_has_the_loudness_of_any_clip_and_silence_stays_silence() -> None:
+def test_noise_is_normalised_to_the_loudness_and_silence_stays_silent() -> None:
     for level, expected in ((None, NOISE_RMS), ({"rms": -40}, 0.01)):
         settings = FeatureSettings(loudness=level)
         noise, silence = (anchor_waveform(kind, 7, settings) for kind in ("noise", "silence"))

@@ -68,10 +68,10 @@ print(sum(row["clips"] for row in rows))
 """
 
 
-def test_actors_that_hold_the_classifier_write_what_fused_tasks_write(
+def test_actors_write_the_same_predictions_as_fused_tasks(
     root: Path, trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """On a GPU of Ray's that this machine need not have; the classifier stays on the CPU."""
+    """Ray is told of a GPU that this machine need not have; the classifier runs on the CPU."""
     run, folder = trained["run"], finished_features("good", trained["config"])
     command = [sys.executable, "-c", WITH_ACTORS, run, str(tmp_path), "good", folder]
     environment = {**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"}
@@ -103,7 +103,7 @@ def times(config: Path, corpus: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
 
 
-def test_the_metrics_are_the_same_bits_for_any_number_of_workers(root: Path, config: Path) -> None:
+def test_metrics_are_bitwise_equal_for_any_number_of_workers(root: Path, config: Path) -> None:
     found = []
     for cpus in (1, 2, 7):
         shutil.rmtree(config.parent / "out/evaluation", ignore_errors=True)
@@ -113,10 +113,8 @@ def test_the_metrics_are_the_same_bits_for_any_number_of_workers(root: Path, con
     assert json.loads(found[0])["corpora"]["many"]["clips"] == 3 * CLIPS_OF_A_CLASS
 
 
-def test_a_job_killed_in_mid_scoring_goes_on_with_the_parts_that_lack(
-    root: Path, config: Path
-) -> None:
-    """Every part that was there keeps its file, and the numbers are those of one whole job."""
+def test_a_killed_scoring_job_resumes_with_the_missing_parts(root: Path, config: Path) -> None:
+    """Existing parts are not written again, and the metrics equal those of an uninterrupted job."""
     shutil.rmtree(config.parent / "out/evaluation", ignore_errors=True)
     whole = evaluated(root, config)
     shutil.rmtree(config.parent / "out/evaluation")
@@ -167,10 +165,10 @@ os.replace = deadly
 
 
 @pytest.mark.parametrize(("deaths", "code"), [(1, 0), (99, 2)])
-def test_a_process_that_dies_while_it_scores_is_replaced_a_finite_number_of_times(
+def test_a_process_that_dies_while_scoring_is_retried_a_limited_number_of_times(
     root: Path, config: Path, tmp_path: Path, deaths: int, code: int
 ) -> None:
-    """Once is forgotten; each time ends the job with a line that says what and why."""
+    """A single death has no effect; repeated deaths end the job with a user error."""
     shutil.rmtree(config.parent / "out/evaluation", ignore_errors=True)
     (tmp_path / "marks").mkdir()
     trap = DEADLY_PART.format(folder=str(tmp_path / "marks"), times=deaths)

@@ -80,7 +80,7 @@ def histories(folder: Path) -> dict[str, list[int]]:
     }
 
 
-def test_the_best_of_a_search_is_a_config_that_trains_as_its_trial_did(
+def test_best_yaml_trains_the_same_classifier_as_its_trial(
     tree: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = searching(tree, {"space": {**RATE, "training.batch_size": {"choice": [8, 16]}},
@@ -112,8 +112,8 @@ def test_the_best_of_a_search_is_a_config_that_trains_as_its_trial_did(
     assert (folder / "best.yaml").stat().st_mtime_ns == written
 
 
-def test_asha_stops_the_worst_and_spends_less(tree: dict[str, Any]) -> None:
-    """Rates of which one learns and three do not: after an epoch the three are told."""
+def test_asha_stops_the_worst_trials_early(tree: dict[str, Any]) -> None:
+    """Only one of four learning rates learns; ASHA stops the other three after an epoch."""
     scheduler = {"name": "ASHAScheduler", "grace_period": 1, "reduction_factor": 2}
     rates = {"training.optimizer.lr": {"choice": [1e-3, 1e-9, 1e-10, 1e-11]}}
     config = searching(tree, {"space": rates, "algorithm": "grid", "scheduler": scheduler},
@@ -140,7 +140,9 @@ def test_asha_stops_the_worst_and_spends_less(tree: dict[str, Any]) -> None:
     ],
     ids=["hyperband", "median", "tpe"],
 )
-def test_every_way_to_search_comes_to_an_end(tree: dict[str, Any], search: dict[str, Any]) -> None:
+def test_every_search_algorithm_and_scheduler_finishes(
+    tree: dict[str, Any], search: dict[str, Any]
+) -> None:
     folder, rows = searched(searching(tree, {"space": RATE, "trials": 4, **search}))
 
     assert len(rows) == 4
@@ -153,7 +155,7 @@ def test_every_way_to_search_comes_to_an_end(tree: dict[str, Any], search: dict[
     }
 
 
-def test_when_the_hours_are_over_the_best_so_far_is_told(tree: dict[str, Any]) -> None:
+def test_the_time_limit_ends_a_search_with_the_best_so_far(tree: dict[str, Any]) -> None:
     search = {"space": RATE, "trials": 4, "time_budget_hours": 0.01}
     folder, rows = searched(searching(tree, search, training={"epochs": 100_000}))
 
@@ -162,8 +164,10 @@ def test_when_the_hours_are_over_the_best_so_far_is_told(tree: dict[str, Any]) -
     assert (folder / "best.yaml").exists()
 
 
-def test_in_a_population_the_worse_go_on_with_weights_of_the_better(tree: dict[str, Any]) -> None:
-    """One rate that learns and three that don't: these take over its weights."""
+def test_population_based_training_copies_the_weights_of_better_trials(
+    tree: dict[str, Any],
+) -> None:
+    """Only one of four learning rates learns; the other trials copy its weights."""
     population = {"name": "PopulationBasedTraining", "perturbation_interval": 2}
     rates = {"training.optimizer.lr": {"choice": [1e-3, 1e-9]}}
     config = searching(tree, {"space": rates, "trials": 4, "scheduler": population, "seed": 3},
@@ -178,8 +182,8 @@ def test_in_a_population_the_worse_go_on_with_weights_of_the_better(tree: dict[s
         assert epochs == list(range(1, 9))
 
 
-def test_a_mistake_in_the_values_is_a_row_and_not_the_end(tree: dict[str, Any]) -> None:
-    """A rate that makes the loss no number, and a setting of a schedule that is not there."""
+def test_invalid_values_fail_their_trial_but_not_the_search(tree: dict[str, Any]) -> None:
+    """One value makes the loss infinite, another needs a scheduler that is not set."""
     space = {
         "training.optimizer.lr": {"choice": [1e-2, 1e30]},
         "training.scheduler": {"choice": [None, {"name": "StepLR", "step_size": 2}]},
@@ -207,7 +211,7 @@ def test_a_mistake_in_the_values_is_a_row_and_not_the_end(tree: dict[str, Any]) 
     assert load(folder / "best.yaml").training.scheduler.gamma == 0.5
 
 
-def test_a_search_leaves_its_results_in_an_object_store(
+def test_a_search_writes_its_results_to_an_object_store(
     tree: dict[str, Any], object_store: str
 ) -> None:
     config = searching({**tree, "output": f"{object_store}/search"}, {"space": RATE, "trials": 2},
@@ -223,7 +227,7 @@ def test_a_search_leaves_its_results_in_an_object_store(
     assert tune(config) == best
 
 
-def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> None:
+def test_a_search_without_a_successful_trial_reports_the_reasons(tree: dict[str, Any]) -> None:
     config = searching(tree, {"space": {"training.optimizer.lr": {"choice": [1e30]}}, "trials": 1},
                        training={"optimizer": {"name": "SGD"}})  # fmt: skip
 
@@ -232,9 +236,7 @@ def test_a_search_of_which_nothing_succeeds_says_why(tree: dict[str, Any]) -> No
             tune(config)
 
 
-def test_a_choice_of_features_is_extracted_once_a_variant(
-    tree: dict[str, Any], tmp_path: Path
-) -> None:
+def test_each_choice_of_features_is_extracted_once(tree: dict[str, Any], tmp_path: Path) -> None:
     space = {"features.n_mels": {"choice": [24, 32]},
              "training.optimizer.lr": {"choice": [1e-3, 2e-3]}}  # fmt: skip
     config = searching({**tree, "output": str(tmp_path / "out")},
@@ -263,10 +265,8 @@ def trial_process(job: int) -> int | None:
     return next((pid for pid, title in titles if title.startswith("ray::ImplicitFunc")), None)
 
 
-def test_a_search_that_was_killed_goes_on_where_it_was(
-    root: Path, tree: dict[str, Any], tmp_path: Path
-) -> None:
-    """First a trial's process is killed, then the driver, and the command given again."""
+def test_a_killed_search_resumes(root: Path, tree: dict[str, Any], tmp_path: Path) -> None:
+    """A trial's process is killed, then the driver, then the command runs again."""
     config = written(tree, tmp_path, search={"space": RATE, "trials": 6}, compute={"num_cpus": 2},
                      training={"epochs": 5})  # fmt: skip
     with job(root, "tune", config) as process:
@@ -320,7 +320,7 @@ def cut(file: Path) -> None:
     [(unsaved, "experiment_state"), (cut, "experiment_state"), (cut, "basic-variant-state"),
      (cut, "tuner.pkl")],
 )  # fmt: skip
-def test_a_search_goes_on_from_what_is_left_of_the_files_of_ray_tune(
+def test_a_search_resumes_with_truncated_files_of_ray_tune(
     tree: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -381,7 +381,7 @@ poll_until_empty(
 """
 
 
-def test_trials_of_several_workers_that_are_stopped_give_back_what_they_held(
+def test_stopped_trials_of_several_workers_free_their_resources(
     root: Path, tree: dict[str, Any], tmp_path: Path
 ) -> None:
     """Four CPUs: two trials of two workers at a time, some of them stopped early.

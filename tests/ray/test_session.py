@@ -20,8 +20,8 @@ def run(folder: str, fails: bool) -> None:
     raise UserError("wrong")
 
 
-def test_only_calls_that_run_are_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray aborts the driver where it cancels a call whose error has just arrived."""
+def test_only_running_calls_are_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray aborts the driver if it cancels a call that has just failed."""
     cancelled: list[Any] = []
     cancel = ray.cancel
 

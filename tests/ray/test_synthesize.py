@@ -30,7 +30,7 @@ def config_for(output: Path, real: Path, **synthesis: object) -> Config:
     return from_tree(tree, "test")
 
 
-def test_four_corpora_are_made_by_formula_and_made_once(tmp_path: Path) -> None:
+def test_four_corpora_are_synthesised_once(tmp_path: Path) -> None:
     formula = {
         "output": str(tmp_path / "made"),
         "clips_per_class": 3,
@@ -65,9 +65,7 @@ def test_other_files_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "made" / "real" / "thesis.txt").read_text() == "mine"
 
 
-def test_griffin_lim_makes_one_clip_of_each_test_clip(
-    tones: dict[str, Path], tmp_path: Path
-) -> None:
+def test_griffin_lim_resynthesises_each_test_clip(tones: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "griffin-lim"
     config = config_for(
         tmp_path, tones["real"], griffin_lim={"output": str(output), "iterations": 8}
@@ -86,8 +84,8 @@ def test_griffin_lim_makes_one_clip_of_each_test_clip(
     assert 600 < pitch < 800
 
 
-def test_a_ladder_has_rungs_that_get_worse(tones: dict[str, Path], tmp_path: Path) -> None:
-    """Their level is that of the clips they are made of, whatever loudness the features have."""
+def test_the_ladder_degrades_clips_step_by_step(tones: dict[str, Path], tmp_path: Path) -> None:
+    """They have the level of the original clips, whatever `features.loudness` is."""
     output = tmp_path / "ladder"
     ladder = {"output": str(output), "n_mels": [64, 8], "snr_db": [40, 0], "iterations": 8}
     config = config_for(tmp_path, tones["real"], ladder=ladder)
@@ -120,6 +118,6 @@ def test_a_ladder_has_rungs_that_get_worse(tones: dict[str, Path], tmp_path: Pat
     assert distance("noise-0dB", np.asarray) == pytest.approx(1, rel=0.05)
 
 
-def test_nothing_to_make_is_told(tmp_path: Path) -> None:
+def test_a_config_without_synthesis_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no synthesis section"):
         synthesize(config_for(tmp_path, tmp_path))

@@ -66,7 +66,7 @@ def without_seconds(history: list[Metrics]) -> list[Metrics]:
     return [{key: row[key] for key in row if key != "seconds"} for row in history]
 
 
-def test_the_classifier_learns_and_leaves_history_weights_and_note(trained: dict[str, Any]) -> None:
+def test_training_writes_history_weights_and_metadata(trained: dict[str, Any]) -> None:
     history = read_history(f"{trained['run']}/history.jsonl")
     note = checkpoint.load_metadata(trained["run"])
 
@@ -86,7 +86,7 @@ def test_the_classifier_learns_and_leaves_history_weights_and_note(trained: dict
 
 
 def test_every_validation_clip_is_counted_once_over_both_workers(trained: dict[str, Any]) -> None:
-    """An equal split over two workers would have cut an odd number of clips to an even one."""
+    """An equal split over two workers would drop one of an odd number of clips."""
     clips = checkpoint.load_metadata(trained["run"]).data["validation"]
 
     assert clips % 2 == 1
@@ -102,7 +102,7 @@ def test_a_trained_classifier_is_not_trained_again(trained: dict[str, Any]) -> N
     assert Path(trained["run"], "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any]) -> None:
+def test_normalisation_uses_only_training_rows(trained: dict[str, Any]) -> None:
     folder = finished_features("real", trained["config"])
     clips = clips_of(trained["config"], "train")
     names = set(clips["clip_id"].to_pylist())
@@ -125,10 +125,10 @@ def test_normalisation_is_that_of_the_training_rows_alone(trained: dict[str, Any
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
+def test_batches_cover_a_split_with_the_right_targets_and_log_mels(
     trained: dict[str, Any], streamed: bool
 ) -> None:
-    """Out of the object store and as a stream alike."""
+    """Both from the object store and as a stream."""
     folder = finished_features("real", trained["config"])
     labels = ["high", "low", "mid"]
     clips = clips_of(trained["config"], "test")
@@ -162,7 +162,7 @@ def test_a_split_is_fed_whole_with_the_right_targets_and_sounds(
 def test_streamed_validation_scores_each_clip_once_over_all_workers(
     trained: dict[str, Any],
 ) -> None:
-    """Twice, as two epochs do, and in any order of blocks: each worker takes what comes first."""
+    """Also in a second epoch, and for any order of the blocks."""
     folder = finished_features("real", trained["config"])
     clips = {split: clips_of(trained["config"], split) for split in ("train", "validation")}
     expected = {split: sorted(rows["clip_id"].to_pylist()) for split, rows in clips.items()}
@@ -191,10 +191,10 @@ def test_streamed_validation_scores_each_clip_once_over_all_workers(
             assert len({*chain(*train)} & {*expected["train"]}) == len(train[0]) + len(train[1])
 
 
-def test_each_epoch_of_a_stream_reads_the_shards_in_an_order_of_its_own(
+def test_each_epoch_of_a_stream_reads_the_shards_in_another_order(
     trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The same again for the same epoch, after whatever was read before."""
+    """The order of an epoch does not depend on earlier reads."""
     folder = finished_features("real", trained["config"])
     clips = clips_of(trained["config"], "train")
     labels = ["high", "low", "mid"]
@@ -216,10 +216,10 @@ def test_each_epoch_of_a_stream_reads_the_shards_in_an_order_of_its_own(
 
 @pytest.mark.parametrize("made_ahead", [0, 2])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_workers_together_take_each_clip_of_an_epoch_once(
+def test_workers_share_each_clip_of_an_epoch_once(
     trained: dict[str, Any], workers: int, made_ahead: int
 ) -> None:
-    """All but the few at a batch's end that can't be divided evenly; batches as one worker's."""
+    """The batches equal those of one worker, without remainders that can't be divided evenly."""
     here = DeviceTransfer(torch.device("cpu"))
     clips = clips_of(trained["config"], "train")
     rows = read_all(finished_features("real", trained["config"]), clips, ["high", "low", "mid"])
@@ -285,7 +285,7 @@ def test_worker_slots_are_counted_per_node(
     assert count_slots(nodes, needs, strategy) == slots
 
 
-def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
+def test_gpu_out_of_memory_is_a_user_error_with_advice() -> None:
     settings = TrainingSettings(batch_size=256, gradient_accumulation_steps=2)
 
     with pytest.raises(UserError) as caught, explain_out_of_memory(settings):
@@ -298,7 +298,7 @@ def test_what_a_gpu_has_no_memory_for_is_told_with_what_helps() -> None:
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_a_cpu_trains_in_bfloat16_where_it_computes_it_itself(
+def test_a_cpu_trains_in_bfloat16_if_it_has_the_instructions(
     has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capabilities = {"avx512_bf16": has_bfloat16, "amx_bf16": False}
@@ -313,10 +313,10 @@ def test_a_cpu_trains_in_bfloat16_where_it_computes_it_itself(
     assert hardware_for(cpu, plain) == Hardware(torch.bfloat16)
 
 
-def test_clips_added_since_the_extraction_are_noticed(
+def test_clips_added_after_the_extraction_are_detected(
     trained: dict[str, Any], tones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A score must not stay the same because a cache did."""
+    """Results must not come from an outdated cache."""
     corpus = tmp_path / "corpus"
     for label in ("high", "low"):
         (corpus / label).mkdir(parents=True)
@@ -339,7 +339,7 @@ def test_clips_added_since_the_extraction_are_noticed(
     assert metrics["corpora"]["growing"]["clips"] == 7
 
 
-def test_jobs_tell_what_has_to_run_first(tone_config: dict[str, Any]) -> None:
+def test_jobs_report_which_job_must_run_first(tone_config: dict[str, Any]) -> None:
     config = from_tree(tone_config, "test")
 
     with pytest.raises(UserError, match=r"run jobs/extract\.py first"):
@@ -355,7 +355,7 @@ def test_jobs_tell_what_has_to_run_first(tone_config: dict[str, Any]) -> None:
 def test_the_same_seed_gives_the_same_classifier_bit_by_bit(
     trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Another output folder, nothing else: the first run's files can't help."""
+    """The second run has another output folder, so it can't use files of the first."""
     config = from_tree({**trained["tree"], "output": str(tmp_path)}, "test")
     extract(config)
 

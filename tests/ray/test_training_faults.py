@@ -122,7 +122,7 @@ def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> No
     assert {path.name for path in run.iterdir()} == {path.name for path in whole["run"].iterdir()}
 
 
-def test_an_epoch_trained_again_after_a_failure_is_shown_once(
+def test_an_epoch_trained_again_after_a_failure_is_logged_once(
     whole: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     history = read_history(str(whole["run"] / "history.jsonl"))
@@ -135,10 +135,10 @@ def test_an_epoch_trained_again_after_a_failure_is_shown_once(
     assert [number and number[1] for number in numbers] == ["1", "2", "3"]
 
 
-def test_a_training_into_an_object_store_equals_that_on_a_disk(
+def test_training_to_an_object_store_equals_training_to_a_disk(
     object_store: str, whole: dict[str, Any]
 ) -> None:
-    """Its checkpoints are uploaded while the next epoch trains, the last one before the end."""
+    """Checkpoints are uploaded while the next epoch trains, the last one before the end."""
     config = from_tree({**whole["tree"], "output": f"{object_store}/whole"}, "test")
     extract(config)
     run = train_classifier(config)
@@ -151,7 +151,7 @@ def test_a_training_into_an_object_store_equals_that_on_a_disk(
     assert weights == (whole["run"] / checkpoint.WEIGHTS).read_bytes()
 
 
-def test_a_worker_killed_within_an_epoch_changes_nothing(
+def test_a_killed_worker_does_not_change_the_result(
     root: Path, config: Path, whole: dict[str, Any]
 ) -> None:
     with job(root, "train", config) as process:
@@ -173,7 +173,7 @@ def test_a_worker_killed_within_an_epoch_changes_nothing(
     assert_as_if_nothing_had_happened(config, whole)
 
 
-def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
+def test_training_resumes_after_the_driver_is_killed(
     root: Path, config: Path, whole: dict[str, Any]
 ) -> None:
     with job(root, "train", config) as killed:
@@ -193,8 +193,8 @@ def test_a_driver_killed_within_an_epoch_goes_on_when_it_is_called_again(
     poll_until_empty(lambda: processes_of_session(killed.pid))
 
 
-def test_a_loss_that_is_no_number_ends_the_training_at_once(config: Path) -> None:
-    """In its third epoch or so, when the rate has grown; tried again it would be the same."""
+def test_an_infinite_loss_ends_the_training_without_retries(config: Path) -> None:
+    """The learning rate grows until the loss is infinite, at about the third epoch."""
     growing = {
         "optimizer": {"name": "SGD", "lr": 1e-3},
         "scheduler": {"name": "ExponentialLR", "gamma": 1e12},
@@ -255,10 +255,10 @@ def fail(history: list[Metrics], *settings: Any) -> Metrics:
     raise ValueError(f"a bug in epoch {len(history)}")
 
 
-def test_workers_may_die_any_number_of_times_while_epochs_pass(
+def test_any_number_of_failures_is_tolerated_between_epochs(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Twelve times, more than are allowed in a row."""
+    """There are twelve failures, more than are allowed without an epoch in between."""
     monkeypatch.setattr(trainer, "train_worker", train_and_die)
     tree = yaml.safe_load(config.read_text())
     tree["training"]["epochs"] = 13
@@ -272,10 +272,10 @@ def test_workers_may_die_any_number_of_times_while_epochs_pass(
     assert len(re.findall(r"^epoch +\d+ of 13", caplog.text, re.MULTILINE)) <= 13
 
 
-def test_a_bug_ends_the_training_at_the_second_try(
+def test_a_bug_ends_the_training_the_second_time(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its traceback."""
+    """The error holds its traceback."""
     monkeypatch.setattr(trainer, "train_worker", train_with_a_bug)
     tree = yaml.safe_load(config.read_text())
     tree["compute"]["workers"] = 1
@@ -290,7 +290,7 @@ def test_a_bug_ends_the_training_at_the_second_try(
 
 
 def test_failures_are_counted_since_the_last_epoch() -> None:
-    """Of nodes and storages; a mistake ends the training at once, a bug at the second time."""
+    """A user error ends the training at once, a bug the second time, other failures later."""
     lost = ray.exceptions.NodeDiedError("gone")
     failures = trainer.Failures()
     for _ in range(3):
@@ -330,11 +330,11 @@ def test_failures_are_counted_since_the_last_epoch() -> None:
         (DistNetworkError("The client socket has timed out"), False),
     ],
 )
-def test_mistakes_storages_and_peers_are_no_bugs(error: Exception, expected: bool) -> None:
+def test_errors_of_users_storage_and_peers_are_no_bugs(error: Exception, expected: bool) -> None:
     assert is_bug(error) is expected
 
 
-def test_a_training_whose_list_of_checkpoints_was_cut_short_starts_again(
+def test_a_training_with_a_truncated_list_of_checkpoints_starts_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshot = tmp_path / trainer.SNAPSHOT
@@ -356,7 +356,7 @@ class NoRoomError(Exception):
     num_workers = 2
 
 
-def test_waits_for_room_are_counted_since_the_last_epoch(
+def test_start_timeouts_are_counted_since_the_last_epoch(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = from_tree(whole["tree"], "test")

@@ -69,7 +69,7 @@ def unlabelled(
     }
 
 
-def test_what_needs_no_labels_is_that_of_the_same_clips_with_labels(
+def test_metrics_without_labels_equal_those_of_labelled_clips(
     unlabelled: dict[str, Any], root: Path
 ) -> None:
     metrics = unlabelled["metrics"]
@@ -94,8 +94,8 @@ def test_what_needs_no_labels_is_that_of_the_same_clips_with_labels(
         assert sum(of["generated"] for of in row["per_class"].values()) == 24
 
 
-def test_the_scores_of_probabilities_equal_plain_numpy(unlabelled: dict[str, Any]) -> None:
-    """Inception score, modified inception score and AM score of the clips drawn, to 1e-9."""
+def test_scores_of_probabilities_equal_plain_numpy(unlabelled: dict[str, Any]) -> None:
+    """Inception score, modified inception score and AM score of the sample agree to 1e-9."""
     metrics, predictions = unlabelled["metrics"], str(unlabelled["output"] / "predictions")
     real = read_table_of(predictions, "real")
     train = as_array(real.filter(pc.equal(real["split"], "train"))["probabilities"])
@@ -127,7 +127,7 @@ def read_table_of(predictions: str, corpus: str) -> Any:
     return pa.concat_tables(read_predictions(predictions, corpus))
 
 
-def test_corpora_without_labels_stand_in_the_report_and_in_a_comparison(
+def test_corpora_without_labels_are_in_the_report_and_the_comparison(
     unlabelled: dict[str, Any],
 ) -> None:
     metrics = unlabelled["metrics"]
@@ -142,8 +142,8 @@ def test_corpora_without_labels_stand_in_the_report_and_in_a_comparison(
     assert [line for line in text.splitlines() if line.startswith("flat ") and "mmd2_x100" in line]
 
 
-def test_the_worst_clips_are_those_without_which_mmd_is_lowest(unlabelled: dict[str, Any]) -> None:
-    """By the metric itself, of the clips left; the CSV has the decrease of each."""
+def test_the_worst_clips_increase_mmd_most(unlabelled: dict[str, Any]) -> None:
+    """The metric is computed again without each clip; the CSV has the decrease of each."""
     predictions = str(unlabelled["output"] / "predictions")
     real = read_table_of(predictions, "real")
     reference = as_array(real.filter(pc.equal(real["split"], "train"))["embedding"])
@@ -168,7 +168,7 @@ def test_the_worst_clips_are_those_without_which_mmd_is_lowest(unlabelled: dict[
     assert "Clips that raise MMD most" in page
 
 
-def test_generators_that_all_lack_labels_are_ranked_by_mmd(unlabelled: dict[str, Any]) -> None:
+def test_generators_without_labels_are_ranked_by_mmd(unlabelled: dict[str, Any]) -> None:
     tree = unlabelled["tree"]
     generated = {name: tree["corpora"]["generated"][name] for name in ("flat_bad", "flat")}
     corpora = {**tree["corpora"], "generated": generated}
@@ -183,7 +183,9 @@ def test_generators_that_all_lack_labels_are_ranked_by_mmd(unlabelled: dict[str,
         cas(config)
 
 
-def test_labels_of_some_clips_only_are_refused(unlabelled: dict[str, Any], tmp_path: Path) -> None:
+def test_a_corpus_with_labels_for_some_clips_is_refused(
+    unlabelled: dict[str, Any], tmp_path: Path
+) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(unlabelled["tree"]["corpora"]["generated"]["flat"], mixed)
     (mixed / "dog").mkdir()

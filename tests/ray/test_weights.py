@@ -37,10 +37,10 @@ def weights_trained_elsewhere(name: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name != "cnn"])
-def test_a_training_starts_from_weights_of_the_same_layers(
+def test_training_starts_from_weights_of_matching_layers(
     trained: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
-    """At a rate of almost nothing the weights stay what they were, but for the last layer."""
+    """At a tiny learning rate the weights do not change, except for the new last layer."""
     weights = weights_trained_elsewhere(name, tmp_path / "weights.pt")
     tree = {
         **trained["tree"],
@@ -70,7 +70,7 @@ def test_a_training_starts_from_weights_of_the_same_layers(
     assert all(found[key].shape[0] == 3 for key in others)
 
 
-def test_a_classifier_from_weights_is_another_one_and_says_what_was_not_loaded(
+def test_weights_change_the_run_folder_and_unloaded_layers_are_logged(
     trained: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights_trained_elsewhere("cnn", tmp_path / "weights.pt")

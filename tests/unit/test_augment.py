@@ -47,7 +47,7 @@ def places(found: Tensor, candidates: list[Tensor]) -> list[int]:
 # Crop and roll
 
 
-def test_a_crop_is_a_piece_from_anywhere_for_each_clip(log_mel: Tensor) -> None:
+def test_each_clip_is_cropped_at_a_random_position(log_mel: Tensor) -> None:
     cropped = crop(log_mel, 5)
 
     pieces = [log_mel[:, :, start : start + 5] for start in range(5)]
@@ -57,11 +57,11 @@ def test_a_crop_is_a_piece_from_anywhere_for_each_clip(log_mel: Tensor) -> None:
 
 
 @pytest.mark.parametrize("frames", [FRAMES, FRAMES + 1, 1000])
-def test_what_is_no_longer_than_a_crop_stays(log_mel: Tensor, frames: int) -> None:
+def test_short_clips_are_not_cropped(log_mel: Tensor, frames: int) -> None:
     assert crop(log_mel, frames).equal(log_mel)
 
 
-def test_a_roll_turns_each_clip_by_a_number_of_its_own(log_mel: Tensor) -> None:
+def test_each_clip_is_rolled_by_its_own_shift(log_mel: Tensor) -> None:
     turned = roll(log_mel)
 
     shifts = places(turned, [log_mel.roll(shift, 2) for shift in range(FRAMES)])
@@ -71,7 +71,7 @@ def test_a_roll_turns_each_clip_by_a_number_of_its_own(log_mel: Tensor) -> None:
 # Gain
 
 
-def test_a_decibel_is_what_it_is_of_a_waveform() -> None:
+def test_gain_in_decibels_matches_that_of_a_waveform() -> None:
     """Ten times the amplitude are 20 dB."""
     to_log_mel = LogMel(FeatureSettings(clip_length=0.1, n_mels=16))
     waveform = torch.randn(1, 4410) * 0.01
@@ -96,14 +96,14 @@ def test_a_gain_shifts_each_clip_as_a_whole_within_its_bound(log_mel: Tensor) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_silence_stays_silent(dtype: torch.dtype) -> None:
-    """As the extraction writes it, in both of its types."""
+    """Silence is tested in both types of log-mels."""
     to_log_mel = LogMel(FeatureSettings(clip_length=0.1, n_mels=16))
     silence = to_log_mel(torch.zeros(50, 4410)).to(dtype).float()
 
     assert random_gain(silence, 20.0).equal(silence)
 
 
-def test_what_falls_below_the_floor_is_silent() -> None:
+def test_values_below_the_floor_are_clamped() -> None:
     quiet = torch.full((CLIPS, 2, 3), FLOOR + 0.5)
     quiet[:, 0] = FLOOR
 
@@ -125,8 +125,8 @@ def masked(settings: AugmentSettings, bands: int = 20, frames: int = 40) -> Tens
 
 
 @pytest.mark.parametrize("axis", ["frequency", "time"])
-def test_a_mask_covers_neighbours_and_at_most_so_many(axis: str) -> None:
-    """A quarter of 20 bands are 5, of 40 frames 10; each width comes up, the widest too."""
+def test_a_mask_is_contiguous_and_not_wider_than_its_maximum(axis: str) -> None:
+    """The maxima are 5 of 20 bands and 10 of 40 frames; every width occurs."""
     settings = AugmentSettings(**{f"{axis}_masks": 1, f"max_{axis}_mask": 0.25})
     widest = {"frequency": 5, "time": 10}[axis]
 
@@ -142,7 +142,7 @@ def test_a_mask_covers_neighbours_and_at_most_so_many(axis: str) -> None:
     assert covered.any(0).float().mean() > 0.9
 
 
-def test_the_number_of_masks_is_that_of_the_settings() -> None:
+def test_the_number_of_masks_follows_the_settings() -> None:
     settings = AugmentSettings(frequency_masks=3, max_frequency_mask=0.1)
 
     covered = masked(settings)[:, :, 0].sum(1)
@@ -152,8 +152,8 @@ def test_the_number_of_masks_is_that_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("axis", ["frequency", "time"])
-def test_the_narrowest_mask_covers_something(axis: str) -> None:
-    """A share that is less than a band is a band."""
+def test_the_narrowest_mask_covers_a_band(axis: str) -> None:
+    """A fraction of less than one band is one band."""
     settings = AugmentSettings(**{f"{axis}_masks": 1, f"max_{axis}_mask": 0.01})
 
     covered = masked(settings).any(2 if axis == "frequency" else 1).sum(1)
@@ -170,11 +170,11 @@ def test_masks_fit_into_the_smallest_log_mel(size: int) -> None:
     assert masked(settings, size, size).any()
 
 
-def test_clips_are_masked_in_places_of_their_own() -> None:
+def test_each_clip_has_its_own_masks() -> None:
     assert len(masked(MASKS).flatten(1).unique(dim=0)) > 600
 
 
-def test_no_mask_masks_nothing() -> None:
+def test_zero_masks_change_nothing() -> None:
     assert not masked(AugmentSettings()).any()
 
 
@@ -187,8 +187,8 @@ def blends(alpha: float, clips: int = 1024) -> Tensor:
     return target
 
 
-def test_a_blend_is_of_two_clips_and_of_their_classes_alike() -> None:
-    """Each clip is a class of its own, and a picture of it: blends of both must be equal."""
+def test_mixup_blends_clips_and_targets_equally() -> None:
+    """Each clip is its own one-hot target, so both blends must be equal."""
     each = torch.eye(64)
 
     inputs, target = mixup(each.view(64, 1, 8, 8), each, 1.0)
@@ -203,7 +203,7 @@ def test_a_blend_is_of_two_clips_and_of_their_classes_alike() -> None:
     assert ((target > 0).sum(1) == 2).sum() > 55
 
 
-def test_blends_are_of_what_was_normalised() -> None:
+def test_mixup_is_applied_after_normalisation() -> None:
     normalised = torch.randn(32, 1, 4, 5)
 
     inputs, share = mixup(normalised, torch.eye(32), 0.5)
@@ -213,7 +213,7 @@ def test_blends_are_of_what_was_normalised() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "spread"), [(0.2, 0.423), (1.0, 0.289), (50.0, 0.0498)])
-def test_shares_are_drawn_from_a_beta_distribution(alpha: float, spread: float) -> None:
+def test_mixup_weights_have_a_beta_distribution(alpha: float, spread: float) -> None:
     """Mean a half, variance 1 / (4 (2 alpha + 1))."""
     target = blends(alpha)
 
@@ -246,7 +246,9 @@ def test_probabilities_are_one_at_the_class() -> None:
     ],
     ids=["crop", "roll", "change_gain", "mask", "mixup", "mixup of targets"],
 )
-def test_the_seed_decides_and_the_input_stays(change: Callable[[Tensor], Tensor]) -> None:
+def test_augmentation_depends_on_the_seed_and_keeps_the_input(
+    change: Callable[[Tensor], Tensor],
+) -> None:
     clips = torch.randn(40, 1, 20, 30)
     before = clips.clone()
 
@@ -260,7 +262,7 @@ def test_the_seed_decides_and_the_input_stays(change: Callable[[Tensor], Tensor]
     assert clips.equal(before)
 
 
-def test_shapes_and_types_stay(log_mel: Tensor) -> None:
+def test_augmentation_keeps_shapes_and_types(log_mel: Tensor) -> None:
     for dtype in (torch.float32, torch.float16):
         assert crop(log_mel.to(dtype), 5).shape == (CLIPS, BANDS, 5)
         assert crop(log_mel.to(dtype), 5).dtype == dtype

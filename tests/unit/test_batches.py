@@ -61,8 +61,8 @@ def drawn(clips: int) -> np.ndarray:
 
 @pytest.mark.parametrize("workers", [2, 3, 4, 6])
 @pytest.mark.parametrize("clips", [24, 29, 30, 31, 36])
-def test_workers_together_take_the_batches_of_one(clips: int, workers: int) -> None:
-    """But for the last clips of the last batch, which can't be divided evenly."""
+def test_workers_share_the_batches_of_a_single_worker(clips: int, workers: int) -> None:
+    """Except for the remainder of the last batch, which can't be divided evenly."""
     order = drawn(clips)
     (alone,) = shares(clips, 12, 1, order)
 
@@ -78,8 +78,8 @@ def test_workers_together_take_the_batches_of_one(clips: int, workers: int) -> N
     assert all(len(whole) < workers for whole in missing)
 
 
-def test_a_batch_that_no_number_divides_leaves_clips_out() -> None:
-    """Of a range of workers, three may come: of each 8 clips two wait, seen at another epoch."""
+def test_a_batch_that_is_not_divisible_by_the_workers_drops_clips() -> None:
+    """With three workers, two of each 8 clips are dropped, and seen in another epoch."""
     together = shares(24, 8, 3, np.arange(24))
 
     assert [len(part) for worker in together for part in worker] == [2] * 9
@@ -87,15 +87,15 @@ def test_a_batch_that_no_number_divides_leaves_clips_out() -> None:
     assert sorted(seen) == [row for row in range(24) if row % 8 < 6]
 
 
-def test_every_worker_has_as_many_batches() -> None:
-    """Else one would wait for ever for the others' gradients."""
+def test_every_worker_has_the_same_number_of_batches() -> None:
+    """Otherwise one would wait forever for the gradients of the others."""
     for workers in range(1, 9):
         for clips in range(1, 30):
             counts = {len(share) for share in shares(clips, 8, workers, drawn(clips))}
             assert len(counts) == 1, (workers, clips)
 
 
-def test_rows_that_are_on_the_device_give_the_same_batches() -> None:
+def test_rows_on_the_device_give_the_same_batches() -> None:
     some = rows([row % 3 for row in range(20)])
     kept = torch.from_numpy(some.log_mel)
 
@@ -116,7 +116,7 @@ def test_batches_keep_the_stored_type() -> None:
 
 
 def test_a_batch_is_a_copy() -> None:
-    """What the object store lends is read-only, and augmentation must not reach it."""
+    """Arrays of the object store are read-only, so augmentation needs a copy."""
     some = rows([0, 1, 2])
     some.log_mel.flags.writeable = False
 
@@ -130,7 +130,7 @@ def test_a_batch_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_batches_made_ahead_are_the_same_in_the_same_order(count: int) -> None:
+def test_prefetching_keeps_the_batches_and_their_order(count: int) -> None:
     some = rows([row % 3 for row in range(20)])
 
     def made() -> Iterator[Batch]:
@@ -140,7 +140,7 @@ def test_batches_made_ahead_are_the_same_in_the_same_order(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_an_error_behind_some_batches_comes_after_them(count: int) -> None:
+def test_prefetching_raises_an_error_after_the_batches_before_it(count: int) -> None:
     batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, dtype=torch.int64), ["a"])
 
     def made() -> Iterator[Batch]:
@@ -155,7 +155,7 @@ def test_an_error_behind_some_batches_comes_after_them(count: int) -> None:
         next(got)
 
 
-def test_no_more_is_made_ahead_than_was_asked_for() -> None:
+def test_prefetching_is_limited_to_its_count() -> None:
     made = []
     batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, dtype=torch.int64), ["a"])
 
@@ -174,7 +174,7 @@ def test_no_more_is_made_ahead_than_was_asked_for() -> None:
 # The order of an epoch
 
 
-def test_an_epoch_is_every_clip_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_holds_every_clip_once_in_a_random_order() -> None:
     some = rows([row % 3 for row in range(50)])
     seeds_and_epochs = [(seed, epoch) for seed in range(4) for epoch in range(1, 5)]
 
@@ -185,7 +185,7 @@ def test_an_epoch_is_every_clip_once_in_an_order_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_the_order_is_told_by_seed_and_epoch(balanced: bool) -> None:
+def test_the_order_depends_on_seed_and_epoch(balanced: bool) -> None:
     some = rows([0] * 30 + [1] * 10)
 
     first = epoch_order(some, 7, 3, balanced)
@@ -195,8 +195,8 @@ def test_the_order_is_told_by_seed_and_epoch(balanced: bool) -> None:
     assert epoch_order(some, 8, 3, balanced).tolist() != first.tolist()
 
 
-def test_a_balanced_epoch_draws_every_class_alike() -> None:
-    """Ninety clips of one class, nine of another, one of the third: a third of the draws each."""
+def test_a_balanced_epoch_samples_classes_equally() -> None:
+    """Classes of 90, 9 and 1 clips each get a third of the samples."""
     some = rows([0] * 90 + [1] * 9 + [2])
 
     draws = np.concatenate([epoch_order(some, 0, epoch, True) for epoch in range(100)])
@@ -226,8 +226,8 @@ def test_workers_validate_every_batch_once(workers: int) -> None:
 # Class weights
 
 
-def test_class_weights_are_by_hand_and_1_on_the_mean() -> None:
-    """Forty rows of two classes would be twenty each."""
+def test_class_weights_have_a_mean_of_1_over_rows() -> None:
+    """Forty rows of two balanced classes are twenty each."""
     count = np.array([30, 10])
 
     weights = class_weights(count)

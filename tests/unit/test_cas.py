@@ -33,8 +33,8 @@ def counts(clips: pa.Table) -> Counter[tuple[str, str]]:
     return Counter((row["label"], row["split"]) for row in clips.to_pylist())
 
 
-def test_both_sides_train_and_validate_on_equally_many_clips_of_each_class() -> None:
-    """As many as the smaller side has, and none of a class that one side lacks, nor of a test."""
+def test_both_corpora_have_equal_counts_by_class_and_split() -> None:
+    """The smaller corpus limits each count; classes missing in one, and test clips, are dropped."""
     real, generated = match_class_counts(REAL, GENERATED)
 
     expected = {
@@ -61,13 +61,13 @@ def test_the_choice_does_not_depend_on_the_order_of_the_rows() -> None:
 
 
 def test_generators_of_equal_size_are_compared_with_the_same_real_clips() -> None:
-    """So one training on real clips serves them all."""
+    """So all of them share one training on real clips."""
     other = corpus("diffusion", dog=(34, 6, 0), rain=(12, 2, 7))
 
     assert match_class_counts(REAL, GENERATED)[0].equals(match_class_counts(REAL, other)[0])
 
 
-def test_of_fewer_clips_all_are_among_those_of_more() -> None:
+def test_a_smaller_choice_is_a_subset_of_a_larger_one() -> None:
     fewer = match_class_counts(REAL, corpus("gan", dog=(10, 2, 0)))[0]
     more = match_class_counts(REAL, corpus("gan", dog=(30, 4, 0)))[0]
 
@@ -100,7 +100,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_report_gets_the_scores_of_its_own_classifier_and_clips(output: Path) -> None:
+def test_scores_of_the_same_classifier_and_clips_are_read(output: Path) -> None:
     accuracy = {"accuracy": MEASURE}
 
     assert read_scores(str(output), CLASSIFIER, CORPORA) == {
@@ -130,7 +130,7 @@ def test_the_report_gets_the_scores_of_its_own_classifier_and_clips(output: Path
         ({}, {"diffusion": "cccc"}, "other clips of diffusion"),
     ],
 )
-def test_scores_of_another_classifier_or_of_other_clips_are_not_shown(
+def test_scores_of_another_classifier_or_other_clips_are_refused(
     output: Path, classifier: dict[str, str], corpora: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):

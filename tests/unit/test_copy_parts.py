@@ -77,7 +77,7 @@ def copies(*rows: tuple[str, str | None, float]) -> pa.Table:
     return pa.Table.from_pylist(named, COPIES)
 
 
-def test_whole_clips_are_drawn_by_the_hash_of_their_names() -> None:
+def test_whole_clips_are_sampled_by_the_hash_of_their_names() -> None:
     names = [f"{number}.wav" for number in range(30)]
     counts = (np.arange(30) % 4 + 1).tolist()
     windows = pa.table({"clip_id": names[::-1], "windows": counts[::-1]})
@@ -108,7 +108,7 @@ def searched(tmp_path: Path) -> tuple[SearchedClips, np.ndarray, str]:
     return merge_windows([tables[0], empty, tables[1]], chosen, SETTINGS), log_mel, second
 
 
-def test_the_reference_is_that_of_the_chosen_windows(
+def test_merged_windows_equal_those_of_the_chosen_clips(
     searched: tuple[SearchedClips, np.ndarray, str],
 ) -> None:
     training, log_mel, _ = searched
@@ -127,10 +127,10 @@ def test_the_reference_is_that_of_the_chosen_windows(
         )
 
 
-def test_a_clip_has_the_windows_that_resemble_each_other(
+def test_a_clip_gets_its_most_similar_pair_of_windows(
     searched: tuple[SearchedClips, np.ndarray, str], tmp_path: Path
 ) -> None:
-    """A clip of two windows, the second of which is the third of a training clip, but for level."""
+    """The second window of a clip is the third window of a training clip at another level."""
     training, log_mel, _ = searched
     shard = part_uri(str(tmp_path), "made", 0)
     write(shard, ["new", "copy", "copy", "one"], np.stack([*log_mels(2), log_mel[3], log_mel[8]]))
@@ -180,8 +180,8 @@ def test_windows_that_are_not_those_of_the_clips_are_an_error(
         clip_copies(clips_of(["a", "b"]), np.array([0]), found, searched[0])
 
 
-def test_silent_real_clips_make_no_threshold() -> None:
-    """Silence has a similarity of 0 to all, so that silence would count as a copy."""
+def test_silent_real_clips_give_no_threshold() -> None:
+    """Silence has a similarity of 0 to all clips, so a threshold of 0 would count it as a copy."""
     silent = copies(*((f"{n}", "x", 0.0) for n in range(99)))
     threshold = calibrate(silent, 0.01)
     assert threshold.value is None
@@ -189,13 +189,13 @@ def test_silent_real_clips_make_no_threshold() -> None:
     assert calibrate(copies(*((f"{n}", "x", 0.3) for n in range(99))), 0.01).value > 0.29
 
 
-def test_two_training_clips_that_find_each_other_are_one_pair() -> None:
+def test_two_training_clips_that_match_each_other_are_one_pair() -> None:
     rows = copies(("a", "b", 0.8), ("c", None, -1), ("d", "a", 0.9), ("b", "a", 0.7))
     found = [(pair["clip_id"], pair["training_clip"]) for pair in real_pairs(rows)]
     assert found == [("d", "a"), ("a", "b")]
 
 
-def test_of_a_corpus_the_ten_most_similar_pairs_are_kept(tmp_path: Path) -> None:
+def test_the_ten_most_similar_pairs_of_a_corpus_are_kept(tmp_path: Path) -> None:
     similarity = RNG.uniform(0, 1, 40).round(1)
     rows = [(f"{n:02d}", "x", float(value)) for n, value in enumerate(similarity)]
     for number, part in enumerate((rows[:15], [], rows[15:])):

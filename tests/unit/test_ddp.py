@@ -99,8 +99,8 @@ def train_in_two(folder: Path, norm: bool, settings: TrainingSettings) -> list[d
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
-def test_two_workers_go_the_steps_of_one(tmp_path: Path, accumulate: int) -> None:
-    """Three turns divide a worker's eight clips unevenly, and the last batch is a small one."""
+def test_two_workers_make_the_steps_of_one(tmp_path: Path, accumulate: int) -> None:
+    """Three micro-batches divide a worker's eight clips unevenly, and the last batch is smaller."""
     settings = TrainingSettings(
         epochs=EPOCHS, batch_size=BATCH, gradient_accumulation_steps=accumulate, max_grad_norm=0.5,
         label_smoothing=0.1, optimizer={"name": "SGD", "lr": 0.2},
@@ -124,8 +124,8 @@ def test_two_workers_go_the_steps_of_one(tmp_path: Path, accumulate: int) -> Non
 
 
 @pytest.mark.timeout(60)
-def test_what_is_validated_is_what_rank_0_will_save(tmp_path: Path) -> None:
-    """Each worker has a batch norm of its own until the validation begins."""
+def test_validation_uses_the_weights_and_statistics_of_rank_0(tmp_path: Path) -> None:
+    """Each worker has its own batch norm statistics until validation."""
     settings = TrainingSettings(
         epochs=1, batch_size=BATCH, optimizer={"name": "SGD", "lr": 0.2}, checkpoint_policy="last"
     )

@@ -34,8 +34,8 @@ def source(
     return EmbeddingSource("conv", path, sha256, 2, window_settings(embedding, long_clips), False)
 
 
-def test_the_digest_stands_for_what_an_embedding_depends_on() -> None:
-    """Not for its name, its path, or what computes it."""
+def test_the_digest_depends_on_model_and_windows() -> None:
+    """It does not depend on name, path or device."""
     digests = {
         source().digest,
         source(sha256="b").digest,
@@ -52,7 +52,7 @@ def test_the_digest_stands_for_what_an_embedding_depends_on() -> None:
 
 @pytest.mark.parametrize("length", [0.0004, 0.1, 60.0])
 @pytest.mark.parametrize("rate", [8000, 96000])
-def test_any_window_that_a_config_may_have_has_settings(length: float, rate: int) -> None:
+def test_every_valid_clip_length_and_rate_has_window_settings(length: float, rate: int) -> None:
     embedding = OnnxEmbedding(path="m", sample_rate=rate, clip_length=length)
     settings = window_settings(embedding, "split")
     assert settings.clip_samples == embedding.clip_samples == round(length * rate)
@@ -65,14 +65,14 @@ def test_windows_are_averaged_in_float64() -> None:
     np.testing.assert_array_equal(found, np.array([[1, 2], [1 / 3, 1]], np.float32))
 
 
-def test_an_embedding_that_is_not_finite_names_the_clip() -> None:
+def test_an_infinite_embedding_is_a_user_error_with_the_clip() -> None:
     windows = iter([(np.array([0, 1, 1]), np.array([[1, 2], [3, np.nan], [4, 5]]))])
     with pytest.raises(UserError, match=r"conv: the embedding of b\.wav is not finite"):
         mean_of_windows(pa.array(["a.wav", "b.wav"]), windows, source())
 
 
 def test_a_sample_holds_the_clips_with_the_smallest_hashes(tmp_path: Path) -> None:
-    """Of training clips or of all others, in the order of the hashes, wherever they stand."""
+    """The sample is of training clips or of all others, in the order of the hashes."""
     names = [f"{number}.wav" for number in range(60)]
     splits = ["train" if number % 3 else None if number % 2 else "test" for number in range(60)]
     embedding = np.arange(120, dtype=np.float32).reshape(60, 2)

@@ -35,7 +35,7 @@ def test_every_class_has_its_hardest_clip_then_its_most_convincing_one() -> None
     assert examples.choose(table, 2)[4:] == [(3, "hardest")]
 
 
-def test_a_lone_clip_of_a_class_comes_once_and_none_where_none_is_asked_for() -> None:
+def test_a_single_clip_of_a_class_is_chosen_once() -> None:
     assert examples.choose(predictions(("a", 0.9)), 3) == [(0, "hardest")]
     assert examples.choose(predictions(("a", 0.9)), 0) == []
 
@@ -57,10 +57,10 @@ def test_an_example_has_a_spectrogram_and_a_sound(tmp_path: Path) -> None:
     assert np.abs(sound).max() == pytest.approx(0.5, abs=1e-3)
 
 
-def test_of_a_long_clip_only_the_first_window_is_decoded(
+def test_only_the_first_window_of_a_long_clip_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What lies behind it is not even looked at: here it is not a number."""
+    """The rest of the clip is not read: here it is not finite."""
     monkeypatch.setattr(samples, "BLOCK", 1000)
     wav = tmp_path / "a.wav"
     ramp = np.linspace(0, 1, 12_000)
@@ -89,7 +89,7 @@ def test_any_window_of_a_clip_is_shown(tmp_path: Path, caplog: pytest.LogCapture
     assert "mine: a.wav can't be shown in the report: ends before its window 4" in caplog.text
 
 
-def test_a_clip_that_is_gone_is_told_and_left_out(
+def test_a_missing_clip_is_dropped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = ROW | {"clip_id": "gone.wav"}

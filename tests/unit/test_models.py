@@ -198,8 +198,8 @@ def test_weights_trained_elsewhere_fit_key_by_key(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_weights_mean_what_they_meant_elsewhere(name: str) -> None:
-    """Layer by layer, and with no padding: inputs as large as this go in as they are."""
+def test_loaded_weights_give_the_original_outputs(name: str) -> None:
+    """Outputs agree layer by layer; inputs of this size are not padded."""
     torch.manual_seed(0)
     model = build(name, 3)
     with torch.no_grad():
@@ -248,7 +248,7 @@ def test_inputs_below_the_minimum_size_fail(name: str) -> None:
                 model._logits_and_embedding(torch.randn(1, 1, *size))
 
 
-def test_what_is_large_enough_is_not_padded() -> None:
+def test_large_inputs_are_not_padded() -> None:
     log_mel = torch.randn(2, 1, 20, 30)
 
     assert pad_to(log_mel, (20, 30)) is log_mel
@@ -270,7 +270,7 @@ def test_the_embedding_of_resnetish_is_the_mean_of_its_last_maps() -> None:
     torch.testing.assert_close(embedding, maps[0].mean(dim=(2, 3)))
 
 
-def test_cnn_drops_out_thrice_and_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cnn_applies_dropout_three_times_only_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def dropout(maps: Tensor, rate: float, training: bool) -> Tensor:
@@ -286,7 +286,7 @@ def test_cnn_drops_out_thrice_and_in_training_alone(monkeypatch: pytest.MonkeyPa
     assert calls == [(rate, training) for training in (True, False) for rate in rates]
 
 
-def test_alexnet_drops_out_half_before_its_first_two_linear_layers() -> None:
+def test_alexnet_applies_dropout_before_its_first_two_linear_layers() -> None:
     with torch.device("meta"):
         layers = build("alexnet", 3).get_submodule("classifier").named_children()
 
@@ -294,8 +294,8 @@ def test_alexnet_drops_out_half_before_its_first_two_linear_layers() -> None:
     assert drops == {"0": 0.5, "3": 0.5}
 
 
-def test_resnetish_starts_with_convolutions_that_keep_the_gradient_s_spread() -> None:
-    """He et al.'s normal initialisation by what flows backwards: variance 2 / fan-out."""
+def test_resnetish_has_kaiming_initialisation() -> None:
+    """The initialisation is normal (He et al.) with variance 2 / fan-out."""
     torch.manual_seed(0)
     for key, weight in build("resnetish18", 3).named_parameters():
         if weight.ndim == 4:

@@ -26,7 +26,7 @@ def load(path: Path) -> OnnxModel:
 
 @pytest.mark.parametrize("output", ["frames", "mean"])
 @pytest.mark.parametrize("batch", ["batch", 1])
-def test_embeddings_are_numpys_with_any_batch(
+def test_embeddings_equal_numpy_for_any_batch_size(
     tmp_path: Path, output: str, batch: int | str
 ) -> None:
     waveforms = np.random.default_rng(1).normal(0, 0.3, (70, SAMPLES)).astype(np.float32)
@@ -50,7 +50,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_model_that_can_not_be_used_is_one_line(tmp_path: Path, kind: str) -> None:
+def test_an_unusable_model_is_a_user_error(tmp_path: Path, kind: str) -> None:
     options, message = WRONG[kind]
     with pytest.raises(UserError, match=message) as raised:
         load(write_model(tmp_path / "wrong.onnx", **options))
@@ -58,7 +58,7 @@ def test_a_model_that_can_not_be_used_is_one_line(tmp_path: Path, kind: str) -> 
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_weights_in_another_file_are_one_line(tmp_path: Path) -> None:
+def test_weights_in_another_file_are_a_user_error(tmp_path: Path) -> None:
     model = onnx.load(write_model(tmp_path / "a.onnx", size=64))
     onnx.save(model, tmp_path / "b.onnx", save_as_external_data=True, size_threshold=1024)
     with pytest.raises(UserError, match="export with external_data=False") as raised:
@@ -66,7 +66,7 @@ def test_weights_in_another_file_are_one_line(tmp_path: Path) -> None:
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_file_that_is_missing_changed_or_no_model_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_changed_or_invalid_file_is_a_user_error(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     with pytest.raises(UserError, match=r"conv\.path: there is no file /.*a\.onnx"):
         read_model("conv", str(path))
@@ -78,7 +78,9 @@ def test_a_file_that_is_missing_changed_or_no_model_is_one_line(tmp_path: Path) 
         load_onnx_model("conv", str(path), "another", SAMPLES, False)
 
 
-def test_without_onnxruntime_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"conv needs onnxruntime: pip install 'raysound\[onnx\]'"):
         import_onnxruntime("conv")

@@ -54,7 +54,7 @@ def test_each_file_has_a_line_with_the_class_of_the_mean_over_its_windows(
         assert line == f"{label}\t{mean.max():.1%}\t{path}"
 
 
-def test_files_that_are_no_sound_are_named_after_the_others(
+def test_rejected_files_are_reported_after_the_predictions(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = wav(tmp_path / "good.wav", 0.5), tmp_path / "bad.wav"
@@ -71,7 +71,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         predict_command(str(tmp_path), "a.wav")
 
 
-def test_python_gets_probabilities_and_the_reason_of_a_reject(run: Path, tmp_path: Path) -> None:
+def test_the_api_returns_probabilities_and_reasons(run: Path, tmp_path: Path) -> None:
     good, bad = wav(tmp_path / "good.wav", 0.5), tmp_path / "bad.wav"
     bad.write_text("no sound")
     classifier = Classifier.load(run)

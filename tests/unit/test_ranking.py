@@ -71,14 +71,14 @@ def reading_alarm(rng: np.random.Generator) -> bool:
 def test_equal_generators_give_a_false_alarm_in_one_table_of_twenty_at_most(
     alarm: Callable[[np.random.Generator], bool],
 ) -> None:
-    """Of 200 tables 10 are expected at most; 20 would be 3.2 standard deviations more."""
+    """At most 10 of 200 tables are expected; 20 would be 3.2 standard deviations more."""
     alarms = sum(alarm(np.random.default_rng(seed)) for seed in range(200))
 
     assert alarms < 20
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_generator_does_not_get_better_by_more_clips(seed: int) -> None:
+def test_more_clips_do_not_change_the_verdict(seed: int) -> None:
     """100 and 1,000 clips of one distribution over 50 classes: nothing differs in `compare`."""
     rng = np.random.default_rng(seed)
     labels = [f"class {number}" for number in range(50)]
@@ -141,7 +141,7 @@ def test_generators_without_labels_are_ranked_by_mmd_unless_one_has_labels() -> 
     assert (mixed["metric"], mixed["order"][0], mixed["pairs"]) == ("accuracy", "labelled", [])
 
 
-def test_a_generator_that_is_never_right_ranks_above_one_without_clips() -> None:
+def test_a_generator_with_zero_accuracy_ranks_above_one_without_clips() -> None:
     assert ranking({"none": row(0, 0), "zero": row(0, 10)})["order"] == ["zero", "none"]
 
 
@@ -165,8 +165,8 @@ def test_a_new_checkpoint_is_better_worse_or_not_significantly_different() -> No
     assert "+0.2" in "\n".join(table_lines(compare(old, new)))
 
 
-def test_more_clips_are_no_better_generator() -> None:
-    """What few clips can't reach is no fault of theirs: such metrics are not compared."""
+def test_metrics_that_depend_on_the_sample_size_are_not_compared() -> None:
+    """Metrics that grow with the sample size are not compared."""
     few = {"value": 0.1, "low": 0.05, "high": 0.15}
     many = {"value": 0.9, "low": 0.85, "high": 0.95}
     old = metrics(mine=row(500, 1000, coverage=few, mmd2_x100=few, compared=60))
@@ -181,8 +181,8 @@ def test_more_clips_are_no_better_generator() -> None:
     }
 
 
-def test_a_metric_that_fell_to_nothing_is_shown_without_its_interval() -> None:
-    """A collapse has no spread to go by, and must not vanish for that."""
+def test_a_metric_that_drops_to_zero_is_shown_without_interval() -> None:
+    """A collapsed metric has no interval, but must be shown."""
     old = metrics(mine=row(900, 1000, recall={"value": 0.97, "low": 0.95, "high": 0.99}))
     gone = {"value": 0.0, "low": None, "high": None, "why": "any part gives this value"}
     new = metrics(mine=row(900, 1000, recall=gone))
@@ -196,7 +196,7 @@ def test_a_metric_that_fell_to_nothing_is_shown_without_its_interval() -> None:
     assert shown.endswith("no interval: any part gives this value")
 
 
-def test_corpora_of_one_side_are_named() -> None:
+def test_corpora_in_only_one_file_are_named() -> None:
     both = row(5, 10)
     old, new = metrics(gan=both, old=both), metrics(gan=both, new=both)
 
@@ -207,7 +207,7 @@ def test_corpora_of_one_side_are_named() -> None:
     assert list(skipped_lines(metrics(a=both), metrics(b=both))) == []
 
 
-def test_a_single_corpus_may_have_changed_its_name() -> None:
+def test_single_corpora_with_different_names_are_compared() -> None:
     rows = compare(metrics(epoch_10=row(5, 10)), metrics(epoch_20=row(6, 10)))
 
     assert [row["corpus"] for row in rows] == ["epoch_20"]
@@ -221,7 +221,7 @@ def test_another_classifier_is_refused() -> None:
         compare(old, new)
 
 
-def test_no_corpus_in_common_is_told() -> None:
+def test_files_without_a_common_corpus_are_refused() -> None:
     old, new = metrics(a=row(1, 2)), metrics(b=row(1, 2), c=row(1, 2))
 
     with pytest.raises(UserError, match="in both: a in the first, b, c in the second"):
@@ -240,7 +240,9 @@ def test_no_corpus_in_common_is_told() -> None:
         ),
     ],
 )
-def test_what_is_no_metrics_json_is_told(tmp_path: Path, content: str | None, told: str) -> None:
+def test_a_file_that_is_not_metrics_json_is_refused(
+    tmp_path: Path, content: str | None, told: str
+) -> None:
     uri = tmp_path / "metrics.json"
     if content is not None:
         uri.write_text(content)
@@ -260,7 +262,7 @@ def with_copies(copied: int, value: float | None = 0.9, digest: str = "x") -> di
     return found
 
 
-def test_fewer_copies_are_better_where_they_were_searched_alike() -> None:
+def test_fewer_copies_are_better_with_equal_training_clips_and_threshold() -> None:
     def verdicts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         return [one["verdict"] for one in compare(old, new) if one["metric"] == "copies.share"]
 

@@ -63,7 +63,7 @@ def written(tmp_path: Path) -> str:
     return uri
 
 
-def test_what_is_read_is_what_was_written_to_the_last_bit(written: str) -> None:
+def test_a_reference_file_round_trips_bitwise(written: str) -> None:
     ours, theirs = real_side(), read_reference(written)
     plain = ("classifier", "reference", "clip_ids", "class_sizes", "row", "anchors", "classifier")
     for name in (*plain, "digest", "set_size"):
@@ -80,17 +80,17 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(written: str) -> None:
         assert found.tobytes() == expected.tobytes()
 
 
-def test_the_digest_stands_for_names_and_embeddings(written: str) -> None:
+def test_the_digest_depends_on_names_and_embeddings(written: str) -> None:
     side = read_reference(written)
     other = replace(side, clip_ids=side.clip_ids[::-1])
     moved = replace(side, training=replace(side.training, embedding=side.training.embedding + 1))
     assert len({side.digest, other.digest, moved.digest}) == 3
 
 
-def test_the_lines_of_the_documentation_compute_a_frechet_distance(
+def test_the_documented_code_computes_a_frechet_distance(
     written: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By moments of the file alone; as raysound's own to 1e-9."""
+    """It uses only moments from the file, and agrees with raysound to 1e-9."""
     (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/reference.md").read_text(), re.S)
     monkeypatch.chdir(Path(written).parent)
     names = {"own": embeddings(3, 50, 3).astype(np.float64)}
@@ -102,7 +102,7 @@ def test_the_lines_of_the_documentation_compute_a_frechet_distance(
     np.testing.assert_allclose(of_model, expected_covariance, rtol=1e-12)
 
 
-def test_a_file_that_is_missing_or_cut_or_another_is_one_line(written: str, tmp_path: Path) -> None:
+def test_a_missing_truncated_or_wrong_file_is_a_user_error(written: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation\.reference: .*none\.safetensors can't be rea"):
         read_reference(str(tmp_path / "none.safetensors"))
     with pytest.raises(UserError, match="can't be read"):
@@ -139,7 +139,7 @@ def changed(uri: str, change: Callable[[dict, dict], object]) -> None:
         lambda content, arrays: arrays.update(truth=arrays["truth"][1:]),
     ],
 )
-def test_a_file_that_lacks_a_part_is_one_line(
+def test_a_file_with_missing_content_is_a_user_error(
     written: str, change: Callable[[dict, dict], object]
 ) -> None:
     changed(written, change)
@@ -148,7 +148,7 @@ def test_a_file_that_lacks_a_part_is_one_line(
 
 
 @pytest.mark.parametrize("key", ["version", "metrics_schema"])
-def test_a_file_of_another_version_is_one_line(written: str, key: str) -> None:
+def test_a_file_of_another_version_is_a_user_error(written: str, key: str) -> None:
     changed(written, lambda content, arrays: content.update({key: 99}))
     with pytest.raises(
         UserError, match=r"has version .*99.*write it again with jobs/reference\.py"

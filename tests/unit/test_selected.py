@@ -34,7 +34,7 @@ def shown(tmp_path: Path) -> dict[str, Any]:
     return {"found": found, "all": pa.concat_tables(tables)}
 
 
-def test_behind_each_cell_stand_its_most_probable_clips(shown: dict[str, Any]) -> None:
+def test_cells_hold_their_most_probable_clips(shown: dict[str, Any]) -> None:
     rows = shown["all"].to_pylist()
     cells = Counter((LABELS.index(row["label"]), LABELS.index(row["prediction"])) for row in rows)
     probability = {row["clip_id"]: row["probability"] for row in rows}
@@ -55,7 +55,7 @@ def test_behind_each_cell_stand_its_most_probable_clips(shown: dict[str, Any]) -
         assert sure[0] == round(max(own), 4)
 
 
-def test_examples_are_those_of_the_whole_table(shown: dict[str, Any]) -> None:
+def test_examples_by_parts_equal_those_of_the_whole_table(shown: dict[str, Any]) -> None:
     table = shown["all"]
     chosen = examples.choose(table, 2)
 

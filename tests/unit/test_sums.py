@@ -40,10 +40,10 @@ def test_docstring_examples_run() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 99), st.lists(st.integers(1, 8), max_size=8))
-def test_merged_in_any_groups_the_sums_are_the_same_bits(
+def test_merged_sums_do_not_depend_on_the_grouping(
     parts: int, seed: int, groups: list[int]
 ) -> None:
-    """Integers are those of the whole; floats those of one part after the other."""
+    """Integers equal those of the whole; floats equal those of adding part by part."""
     truth, probabilities = clips(200, seed)
     found = [
         ClassificationSums.of(truth[part], probabilities[part]) for part in cuts(200, parts, seed)
@@ -69,8 +69,8 @@ def test_merged_in_any_groups_the_sums_are_the_same_bits(
 
 
 @pytest.mark.parametrize("cut", [1, 2, 333, 999])
-def test_rows_fold_to_the_same_bits_wherever_they_are_cut(cut: int) -> None:
-    """To those of additions one by one, whatever numpy's own sum does."""
+def test_folded_rows_do_not_depend_on_the_grouping(cut: int) -> None:
+    """They equal those of adding one by one, unlike numpy's sum."""
     rows = np.random.default_rng(0).normal(0, 1, (1000, 2))
     total = [0.0, 0.0]
     for row in rows.tolist():
@@ -79,8 +79,8 @@ def test_rows_fold_to_the_same_bits_wherever_they_are_cut(cut: int) -> None:
     assert fold(np.concatenate([fold(rows[:cut]), rows[cut:]])).tolist() == [total]
 
 
-def test_a_report_from_sums_is_that_of_the_clips() -> None:
-    """To the last bit where they are one part, and to rounding where they are seven."""
+def test_a_report_from_sums_equals_that_from_clips() -> None:
+    """It is bitwise equal for one part, and equal up to rounding for seven."""
     truth, probabilities = clips(300)
     of_clips = classification_report(truth, probabilities, LABELS)
 
@@ -98,8 +98,8 @@ def test_a_report_from_sums_is_that_of_the_clips() -> None:
     }  # fmt: skip
 
 
-def test_a_report_of_many_clips_takes_means_from_all_and_sets_from_the_sample() -> None:
-    """Of 12,000 clips 5,000 stand for all where numbers of clips must be equal."""
+def test_a_report_of_many_clips_averages_all_and_samples_sets() -> None:
+    """5,000 of 12,000 clips are the sample for metrics that depend on the sample size."""
     truth, probabilities = clips(12_000)
     embedding = np.eye(CLASSES, SIZE)[truth] + np.random.default_rng(1).normal(0, 1, (12_000, SIZE))
     scored = Scored(truth, probabilities, embedding.astype(np.float32))
@@ -133,7 +133,7 @@ def test_a_report_of_many_clips_takes_means_from_all_and_sets_from_the_sample() 
 
 @pytest.mark.parametrize("n", [20, 100, 1000])
 def test_the_interval_of_a_mean_covers_its_expectation(n: int) -> None:
-    """Of skewed numbers, as log losses are, in nine of ten draws or more; in about 95 % of many."""
+    """For skewed numbers such as log losses, in 90 % of samples, and 95 % of large ones."""
     draws = np.random.default_rng(n).exponential(1.0, (600, n))
     found = [mean_measure(float(x.sum()), float((x * x).sum()), n) for x in draws]
 
@@ -160,8 +160,8 @@ def entries_of(count: int, seed: int) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 8))
-def test_selections_of_parts_make_up_the_selection_of_the_whole(seed: int, parts: int) -> None:
-    """Ties and all, however the parts are cut and in how many steps they are put together."""
+def test_selection_by_parts_equals_selection_of_the_whole(seed: int, parts: int) -> None:
+    """This includes ties, for any division into parts and any order of merging."""
     entries = entries_of(400, seed)
     limit = PLAN.limit
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +177,7 @@ def test_selections_of_parts_make_up_the_selection_of_the_whole(seed: int, parts
     assert len(whole) < 250
 
 
-def test_a_selection_is_what_it_is_called() -> None:
+def test_selections_hold_the_expected_entries() -> None:
     entries = entries_of(400, 0)
     chosen = smallest(entries["key"], 25)
 
@@ -195,8 +195,8 @@ def test_a_selection_is_what_it_is_called() -> None:
         np.testing.assert_array_equal(kept, there[-20:])
 
 
-def test_keys_follow_from_names_alone() -> None:
-    """They are spread evenly, so that the smallest are a fair draw."""
+def test_keys_depend_only_on_names() -> None:
+    """They are uniform, so that the smallest are a random sample."""
     names = [f"clip {number}" for number in range(4000)]
     found = keys(names)
 
@@ -214,8 +214,8 @@ def numbers(of: PartialSums) -> list[object]:
     ]  # fmt: skip
 
 
-def test_files_summed_part_by_part_are_the_table_they_were_cut_from(tmp_path) -> None:
-    """Training clips apart, which no ball is counted for."""
+def test_sums_by_part_equal_sums_of_the_whole_table(tmp_path) -> None:
+    """Training clips are separate and have no counts of balls."""
     tables = [make_predictions(30, seed, train=10 * (seed % 2)) for seed in range(4)]
     tables.insert(2, PREDICTIONS.empty_table())
     out = str(tmp_path)
@@ -241,7 +241,7 @@ def test_files_summed_part_by_part_are_the_table_they_were_cut_from(tmp_path) ->
     assert together[OTHERS].balls[:3] == (100, int((balls > 0).sum()), int(balls.sum()))
 
 
-def test_rows_of_many_parts_come_in_the_order_asked_for(tmp_path) -> None:
+def test_rows_of_many_parts_are_read_in_the_given_order(tmp_path) -> None:
     out = str(tmp_path)
     for index in range(3):
         storage.write_table(part_uri(out, "real", index), make_predictions(9, index))
@@ -254,7 +254,7 @@ def test_rows_of_many_parts_come_in_the_order_asked_for(tmp_path) -> None:
     assert len(read_prediction_rows(out, "real", part[:0], row[:0], ["clip_id"])) == 0
 
 
-def test_sums_of_nothing_give_a_report_of_nothing() -> None:
+def test_empty_sums_give_an_empty_report() -> None:
     real = Scored(*clips(20), np.random.default_rng(0).normal(0, 1, (20, SIZE)).astype(np.float32))
     none = partial_sums.empty_sums(BANDS)
 

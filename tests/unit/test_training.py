@@ -152,7 +152,7 @@ def test_loss_falls_and_accuracy_rises_over_every_clip() -> None:
 
 
 def test_the_reported_loss_is_the_mean_over_clips_not_over_batches() -> None:
-    """The last batch is smaller: a mean of batch means would weigh its clips more."""
+    """The last batch is smaller, so a mean of batch means would give its clips more weight."""
     model = Linear()
 
     row = run(TrainingSettings(epochs=1, optimizer=FROZEN), model)[0]
@@ -166,7 +166,7 @@ def test_the_reported_loss_is_the_mean_over_clips_not_over_batches() -> None:
         assert row[f"{split}_accuracy"] == pytest.approx(accuracy)
 
 
-def test_without_validation_clips_the_last_epoch_is_kept() -> None:
+def test_without_validation_clips_the_last_epoch_is_selected() -> None:
     settings = TrainingSettings(epochs=2, checkpoint_policy="last")
 
     history = run(settings, validation=None)
@@ -191,8 +191,8 @@ def test_a_split_without_batches_is_an_error(empty: str, split: str) -> None:
 # Seeds, and going on
 
 
-def test_the_same_seed_gives_the_same_history_and_another_another() -> None:
-    """From the same weights, so only what is drawn while training differs."""
+def test_the_history_depends_on_the_seed() -> None:
+    """Initial weights are equal, so only random numbers of the training differ."""
     first = Linear()
 
     def history(seed: int) -> list[Metrics]:
@@ -203,8 +203,8 @@ def test_the_same_seed_gives_the_same_history_and_another_another() -> None:
     assert history(0)[0]["train_loss"] != history(1)[0]["train_loss"]
 
 
-def test_every_epoch_draws_anew() -> None:
-    """The same batches each epoch, and weights that stand still."""
+def test_every_epoch_augments_differently() -> None:
+    """Batches and weights are the same in each epoch."""
     settings = TrainingSettings(epochs=3, optimizer=FROZEN, augment=AUGMENT)
 
     history = run(settings, train=lambda _: train_batches(1))
@@ -284,10 +284,10 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     ],
     ids=lambda value: value and value.get("mode", value["name"]),
 )
-def test_a_training_that_is_cut_off_ends_as_if_it_had_not_been(
+def test_a_resumed_training_gives_identical_results(
     scheduler: dict[str, Any] | None, optimizer: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Cut off after each epoch, in the warm-up, the schedule and the finetuning alike."""
+    """Training is interrupted after each epoch, in warm-up, main epochs and fine-tuning."""
     # OneCycleLR has a warm-up of its own.
     warmup_epochs = 0 if scheduler and scheduler["name"] == "OneCycleLR" else 2
     settings = TrainingSettings(
@@ -310,7 +310,7 @@ def test_a_training_that_is_cut_off_ends_as_if_it_had_not_been(
     assert_same_state(other_averaged, averaged)
 
 
-def test_a_finished_training_trains_no_more() -> None:
+def test_a_finished_training_does_not_continue() -> None:
     model, before = Linear(), Linear()
     before.load_state_dict(model.state_dict())
     seen: list[TrainState] = []
@@ -341,7 +341,7 @@ def test_a_finished_training_trains_no_more() -> None:
         ({"name": "SGD", "lr": 0.1, "momentum": 0.5, "nesterov": True}, torch.optim.SGD),
     ],
 )
-def test_optimisers_are_torchs_own_with_the_settings_values(
+def test_optimizers_are_those_of_torch_with_the_settings(
     optimizer: dict[str, Any], kind: type
 ) -> None:
     made = make_optimizer(Linear(), TrainingSettings(optimizer=optimizer))
@@ -366,7 +366,7 @@ def rates(scheduler: dict[str, Any] | None, losses: list[float], hits: list[floa
     return seen
 
 
-def test_schedules_step_once_an_epoch() -> None:
+def test_schedulers_step_once_per_epoch() -> None:
     flat = [1.0] * 4
 
     assert rates(None, flat, flat) == [1e-3] * 4
@@ -392,8 +392,8 @@ def test_one_cycle_rises_to_the_rate_and_falls_far_below_it() -> None:
     assert seen[-1] < 2e-5
 
 
-def test_a_plateau_watches_the_metric_that_its_mode_belongs_to() -> None:
-    """While the loss improves and the accuracy does not, only `max` lowers the rate."""
+def test_reduce_on_plateau_uses_the_metric_of_its_mode() -> None:
+    """If the loss improves and the accuracy does not, only `max` lowers the rate."""
     losses, hits = [1.0, 0.8, 0.6, 0.4], [0.5] * 4
 
     def plateau(mode: str) -> list[float]:
@@ -417,7 +417,7 @@ def torchs(name: str, optimizer: Optimizer) -> Any:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_rates_are_those_of_torchs_own_schedule_after_a_warm_up(name: str) -> None:
+def test_rates_equal_those_of_torch_after_the_warm_up(name: str) -> None:
     warm = 0 if name == "OneCycleLR" else 3
     settings = TrainingSettings(
         epochs=warm + 6,
@@ -440,8 +440,8 @@ def test_rates_are_those_of_torchs_own_schedule_after_a_warm_up(name: str) -> No
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_a_plateau_sees_the_validation_of_each_epoch(mode: str) -> None:
-    """Clips that lie about their class: where training leads, the validation gets no better."""
+def test_reduce_on_plateau_gets_the_validation_metrics_of_each_epoch(mode: str) -> None:
+    """Validation clips have wrong labels, so validation does not improve."""
     scheduler = {"name": "ReduceLROnPlateau", "mode": mode, "patience": 1, "factor": 0.5}
     optimizer = torch.optim.Adam(Linear().parameters(), lr=0.05)
     schedule = lr_scheduler.ReduceLROnPlateau(
@@ -462,8 +462,8 @@ def test_a_plateau_sees_the_validation_of_each_epoch(mode: str) -> None:
 
 
 @pytest.mark.parametrize("pct_start", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.9])
-def test_one_cycle_lasts_as_long_as_its_epochs_however_many(pct_start: float) -> None:
-    """Torch's own divides by zero where the rise would end at its first step."""
+def test_one_cycle_works_with_any_number_of_epochs(pct_start: float) -> None:
+    """Torch divides by zero if the rise ends at its first step."""
     for epochs in range(1, 12):
         settings = TrainingSettings(
             epochs=epochs, optimizer=ADAM, scheduler={"name": "OneCycleLR", "pct_start": pct_start}
@@ -480,7 +480,7 @@ def test_one_cycle_lasts_as_long_as_its_epochs_however_many(pct_start: float) ->
         assert seen[-1] > 0.05 / 25 / 1e4
 
 
-def test_finetuning_keeps_its_rate_and_blends_no_clips() -> None:
+def test_finetuning_has_a_constant_rate_and_no_mixup() -> None:
     model = Linear()
     settings = TrainingSettings(
         epochs=2, finetune={"epochs": 2, "lr": 3e-4}, augment={"mixup": 0.4}, warmup_epochs=1,
@@ -515,7 +515,7 @@ def row(accuracy: float, loss: float) -> Metrics:
     return {"validation_accuracy": accuracy, "validation_loss": loss, "validation_clips": 10}
 
 
-def test_the_best_epoch_has_the_best_accuracy_and_among_those_the_least_loss() -> None:
+def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss() -> None:
     history = [row(0.5, 0.1), row(0.7, 0.9), row(0.7, 0.8), row(0.6, 0.2)]
 
     assert best_epoch(history) == 3
@@ -523,12 +523,12 @@ def test_the_best_epoch_has_the_best_accuracy_and_among_those_the_least_loss() -
     assert selected_epoch(history, TrainingSettings(checkpoint_policy="last")) == 4
 
 
-def test_one_more_clip_recognised_outweighs_any_loss() -> None:
+def test_one_more_correct_clip_outweighs_any_loss() -> None:
     assert quality(row(0.6, 100.0)) > quality(row(0.5, 0.0))
     assert quality(row(0.5, 0.1)) > quality(row(0.5, 0.2)) > quality(row(0.4, 0.1))
 
 
-def test_of_equal_epochs_the_last_is_kept() -> None:
+def test_the_last_of_equal_epochs_is_selected() -> None:
     """As Ray Train keeps the last of equal checkpoints."""
     history = [row(0.6, 0.8), row(0.7, 0.8), row(0.7, 0.8), row(0.7, 0.8)]
 
@@ -550,15 +550,15 @@ def test_early_stopping_counts_the_epochs_since_the_best() -> None:
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_training_stops_after_so_many_epochs_without_a_better_one(patience: int) -> None:
-    """Weights that stand still: the first epoch is the best."""
+def test_training_stops_early_without_improvement(patience: int) -> None:
+    """The weights do not change, so the first epoch is the best."""
     settings = TrainingSettings(epochs=10, early_stopping=patience, optimizer=FROZEN)
 
     assert len(run(settings)) == 1 + patience
 
 
 def test_early_stopping_ends_the_main_epochs_and_fine_tuning_follows(tmp_path: Path) -> None:
-    """Interrupted after every epoch or not: to the same end."""
+    """Interruptions after every epoch do not change the result."""
     settings = TrainingSettings(
         epochs=30, early_stopping=2, finetune={"epochs": 3, "lr": 1e-4}, augment=AUGMENT,
         optimizer={"name": "Adam", "lr": 0.2}, scheduler={"name": "ExponentialLR", "gamma": 0.9},
@@ -577,7 +577,7 @@ def test_early_stopping_ends_the_main_epochs_and_fine_tuning_follows(tmp_path: P
     assert_same_state(other, model)
 
 
-def test_fine_tuning_runs_all_its_epochs_though_none_is_better() -> None:
+def test_fine_tuning_runs_all_its_epochs_without_improvement() -> None:
     settings = TrainingSettings(
         epochs=10, early_stopping=2, optimizer=FROZEN, finetune={"epochs": 5, "lr": 1e-30}
     )
@@ -585,7 +585,7 @@ def test_fine_tuning_runs_all_its_epochs_though_none_is_better() -> None:
     assert len(run(settings)) == 3 + 5
 
 
-def test_the_log_counts_the_epochs_that_are_due_and_reports_early_stopping() -> None:
+def test_the_log_shows_the_total_epochs_and_early_stopping() -> None:
     settings = TrainingSettings(epochs=10, early_stopping=2, finetune={"epochs": 2})
     accuracies = [0.5, 0.6, 0.4, 0.4, 0.7, 0.7]
     history = [
@@ -623,8 +623,8 @@ def trained(settings: TrainingSettings, **options: Any) -> Linear:
 
 
 @pytest.mark.parametrize("turns", [2, 3, 8, 20])
-def test_a_batch_in_turns_gives_the_weights_of_the_batch_at_once(turns: int) -> None:
-    """The last batch has four clips: fewer than eight turns, and no multiple of three."""
+def test_gradient_accumulation_gives_the_same_weights(turns: int) -> None:
+    """The last batch has four clips, fewer than eight steps and no multiple of three."""
 
     def weights(accumulate: int) -> Tensor:
         settings = TrainingSettings(
@@ -640,8 +640,8 @@ def test_a_batch_in_turns_gives_the_weights_of_the_batch_at_once(turns: int) -> 
 
 
 @pytest.mark.parametrize("turns", [1, 3])
-def test_turns_do_not_change_what_is_reported(turns: int) -> None:
-    """A mean over turns would weigh the clips of the smaller one more."""
+def test_gradient_accumulation_does_not_change_the_metrics(turns: int) -> None:
+    """A mean over micro-batches would give clips of the smaller one more weight."""
     torch.manual_seed(5)
     model = Linear()
     settings = TrainingSettings(epochs=1, gradient_accumulation_steps=turns, optimizer=FROZEN)
@@ -679,10 +679,10 @@ def test_a_clipped_gradient_bounds_the_step(turns: int) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 3.0]])
-def test_smoothing_and_class_weights_are_of_the_training_loss(
+def test_label_smoothing_and_class_weights_affect_the_training_loss(
     smoothing: float, weights: list[float] | None
 ) -> None:
-    """By hand: the weighted cross entropy of smoothed targets, a mean over clips."""
+    """The expected loss is the weighted cross-entropy of smoothed targets, averaged over clips."""
     model = Linear()
     settings = TrainingSettings(epochs=1, optimizer=FROZEN, label_smoothing=smoothing)
 
@@ -704,7 +704,7 @@ def test_smoothing_and_class_weights_are_of_the_training_loss(
 
 
 @pytest.mark.parametrize("average", [0.5, 0.99])
-def test_the_running_mean_of_the_weights_is_what_is_validated(average: float) -> None:
+def test_the_moving_average_of_the_weights_is_validated(average: float) -> None:
     """It moves by (1 + s) / (10 + s) at step s, until that reaches `ema_decay`."""
     torch.manual_seed(0)
     model = Linear()
@@ -731,7 +731,7 @@ def test_the_running_mean_of_the_weights_is_what_is_validated(average: float) ->
     assert model.seen[False] == []
 
 
-def test_the_running_mean_takes_the_statistics_of_batch_norm_along() -> None:
+def test_the_moving_average_includes_batch_norm_statistics() -> None:
     model = Pooled()
     averaged = copy.deepcopy(model)
 
@@ -758,7 +758,7 @@ def test_training_augments_and_validation_does_not() -> None:
         assert inputs.squeeze(1).equal(batch.log_mel)
 
 
-def test_without_augmentation_clips_are_given_as_they_are() -> None:
+def test_clips_are_unchanged_without_augmentation() -> None:
     model = Linear()
 
     run(TrainingSettings(epochs=1), model)
@@ -782,9 +782,7 @@ def test_every_batch_is_normalised() -> None:
 
 
 @pytest.mark.parametrize(("frames", "width"), [(None, 5), (3, 3), (7, 5)])
-def test_training_clips_are_pieces_and_validation_clips_whole(
-    frames: int | None, width: int
-) -> None:
+def test_only_training_clips_are_cropped(frames: int | None, width: int) -> None:
     model = Pooled()
 
     run(TrainingSettings(epochs=2), model, crop_frames=frames)
@@ -793,7 +791,7 @@ def test_training_clips_are_pieces_and_validation_clips_whole(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_log_mels_of_half_the_size_are_trained_on_alike(dtype: torch.dtype) -> None:
+def test_training_accepts_float16_log_mels(dtype: torch.dtype) -> None:
     def stored(epoch: int) -> list[Batch]:
         return [batch._replace(log_mel=batch.log_mel.to(dtype)) for batch in train_batches(epoch)]
 
@@ -811,7 +809,7 @@ def test_log_mels_of_half_the_size_are_trained_on_alike(dtype: torch.dtype) -> N
         (Hardware(precision=torch.bfloat16, channels_last=True), 0.05),
     ],
 )
-def test_other_arithmetic_trains_nearly_the_same(hardware: Hardware, close: float) -> None:
+def test_hardware_options_train_nearly_the_same(hardware: Hardware, close: float) -> None:
     def history(hardware: Hardware | None) -> list[Metrics]:
         torch.manual_seed(0)
         model = Pooled()
@@ -834,7 +832,7 @@ def test_other_arithmetic_trains_nearly_the_same(hardware: Hardware, close: floa
 # Losses that are no number
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try() -> None:
+def test_an_infinite_loss_is_a_user_error_with_advice() -> None:
     settings = TrainingSettings(epochs=5, optimizer={"name": "SGD", "lr": 1e38})
 
     with pytest.raises(UserError, match=r"try a smaller training\.optimizer\.lr than 1e"):
@@ -843,8 +841,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try() -> None:
 
 @pytest.mark.parametrize("bad", [0, 17, 31, 32, 45, 59])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_the_first_batch_without_a_loss_is_named_with_its_epoch(bad: int, value: float) -> None:
-    """Losses are looked at some batches at a time; those behind the bad one are no numbers too."""
+def test_the_first_batch_with_an_infinite_loss_is_named_with_its_epoch(
+    bad: int, value: float
+) -> None:
+    """Losses are checked some batches at a time; all after the first infinite one are infinite."""
     clips = data(120, 3)
 
     def poisoned(epoch: int) -> list[Batch]:
@@ -861,7 +861,7 @@ def test_the_first_batch_without_a_loss_is_named_with_its_epoch(bad: int, value:
         run(settings, train=poisoned)
 
 
-def test_an_epoch_with_a_loss_that_is_no_number_is_not_reported() -> None:
+def test_an_epoch_with_an_infinite_loss_is_not_reported() -> None:
     seen: list[TrainState] = []
 
     def poisoned(epoch: int) -> Iterator[Batch]:
@@ -877,8 +877,8 @@ def test_an_epoch_with_a_loss_that_is_no_number_is_not_reported() -> None:
     assert [len(progress.history) for progress in seen] == [1]
 
 
-def test_a_classifier_that_the_last_step_ruined_is_not_reported() -> None:
-    """No training loss tells of it: there is no batch behind."""
+def test_an_infinite_validation_loss_is_not_reported() -> None:
+    """No training loss shows it, because no batch follows."""
     settings = TrainingSettings(
         epochs=1, optimizer={"name": "SGD", "lr": 1e38}, checkpoint_policy="last"
     )
