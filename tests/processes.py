@@ -97,7 +97,7 @@ def _copy(terminal: int, path: Path) -> None:
             file.write(shown)
 
 
-def said(config: Path, where: str = "stderr") -> str:
+def console_output(config: Path, where: str = "stderr") -> str:
     """What the job of a config has said."""
     return (config.parent / where).read_text()
 

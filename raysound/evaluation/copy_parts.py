@@ -255,8 +255,8 @@ def clip_copies(
         "similarity": best.similarity,
         "lag": best.lag,
     }
-    kept = {name: clips[name] for name in ("clip_id", "split", "label")}
-    return pa.table(kept | columns).cast(COPIES)
+    identity = {name: clips[name] for name in ("clip_id", "split", "label")}
+    return pa.table(identity | columns).cast(COPIES)
 
 
 def calibrate(real: pa.Table, rate: float) -> Threshold:

@@ -209,9 +209,9 @@ class Machines:
         """Waits for a word of `ray start`."""
 
         def is_there() -> bool:
-            said = machine.log.read_text()
-            assert machine.process.poll() is None, said
-            return words in said
+            console = machine.log.read_text()
+            assert machine.process.poll() is None, console
+            return words in console
 
         poll(is_there, 90, f"{machine.name}: {words}")
 

@@ -40,8 +40,8 @@ def nodes(machines: Machines) -> list[dict[str, Any]]:
     """The living ones, but for the head."""
     dashboard = f"--address=http://127.0.0.1:{machines.dashboard}"
     alive = ["list", "nodes", dashboard, "--format=json", "--detail", "--filter=state=ALIVE"]
-    said = ended(machines.ray(*alive))
-    found = json.loads(said[said.index("[") :])
+    console = ended(machines.ray(*alive))
+    found = json.loads(console[console.index("[") :])
     return [node for node in found if not node["is_head_node"]]
 
 
@@ -57,18 +57,18 @@ def test_a_job_requests_the_nodes_it_needs(machines: Machines, config: str) -> N
     job = machines.submit(
         "grown", "python", "jobs/extract.py", config, "compute.node_timeout_minutes=2"
     )  # fmt: skip
-    said = ended(job)
-    assert job.returncode == 0, said
-    assert "66 of 66 clips" in said
+    console = ended(job)
+    assert job.returncode == 0, console
+    assert "66 of 66 clips" in console
 
     job = machines.submit(
         "trained", "python", "jobs/train.py", config, "compute.node_timeout_minutes=2",
         "compute.workers=2", "compute.cpus_per_worker=1", "compute.labels={pool: train}",
         "compute.use_gpu=false",
     )  # fmt: skip
-    said = ended(job)
-    assert job.returncode == 0, said
-    assert len(re.findall(r"^epoch +\d of 2", said, re.MULTILINE)) == 2
+    console = ended(job)
+    assert job.returncode == 0, console
+    assert len(re.findall(r"^epoch +\d of 2", console, re.MULTILINE)) == 2
     labelled = [node for node in nodes(machines) if node["labels"].get("pool") == "train"]
     assert len(labelled) == 2
     assert {path.name for path in machines.folder.glob("[0-9]")} == {"1", "2", "3"}
@@ -80,11 +80,11 @@ def test_nodes_that_do_not_come_are_a_user_error(machines: Machines, config: str
         "never", "python", "jobs/pipeline.py", config,
         "compute.node_timeout_minutes=0.2", "compute.use_gpu=true",
     )  # fmt: skip
-    said = ended(job)
+    console = ended(job)
 
     assert job.returncode == 1
     assert (
         "error: the cluster has not grown to 1 × 1 CPU and 1 GPU within "
         "compute.node_timeout_minutes, 0.2 minutes: `ray status` shows what it tried"
-    ) in said, said
-    assert "Traceback" not in said
+    ) in console, console
+    assert "Traceback" not in console

@@ -121,10 +121,10 @@ def experiment(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator
 def ended(job: subprocess.Popen[str], seconds: float = 200) -> str:
     """What a submission printed until its end."""
     try:
-        said, _ = job.communicate(timeout=seconds)
+        console, _ = job.communicate(timeout=seconds)
     finally:
         job.kill()
-    return said
+    return console
 
 
 def shards_of(out: Path) -> list[Path]:
@@ -158,10 +158,10 @@ def test_connections_without_the_token_are_refused(
     wrong = machines.ray(*job, RAY_AUTH_TOKEN="f" * 64, RAY_AUTH_TOKEN_PATH="")
 
     for stranger in (without, wrong):
-        said = ended(stranger)
+        console = ended(stranger)
         assert stranger.returncode != 0
-        assert "authentication" in said.lower()
-        assert "let in" not in said.replace("print('let in')", "")
+        assert "authentication" in console.lower()
+        assert "let in" not in console.replace("print('let in')", "")
     jobs = machines.ray("job", "list")
     assert "let in" not in ended(jobs), "nothing of theirs was taken"
     assert jobs.returncode == 0
@@ -226,13 +226,13 @@ def test_extraction_survives_the_loss_of_a_machine(
     first = machines.submit("extract-1", *command)
     poll(lambda: len(shards_of(out)) >= 4, 100, "shards")
     stop = machines.ray("job", "stop", "extract-1")
-    said = ended(first)
+    console = ended(first)
     ended(stop)
     assert stop.returncode == 0
-    assert "stopped; the same command continues" in said, said
-    assert "Traceback" not in said
-    told = ended(machines.ray("job", "logs", "--follow", "extract-1"))
-    assert "stopped; the same command continues" in told
+    assert "stopped; the same command continues" in console, console
+    assert "Traceback" not in console
+    log_text = ended(machines.ray("job", "logs", "--follow", "extract-1"))
+    assert "stopped; the same command continues" in log_text
     assert "Job 'extract-1' was stopped" in ended(machines.ray("job", "status", "extract-1"))
     before = {shard: shard.stat().st_mtime_ns for shard in shards_of(out)}
     assert 4 <= len(before) < 3 * CLIPS_PER_CLASS // SHARD_CLIPS, "it had not come to its end"
@@ -242,10 +242,10 @@ def test_extraction_survives_the_loss_of_a_machine(
     victim = poll(partial(machine_of, machines, "ray::ReadWindow"), 60, "a shard being extracted")
     machines.kill(victim)
     machines.add_worker(pool="new")
-    said = ended(second)
+    console = ended(second)
 
-    assert second.returncode == 0, said
-    assert f"features: {out}/features" in said
+    assert second.returncode == 0, console
+    assert f"features: {out}/features" in console
     shards = shards_of(out)
     assert {shard: shard.stat().st_mtime_ns for shard in before} == before, "made once"
     assert len(shards) == 3 * CLIPS_PER_CLASS // SHARD_CLIPS
@@ -272,14 +272,14 @@ def test_prometheus_metrics_and_logs_are_available(
 
     job = machines.submit("seen", *command)
     seen = poll(lambda: (now := read()).get("clips_total", 0) > 0 and now, 100, "clips counted")
-    said = ended(job)
+    console = ended(job)
 
-    assert job.returncode == 0, said
+    assert job.returncode == 0, console
     assert 0 < seen["clips_total"] <= 3 * CLIPS_PER_CLASS
     assert seen["audio_hours_total"] == pytest.approx(seen["clips_total"] * 0.5 / 3600)
     logs = [path.read_text() for path in machines.folder.rglob("logs/worker-*.err")]
-    told = r"WARNING job \w+ .*/bad-\w+/part-\d+\.parquet: high/broken\.wav rejected: "
-    assert any(re.search(told, text) for text in logs)
+    log_text = r"WARNING job \w+ .*/bad-\w+/part-\d+\.parquet: high/broken\.wav rejected: "
+    assert any(re.search(log_text, text) for text in logs)
 
 
 def test_training_survives_the_loss_of_a_machine(
@@ -303,16 +303,16 @@ def test_training_survives_the_loss_of_a_machine(
     at_death = epochs()
     machines.kill(trained_on[0])
     machines.add_worker()
-    said = ended(job)
+    console = ended(job)
 
     assert len(trained_on) == 2
     assert at_death < EPOCHS
-    assert job.returncode == 0, said
-    assert re.findall(r"^epoch +(\d+) of", said, re.MULTILINE) == [
+    assert job.returncode == 0, console
+    assert re.findall(r"^epoch +(\d+) of", console, re.MULTILINE) == [
         str(epoch) for epoch in range(1, EPOCHS + 1)
-    ], said
+    ], console
     (note,) = out.glob("training/*/checkpoint.json")
-    assert f"checkpoint: {note.parent}" in said
+    assert f"checkpoint: {note.parent}" in console
     assert epochs() == EPOCHS
 
 
@@ -341,17 +341,17 @@ def test_an_interrupted_job_leaves_nothing_on_the_cluster(
             cwd=machines.root, stdout=log, stderr=log,
             env={**machines.environment, "RAY_ADDRESS": machines.gcs},
         )  # fmt: skip
-    said = Path(log.name).read_text
+    console = Path(log.name).read_text
     try:
         poll(lambda: {*out.glob("training/*/history.jsonl")} - before, 100, "an epoch")
         driver.send_signal(signal.SIGINT)
-        assert driver.wait(30) == 130, said()
+        assert driver.wait(30) == 130, console()
     finally:
         driver.kill()
         driver.wait(10)
 
-    assert said().splitlines()[-1] == "interrupted; the same command continues"
-    assert "Traceback" not in said()
+    assert console().splitlines()[-1] == "interrupted; the same command continues"
+    assert "Traceback" not in console()
 
     poll_until_empty(lambda: alive(machines) - others)
     for machine in (machines.head, *machines.workers.values()):
@@ -364,10 +364,10 @@ def test_the_report_can_be_read(machines: Machines, experiment: dict[str, Any]) 
     out = experiment["out"]
 
     job = machines.submit("evaluate", "python", "jobs/evaluate.py", experiment["config"])
-    said = ended(job)
+    console = ended(job)
 
-    assert job.returncode == 0, said
-    assert f"report: {out}/evaluation/report.html" in said
+    assert job.returncode == 0, console
+    assert f"report: {out}/evaluation/report.html" in console
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
     accuracy = {name: corpus["accuracy"]["value"] for name, corpus in metrics["corpora"].items()}
     assert accuracy["real"] > 0.8
@@ -388,18 +388,18 @@ def test_a_user_error_fails_the_submission(machines: Machines, experiment: dict[
         *(f"{key}={experiment['folder']}/{key}" for key in ("output", "corpora.real.path")),
         "corpora.generated={}",
     )  # fmt: skip
-    said, kept, thrown_away = ended(typo), ended(inside), ended(made)
+    console, kept, deleted = ended(typo), ended(inside), ended(made)
 
     for job in (typo, inside, made):
         assert job.returncode == 1
-    assert "error: synthesis.formula.output is in the folder that was uploaded" in thrown_away
-    assert "unknown key 'features.n_mel'; did you mean 'features.n_mels'?" in said
+    assert "error: synthesis.formula.output is in the folder that was uploaded" in deleted
+    assert "unknown key 'features.n_mel'; did you mean 'features.n_mels'?" in console
     assert "driver_exit_code=2" in ended(machines.ray("job", "list"))
     assert (
         "error: output is in the folder that was uploaded with this job, which Ray deletes when "
         "the job ends: set a path that all nodes share, or a URI such as output=s3://bucket/here"
     ) in kept
-    assert "Traceback" not in said + kept
+    assert "Traceback" not in console + kept
 
 
 def test_an_output_folder_that_is_not_shared_is_refused(
@@ -411,10 +411,12 @@ def test_an_output_folder_that_is_not_shared_is_refused(
     command = ["python", "jobs/extract.py", experiment["config"], f"output={alone}"]
 
     job = machines.submit("alone", *command)
-    said = ended(job)
+    console = ended(job)
 
     assert job.returncode == 1
-    assert f"error: {alone} is not the same folder on every node of the cluster (10.77.0." in said
+    assert (
+        f"error: {alone} is not the same folder on every node of the cluster (10.77.0." in console
+    )
 
 
 def test_labels_select_the_machine(machines: Machines, experiment: dict[str, Any]) -> None:
@@ -422,12 +424,12 @@ def test_labels_select_the_machine(machines: Machines, experiment: dict[str, Any
     command = ["python", "jobs/train.py", experiment["config"], "compute.labels={pool: elsewhere}"]
 
     job = machines.submit("labels", *command, "training.epochs=1")
-    said = ended(job)
+    console = ended(job)
 
     assert job.returncode == 1
     assert (
         "error: no node has the labels of compute.labels, pool: elsewhere; nodes have pool: new"
-    ) in said, said
+    ) in console, console
 
 
 def test_jobs_run_from_store_to_store(
@@ -453,10 +455,10 @@ def test_jobs_run_from_store_to_store(
         f"corpora.generated.good={STORE}/good", f"corpora.generated.bad={STORE}/bad",
         "features.hop_length=160", "synthesis.formula=null",
     )  # fmt: skip
-    said = ended(job, 300)
+    console = ended(job, 300)
 
-    assert job.returncode == 0, said
-    assert f"report: {STORE}/out/evaluation/report.html" in said
+    assert job.returncode == 0, console
+    assert f"report: {STORE}/out/evaluation/report.html" in console
     found = client.list_objects_v2(Bucket=STORE.removeprefix("s3://"), Prefix="out/")["Contents"]
     read = {
         entry["Key"]: client.get_object(Bucket=STORE.removeprefix("s3://"), Key=entry["Key"])[
@@ -466,9 +468,9 @@ def test_jobs_run_from_store_to_store(
     }
     metrics = json.loads(read["out/evaluation/metrics.json"])
     assert metrics["corpora"]["real"]["found"] == 3 * CLIPS_PER_CLASS // 5
-    for text in (said.encode(), *read.values()):
+    for text in (console.encode(), *read.values()):
         assert secret.encode() not in text
     logs = [path for path in machines.folder.rglob("*") if path.is_file()]
     assert logs
-    told = [path for path in logs if secret.encode() in path.read_bytes()]
-    assert not told, "a key in Ray's own files"
+    log_text = [path for path in logs if secret.encode() in path.read_bytes()]
+    assert not log_text, "a key in Ray's own files"

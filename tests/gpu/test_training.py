@@ -42,11 +42,11 @@ def history_of(
     """What a training in this process reports, an epoch each."""
     config = Config.model_validate(tree | {"compute": compute})
     folder = finished_features("real", config)
-    material = load_training_data(folder, split_clips(config, folder))
+    training_data = load_training_data(folder, split_clips(config, folder))
     job = make_loop_config(
-        config, material, classifier_metadata(config, material), str(run), threads=1
+        config, training_data, classifier_metadata(config, training_data), str(run), threads=1
     )
-    train_alone(job, device, material.datasets(job))
+    train_alone(job, device, training_data.datasets(job))
     return read_history(str(run / "history.jsonl"))
 
 

@@ -170,5 +170,5 @@ def test_documented_options_of_ray_exist(command: str) -> None:
     words = shlex.split(command.partition(" -- ")[0])[1:]
     depth = 2 if words[0] == "job" else 1
     options = [word.partition("=")[0] for word in words[depth:] if word.startswith("--")]
-    said = help_of(*words[:depth])
-    assert [option for option in options if option not in said] == []
+    console = help_of(*words[:depth])
+    assert [option for option in options if option not in console] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.processes import job, poll, poll_until_empty, processes_of_session, said
+from tests.processes import console_output, job, poll, poll_until_empty, processes_of_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 EPOCHS = 12
@@ -54,7 +54,7 @@ def interrupt(
     """
 
     def has_come() -> object:
-        assert process.poll() is None, said(config)
+        assert process.poll() is None, console_output(config)
         return moment()
 
     poll(has_come, 120, "the moment")
@@ -62,13 +62,13 @@ def interrupt(
         # Ray makes a group of its own for the job and its daemons.
         os.killpg(os.getpgid(process.pid), one) if group else process.send_signal(one)
 
-    assert process.wait(30) == CODES[signals[0]], said(config)
+    assert process.wait(30) == CODES[signals[0]], console_output(config)
     line = LINES[signals[0]]
-    assert said(config).splitlines()[-1] == line
-    assert said(config).count(line) == 1
-    assert "Traceback" not in said(config)
-    assert "received at" not in said(config)
-    assert said(config, "stdout") == ""
+    assert console_output(config).splitlines()[-1] == line
+    assert console_output(config).count(line) == 1
+    assert "Traceback" not in console_output(config)
+    assert "received at" not in console_output(config)
+    assert console_output(config, "stdout") == ""
     poll_until_empty(lambda: processes_of_session(process.pid))
 
 
@@ -114,13 +114,13 @@ def test_a_signal_ends_each_step_of_a_pipeline_which_resumes(root: Path, config:
     notes = lambda: [*config.parent.glob("out/training/*/checkpoint.json")]  # noqa: E731
     with job(root, "pipeline", config) as process:
         interrupt(process, config, notes, *[signal.SIGINT] * 3)
-        continued = re.findall(r"resuming after epoch (\d+)$", said(config), re.MULTILINE)
+        continued = re.findall(r"resuming after epoch (\d+)$", console_output(config), re.MULTILINE)
 
     assert made < 57
     assert 2 <= trained <= int(continued[0]) < EPOCHS
     assert epochs(config) == EPOCHS
     with job(root, "pipeline", config) as process:
-        assert process.wait(100) == 0, said(config)
+        assert process.wait(100) == 0, console_output(config)
     assert (config.parent / "out/evaluation/report.html").exists()
 
 

@@ -127,9 +127,9 @@ def test_no_classifier_trains_on_its_test_fold(validated: dict[str, Any]) -> Non
         parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
         for row in clips.to_pylist():
             parts[row["split"]].add(row["clip_id"])
-        note = checkpoint.load_metadata(classifier["run"])
+        metadata = checkpoint.load_metadata(classifier["run"])
 
-        assert note.data == {
+        assert metadata.data == {
             "split_digest": split_digest(clips), **{name: len(of) for name, of in parts.items()}
         }  # fmt: skip
         assert parts["test"] == {row["clip_id"] for row in predictions(classifier)}
@@ -138,17 +138,17 @@ def test_no_classifier_trains_on_its_test_fold(validated: dict[str, Any]) -> Non
         assert parts["validation"]
         history = read_history(f"{classifier['run']}/history.jsonl")
         assert {row["train_clips"] for row in history} == {len(parts["train"])}
-        assert note.training["seed"] == classifier["seed"]
+        assert metadata.training["seed"] == classifier["seed"]
 
 
 def test_seeds_train_different_classifiers_on_the_same_clips(validated: dict[str, Any]) -> None:
     for one, other in zip(*[iter(validated["sums"]["classifiers"])] * 2, strict=True):
-        notes = [checkpoint.load_metadata(classifier["run"]) for classifier in (one, other)]
+        all_metadata = [checkpoint.load_metadata(classifier["run"]) for classifier in (one, other)]
         losses = [
             read_history(f"{classifier['run']}/history.jsonl")[0]["train_loss"]
             for classifier in (one, other)
         ]
-        assert notes[0].data == notes[1].data
+        assert all_metadata[0].data == all_metadata[1].data
         assert losses[0] != losses[1]
 
 
@@ -156,10 +156,10 @@ def test_the_summary_matches_the_predictions(validated: dict[str, Any]) -> None:
     sums = validated["sums"]
     rights, accuracies, clips = [], {}, 0
     for classifier in sums["classifiers"]:
-        said = predictions(classifier)
-        right = [row["prediction"] == row["label"] for row in said]
+        console = predictions(classifier)
+        right = [row["prediction"] == row["label"] for row in console]
         rights += right
-        clips += len(said)
+        clips += len(console)
         accuracies[classifier["fold"], classifier["seed"]] = sum(right) / len(right)
         assert (classifier["clips"], classifier["right"]) == (len(right), sum(right))
         assert classifier["accuracy"] == sum(right) / len(right)

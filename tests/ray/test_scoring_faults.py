@@ -18,7 +18,7 @@ from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
 from raysound.evaluation.predictions import COMPARED, PREDICTIONS, read_predictions
 from raysound.settings.loading import from_tree
-from tests.processes import job, poll, poll_until_empty, processes_of_session, said
+from tests.processes import console_output, job, poll, poll_until_empty, processes_of_session
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -93,7 +93,7 @@ def test_actors_write_the_same_predictions_as_fused_tasks(
 def evaluated(root: Path, config: Path, *overrides: str) -> bytes:
     """What metrics.json holds once the job is done."""
     with job(root, "evaluate", config, *overrides) as process:
-        assert process.wait(150) == 0, said(config)
+        assert process.wait(150) == 0, console_output(config)
     return (config.parent / "out/evaluation/metrics.json").read_bytes()
 
 
@@ -123,7 +123,7 @@ def test_a_killed_scoring_job_resumes_with_the_missing_parts(root: Path, config:
     with job(root, "evaluate", config) as killed:
 
         def begun() -> bool:
-            assert killed.poll() is None, said(config)
+            assert killed.poll() is None, console_output(config)
             return len(times(config, "many")) >= 3
 
         poll(begun, 120, "three parts")
@@ -146,7 +146,7 @@ def test_a_killed_scoring_job_resumes_with_the_missing_parts(root: Path, config:
     assert len(now) == parts
     assert {name: now[name] for name in left} == left
     assert again == whole
-    assert f"{parts - len(left)} parts scored" in said(config)
+    assert f"{parts - len(left)} parts scored" in console_output(config)
     assert not list((config.parent / "out").rglob("*.tmp"))
 
 

@@ -26,7 +26,7 @@ from raysound.settings.loading import (
 )
 from raysound.settings.schema import Config
 from raysound.training.history import read_history
-from tests.processes import job, poll, processes_below, run_script, said
+from tests.processes import console_output, job, poll, processes_below, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -272,8 +272,8 @@ def test_a_killed_search_resumes(root: Path, tree: dict[str, Any], tmp_path: Pat
     with job(root, "tune", config) as process:
 
         def over(least: int) -> bool:
-            assert process.poll() is None, said(config)
-            return len(re.findall("^trial", said(config), re.MULTILINE)) >= least
+            assert process.poll() is None, console_output(config)
+            return len(re.findall("^trial", console_output(config), re.MULTILINE)) >= least
 
         poll(partial(over, 1), 150, "a trial")
         os.kill(poll(partial(trial_process, process.pid), 60, "a trial's process"), SIGKILL)
@@ -290,16 +290,16 @@ def test_a_killed_search_resumes(root: Path, tree: dict[str, Any], tmp_path: Pat
     assert not (folder / "best.yaml").exists()
 
     with job(root, "tune", config, terminal=True) as process:
-        assert process.wait(200) == 0, said(config)
+        assert process.wait(200) == 0, console_output(config)
 
-    assert f"resuming the search in {folder}" in said(config)
-    assert_one_table_drawn_anew(said(config))
+    assert f"resuming the search in {folder}" in console_output(config)
+    assert_one_table_drawn_anew(console_output(config))
     # Ray Tune saves its state every few seconds: the last epochs before may be trained again.
     assert {path: losses(path) for path in whole} == whole
     rows = rows_of(folder)
     assert [row["state"] for row in rows] == ["finished"] * 6
     assert list(histories(folder).values()) == [[1, 2, 3, 4, 5]] * 6
-    assert "Traceback" not in said(config)
+    assert "Traceback" not in console_output(config)
 
 
 def unsaved(state: Path) -> None:
@@ -415,7 +415,7 @@ def test_a_typo_in_a_path_is_refused_before_anything_starts(
     with job(root, "tune", config) as process:
         assert process.wait(60) == 2
 
-    assert said(config) == (
+    assert console_output(config) == (
         f"error: {config}: search.space: there is no setting 'training.optimiser.lr'; "
         "did you mean 'training.optimizer.lr'?\n"
     )

@@ -68,16 +68,16 @@ def without_seconds(history: list[Metrics]) -> list[Metrics]:
 
 def test_training_writes_history_weights_and_metadata(trained: dict[str, Any]) -> None:
     history = read_history(f"{trained['run']}/history.jsonl")
-    note = checkpoint.load_metadata(trained["run"])
+    metadata = checkpoint.load_metadata(trained["run"])
 
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert [row["lr"] for row in history] == pytest.approx([1e-3] * 4 + [1e-4] * 2)
     best = max(row["validation_accuracy"] for row in history)
     assert best > 0.9
-    assert note.metrics["validation_accuracy"] == best
-    assert note.labels == ["high", "low", "mid"]
-    assert note.features == trained["config"].features
-    assert note.training["scheduler"]["step_size"] == 4
+    assert metadata.metrics["validation_accuracy"] == best
+    assert metadata.labels == ["high", "low", "mid"]
+    assert metadata.features == trained["config"].features
+    assert metadata.training["scheduler"]["step_size"] == 4
     assert {path.name for path in Path(trained["run"]).iterdir()} == {
         "history.jsonl",
         "model.safetensors",
@@ -366,12 +366,12 @@ def test_the_same_seed_gives_the_same_classifier_bit_by_bit(
     assert without_seconds(second) == without_seconds(first)
     weights = [Path(folder, "model.safetensors").read_bytes() for folder in (trained["run"], run)]
     assert weights[0] == weights[1]
-    notes = [
+    all_metadata = [
         json.loads(Path(folder, "checkpoint.json").read_text()) for folder in (trained["run"], run)
     ]
-    for note in notes:
-        note["metrics"].pop("seconds")
-    assert notes[0] == notes[1]
+    for metadata in all_metadata:
+        metadata["metrics"].pop("seconds")
+    assert all_metadata[0] == all_metadata[1]
 
 
 def test_a_range_of_workers_trains_to_the_end(trained: dict[str, Any], tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ ray.init(
 one = load(sys.argv[1])
 extract(one)
 fits = fits_in_store(finished_features("real", one))
-with open(sys.argv[1] + ".told", "w") as file:
+with open(sys.argv[1] + ".summary", "w") as file:
     json.dump({"fits": fits, "run": train_classifier(one)}, file)
 """
 
@@ -448,12 +448,12 @@ def test_features_that_the_object_store_cannot_hold_are_streamed(
 
     run_script(root, SMALL_STORE, tmp_path / "large.yaml", 380)
 
-    told = json.loads((tmp_path / "large.yaml.told").read_text())
+    summary = json.loads((tmp_path / "large.yaml.summary").read_text())
     (summary,) = (tmp_path / "out/features").glob("*/summary.json")
     assert json.loads(summary.read_text())["bytes"] > 150e6
-    assert told["fits"] is False
-    data = checkpoint.load_metadata(told["run"]).data
-    (row,) = read_history(f"{told['run']}/history.jsonl")
+    assert summary["fits"] is False
+    data = checkpoint.load_metadata(summary["run"]).data
+    (row,) = read_history(f"{summary['run']}/history.jsonl")
     assert data["train"] + data["validation"] + data["test"] == 11 * 66
     # Two workers get as many clips each: an odd one waits.
     assert data["train"] - 1 <= row["train_clips"] <= data["train"]
@@ -479,19 +479,19 @@ config = load(sys.argv[1])
 open_session(config.compute, dashboard=True)
 extract(config)
 folder = finished_features("real", config)
-material = load_training_data(folder, split_clips(config, folder))
+training_data = load_training_data(folder, split_clips(config, folder))
 scaling, threads = plan_workers(config)
 run = f"{config.output}/training/shown"
-metadata = classifier_metadata(config, material)
-job = make_loop_config(config, material, metadata, run, threads)
-result = run_workers(job, scaling, material)
+metadata = classifier_metadata(config, training_data)
+job = make_loop_config(config, training_data, metadata, run, threads)
+result = run_workers(job, scaling, training_data)
 best = result.get_best_checkpoint("quality", "max")
 client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
 runs = client._do_request("GET", "/api/train/v2/runs/v1").json()["train_runs"]
-told = {"metrics": result.metrics, "best": best.path, "latest": result.checkpoint.path,
+summary = {"metrics": result.metrics, "best": best.path, "latest": result.checkpoint.path,
         "path": result.path, "runs": [(run["name"], run["status"]) for run in runs]}
-with open(sys.argv[1] + ".told", "w") as file:
-    json.dump(told, file)
+with open(sys.argv[1] + ".summary", "w") as file:
+    json.dump(summary, file)
 """
 
 
@@ -504,13 +504,13 @@ def test_ray_train_returns_and_its_dashboard_lists_a_training(
 
     run_script(root, DASHBOARD_TRAINING, tmp_path / "shown.yaml", 200)
 
-    told = json.loads((tmp_path / "shown.yaml.told").read_text())
-    history = read_history(f"{told['path']}/history.jsonl")
-    assert {key: told["metrics"][key] for key in history[-1]} == history[-1]
-    assert told["runs"] == [["shown", "FINISHED"]]
+    summary = json.loads((tmp_path / "shown.yaml.summary").read_text())
+    history = read_history(f"{summary['path']}/history.jsonl")
+    assert {key: summary["metrics"][key] for key in history[-1]} == history[-1]
+    assert summary["runs"] == [["shown", "FINISHED"]]
     # Of three checkpoints the best and the latest are left.
-    kept = {str(path.parent) for path in Path(told["path"]).glob("*/progress.safetensors")}
-    assert kept == {told["best"], told["latest"]}
-    _, progress = checkpoint.load_progress(told["best"]) or (None, None)
+    kept = {str(path.parent) for path in Path(summary["path"]).glob("*/progress.safetensors")}
+    assert kept == {summary["best"], summary["latest"]}
+    _, progress = checkpoint.load_progress(summary["best"]) or (None, None)
     assert progress is not None
     assert len(progress.history) == best_epoch(history)

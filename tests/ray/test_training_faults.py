@@ -33,7 +33,14 @@ from raysound.settings.loading import from_tree
 from raysound.training import checkpoint
 from raysound.training.epochs import Metrics
 from raysound.training.history import read_history
-from tests.processes import job, poll, poll_until_empty, processes_below, processes_of_session, said
+from tests.processes import (
+    console_output,
+    job,
+    poll,
+    poll_until_empty,
+    processes_below,
+    processes_of_session,
+)
 
 # The fixture, which trains, counts towards the first test that wants it.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -97,7 +104,7 @@ def epochs_there(config: Path, process: subprocess.Popen[str], least: int) -> in
     """How many epochs the history has, once there are so many."""
 
     def count() -> int:
-        assert process.poll() is None, said(config)
+        assert process.poll() is None, console_output(config)
         epochs = len(history_of(config))
         return epochs if epochs >= least else 0
 
@@ -113,10 +120,12 @@ def assert_as_if_nothing_had_happened(config: Path, whole: dict[str, Any]) -> No
     )
     assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
     assert without_seconds(history) == without_seconds(expected)
-    notes = [json.loads((folder / "checkpoint.json").read_text()) for folder in (run, whole["run"])]
-    for note in notes:
-        note["metrics"].pop("seconds")
-    assert notes[0] == notes[1]
+    all_metadata = [
+        json.loads((folder / "checkpoint.json").read_text()) for folder in (run, whole["run"])
+    ]
+    for metadata in all_metadata:
+        metadata["metrics"].pop("seconds")
+    assert all_metadata[0] == all_metadata[1]
     weights = [(folder / checkpoint.WEIGHTS).read_bytes() for folder in (run, whole["run"])]
     assert weights[0] == weights[1]
     assert {path.name for path in run.iterdir()} == {path.name for path in whole["run"].iterdir()}
@@ -162,13 +171,13 @@ def test_a_killed_worker_does_not_change_the_result(
 
         # Others take the place of both: a group that lost one starts anew.
         poll(lambda: len(train_workers(process.pid) - before) == 2, 200, "two other workers")
-        assert process.wait(150) == 0, said(config)
+        assert process.wait(150) == 0, console_output(config)
 
     assert len(before) == 2
     assert 2 <= at_death < EPOCHS
-    assert "Traceback" not in said(config)
+    assert "Traceback" not in console_output(config)
     # A line an epoch, and none twice.
-    lines = re.findall(r"^epoch +(\d+) of", said(config), re.MULTILINE)
+    lines = re.findall(r"^epoch +(\d+) of", console_output(config), re.MULTILINE)
     assert lines == [str(epoch) for epoch in range(1, EPOCHS + 1)]
     assert_as_if_nothing_had_happened(config, whole)
 
@@ -183,12 +192,12 @@ def test_training_resumes_after_the_driver_is_killed(
         at_death = len(history_of(config))
 
     with job(root, "train", config) as process:
-        assert process.wait(150) == 0, said(config)
+        assert process.wait(150) == 0, console_output(config)
 
-    (epoch,) = re.findall(r"resuming after epoch (\d+)$", said(config), re.MULTILINE)
+    (epoch,) = re.findall(r"resuming after epoch (\d+)$", console_output(config), re.MULTILINE)
     # The orphans may have ended one more epoch before they died.
     assert 2 <= at_death <= int(epoch) < EPOCHS
-    assert f"epoch {epoch:>3} of" not in said(config)
+    assert f"epoch {epoch:>3} of" not in console_output(config)
     assert_as_if_nothing_had_happened(config, whole)
     poll_until_empty(lambda: processes_of_session(killed.pid))
 
@@ -361,10 +370,10 @@ def test_start_timeouts_are_counted_since_the_last_epoch(
 ) -> None:
     config = from_tree(whole["tree"], "test")
     folder = trainer.finished_features("real", config)
-    material = trainer.load_training_data(folder, trainer.split_clips(config, folder))
+    training_data = trainer.load_training_data(folder, trainer.split_clips(config, folder))
     scaling, threads = plan_workers(config)
-    note = trainer.classifier_metadata(config, material)
-    job = trainer.make_loop_config(config, material, note, str(tmp_path / "run"), threads)
+    metadata = trainer.classifier_metadata(config, training_data)
+    job = trainer.make_loop_config(config, training_data, metadata, str(tmp_path / "run"), threads)
     history = tmp_path / "run" / "history.jsonl"
     history.parent.mkdir()
     history.write_text("{}\n")
@@ -381,5 +390,5 @@ def test_start_timeouts_are_counted_since_the_last_epoch(
     with pytest.raises(
         UserError, match="the cluster had no resources for 2 workers within 31 minutes"
     ):
-        trainer.run_workers(job, scaling, material)
+        trainer.run_workers(job, scaling, training_data)
     assert len(tries) == 2

@@ -49,16 +49,20 @@ def test_training_starts_from_weights_of_matching_layers(
     }
     config = from_tree(tree, "test")
     folder = finished_features("real", config)
-    material = load_training_data(folder, split_clips(config, folder))
+    training_data = load_training_data(folder, split_clips(config, folder))
     job = make_loop_config(
-        config, material, classifier_metadata(config, material), str(tmp_path / "run"), threads=2
+        config,
+        training_data,
+        classifier_metadata(config, training_data),
+        str(tmp_path / "run"),
+        threads=2,
     )
     found: dict[str, torch.Tensor] = {}
 
     def report(metrics: dict[str, Any], checkpoint: ray.train.Checkpoint) -> None:
         found.update(read_progress(checkpoint)[0].model)
 
-    train_alone(job, torch.device("cpu"), material.datasets(job), report)
+    train_alone(job, torch.device("cpu"), training_data.datasets(job), report)
 
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     fitting = [key for key in weights if not key.endswith(statistics)

@@ -43,7 +43,7 @@ def connect(cpus: int, dashboard: bool = False) -> str | None:
         The folder of a local one's files; None for a cluster that was joined.
 
     Raises:
-        UserError: the cluster does not answer, or wants another token; Ray can't start here.
+        UserError: the cluster does not answer or refuses the token, or Ray can't start here.
     """
     for name in ("ray", "ray.train"):
         # raysound.job handles the signals; Ray warns about that when it starts.

@@ -226,8 +226,8 @@ def _read_containers(rows: pa.Table, path: str) -> Iterator[pa.Table]:
         clips, left = read_container((row["name"], row["uri"], row["size"], row["modified"]))
         refuse_clips(clips, path)
         for start in range(0, len(clips), BLOCK_ROWS):
-            some = clips.slice(start, BLOCK_ROWS)
-            yield some.append_column("is_clip", pa.array([True] * len(some)))
+            block = clips.slice(start, BLOCK_ROWS)
+            yield block.append_column("is_clip", pa.array([True] * len(block)))
         others = [
             {"path": suffix, "size": count, "clip_id": first, "is_clip": False}
             for suffix, (count, first) in left.items()

@@ -55,17 +55,17 @@ def synthesize(config: Config) -> str:
     )
     if config.synthesis.griffin_lim is not None or config.synthesis.ladder is not None:
         real_corpus(config)
-    made = []
+    folders = []
     if config.synthesis.formula is not None:
         settings = config.synthesis.formula
-        made += [make_formula_corpus(role, settings) for role in ROLE_SNR_DB]
+        folders += [make_formula_corpus(role, settings) for role in ROLE_SNR_DB]
     if config.synthesis.griffin_lim is not None:
-        made.append(make_griffin_lim_corpus(config, config.synthesis.griffin_lim))
+        folders.append(make_griffin_lim_corpus(config, config.synthesis.griffin_lim))
     if config.synthesis.ladder is not None:
-        made += make_ladder_corpora(config, config.synthesis.ladder)
-    if not made:
+        folders += make_ladder_corpora(config, config.synthesis.ladder)
+    if not folders:
         raise UserError("the config has no synthesis section, which names the corpora to make")
-    return f"corpora: {', '.join(made)}"
+    return f"corpora: {', '.join(folders)}"
 
 
 def make_formula_corpus(role: str, settings: FormulaSettings) -> str:
@@ -116,21 +116,21 @@ def make_griffin_lim_corpus(config: Config, settings: GriffinLimSettings) -> str
 
 def make_ladder_corpora(config: Config, settings: LadderSettings) -> list[str]:
     """Degrades the real test clips in steps, a corpus per step, and returns the new folders."""
-    made = []
+    folders = []
     for n_mels in settings.n_mels:
         # An overlap of 75 % helps Griffin-Lim to estimate the phase.
         change = {"n_mels": n_mels, "hop_length": config.features.n_fft // 4}
         features = without_loudness(config.features).model_copy(update=change)
         folder = storage.join(settings.output, f"mel-{n_mels}")
         identity = {"mel": n_mels, "iterations": settings.iterations}
-        made.append(
+        folders.append(
             make_from_test_clips(
                 config, folder, identity, griffin_lim_clips, features, settings.iterations
             )
         )
     for snr_db in settings.snr_db:
         folder = storage.join(settings.output, f"noise-{snr_db:g}dB")
-        made.append(
+        folders.append(
             make_from_test_clips(
                 config,
                 folder,
@@ -140,7 +140,7 @@ def make_ladder_corpora(config: Config, settings: LadderSettings) -> list[str]:
                 snr_db,
             )
         )
-    return made
+    return folders
 
 
 def make_from_test_clips(
@@ -257,7 +257,7 @@ def start_corpus(folder: str, identity: dict[str, Any]) -> bool:
     marker = storage.join(folder, MARKER)
     if storage.exists(marker):
         if json.loads(storage.read_bytes(marker)) == {**identity, "finished": True}:
-            logger.info("%s is made already", folder)
+            logger.info("%s exists already", folder)
             return False
         storage.delete(folder)
     elif storage.list_files(folder):
@@ -270,4 +270,4 @@ def finish_corpus(folder: str, identity: dict[str, Any], clips: int) -> None:
     """Marks a corpus as finished."""
     content = json.dumps({**identity, "finished": True}, indent=2)
     storage.write_bytes(storage.join(folder, MARKER), content.encode())
-    logger.info("%s: %s made", folder, counted(clips, "clip"))
+    logger.info("%s: %s written", folder, counted(clips, "clip"))
