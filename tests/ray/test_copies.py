@@ -24,7 +24,7 @@ from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips
 from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
-from raysound.evaluation.comparison import compare, left_out
+from raysound.evaluation.comparison import compare, skipped_lines
 from raysound.evaluation.predictions import prediction_parts, read_predictions
 from raysound.features import parquet
 from raysound.report.events import write_events
@@ -317,7 +317,7 @@ def test_whole_clips_are_sampled_up_to_the_limit_of_windows(
             assert mine[name]["similarity"] < row["similarity"]
     assert 0 < kept < 12
 
-    (line,) = left_out(evaluated["metrics"], {**evaluated["metrics"], "copies": found})
+    (line,) = skipped_lines(evaluated["metrics"], {**evaluated["metrics"], "copies": found})
     assert line == "not compared: the share of copies: training clips or threshold differ"
 
 
@@ -381,9 +381,9 @@ def test_copies_are_in_page_events_console_and_comparison(
         assert tag in file.read_bytes()
     shares = [row for row in compare(metrics, metrics) if row["metric"] == "copies.share"]
     assert [row["corpus"] for row in shares] == ["made", "flat"]
-    assert list(left_out(metrics, metrics)) == []
+    assert list(skipped_lines(metrics, metrics)) == []
     off = {**metrics, "copies": None}
-    assert list(left_out(metrics, off)) == [
+    assert list(skipped_lines(metrics, off)) == [
         "not compared: the share of copies, which only the first has"
     ]
     assert not [row for row in compare(off, metrics) if row["metric"] == "copies.share"]

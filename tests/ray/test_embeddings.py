@@ -20,7 +20,7 @@ from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.errors import UserError
-from raysound.evaluation.comparison import compare, left_out
+from raysound.evaluation.comparison import compare, skipped_lines
 from raysound.evaluation.embedding_parts import (
     window_settings,
 )
@@ -238,13 +238,13 @@ def test_only_embeddings_of_equal_digests_are_compared(evaluated: dict[str, Any]
     old = evaluated["metrics"]
     rows = [row for row in compare(old, old) if row["metric"].startswith(("conv.", "mel."))]
     assert {row["metric"] for row in rows} >= {"conv.mmd2_x100", "mel.mmd2_x100", "conv.coverage"}
-    assert list(left_out(old, old)) == []
+    assert list(skipped_lines(old, old)) == []
 
     new = copy.deepcopy(old)
     new["embeddings"]["conv"]["digest"] = "other"
     del new["embeddings"]["mel"]
     assert not [row for row in compare(old, new) if "." in row["metric"]]
-    assert list(left_out(old, new)) == [
+    assert list(skipped_lines(old, new)) == [
         "not compared: the embedding conv, which is another in the second: model, sample rate, "
         "clip length, long_clips or features differ",
         "not compared: the embedding mel, which only the first has",

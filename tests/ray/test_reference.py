@@ -25,7 +25,7 @@ from raysound.distributed.training.cas import cas
 from raysound.distributed.training.train import train
 from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
-from raysound.evaluation.comparison import compare, compare_files, left_out
+from raysound.evaluation.comparison import compare, compare_files, skipped_lines
 from raysound.evaluation.predictions import as_array, prediction_parts
 from raysound.metrics.sampling import drawn
 from raysound.metrics.selection import keys
@@ -201,7 +201,7 @@ def test_compare_finds_no_difference(with_clips: dict[str, Any], against: dict[s
     assert {row["corpus"] for row in rows} == {*GENERATED}
     assert [row for row in rows if row["verdict"] in ("better", "worse", "differs")] == []
     assert {row["difference"]["value"] for row in rows} <= {0, None}
-    assert list(left_out(old, new)) == []
+    assert list(skipped_lines(old, new)) == []
     first, second = (
         str(Path(tree["output"]) / "evaluation" / "metrics.json")
         for tree in (with_clips["tree"], against["tree"])
