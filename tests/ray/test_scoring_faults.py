@@ -55,13 +55,13 @@ WITH_ACTORS = """
 import sys
 import ray
 from ray.data import DataContext
-from raysound.distributed.evaluation.score import score_parts, parts_of
+from raysound.distributed.evaluation.score import score_parts, list_parts
 from raysound.evaluation.part_scoring import Identity, classifier_digest
 run, predictions, name, folder = sys.argv[1:]
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False)
 DataContext.get_current().enable_progress_bars = False
 identity = Identity(classifier_digest(run), 64, "")
-parts = parts_of({name: folder}, predictions)
+parts = list_parts({name: folder}, predictions)
 rows = list(score_parts(parts, run, identity, ray.put(None), None, gpus=1, device="cpu"))
 assert {row["todo"] for row in rows} == {"score"}, rows
 print(sum(row["clips"] for row in rows))
