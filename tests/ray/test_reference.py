@@ -183,7 +183,7 @@ def test_the_report_says_that_the_real_clips_are_not_available(against: dict[str
     page = Tree(against["page"]).root
     assert_harmless(page)
     note = page.one("p", id="reference-file").text
-    assert "real clips are not at hand" in note
+    assert "real clips are not available" in note
     assert "reference.safetensors" in note
     assert "hollow" not in page.one("section", id="map").text
     cards = page.all("li", _class="card")
