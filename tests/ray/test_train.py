@@ -449,8 +449,8 @@ def test_features_that_the_object_store_cannot_hold_are_streamed(
     run_script(root, SMALL_STORE, tmp_path / "large.yaml", 380)
 
     summary = json.loads((tmp_path / "large.yaml.summary").read_text())
-    (summary,) = (tmp_path / "out/features").glob("*/summary.json")
-    assert json.loads(summary.read_text())["bytes"] > 150e6
+    (features,) = (tmp_path / "out/features").glob("*/summary.json")
+    assert json.loads(features.read_text())["bytes"] > 150e6
     assert summary["fits"] is False
     data = checkpoint.load_metadata(summary["run"]).data
     (row,) = read_history(f"{summary['run']}/history.jsonl")
