@@ -39,7 +39,7 @@ def test_a_comparison_with_a_missing_file_is_a_user_error(root: Path, tmp_path: 
 
     assert done.returncode == bare.returncode == 2
     assert done.stderr == (
-        f"error: there is no {tmp_path}/a.json: name the metrics.json that jobs/evaluate.py wrote\n"
+        f"error: there is no {tmp_path}/a.json: give the metrics.json that jobs/evaluate.py wrote\n"
     )
     assert "usage: raysound compare OLD" in bare.stdout
 
