@@ -84,7 +84,7 @@ def small_corpus(folder: Path) -> str:
 
 
 def job_for(config: Config, folder: str, run: str) -> tuple[dict[str, Any], Any, Any]:
-    """What a worker is told, what it learns from, and its note."""
+    """The settings, the data and the metadata of a worker."""
     material = load_training_data(folder, split_clips(config, folder))
     note = classifier_metadata(config, material)
     return make_loop_config(config, material, note, run, plan_workers(config)[1]), material, note

@@ -16,7 +16,7 @@ from raysound.settings.features import (
 
 # BS.1770-4: gating blocks of 400 ms that overlap by 75 %, so one begins every 100 ms.
 STEPS_PER_SECOND, STEPS_OF_A_BLOCK = 10, 4
-# LU below the mean of the blocks that pass the absolute gate.
+# LU below the mean of the blocks that reach the absolute threshold.
 RELATIVE_GATE = -10.0
 # What BS.1770-4 adds, so that a sine of 997 Hz has its level in dBFS.
 OFFSET = -0.691
@@ -69,9 +69,9 @@ def measured_gain(
 ) -> Gain:
     """Measures a clip, and returns the gain that brings it to `features.loudness`.
 
-    Silence stays silence: a clip below LOUDNESS_FLOOR (-70 dBFS or LUFS), or in which no block
-    passes BS.1770's gate of -70 LUFS, gets no gain. Samples that exceed full scale after the gain
-    are not clipped.
+    A clip below LOUDNESS_FLOOR (-70 dBFS or LUFS), or without a block that reaches BS.1770's
+    threshold of -70 LUFS, gets no gain. Samples that exceed full scale after the gain are not
+    clipped.
 
     Args:
         span: gives the samples of the mono clip at the settings' rate; asked in ascending order.
@@ -121,7 +121,7 @@ def integrated_loudness(energy: np.ndarray, length: int, rate: int) -> float:
         rate: Hz.
 
     Returns:
-        -inf where no block passes the absolute gate.
+        -inf where no block reaches the absolute threshold.
     """
     whole = (STEPS_PER_SECOND * length + STEPS_PER_SECOND - 1) // rate
     if whole < STEPS_OF_A_BLOCK:

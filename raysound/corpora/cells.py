@@ -52,7 +52,7 @@ def each(column: pa.ChunkedArray, function: Callable[[Any], Any], kind: pa.DataT
 
 
 def read_cells(
-    uri: str, wanted: Collection[str], files: Sequence[str], sounds: Collection[str], tell: Warn
+    uri: str, wanted: Collection[str], files: Sequence[str], sounds: Collection[str], warn: Warn
 ) -> Read | None:
     """Some columns of a table file.
 
@@ -62,7 +62,7 @@ def read_cells(
         files: those of them that hold names of files. A table without a header is one of which a
             cell of the first row is the name of a sound; it has the columns file_name and label.
         sounds: endings of sounds.
-        tell: takes a line about how it was read.
+        warn: called with a line about how it was read.
 
     Returns:
         The names of all columns as they are written, and the wanted ones as text, null where a
@@ -75,7 +75,7 @@ def read_cells(
     try:
         if suffix == ".parquet":
             return _parquet(uri, wanted, files)
-        text = _decoded(storage.read_bytes(uri), uri, tell)
+        text = _decoded(storage.read_bytes(uri), uri, warn)
         if suffix in (".json", ".jsonl", ".ndjson"):
             return _json(text, suffix, wanted, files)
         return _csv(text, suffix, wanted, files, sounds)
@@ -83,14 +83,14 @@ def read_cells(
         raise UserError(f"{uri} can't be read: {error}") from error
 
 
-def _decoded(data: bytes, uri: str, tell: Warn) -> str:
+def _decoded(data: bytes, uri: str, warn: Warn) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252")
-    tell(f"{uri} is not UTF-8 text: read as cp1252, as Windows writes it")
+    warn(f"{uri} is not UTF-8 text: read as cp1252, as Windows writes it")
     return text
 
 

@@ -38,7 +38,7 @@ def tar_clips(
 ) -> Iterator[Row]:
     """The sounds of a tar file: members of one name, up to its first dot, are one sample.
 
-    The label stands in `name.cls`, else as `label` in `name.json` (which may tell `fold`, `split`
+    The label stands in `name.cls`, else as `label` in `name.json` (which may hold `fold`, `split`
     and `group` too), else in `name.txt`; without any, the folder that the sound stands in is its
     label, and where each of these has one split above or below it, that is its split. A sound
     of several in a sample, such as `name.left.wav`, may have a `name.left.cls` of its own.

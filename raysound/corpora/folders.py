@@ -115,7 +115,7 @@ class Layout:
     is_flat: bool = False
 
 
-def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
+def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
     """Finds out which folders of a corpus are its classes.
 
     Above or below the classes the folders may be splits; above them also folds. Sounds in no
@@ -124,13 +124,13 @@ def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
     Args:
         folders: of all its sound files.
         path: of the corpus.
-        tell: takes a line about what is left out, or is doubtful.
+        warn: called with a line about what is left out, or is doubtful.
 
     Raises:
         UserError: some sounds in class folders and some in none, or folders that are no classes.
     """
     for name, count in folders.left.items():
-        tell(f"{path}: {count} sound files in '{name}' are left out: no class")
+        warn(f"{path}: {count} sound files in '{name}' are left out: no class")
     if not folders.first and not folders.bare.total:
         raise UserError(f"{path} lists no clips")
     first = sorted(filter(None, folders.first))
@@ -154,7 +154,7 @@ def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
         )
     if above:
         return Layout(_splits(above, path) if are == "split" else above, are, {})
-    refuse_pieces(first, path, tell)
+    refuse_pieces(first, path, warn)
     below: dict[str, str] = {}
     if not folders.flat.total and folders.only_words:
         found = {name: word for name in folders.words if (word := split_word(name))}
@@ -162,7 +162,7 @@ def layout_of(folders: Folders, path: str, tell: Warn) -> Layout:
             below = _splits(found, path)
     if len(first) == 1 and len(folders.second) > 1:
         inner = ", ".join(folders.second[: SOME - 1]) + (", …" * (len(folders.second) == SOME))
-        tell(
+        warn(
             f"{path}: all sound files stand below {quoted(first[0])}, which is taken for their "
             f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
         )
@@ -241,7 +241,7 @@ def _folds_above(folders: list[str]) -> dict[str, str] | None:
     return None
 
 
-def refuse_pieces(folders: list[str], path: str, tell: Warn) -> None:
+def refuse_pieces(folders: list[str], path: str, warn: Warn) -> None:
     """Raises UserError for folders that are folds, parts or splits and no classes."""
     remedy = (
         "say in a metadata.csv with the columns file_name, label, split and fold what each clip is"
@@ -250,7 +250,7 @@ def refuse_pieces(folders: list[str], path: str, tell: Warn) -> None:
     if len(folders) > 1 and len(matches) == len(folders):
         some = listed(sorted(folders), 3)
         if any(match[3] for match in matches):
-            tell(
+            warn(
                 f"{path}: the {len(folders)} classes are called {some}; if they are none, {remedy}"
             )
         else:

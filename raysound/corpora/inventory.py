@@ -179,10 +179,10 @@ class Inventory:
             for name, size, modified in sorted(self.containers)
         ]
 
-    def tell_odd(self, path: str, tell: Warn) -> None:
+    def warn_odd_names(self, path: str, warn: Warn) -> None:
         """Says which names are no plain files."""
         for kind, (count, least) in self.odd.items():
-            tell(f"{path}: {ODD_NAMES[kind].format(count=count, name=quoted(least))}")
+            warn(f"{path}: {ODD_NAMES[kind].format(count=count, name=quoted(least))}")
 
 
 def files_of(block: pa.Table) -> pa.Table:

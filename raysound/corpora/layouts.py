@@ -153,17 +153,17 @@ def unread_sounds(counted: Tally) -> str:
     )
 
 
-def warn_unread(counted: Tally, path: str, tell: Warn) -> None:
+def warn_unread(counted: Tally, path: str, warn: Warn) -> None:
     """Says which files of a folder are left out for their endings."""
     if words := unread_sounds(counted):
-        tell(f"{path}: {words}")
+        warn(f"{path}: {words}")
     unknown = {
         suffix: found
         for suffix, found in counted.items()
         if suffix not in UNREAD_SUFFIXES | OTHER_SUFFIXES | AUDIO_SUFFIXES
     }
     if unknown:
-        tell(f"{path}: {_counts(unknown)} are left out: they have no ending of a sound file")
+        warn(f"{path}: {_counts(unknown)} are left out: they have no ending of a sound file")
 
 
 def _counts(counted: Tally) -> str:

@@ -36,7 +36,7 @@ from raysound.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def read_corpus(path: str, tell: Warn = logger.warning) -> pa.Table:
+def read_corpus(path: str, warn: Warn = logger.warning) -> pa.Table:
     """Lists the clips of a corpus as a table of SCHEMA, in an order that mixes the classes.
 
     A corpus is a manifest of ours (`.parquet`), a folder with a table of file names and labels
@@ -50,14 +50,14 @@ def read_corpus(path: str, tell: Warn = logger.warning) -> pa.Table:
 
     Args:
         path: folder or manifest, local or a URI.
-        tell: takes a line about what was left out, or is doubtful.
+        warn: called with a line about what was left out, or is doubtful.
 
     Raises:
         UserError: no such folder, no sound in it, labels of some clips only, folders that are no
             classes, an unknown split, or a file listed twice.
     """
-    table = (_file if is_file(path) else _folder)(path, tell)
-    warn_same_names(pc.unique(table["label"]).to_pylist(), path, tell)
+    table = (_file if is_file(path) else _folder)(path, warn)
+    warn_same_names(pc.unique(table["label"]).to_pylist(), path, warn)
     return in_order(table)
 
 
@@ -76,33 +76,33 @@ def is_file(path: str) -> bool:
     return found
 
 
-def _file(path: str, tell: Warn) -> pa.Table:
+def _file(path: str, warn: Warn) -> pa.Table:
     """A tar file, one Parquet file with sounds, or a manifest of ours."""
     if path.endswith(".parquet") and not holds_sounds(path):
         return _own_manifest(storage.read_table(path), path)
     name = storage.locate(path)[1].rpartition("/")[2]
     return checked(
-        read_containers(path, [(name, path, *storage.stat_files([path])[0])], tell), path
+        read_containers(path, [(name, path, *storage.stat_files([path])[0])], warn), path
     )
 
 
-def _folder(path: str, tell: Warn) -> pa.Table:
+def _folder(path: str, warn: Warn) -> pa.Table:
     listing = pa.concat_tables(list_blocks(path))
     found = Inventory.of(listing)
-    packed = look_over(found, path, tell)
+    packed = look_over(found, path, warn)
     if packed:
-        return checked(read_containers(path, packed, tell), path)
-    tables = tables_to_open(found.tables, path, tell)
-    return loose_clips(listing, found, tables, path, tell)
+        return checked(read_containers(path, packed, warn), path)
+    tables = tables_to_open(found.tables, path, warn)
+    return loose_clips(listing, found, tables, path, warn)
 
 
-def look_over(found: Inventory, path: str, tell: Warn) -> list[Container]:
+def look_over(found: Inventory, path: str, warn: Warn) -> list[Container]:
     """Decides what the clips of a corpus are.
 
     Args:
         found: what its files are.
         path: of the corpus.
-        tell: takes a line about what is left out.
+        warn: called with a line about what is left out.
 
     Returns:
         The tar or Parquet files that hold them; empty where they are files of their own.
@@ -110,16 +110,16 @@ def look_over(found: Inventory, path: str, tell: Warn) -> list[Container]:
     Raises:
         UserError: no sound in any file.
     """
-    found.tell_odd(path, tell)
-    warn_unread(found.endings, path, tell)
+    found.warn_odd_names(path, warn)
+    warn_unread(found.endings, path, warn)
     packs = found.containers_of(path)
     if not found.sounds:
         # Without containers a table may name clips of other endings.
-        return _containers(packs, path, found.endings, tell) if packs else []
+        return _containers(packs, path, found.endings, warn) if packs else []
     for kind in CONTAINERS:
         beside = [name for name, uri, *_ in packs if name.endswith(kind) and holds_sounds(uri)]
         if beside:
-            tell(
+            warn(
                 f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
                 f"are left out, {quoted(beside[0])} among them"
             )
@@ -127,7 +127,7 @@ def look_over(found: Inventory, path: str, tell: Warn) -> list[Container]:
 
 
 def loose_clips(
-    listing: pa.Table, found: Inventory, tables: list[str], path: str, tell: Warn
+    listing: pa.Table, found: Inventory, tables: list[str], path: str, warn: Warn
 ) -> pa.Table:
     """The clips of a corpus of files, labelled by a table or by their folders.
 
@@ -136,7 +136,7 @@ def loose_clips(
         found: what they are.
         tables: see `tables_to_open`.
         path: of the corpus.
-        tell: takes a line about what is left out, or is doubtful.
+        warn: called with a line about what is left out, or is doubtful.
 
     Returns:
         A table of SCHEMA, in any order.
@@ -145,18 +145,18 @@ def loose_clips(
         UserError: see `read_corpus`.
     """
     files = files_of(listing)
-    opened = read_tables(tables, files["name"], path, tell)
-    rows = labelled_rows(opened, found.sounds, path, tell)
+    opened = read_tables(tables, files["name"], path, warn)
+    rows = labelled_rows(opened, found.sounds, path, warn)
     if rows is None and not found.sounds:
         raise UserError(no_sounds(path, found.endings))
     sounds = files["name"].filter(is_sound(files["name"]))
     if rows is None:
-        rows = folder_rows(sounds, layout_of(found.folders, path, tell))
+        rows = folder_rows(sounds, layout_of(found.folders, path, warn))
     else:
-        _warn_unlisted(sounds, rows["name"], path, tell)
+        _warn_unlisted(sounds, rows["name"], path, warn)
     if not len(rows):
         raise UserError(f"{path} lists no clips")
-    return _finish(with_split_lists(rows, opened, path, tell), files, path)
+    return _finish(with_split_lists(rows, opened, path, warn), files, path)
 
 
 def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
@@ -175,22 +175,22 @@ def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
     return _finish(folder_rows(sounds, layout), files, path)
 
 
-def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, tell: Warn) -> None:
+def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, warn: Warn) -> None:
     left = sounds.filter(pc.invert(pc.is_in(sounds, names.combine_chunks())))
     if len(left):
-        tell(
+        warn(
             f"{path}: {len(left)} sound files are in no table row and are left out, "
             f"{quoted(pc.min(left).as_py())} among them"
         )
 
 
-def _containers(packs: list[Container], path: str, counted: Tally, tell: Warn) -> list[Container]:
+def _containers(packs: list[Container], path: str, counted: Tally, warn: Warn) -> list[Container]:
     """The tar files, else the Parquet files with sounds inside."""
     tars = [pack for pack in packs if pack[0].endswith(".tar")]
     parquets = [pack for pack in packs if pack[0].endswith(".parquet")]
     audible = any(holds_sounds(uri) for _, uri, *_ in parquets)
     if tars and audible:
-        tell(
+        warn(
             f"{path}: {len(parquets)} Parquet files stand beside the tar files and are left out, "
             f"{quoted(parquets[0][0])} among them"
         )
@@ -208,13 +208,13 @@ def no_sounds(path: str, counted: Tally) -> str:
     )
 
 
-def warn_same_names(labels: list[str], path: str, tell: Warn) -> None:
+def warn_same_names(labels: list[str], path: str, warn: Warn) -> None:
     """Says which classes are called alike but for capitals, blanks or the form of Unicode."""
     forms: dict[str, str] = {}
     for label in sorted(filter(None, labels)):
         other = forms.setdefault(plain_name(label), label)
         if other != label:
-            tell(
+            warn(
                 f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in capitals, "
                 "blanks or the form of Unicode: are they one?"
             )

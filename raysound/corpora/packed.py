@@ -52,13 +52,13 @@ def holds_sounds(uri: str) -> bool:
         raise UserError(f"{uri} is no Parquet file: {error}") from error
 
 
-def read_containers(path: str, containers: list[Container], tell: Warn) -> pa.Table:
+def read_containers(path: str, containers: list[Container], warn: Warn) -> pa.Table:
     """The clips of a corpus that is packed into tar or Parquet files, as a table of SCHEMA.
 
     Args:
         path: of the corpus.
         containers: its files.
-        tell: takes a line about what was left out.
+        warn: called with a line about what was left out.
 
     Raises:
         UserError: a file that can't be read, no sound in any, or folders that are no classes.
@@ -67,12 +67,12 @@ def read_containers(path: str, containers: list[Container], tell: Warn) -> pa.Ta
         tables, others = zip(*pool.map(read_container, containers), strict=True)
     rows = pa.concat_tables(tables)
     labels = pc.unique(rows["label"].drop_null()).to_pylist()
-    check_containers(containers, len(rows), labels, merge_tallies(others), path, tell)
+    check_containers(containers, len(rows), labels, merge_tallies(others), path, warn)
     return rows
 
 
 def check_containers(
-    containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, tell: Warn
+    containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, warn: Warn
 ) -> None:
     """Looks at what is known of all containers of a corpus together.
 
@@ -82,7 +82,7 @@ def check_containers(
         labels: of these.
         left: the endings of what else they hold.
         path: of the corpus.
-        tell: takes a line about what was left out.
+        warn: called with a line about what was left out.
 
     Raises:
         UserError: no sound in any, or folders that are no classes.
@@ -92,9 +92,9 @@ def check_containers(
         files = f"{path} holds no sounds in its {len(containers)} tar or Parquet files"
         raise UserError(f"{files}; {unread}" if unread else files)
     if unread:
-        tell(f"{path}: {unread}")
+        warn(f"{path}: {unread}")
     if containers[0][0].endswith(".tar"):
-        refuse_pieces(sorted(labels), path, tell)
+        refuse_pieces(sorted(labels), path, warn)
 
 
 def read_container(container: Container) -> tuple[pa.Table, Tally]:

@@ -82,14 +82,14 @@ class Table(NamedTuple):
         return len(self.header) == 1 and self.split is not None
 
 
-def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Warn) -> list[Table]:
+def read_tables(files: list[str], names: pa.ChunkedArray, path: str, warn: Warn) -> list[Table]:
     """Every table beside the sounds of a corpus that names some of its files.
 
     Args:
         files: see `tables_to_open`.
         names: of every file of the corpus.
         path: of the corpus.
-        tell: takes a line about what can't be read.
+        warn: called with a line about what can't be read.
 
     Raises:
         UserError: `metadata.csv` can't be used.
@@ -97,11 +97,11 @@ def read_tables(files: list[str], names: pa.ChunkedArray, path: str, tell: Warn)
     tables = []
     for file in files:
         try:
-            table = _read(file, names, path, tell)
+            table = _read(file, names, path, warn)
         except UserError as error:
             if file in OWN:
                 raise
-            tell(f"{error}: not used")
+            warn(f"{error}: not used")
             continue
         if table is not None:
             tables.append(table)
@@ -124,47 +124,47 @@ def is_candidate(names: pa.ChunkedArray) -> pa.ChunkedArray:
     return found
 
 
-def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, tell: Warn) -> list[str]:
+def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, warn: Warn) -> list[str]:
     """The tables of a corpus that are opened, the most likely first.
 
     Args:
         candidates: names and sizes of files, see `is_candidate`.
         path: of the corpus.
-        tell: takes a line about those that are not opened.
+        warn: called with a line about those that are not opened.
     """
     ordered = sorted(candidates, key=lambda file: (file[0] not in OWN, file[0].count("/"), file[0]))
     if more := ordered[MOST_TABLES:]:
-        tell(f"{path}: {len(more)} tables are not opened, {quoted(more[0][0])} among them")
+        warn(f"{path}: {len(more)} tables are not opened, {quoted(more[0][0])} among them")
     for file, size in ordered[:MOST_TABLES]:
         if size > LARGEST_TABLE:
-            tell(f"{path}: {quoted(file)} is too large for a table and is not opened")
+            warn(f"{path}: {quoted(file)} is too large for a table and is not opened")
     return [file for file, size in ordered[:MOST_TABLES] if size <= LARGEST_TABLE]
 
 
-def name_clips(files: list[str], path: str, tell: Warn) -> bool:
+def name_clips(files: list[str], path: str, warn: Warn) -> bool:
     """True if one of some tables may name clips of a corpus.
 
     Args:
         files: see `tables_to_open`.
         path: of the corpus.
-        tell: takes a line about what can't be read.
+        warn: called with a line about what can't be read.
 
     Raises:
         UserError: `metadata.csv` can't be used.
     """
-    return any(_cells(file, path, tell) is not None for file in files)
+    return any(_cells(file, path, warn) is not None for file in files)
 
 
-def _cells(file: str, path: str, tell: Warn) -> Read | None:
+def _cells(file: str, path: str, warn: Warn) -> Read | None:
     """The header of a table and those columns that count; None if it has no names of files."""
     uri = storage.join(path, file)
     wanted = {column for columns in ROLES.values() for column in columns}
     try:
-        read = read_cells(uri, wanted, ROLES["name"], ANY_SOUND, tell)
+        read = read_cells(uri, wanted, ROLES["name"], ANY_SOUND, warn)
     except UserError as error:
         if file in OWN:
             raise
-        tell(f"{error}: not used")
+        warn(f"{error}: not used")
         return None
     if file in OWN and read is None:
         raise UserError(f"{uri} lists no clips: it has no column file_name")
@@ -173,9 +173,9 @@ def _cells(file: str, path: str, tell: Warn) -> Read | None:
     return read if read is not None and len(read[1]) else None
 
 
-def _read(file: str, names: pa.ChunkedArray, path: str, tell: Warn) -> Table | None:
+def _read(file: str, names: pa.ChunkedArray, path: str, warn: Warn) -> Table | None:
     """A table, or None if it names no file of the corpus."""
-    read = _cells(file, path, tell)
+    read = _cells(file, path, warn)
     if read is None:
         return None
     uri = storage.join(path, file)
@@ -193,9 +193,9 @@ def _read(file: str, names: pa.ChunkedArray, path: str, tell: Warn) -> Table | N
             matches = match_files(cells[column], names, posixpath.dirname(file))
     matched = len(matches) - matches.null_count
     if not matched:
-        _report_strangers(cells[column], uri, file in OWN, path, tell)
+        _report_strangers(cells[column], uri, file in OWN, path, warn)
         return None
-    roles = {"name": column, **dict(_other_roles(cells, filled, uri, tell))}
+    roles = {"name": column, **dict(_other_roles(cells, filled, uri, warn))}
     if file in OWN and "label" not in roles:
         for empty in (name for name in ROLES["label"] if name in cells.column_names):
             _refuse_empty(cells, empty, uri)
@@ -213,7 +213,7 @@ def _read(file: str, names: pa.ChunkedArray, path: str, tell: Warn) -> Table | N
 
 
 def _other_roles(
-    cells: pa.Table, filled: list[str], uri: str, tell: Warn
+    cells: pa.Table, filled: list[str], uri: str, warn: Warn
 ) -> Iterator[tuple[str, str]]:
     """Which column holds the label, fold, split and group, where there is one."""
     for role in ("label", "fold", "split", "group"):
@@ -225,7 +225,7 @@ def _other_roles(
                     if split_word(value) is None
                 ]
                 if unknown:
-                    tell(f"{uri}: {quoted(unknown[0])} in column {name} is no split: not used")
+                    warn(f"{uri}: {quoted(unknown[0])} in column {name} is no split: not used")
                     continue
             if name in SEVERAL:
                 several = cells[name].filter(pc.match_substring_regex(cells[name], "[,;|]"))
@@ -238,14 +238,14 @@ def _other_roles(
             break
 
 
-def _report_strangers(values: pa.ChunkedArray, uri: str, own: bool, path: str, tell: Warn) -> None:
+def _report_strangers(values: pa.ChunkedArray, uri: str, own: bool, path: str, warn: Warn) -> None:
     """Says that a table names none of the files of the corpus, if it names files."""
     first = values.drop_null()[0].as_py()
     message = f"{uri} names {len(values)} files, {quoted(first)} among them, and none is there"
     if own:
         raise UserError(f"{message}: are its paths relative to {path}?")
     if pc.any(has_ending(values, ANY_SOUND)).as_py():
-        tell(f"{message}: not used")
+        warn(f"{message}: not used")
 
 
 def _refuse_empty(cells: pa.Table, column: str, uri: str) -> None:

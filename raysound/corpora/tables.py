@@ -21,7 +21,7 @@ KNOWN = re.compile(r"(?:.*/)?(?:metadata\.\w+|esc50\.csv|UrbanSound8K\.csv)", re
 LEAST_COVERAGE = 0.5
 
 
-def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa.Table | None:
+def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa.Table | None:
     """The clips that some tables label, as a table of FOUND; None where the folders have to.
 
     Those that `metadata.csv` lists have no label where it has no column of labels.
@@ -30,12 +30,12 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa
         tables: of the corpus.
         sounds: how many sound files it has.
         path: of the corpus.
-        tell: takes a line about tables that are used, or are not.
+        warn: called with a line about tables that are used, or are not.
     """
     labelled = [table for table in tables if "label" in table.roles]
     for table in tables:
         if "label" not in table.roles and not table.is_split_list:
-            tell(
+            warn(
                 f"{path}: {table.file} names {table.matched} files of the corpus, but no column of "
                 f"it is known to hold labels ({listed(table.header, 5)}): "
                 + ("its clips have none" if table.file in OWN else "not used")
@@ -50,18 +50,18 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa
     left = [table.file for table in labelled if table not in used]
     matched = sum(table.matched for table in used)
     if not own and matched < LEAST_COVERAGE * sounds:
-        tell(
+        warn(
             f"{path}: {used[0].file} labels only {matched} of {sounds} sound files: not used; to "
             "use it alone, save it as metadata.csv"
         )
         return None
     if not all(KNOWN.fullmatch(table.file) for table in used):
-        tell(
+        warn(
             f"{path}: the labels are those of {listed((table.file for table in used), 3)}, column "
             f"{used[0].roles['label']}"
         )
     if left:
-        tell(
+        warn(
             f"{path}: {listed(left, 3)} not used: {used[0].file} labels the same clips; if the "
             "splits or folds in it count, add a column split or fold there"
         )
@@ -69,7 +69,7 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, tell: Warn) -> pa
     rows = pa.concat_tables([_named_split(table) if are_splits else table.rows for table in used])
     folders = pc.unique(pc.replace_substring_regex(rows["name"], r"(?s)/.*", "")).to_pylist()
     if rows["split"].null_count == len(rows) and 1 < len(folders) == sum(map(_is_split, folders)):
-        tell(
+        warn(
             f"{path}: {used[0].file} has no column split, and the folders {listed(folders, 3)} are "
             "not taken for splits"
         )
@@ -98,15 +98,15 @@ def _with_names(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def with_split_lists(rows: pa.Table, tables: list[Table], path: str, tell: Warn) -> pa.Table:
+def with_split_lists(rows: pa.Table, tables: list[Table], path: str, warn: Warn) -> pa.Table:
     """Rows of FOUND with the splits that lists such as `testing_list.txt` say.
 
     Args:
         rows: of the corpus.
         tables: of the corpus, the lists among them.
         path: of the corpus.
-        tell: takes a line about lists that are not used: those of several folds, each of which is
-            the test of one, and those that disagree.
+        warn: called with a line about lists that are not used: lists of several folds, and lists
+            that disagree.
     """
     lists = [table for table in tables if table.is_split_list]
     splits = rows["split"]
@@ -118,7 +118,7 @@ def with_split_lists(rows: pa.Table, tables: list[Table], path: str, tell: Warn)
         agree &= not pc.any(pc.and_(named, pc.not_equal(taken, table.split))).as_py()
         taken = pc.if_else(named, pa.scalar(table.split, pa.string()), taken)
     if not agree:
-        tell(
+        warn(
             f"{path}: the lists {listed((table.file for table in lists), 3)} are of several folds, "
             "or disagree: not used; say in a metadata.csv with a column fold what counts"
         )

@@ -72,7 +72,7 @@ class MelStatistics:
 
 @dataclass(frozen=True)
 class LoudnessCounts:
-    """Clips that `features.loudness` has something to tell of.
+    """Clips that `features.loudness` counts.
 
     Attributes:
         source_above_full_scale: whose mono waveform exceeds full scale before the gain.

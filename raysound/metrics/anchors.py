@@ -125,7 +125,7 @@ def sanity_checks(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
         else:
             check["passed"] = passes(ours, expected, theirs)
             if check["passed"] is None:
-                check["why"] = difference(ours, theirs).get("why", "too few clips to tell")
+                check["why"] = difference(ours, theirs).get("why", "too few clips to decide")
         checked.append(check)
     return checked
 

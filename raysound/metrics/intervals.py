@@ -35,7 +35,7 @@ def estimate(
 def resampling_estimate(value: float, low: float, high: float, n: int, what: str) -> Estimate:
     """A measure with the interval that resampling `n` clips gave; `what` names them.
 
-    An interval of no width is none: where all resamples agree, they cannot tell how far off they
+    An interval of no width is none: where all resamples agree, they cannot show how far off they
     all are (as when 20 of 20 clips are right).
     """
     low, high = min(low, value), max(high, value)

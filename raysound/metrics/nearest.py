@@ -42,7 +42,7 @@ def nearest_reference_clips(
     Realism is the largest (radius of a reference clip) / (distance to it), over the reference
     clips whose radius is not above the median, for a lone clip's ball is no evidence. It is above 1
     where the clip lies in a ball. Distances are found in float32 around the reference's mean; the
-    pairs that this cannot tell apart are decided in float64, so a copy is found and has
+    pairs that this cannot distinguish are decided in float64, so a copy is found and has
     distance 0. Realism keeps float32's precision, about 1e-5.
 
     Source: T. Kynkäänniemi et al., NeurIPS 2019, equation 3.
@@ -102,7 +102,7 @@ def _exact(
     block: NDArray[np.float32],
     own_lengths: NDArray[np.float32],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Index and distance of the nearest, of all that float32 cannot tell from it."""
+    """Index and distance of the nearest, among all that float32 cannot distinguish from it."""
     least = block.min(axis=1, keepdims=True)
     # The nearest has about the clip's own length, or is far enough for float32.
     clips, places = np.nonzero(block <= least + np.float32(2 * DOUBT) * (own_lengths + least))

@@ -1,4 +1,4 @@
-"""What the nearest neighbours of generated and reference clips tell: fidelity, diversity, copies.
+"""Metrics of the nearest neighbours of generated and reference clips: fidelity, diversity, copies.
 
 A clip's radius is the distance to the k-th nearest other clip of its own set; its ball holds what
 is strictly nearer.

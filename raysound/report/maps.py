@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 SIZE, MARGIN = 720, 16
 COLOURS = 8
-# Paths around the origin, the easiest to tell from each other first; with the colours 200 marks.
+# Paths around the origin, the most different ones first; with the colours 200 marks.
 SHAPES = (
     "m-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0 -6.4 0z",  # disc
     "m-3 -3h6v6h-6z",  # square

@@ -30,7 +30,7 @@ FEATURE_VERSION = 1
 LARGEST_CLIP = 2**28
 # Hz. The K-weighting of BS.1770 has a shelf at 1682 Hz, which must lie below half the rate.
 LEAST_LUFS_RATE = 4000
-# dBFS or LUFS, the absolute gate of BS.1770: a clip below it counts as silence.
+# dBFS or LUFS, the absolute threshold of BS.1770: a clip below it counts as silence.
 LOUDNESS_FLOOR = -70.0
 LOUDNESS_FORMS = "none, {rms: -23} or {lufs: -23}"
 # dBFS or LUFS.

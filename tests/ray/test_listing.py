@@ -55,9 +55,9 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     read_corpus = listing.read_corpus
 
-    def noted(path: str, tell: Any) -> Any:
+    def noted(path: str, warn: Any) -> Any:
         paths.append(path)
-        return read_corpus(path, tell)
+        return read_corpus(path, warn)
 
     monkeypatch.setattr(listing, "read_corpus", noted)
     return paths

@@ -71,7 +71,7 @@ print(sum(row["clips"] for row in rows))
 def test_actors_write_the_same_predictions_as_fused_tasks(
     root: Path, trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Ray is told of a GPU that this machine need not have; the classifier runs on the CPU."""
+    """Ray gets a GPU resource that this machine may lack; the classifier runs on the CPU."""
     run, folder = trained["run"], finished_features("good", trained["config"])
     command = [sys.executable, "-c", WITH_ACTORS, run, str(tmp_path), "good", folder]
     environment = {**os.environ, "PYTHONPATH": str(root), "RAY_AUTH_MODE": "token"}

@@ -48,7 +48,7 @@ EPOCHS = 8
 
 
 def without_seconds(history: list[Metrics]) -> list[Metrics]:
-    """All of a history that a clock does not tell."""
+    """A history without its times."""
     return [{key: row[key] for key in row if key != "seconds"} for row in history]
 
 

@@ -18,13 +18,13 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     for _ in range(2):
         cluster.add_node(**NODE)
-    tell(cluster)
+    print_nodes(cluster)
     for line in sys.stdin:
         (node,) = (node for node in cluster.list_all_nodes() if raylet(node) == int(line))
         # Its raylet gets SIGKILL; its workers end when they notice.
         cluster.remove_node(node, allow_graceful=False)
         cluster.add_node(**NODE)
-        tell(cluster)
+        print_nodes(cluster)
     cluster.shutdown()
 
 
@@ -33,7 +33,7 @@ def raylet(node: Node) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
-def tell(cluster: Cluster) -> None:
+def print_nodes(cluster: Cluster) -> None:
     """One line of JSON."""
     raylets = [raylet(node) for node in cluster.list_all_nodes()]
     print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)

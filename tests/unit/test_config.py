@@ -55,7 +55,7 @@ def least(tmp_path: Path) -> Path:
 
 
 def fault(path: Path, *overrides: str) -> str:
-    """What the user is told."""
+    """The error message."""
     with pytest.raises(UserError) as caught:
         load(path, overrides)
     return str(caught.value)
@@ -771,9 +771,9 @@ def test_the_models_of_the_settings_are_the_models_there_are():
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     twice = "training:\n  epochs: 3\n  batch_size: 4\n  epochs: 5\n"
 
-    told = fault(written(tmp_path, LEAST + twice))
+    message = fault(written(tmp_path, LEAST + twice))
 
-    assert "'epochs' stands twice in the section that begins in line 5" in told
+    assert "'epochs' stands twice in the section that begins in line 5" in message
     assert "'a' stands twice" in fault(written(tmp_path), "training={a: 1, a: 2}")
 
 
@@ -851,21 +851,21 @@ def test_a_yaml_file_may_come_from_windows(tmp_path: Path, encoding: str) -> Non
     ],
 )
 def test_a_fault_in_a_yaml_file_is_told_in_one_line(tmp_path: Path, text: str, place: str) -> None:
-    told = fault(written(tmp_path, text))
+    message = fault(written(tmp_path, text))
 
-    assert len(told.splitlines()) == 1
-    assert f"is not a YAML file: {place}: " in told
+    assert len(message.splitlines()) == 1
+    assert f"is not a YAML file: {place}: " in message
 
 
 @pytest.mark.parametrize("wrong", ["compute.prefetch_batches=-1", "compute.shard_clips=0"])
 def test_a_setting_that_is_a_number_or_a_word_is_told_in_one_line(least: Path, wrong: str) -> None:
     key, _, value = wrong.partition("=")
 
-    told = fault(least, wrong)
+    message = fault(least, wrong)
 
-    assert len(told.splitlines()) == 1
-    assert told.startswith(f"{least}: {key}: Input should be greater than ")
-    assert told.endswith(f"0 or 'auto' (got {value})")
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"{least}: {key}: Input should be greater than ")
+    assert message.endswith(f"0 or 'auto' (got {value})")
 
 
 @pytest.mark.parametrize("name", ["HyperBandScheduler", "PopulationBasedTraining"])
@@ -919,7 +919,7 @@ def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "told"),
+    ("embeddings", "message"),
     [
         ("{mel: mel_statistics}", "mel: Input should be 'log_mel_statistics'"),
         ("{a: {path: a.onnx, clip_length: 1}}", "'evaluation.embeddings.a.sample_rate' is missing"),
@@ -930,5 +930,5 @@ def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_pat
         ("{a: {path: a.onnx, rate: 8000}}", "unknown key 'evaluation.embeddings.a.rate'"),
     ],
 )
-def test_an_embedding_that_can_not_be_is_told(least, embeddings, told):
-    assert told in fault(least, f"evaluation.embeddings={embeddings}")
+def test_an_embedding_that_can_not_be_is_told(least, embeddings, message):
+    assert message in fault(least, f"evaluation.embeddings={embeddings}")

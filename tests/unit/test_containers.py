@@ -75,8 +75,8 @@ def test_a_label_stands_beside_the_sound(name, content):
 
 
 def test_a_json_tells_fold_split_and_group():
-    told = {"label": 3, "fold": 2, "split": "test", "group": "tape 7", "title": "x"}
-    (row,) = found(tar({"1.json": json.dumps(told).encode(), "1.wav": b"a"}))
+    fields = {"label": 3, "fold": 2, "split": "test", "group": "tape 7", "title": "x"}
+    (row,) = found(tar({"1.json": json.dumps(fields).encode(), "1.wav": b"a"}))
     assert {key: row[key] for key in ("label", "fold", "split", "group")} == {
         "label": "3", "fold": "2", "split": "test", "group": "tape 7",
     }  # fmt: skip

@@ -473,8 +473,8 @@ def test_links_and_special_files_are_told_and_end(tmp_path: Path) -> None:
         "dog/self.wav",
     ]  # fmt: skip
     assert rows["dog/gone.wav"]["size"] == rows["dog/self.wav"]["size"] == -1
-    told = sorted(note.partition(": ")[2].rpartition(", ")[0] for note in notes)
-    assert told == [
+    texts = sorted(note.partition(": ")[2].rpartition(", ")[0] for note in notes)
+    assert texts == [
         "2 links lead nowhere",
         "2 links lead out of the corpus and are followed",
         "2 links lead to a folder above them and are not followed",
@@ -535,8 +535,10 @@ def test_a_manifest_of_nested_columns_is_refused(
     table = {"path": ["a.wav"], "label": ["x"]} | {column: pa.nulls(1, kind)}
     pq.write_table(pa.table(table), tmp_path / "clips.parquet")
 
-    told = refusal(tmp_path / "clips.parquet")
-    assert re.search(rf"the column '{column}' holds (list|struct)<.+>, not one name a clip", told)
+    message = refusal(tmp_path / "clips.parquet")
+    assert re.search(
+        rf"the column '{column}' holds (list|struct)<.+>, not one name a clip", message
+    )
 
 
 def test_a_table_of_composed_names_finds_files_of_decomposed_ones(tmp_path: Path) -> None:

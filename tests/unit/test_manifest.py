@@ -46,7 +46,7 @@ def column(path: Path | str, name: str) -> dict[str, object]:
 
 
 def fault(path: Path | str) -> str:
-    """What the user is told."""
+    """The error message."""
     with pytest.raises(UserError) as caught:
         read_corpus(str(path))
     return str(caught.value)
@@ -546,14 +546,14 @@ def test_hidden_files_hold_no_corpus(tmp_path):
 def test_what_stands_beside_the_corpus_and_is_left_out_is_told(tmp_path):
     """Sound files go before tar files, these before Parquet: nothing is left out in silence."""
     write_parquet(tmp_path / "c.parquet")
-    told: list[str] = []
-    read_corpus(str(tmp_path), told.append)
-    assert told == []
+    notes: list[str] = []
+    read_corpus(str(tmp_path), notes.append)
+    assert notes == []
     write_tar(tmp_path / "b.tar", {"cat/1.wav": b"a"})
-    assert read_corpus(str(tmp_path), told.append)["label"].to_pylist() == ["cat"]
+    assert read_corpus(str(tmp_path), notes.append)["label"].to_pylist() == ["cat"]
     lay(tmp_path, "rain/a.wav")
-    assert read_corpus(str(tmp_path), told.append)["label"].to_pylist() == ["rain"]
-    assert told == [
+    assert read_corpus(str(tmp_path), notes.append)["label"].to_pylist() == ["rain"]
+    assert notes == [
         f"{tmp_path}: 1 Parquet files stand beside the tar files and are left out, "
         "'c.parquet' among them",
         f"{tmp_path}: 1 tar files stand beside the sound files and are left out, "
@@ -564,12 +564,12 @@ def test_what_stands_beside_the_corpus_and_is_left_out_is_told(tmp_path):
 
 
 def test_a_table_beside_tar_files_is_no_matter(tmp_path):
-    """Parquet without sounds may tell anything of them."""
+    """Parquet without sounds may have any columns."""
     write_tar(tmp_path / "a.tar", {"dog/1.wav": b"a"})
     pq.write_table(pa.table({"path": ["x"]}), tmp_path / "index.parquet")
-    told: list[str] = []
-    read_corpus(str(tmp_path), told.append)
-    assert told == []
+    notes: list[str] = []
+    read_corpus(str(tmp_path), notes.append)
+    assert notes == []
 
 
 @pytest.mark.parametrize(
@@ -697,8 +697,8 @@ def test_a_bad_metadata_csv_is_a_user_error(tmp_path, text, words):
     """The message says of which corpus it is: a config names several."""
     lay(tmp_path, "a.wav")
     (tmp_path / "metadata.csv").write_text(text)
-    told = fault(tmp_path)
-    assert [word for word in [*words, str(tmp_path)] if word not in told] == []
+    message = fault(tmp_path)
+    assert [word for word in [*words, str(tmp_path)] if word not in message] == []
 
 
 # Without labels

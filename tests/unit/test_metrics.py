@@ -90,15 +90,15 @@ def test_wilson_interval_widens_with_confidence_and_narrows_with_clips(correct, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [((5, 4), ["5", "4"]), ((-1, 4), ["-1", "4"]), ((1, 4, 1.0), ["1.0"]), ((1, 4, 0), ["0"])],
 )
-def test_wilson_interval_refuses_impossible_counts(arguments, told):
+def test_wilson_interval_refuses_impossible_counts(arguments, message):
     """Counts outside 0..n and a confidence outside (0, 1) are refused by name."""
     with pytest.raises(ValueError, match="must lie") as caught:
         wilson_interval(*arguments)
 
-    assert all(value in str(caught.value) for value in told)
+    assert all(value in str(caught.value) for value in message)
 
 
 def test_accuracy_counts_equal_indices():
@@ -241,7 +241,7 @@ def test_report_of_no_clips():
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: accuracy([0, 1, 2], [0, 1]), ["3", "2"]),
         (lambda: accuracy([0, -7], [0, 1]), ["-7", "clip 1"]),
@@ -260,9 +260,9 @@ def test_report_of_no_clips():
         (lambda: classification_report([0], [[1.0, 0.0]], ["a", "a"]), ["'a'", "2", "1"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, told):
+def test_wrong_input_is_refused_with_its_values(call, message):
     """Lengths, classes and probabilities that cannot be are refused, and the error names them."""
     with pytest.raises(ValueError, match=r"\d|float") as caught:
         call()
 
-    assert all(value in str(caught.value) for value in told)
+    assert all(value in str(caught.value) for value in message)

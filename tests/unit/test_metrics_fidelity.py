@@ -208,7 +208,7 @@ def test_per_class_uses_the_bandwidth_of_the_whole_reference():
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: report(normal(0, 9, 3), normal(1, 9, 4)), ["3", "4"]),
         (lambda: report(normal(0, 9), normal(1, 1)), ["2 clips", "1"]),
@@ -220,12 +220,12 @@ def test_per_class_uses_the_bandwidth_of_the_whole_reference():
         (lambda: of_one_class([1] * 9), ["0..0"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, told):
+def test_wrong_input_is_refused_with_its_values(call, message):
     """Two networks, no reference, NaN and labels that do not fit are errors that name them."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         call()
 
-    assert all(value in str(caught.value) for value in told)
+    assert all(value in str(caught.value) for value in message)
 
 
 def test_small_corpora_cost_little():

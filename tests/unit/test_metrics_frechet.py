@@ -213,21 +213,21 @@ def test_extrapolation_repeats_and_is_free_of_the_order():
     assert one["low"] < one["value"] < one["high"]
 
 
-@pytest.mark.parametrize(("n", "m", "told"), [(63, 900, "generated"), (900, 63, "reference")])
-def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
+@pytest.mark.parametrize(("n", "m", "message"), [(63, 900, "generated"), (900, 63, "reference")])
+def test_extrapolation_refuses_too_few_clips_in_words(n, m, message):
     """Halves of fewer than 2 clips per dimension give no value and say which side is short."""
     assert 2 * CLIPS_PER_DIMENSION * 16 == 64
 
     refused = fad_inf(normal(0, n, 16), normal(1, m, 16))
 
     assert refused["value"] is None
-    assert refused["why"] == f"63 {told} clips: 16 dimensions need 64 for an extrapolation"
+    assert refused["why"] == f"63 {message} clips: 16 dimensions need 64 for an extrapolation"
     assert fad_inf(normal(0, 64, 16), normal(1, 64, 16))["value"] is not None
     assert "minutes" in fad_inf(np.ones((9, 2000)), np.ones((9, 2000)))["why"]
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: frechet_distance(np.ones((1, 3)), np.ones((9, 3))), ["2 clips", "1"]),
         (lambda: frechet_distance(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
@@ -244,9 +244,9 @@ def test_extrapolation_refuses_too_few_clips_in_words(n, m, told):
         (lambda: fad_inf(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, told):
+def test_wrong_input_is_refused_with_its_values(call, message):
     """One clip, no clips, two networks and NaN are errors that name them."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         call()
 
-    assert all(value in str(caught.value) for value in told)
+    assert all(value in str(caught.value) for value in message)

@@ -312,7 +312,7 @@ def test_mmd_intervals_cover_the_expectation(shift):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: neighbours(normal(0, 5, 3), normal(1, 9, 3)), ["5", "9"]),
         (lambda: neighbours(normal(0, 9, 3), normal(1, 9, 4)), ["3", "4"]),
@@ -327,9 +327,9 @@ def test_mmd_intervals_cover_the_expectation(shift):
         (lambda: mmd2_x100(np.full((9, 3), np.inf), normal(1, 9, 3)), ["inf", "clip 0"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, told):
+def test_wrong_input_is_refused_with_its_values(call, message):
     """Too few clips, two networks and copies are errors that name them."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         call()
 
-    assert all(value in str(caught.value) for value in told)
+    assert all(value in str(caught.value) for value in message)

@@ -260,7 +260,7 @@ def test_no_clips_are_nan():
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: log_loss([0], [[0.7, 0.7]]), ["clip 0", "1.4"]),
         (lambda: inception_score([[0.5, 0.5], [1.5, -0.5]]), ["clip 1", "-0.5"]),
@@ -271,12 +271,12 @@ def test_no_clips_are_nan():
         (lambda: log_loss([0], [[math.nan, 1.0]]), ["nan", "clip 0"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, told):
+def test_wrong_input_is_refused_with_its_values(call, message):
     """What is no distribution or no class is an error that names it."""
     with pytest.raises(ValueError, match=r"\d") as caught:
         call()
 
-    assert all(value in str(caught.value) for value in told)
+    assert all(value in str(caught.value) for value in message)
 
 
 def test_report_holds_the_functions_values():

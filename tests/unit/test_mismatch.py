@@ -58,18 +58,18 @@ def corpus(clips: int = 40, seed: int = 0, **change: float) -> Clips:
     )
 
 
-def told(generated: Clips, parts: int = 1, normalised: bool = False) -> dict[str, dict]:
+def findings(generated: Clips, parts: int = 1, normalised: bool = False) -> dict[str, dict]:
     theirs, ours = generated.sound(parts), corpus().sound()
     rows = mismatches("theirs", theirs, ours, 16000, band_edges(SETTINGS), normalised)
     return {row["kind"]: row for row in rows}
 
 
 def test_a_draw_of_the_same_kind_is_no_mismatch() -> None:
-    assert [told(corpus(seed=seed)) for seed in range(1, 20)] == [{}] * 19
+    assert [findings(corpus(seed=seed)) for seed in range(1, 20)] == [{}] * 19
 
 
 def test_a_lower_rate_is_told_with_what_it_lacks() -> None:
-    row = told(corpus(rate=8000))["sample_rate"]
+    row = findings(corpus(rate=8000))["sample_rate"]
 
     assert (row["real"], row["generated"]) == (16000, 8000)
     assert "above 4000 Hz the generated clips hold nothing" in row["text"]
@@ -79,7 +79,7 @@ def test_some_clips_of_a_lower_rate_are_told_with_their_share() -> None:
     generated = corpus(seed=1)
     generated.sample_rate[:19] = 8000
 
-    row = told(generated)["sample_rate"]
+    row = findings(generated)["sample_rate"]
 
     assert (row["real"], row["generated"]) == (16000, 8000)
     assert (
@@ -87,33 +87,33 @@ def test_some_clips_of_a_lower_rate_are_told_with_their_share() -> None:
         in (row["text"])
     )
     generated.sample_rate[1:] = 16000
-    assert told(generated) == {}, "one clip of 40"
+    assert findings(generated) == {}, "one clip of 40"
 
 
 def test_a_higher_rate_that_the_classifier_does_not_hear_is_not_worth_telling() -> None:
-    assert told(corpus(rate=48000)) == {}
+    assert findings(corpus(rate=48000)) == {}
 
 
 def test_digital_silence_on_one_side_is_told() -> None:
-    row = told(corpus(silent=0.2))["silence"]
+    row = findings(corpus(silent=0.2))["silence"]
 
     assert (row["real"], row["generated"]) == pytest.approx((0, 0.2))
     assert "0% of the real sounds' frames are digital silence, of theirs's 20%" in row["text"]
-    assert told(corpus(silent=0.03)) == {}
+    assert findings(corpus(silent=0.03)) == {}
 
 
 def test_what_short_clips_are_padded_with_is_no_silence_of_theirs() -> None:
-    """Clips of 0.5 s, padded to 0.7 s, are told of as what they are: of another length."""
-    assert list(told(corpus(longer=0.5, silent=2 / 7))) == ["length"]
-    assert "silence" in told(corpus(longer=0.5, silent=0.5))
+    """Clips of 0.5 s, padded to 0.7 s, have another length."""
+    assert list(findings(corpus(longer=0.5, silent=2 / 7))) == ["length"]
+    assert "silence" in findings(corpus(longer=0.5, silent=0.5))
 
 
 def test_empty_high_bands_are_told_with_the_frequency_where_they_begin() -> None:
-    row = told(corpus(missing=8))["band_limit"]
+    row = findings(corpus(missing=8))["band_limit"]
 
     assert row["generated"] == pytest.approx(band_edges(SETTINGS)[BANDS - 8])
     assert f"above {row['generated']:.0f} Hz" in row["text"]
-    assert told(corpus(missing=1)) == {}, "one band of 32 may be a matter of the sounds"
+    assert findings(corpus(missing=1)) == {}, "one band of 32 may be a matter of the sounds"
 
 
 def test_real_sounds_without_high_bands_are_told_too() -> None:
@@ -133,12 +133,12 @@ def test_quiet_high_bands_within_the_range_are_no_band_limit() -> None:
     generated = corpus(seed=3)
     generated.spectrum[:, 4:20] -= 12
 
-    assert "band_limit" not in told(generated)
+    assert "band_limit" not in findings(generated)
 
 
 @pytest.mark.parametrize(("louder", "word"), [(6.0, "louder"), (-12.0, "quieter")])
 def test_another_loudness_is_told_in_db(louder: float, word: str) -> None:
-    row = told(corpus(louder=louder))["level"]
+    row = findings(corpus(louder=louder))["level"]
 
     assert row["generated"] - row["real"] == pytest.approx(louder, abs=0.01)
     assert f"{abs(louder):.1f} dB {word}" in row["text"]
@@ -146,8 +146,8 @@ def test_another_loudness_is_told_in_db(louder: float, word: str) -> None:
 
 def test_another_loudness_is_told_with_the_setting_that_equalises_it() -> None:
     """The text shows it as a config takes it; where it is set already, what it does not reach."""
-    advice = told(corpus(louder=6))["level"]["text"]
-    there = told(corpus(louder=6), normalised=True)["level"]["text"]
+    advice = findings(corpus(louder=6))["level"]["text"]
+    there = findings(corpus(louder=6), normalised=True)["level"]["text"]
 
     setting = advice[advice.index("loudness:") : advice.index("}") + 1]
     assert FeatureSettings(**yaml.safe_load(setting)).loudness == Loudness(rms=-23)
@@ -157,17 +157,17 @@ def test_another_loudness_is_told_with_the_setting_that_equalises_it() -> None:
 
 @pytest.mark.parametrize(("longer", "word"), [(2.0, "longer"), (0.5, "shorter")])
 def test_other_lengths_are_told_in_seconds(longer: float, word: str) -> None:
-    assert word in told(corpus(longer=longer))["length"]["text"]
+    assert word in findings(corpus(longer=longer))["length"]["text"]
 
 
 def test_nothing_is_told_of_an_empty_corpus() -> None:
-    assert told(corpus(clips=0)) == {}
+    assert findings(corpus(clips=0)) == {}
 
 
 def test_parts_of_a_corpus_tell_what_the_whole_tells() -> None:
     for change in ({"missing": 8}, {"silent": 0.2}, {"rate": 8000}):
         generated = corpus(seed=2, **change)
-        whole, parts = told(generated), told(generated, parts=7)
+        whole, parts = findings(generated), findings(generated, parts=7)
         assert whole
         assert list(parts) == list(whole)
         for kind, row in parts.items():

@@ -229,7 +229,7 @@ def test_files_without_a_common_corpus_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "there is no"),
         ("not json", "is not a metrics.json"),
@@ -241,13 +241,13 @@ def test_files_without_a_common_corpus_are_refused() -> None:
     ],
 )
 def test_a_file_that_is_not_metrics_json_is_refused(
-    tmp_path: Path, content: str | None, told: str
+    tmp_path: Path, content: str | None, message: str
 ) -> None:
     uri = tmp_path / "metrics.json"
     if content is not None:
         uri.write_text(content)
 
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_metrics(str(uri))
 
 

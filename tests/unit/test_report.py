@@ -68,7 +68,7 @@ def test_page_loads_nothing_from_outside():
 
 
 def test_page_forbids_loading_by_its_policy():
-    """A browser is told to load nothing and run nothing else, should escaping leave a hole."""
+    """The policy forbids everything else, in case escaping has a gap."""
     tree = page()
     policies = [
         meta.attributes["content"]
@@ -245,8 +245,8 @@ def test_mismatch_is_told_at_the_top():
     }
     tree = page(metrics=metrics() | {"mismatch": [row]})
 
-    told = tree.one("header").one("div", class_="mismatch")
-    assert [each.text for each in told.all("li")] == ["poor is quiet."]
+    box = tree.one("header").one("div", class_="mismatch")
+    assert [each.text for each in box.all("li")] == ["poor is quiet."]
 
 
 def test_ranking_names_those_that_do_not_differ_significantly():

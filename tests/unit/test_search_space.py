@@ -27,14 +27,14 @@ def config_of(space: dict[str, Any], **more: Any) -> Config:
 
 
 def fault(space: dict[str, Any], **more: Any) -> str:
-    """What the user is told."""
+    """The error message."""
     with pytest.raises(UserError) as caught:
         config_of(space, **more)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("training.optimizer.lrr", "did you mean 'training.optimizer.lr'"),
         ("training.epoch", "did you mean 'training.epochs'"),
@@ -49,12 +49,12 @@ def fault(space: dict[str, Any], **more: Any) -> str:
         ("training.seeds", "can't be searched"),
     ],
 )  # fmt: skip
-def test_a_path_that_names_nothing_to_search_is_refused(path: str, told: str) -> None:
-    assert told in fault({path: {"choice": [1, 2]}})
+def test_a_path_that_names_nothing_to_search_is_refused(path: str, message: str) -> None:
+    assert message in fault({path: {"choice": [1, 2]}})
 
 
 @pytest.mark.parametrize(
-    ("dimension", "told"),
+    ("dimension", "message"),
     [
         ({}, "write one of {choice: [a, b, …]}"),
         ({"uniform": [0, 1], "choice": [1]}, "write one of"),
@@ -67,8 +67,8 @@ def test_a_path_that_names_nothing_to_search_is_refused(path: str, told: str) ->
         ([0, 1], "search.space.training.optimizer.lr"),
     ],
 )
-def test_a_dimension_is_one_kind_with_a_range(dimension: Any, told: str) -> None:
-    assert told in fault({"training.optimizer.lr": dimension})
+def test_a_dimension_is_one_kind_with_a_range(dimension: Any, message: str) -> None:
+    assert message in fault({"training.optimizer.lr": dimension})
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Container:
         first: where the first chunk begins; 0 for a file without chunks.
         order: of the bytes of a size, `little` or `big`.
         sound: name of the chunk with the sound.
-        name: bytes of a chunk's name; the first four tell it.
+        name: bytes of a chunk's name; the first four identify it.
         width: bytes of a chunk's size.
         aligned: chunks begin at multiples of it.
         before: bytes between the size of that chunk and its sound.
