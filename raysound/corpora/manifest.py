@@ -21,7 +21,7 @@ from raysound.corpora.layouts import (
     unread_sounds,
     warn_unread,
 )
-from raysound.corpora.manifest_rows import _finish, _own_manifest, checked, in_order
+from raysound.corpora.manifest_rows import checked, finished_rows, in_order, rows_of_manifest
 from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
 from raysound.corpora.table_files import (
     read_tables,
@@ -79,7 +79,7 @@ def is_file(path: str) -> bool:
 def _file(path: str, warn: Warn) -> pa.Table:
     """A tar file, one Parquet file with sounds, or a manifest of ours."""
     if path.endswith(".parquet") and not holds_sounds(path):
-        return _own_manifest(storage.read_table(path), path)
+        return rows_of_manifest(storage.read_table(path), path)
     name = storage.locate(path)[1].rpartition("/")[2]
     return checked(
         read_containers(path, [(name, path, *storage.stat_files([path])[0])], warn), path
@@ -156,7 +156,7 @@ def loose_clips(
         _warn_unlisted(sounds, rows["name"], path, warn)
     if not len(rows):
         raise UserError(f"{path} lists no clips")
-    return _finish(with_split_lists(rows, opened, path, warn), files, path)
+    return finished_rows(with_split_lists(rows, opened, path, warn), files, path)
 
 
 def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
@@ -172,7 +172,7 @@ def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
     """
     files = files_of(block)
     sounds = files["name"].filter(is_sound(files["name"]))
-    return _finish(folder_rows(sounds, layout), files, path)
+    return finished_rows(folder_rows(sounds, layout), files, path)
 
 
 def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, warn: Warn) -> None:

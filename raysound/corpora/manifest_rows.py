@@ -22,7 +22,8 @@ from raysound.errors import UserError
 STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
 
 
-def _own_manifest(table: pa.Table, path: str) -> pa.Table:
+def rows_of_manifest(table: pa.Table, path: str) -> pa.Table:
+    """The clips of a manifest that is given as the corpus. Raises UserError for wrong columns."""
     if "path" not in table.column_names:
         raise UserError(f"{path} lacks the column path")
     if not len(table):
@@ -76,7 +77,7 @@ def _own_manifest(table: pa.Table, path: str) -> pa.Table:
     return checked(pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA), path)
 
 
-def _finish(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
+def finished_rows(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
     """What a reader found, with paths, sizes and times, checked."""
     place = pc.index_in(rows["name"], listing["name"].combine_chunks())
     found = {

@@ -28,20 +28,20 @@ from raysound.report.measures import (
     warnings,
 )
 from raysound.report.parts import (
-    _NAMES,
+    METRIC_NAMES,
     ROOMY_CLASSES,
     Cells,
     Example,
-    _anchors,
-    _by_corpus,
-    _card,
-    _cells,
-    _corpora,
-    _kinds,
-    _ranking,
+    anchor_rows,
+    cards_by_corpus,
+    cell_clips,
+    common_kinds,
+    corpus_rows,
     interval,
     percent,
+    ranking_rows,
     seconds,
+    window_card,
 )
 from raysound.wording import counted
 
@@ -93,13 +93,15 @@ def render(
         ValueError: An example's spectrogram is empty.
     """
     labels = metrics["classifier"]["labels"]
-    corpora = _corpora(metrics["corpora"], labels)
+    corpora = corpus_rows(metrics["corpora"], labels)
     real = next((corpus for corpus in corpora if corpus["role"] == "real"), None)
     log_mels = [example.log_mel for example in examples]
     log_mels += [window.log_mel for pair in pairs for window in (pair.clip, pair.training)]
     low, high = pictures.colour_range(log_mels)
     cards = {
-        (pair.corpus, pair.rank): [_card(one, low, high) for one in (pair.clip, pair.training)]
+        (pair.corpus, pair.rank): [
+            window_card(one, low, high) for one in (pair.clip, pair.training)
+        ]
         for pair in pairs
     }
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
@@ -115,7 +117,7 @@ def render(
             corpora=corpora,
             real=real,
             generated=[corpus for corpus in corpora if corpus["role"] != "real"],
-            anchors=_anchors(metrics),
+            anchors=anchor_rows(metrics),
             anchor_words=ANCHOR_WORDS,
             embeddings=metrics["embeddings"],
             embedding_metrics=EMBEDDING_METRICS,
@@ -130,23 +132,23 @@ def render(
                 "compared": SET_CLIPS,
                 "pairs": PAIR_CLIPS,
             },
-            ranking=_ranking(metrics["ranking"], corpora),
-            ranked_by=_NAMES[metrics["ranking"]["metric"]],
+            ranking=ranking_rows(metrics["ranking"], corpora),
+            ranked_by=METRIC_NAMES[metrics["ranking"]["metric"]],
             roomy=len(labels) <= ROOMY_CLASSES,
             curves=pictures.learning_curves(history, metrics["classifier"]["epoch"]),
             map=maps.embedding_map(points, labels, order),
             marks=[maps.legend_mark(number) for number in range(len(labels))],
             places={name: place for place, name in enumerate(order)},
             mapped=[name for name in order if any(point.corpus == name for point in points)],
-            examples=_by_corpus(examples, order, low, high),
+            examples=cards_by_corpus(examples, order, low, high),
             scale={"picture": pictures.colour_scale(), "low": low, "high": high},
-            reject_counts=_kinds(rejects.counts),
+            reject_counts=common_kinds(rejects.counts),
             rejects=rejects.shown,
             rejects_hidden=sum(rejects.counts.values()) - len(rejects.shown),
             settings_yaml=settings_yaml,
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            data=_data({"labels": labels, "cells": _cells(cells, corpora)}),
+            data=_data({"labels": labels, "cells": cell_clips(cells, corpora)}),
         )
     )
 

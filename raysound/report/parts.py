@@ -20,7 +20,7 @@ from raysound.report.measures import (
     worse,
 )
 
-_NAMES = {metric.key: metric.name for metric in METRICS}
+METRIC_NAMES = {metric.key: metric.name for metric in METRICS}
 REJECT_KINDS_SHOWN = 100
 # What differs from clip to clip in a reason: what is quoted, paths, numbers.
 _OF_ONE_CLIP = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*[^\s:,;]|\d+(?:[.,]\d+)*")
@@ -70,7 +70,7 @@ def kind_of(reason: str) -> str:
     return _OF_ONE_CLIP.sub("…", reason)
 
 
-def _kinds(counts: Mapping[tuple[str, str], int]) -> list[tuple[tuple[str, str], int]]:
+def common_kinds(counts: Mapping[tuple[str, str], int]) -> list[tuple[tuple[str, str], int]]:
     """The commonest kinds of rejects by corpus, and of each corpus the others in one row."""
     common = sorted(counts, key=lambda key: (-counts[key], key))
     found = {key: counts[key] for key in common[:REJECT_KINDS_SHOWN]}
@@ -95,7 +95,7 @@ def seconds(value: float) -> str:
     return f"{value:g}"
 
 
-def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
+def corpus_rows(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
     """Put the real corpora first, then the generated ones by accuracy, unscored ones last."""
     rows: list[dict[str, Any]] = [{"name": name, **corpus} for name, corpus in corpora.items()]
     real = next((row for row in rows if row["role"] == "real"), None)
@@ -126,7 +126,7 @@ def _corpora(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]
     return rows
 
 
-def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def anchor_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """The anchors in a set order, with what they are, their checks by metric, whom they fool."""
     real = next((row for row in metrics["corpora"].values() if row["role"] == "real"), None)
     return [
@@ -144,7 +144,7 @@ def _anchors(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def ranking_rows(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each ranked generator, those it does not differ from, and where it is worse than real."""
     close: dict[str, list[str]] = {name: [] for name in ranking["order"]}
     for pair in ranking["pairs"]:
@@ -164,7 +164,7 @@ def _ranking(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dic
     ]
 
 
-def _cells(cells: Mapping[str, Cells], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def cell_clips(cells: Mapping[str, Cells], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By corpus, in the page's order: `row,column` → how many, and some of them."""
     made = []
     for corpus in corpora:
@@ -236,21 +236,22 @@ def _confusions(
     ]
 
 
-def _by_corpus(
+def cards_by_corpus(
     examples: Sequence[Example], order: list[str], low: float, high: float
 ) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The cards of the example clips, by corpus, in the order of the corpora."""
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in order}
     for example in examples:
         card = {
             "example": example,
             "right": example.label == example.prediction,
-            **_card(example, low, high),
+            **window_card(example, low, high),
         }
         groups.setdefault(example.corpus, []).append(card)
     return [(name, cards) for name, cards in groups.items() if cards]
 
 
-def _card(shown: Example | ShownWindow, low: float, high: float) -> dict[str, Any]:
+def window_card(shown: Example | ShownWindow, low: float, high: float) -> dict[str, Any]:
     """The picture and the sound of a window as the templates take them."""
     length = shown.log_mel.shape[1] * shown.seconds_per_frame
     return {

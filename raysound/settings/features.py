@@ -20,8 +20,8 @@ from raysound.settings.fields import (
     PositiveFloat,
     PositiveInt,
     Section,
-    _no_other_type,
     digest,
+    strict_number,
 )
 
 # Raise it when the same settings would give other log-mels: older folders are then left alone.
@@ -34,7 +34,7 @@ LEAST_LUFS_RATE = 4000
 LOUDNESS_FLOOR = -70.0
 LOUDNESS_FORMS = "none, {rms: -23} or {lufs: -23}"
 # dBFS or LUFS.
-Level = Annotated[float, Field(ge=LOUDNESS_FLOOR, le=0), BeforeValidator(_no_other_type)]
+Level = Annotated[float, Field(ge=LOUDNESS_FLOOR, le=0), BeforeValidator(strict_number)]
 
 
 class Loudness(Section):

@@ -47,7 +47,7 @@ def _without_secrets(uri: str) -> str:
     return uri
 
 
-def _no_other_type(value: object) -> object:
+def strict_number(value: object) -> object:
     """Refuses what pydantic would convert: `true` is no 1, and a quoted number is a text."""
     if isinstance(value, bool | str):
         raise PydanticCustomError("number_type", "Input should be a number")
@@ -63,21 +63,21 @@ def _whole_number(value: object) -> object:
     """Refuses whole numbers that numpy, Arrow and Ray can't hold everywhere."""
     if isinstance(value, int | float) and value >= 2**31:
         raise PydanticCustomError("int_size", "Input should be less than 2147483648")
-    return _no_other_type(value)
+    return strict_number(value)
 
 
-Number = Annotated[float, BeforeValidator(_no_other_type)]
-PositiveFloat = Annotated[float, Field(gt=0), BeforeValidator(_no_other_type)]
-NonNegativeFloat = Annotated[float, Field(ge=0), BeforeValidator(_no_other_type)]
+Number = Annotated[float, BeforeValidator(strict_number)]
+PositiveFloat = Annotated[float, Field(gt=0), BeforeValidator(strict_number)]
+NonNegativeFloat = Annotated[float, Field(ge=0), BeforeValidator(strict_number)]
 Integer = Annotated[int, BeforeValidator(_whole_number)]
 PositiveInt = Annotated[int, Field(gt=0), BeforeValidator(_whole_number)]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_whole_number)]
 # What numpy and torch take for a seed.
-Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_no_other_type)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(strict_number)]
 # Of an exponential mean, as Adam's and momentum's.
-Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_other_type)]
+Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(strict_number)]
 # A signal-to-noise ratio in dB: beyond, one of the two is lost in float32.
-Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(_no_other_type)]
+Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(strict_number)]
 # A path or URI of a file or folder.
 PathOrUri = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
 Fold = Annotated[str, BeforeValidator(_fold_name)]

@@ -120,5 +120,6 @@ Scheduler = Annotated[
 ]
 
 
-def _adam_if_unnamed(value: object) -> object:
+def adam_if_unnamed(value: object) -> object:
+    """The options of an optimizer, of Adam if they name none."""
     return {"name": "Adam", **value} if isinstance(value, dict) else value

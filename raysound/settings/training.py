@@ -31,7 +31,7 @@ from raysound.settings.optimizers import (
     ReduceLROnPlateau,
     Scheduler,
     StepLR,
-    _adam_if_unnamed,
+    adam_if_unnamed,
 )
 from raysound.wording import counted
 
@@ -107,7 +107,7 @@ class TrainingSettings(Section):
     """Clips of one optimizer step, over all workers."""
     gradient_accumulation_steps: PositiveInt = 1
     """Gradient accumulation steps of a batch."""
-    optimizer: Annotated[Optimizer, BeforeValidator(_adam_if_unnamed)] = Adam()
+    optimizer: Annotated[Optimizer, BeforeValidator(adam_if_unnamed)] = Adam()
     """{name: Adam, lr: 0.001, …}, AdamW or SGD."""
     scheduler: Scheduler | None = None
     """torch learning-rate scheduler by name, with its options; stepped once an epoch."""

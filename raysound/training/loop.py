@@ -15,8 +15,8 @@ from raysound.errors import UserError
 from raysound.settings.training import TrainingSettings
 from raysound.training.epochs import Metrics, is_finished, main_epochs
 from raysound.training.inference import Normalisation
-from raysound.training.optimizers import _set_lr, make_optimizer, make_scheduler, step_schedule
-from raysound.training.step import Batch, EpochRunner, Hardware, _rank
+from raysound.training.optimizers import make_optimizer, make_scheduler, set_lr, step_schedule
+from raysound.training.step import Batch, EpochRunner, Hardware, worker_rank
 
 
 @dataclass
@@ -95,13 +95,13 @@ def fit(
     while not is_finished(progress.history, settings):
         epoch = len(progress.history) + 1
         started = time.perf_counter()
-        torch.manual_seed((settings.seed * 100_003 + epoch) * 1009 + _rank())
+        torch.manual_seed((settings.seed * 100_003 + epoch) * 1009 + worker_rank())
         main = main_epochs(progress.history, settings)
         finetuning = epoch > main
         scheduled = optimizer.param_groups[0]["lr"]
         warm = min(1.0, epoch / (settings.warmup_epochs + 1))
         lr = settings.finetune.lr if finetuning else scheduled * warm
-        _set_lr(optimizer, lr)
+        set_lr(optimizer, lr)
         loss, accuracy, clips = run.train_epoch(train_batches(epoch), epoch, finetuning)
         metrics: Metrics = {
             "epoch": epoch,
@@ -125,7 +125,7 @@ def fit(
             metrics["validation_accuracy"] = accuracy
             metrics["validation_clips"] = clips
         metrics["seconds"] = time.perf_counter() - started
-        _set_lr(optimizer, scheduled)
+        set_lr(optimizer, scheduled)
         if scheduler is not None and settings.warmup_epochs < epoch <= main:
             step_schedule(scheduler, metrics)
         progress = TrainState(

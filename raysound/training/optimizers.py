@@ -48,7 +48,8 @@ def step_schedule(scheduler: Any, metrics: Metrics) -> None:
         scheduler.step()
 
 
-def _set_lr(optimizer: Optimizer, lr: float) -> None:
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 

@@ -203,7 +203,8 @@ class EpochRunner:
         )
 
 
-def _rank() -> int:
+def worker_rank() -> int:
+    """The rank of this process; 0 without DDP."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

@@ -25,7 +25,7 @@ MOST_TRIES = 4
 HEADER = 16
 
 
-def parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
+def flac_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
     """The sounds of a file that holds FLAC streams, each with its true length.
 
     Args:

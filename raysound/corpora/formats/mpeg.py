@@ -112,7 +112,7 @@ def parse_header(header: bytes) -> Frame | None:
     return Frame(bits & 0xFFFE0C00 | mono, length, samples, 4 + side if layer == 3 else 0)
 
 
-def parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
+def mpeg_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
     """The sounds of a file of MPEG audio, each with its true length; none if no frames are found.
 
     Joined files are several. Tags and what is no frame are left out.

@@ -29,8 +29,8 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
     if head[:4] == b"OggS":
         return _ogg(file, size, read_at)
     if head[:4] == b"fLaC" or read_at(mpeg.tag_end(0, read_at), 4) == b"fLaC":
-        return flac.parts(file, size, read_at)
-    return mpeg.parts(file, size, read_at) or [Part(file)]
+        return flac.flac_parts(file, size, read_at)
+    return mpeg.mpeg_parts(file, size, read_at) or [Part(file)]
 
 
 def _chunked(file: BinaryIO, size: int, read_at: ReadAt, laid: headers.Container) -> list[Part]:

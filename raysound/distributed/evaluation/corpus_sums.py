@@ -52,14 +52,14 @@ def sum_corpora(
     with translate_ray_errors("summing up the predictions"):
         # In the order of the tables, because `ray_session` sets `preserve_order`.
         sums = work.to_arrow_refs()
-    task = ray.remote(max_retries=RETRIES)(merge_sums)
+    task = ray.remote(max_retries=RETRIES)(merge_block_sums)
     for name, corpus_tables in tables.items():
         totals[name] = task.remote(sums[: len(corpus_tables)], plan)
         sums = sums[len(corpus_tables) :]
     return totals
 
 
-def merge_sums(blocks: list[ray.ObjectRef], plan: Plan) -> dict[str, PartialSums]:
+def merge_block_sums(blocks: list[ray.ObjectRef], plan: Plan) -> dict[str, PartialSums]:
     """Runs in a Ray task: adds the results of `sum_step` for a corpus, in order."""
     totals: dict[str, PartialSums] = {}
     for block in blocks:

@@ -66,7 +66,7 @@ def make_tuner(
             num_samples=1 if settings.algorithm == "grid" else settings.trials,
             search_alg=make_searcher(settings.algorithm, settings.seed, concurrent),
             max_concurrent_trials=concurrent if settings.algorithm == "tpe" else None,
-            scheduler=make_scheduler(search.config, space),
+            scheduler=make_trial_scheduler(search.config, space),
             time_budget_s=settings.time_budget_hours * 3600 if settings.time_budget_hours else None,
             # The actor of a trial with several workers can't be reused.
             reuse_actors=search.scaling is None,
@@ -128,7 +128,7 @@ def make_searcher(algorithm: str, seed: int, concurrent: int) -> Any:
         raise UserError("search.algorithm: tpe needs Optuna: pip install optuna") from error
 
 
-def make_scheduler(config: Config, space: Mapping[str, Any]) -> Any:
+def make_trial_scheduler(config: Config, space: Mapping[str, Any]) -> Any:
     """Ray Tune's trial scheduler; None if no trial is stopped early."""
     settings = config.search.scheduler
     if settings is None:

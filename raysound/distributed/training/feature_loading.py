@@ -53,7 +53,7 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
     wanted = clips["clip_id"].combine_chunks()
     parts = []
     for uri in parquet.shard_uris(folder):
-        table = read_windows(uri, wanted)
+        table = read_shard_windows(uri, wanted)
         if len(table):
             parts.append((parquet.tensor_array(table["log_mel"]), table["clip_id"]))
     if not parts:
@@ -67,7 +67,7 @@ def read_all(folder: str, clips: pa.Table, labels: list[str]) -> Rows:
     )
 
 
-def read_windows(uri: str, clip_ids: pa.Array) -> pa.Table:
+def read_shard_windows(uri: str, clip_ids: pa.Array) -> pa.Table:
     """The columns clip_id and log_mel of those windows of a shard that belong to some clips."""
     with storage.open_file(uri) as file:
         table = pq.read_table(file, columns=["clip_id", "log_mel"])
@@ -168,7 +168,7 @@ class SplitStreams(ray.train.DataConfig):
 def read_clips(uri: str, chosen: list[ray.ObjectRef], labels: list[str]) -> Iterator[pa.Table]:
     """Runs in a Ray task: the windows of the chosen clips of a shard, with their class."""
     clips = ray.get(chosen[0])
-    table = read_windows(uri, clips["clip_id"].combine_chunks())
+    table = read_shard_windows(uri, clips["clip_id"].combine_chunks())
     label = clips["label"].take(pc.index_in(table["clip_id"], clips["clip_id"])).to_pylist()
     target = pa.array(np.searchsorted(labels, label), pa.int64())
     yield table.append_column("target", target)
@@ -209,5 +209,5 @@ def normalisation(folder: str, clips: pa.Table) -> Normalisation:
 
 def shard_statistics(uri: str, chosen: list[ray.ObjectRef]) -> MelStatistics | None:
     """Runs in a Ray task: the statistics of the chosen clips' windows in one shard."""
-    table = read_windows(uri, ray.get(chosen[0]))
+    table = read_shard_windows(uri, ray.get(chosen[0]))
     return MelStatistics.of(parquet.tensor_array(table["log_mel"])) if len(table) else None
