@@ -25,12 +25,7 @@ import torch
 
 from raysound.audio.decode import read_clip
 from raysound.audio.log_mel import LogMel
-from raysound.metrics.copies import (
-    Copies,
-    by_clip,
-    find_copies,
-    threshold_of,
-)
+from raysound.metrics.copies import Copies, by_clip, find_copies, threshold_of
 from raysound.metrics.copy_search import (
     CANDIDATES,
     TrainingWindows,

@@ -42,22 +42,12 @@ from unittest.mock import MagicMock, patch
 
 import numpy as np
 
-from raysound.metrics.classification import (
-    accuracy,
-    classification_report,
-    top_k_accuracy,
-)
+from raysound.metrics.classification import accuracy, classification_report, top_k_accuracy
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.intervals import paired_p_value, wilson_interval
 from raysound.metrics.kernel import SCALE, bandwidth, kernel_matrices, mmd_measure
-from raysound.metrics.neighbours import (
-    K,
-    neighbour_metrics,
-)
-from raysound.metrics.probabilities import (
-    log_loss,
-    map_at_k,
-)
+from raysound.metrics.neighbours import K, neighbour_metrics
+from raysound.metrics.probabilities import log_loss, map_at_k
 
 SIZES = (500, 2000)
 DIMENSIONS = (64, 512)

@@ -29,10 +29,7 @@ from raysound.distributed.cluster.session import ray_session
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.extraction.synthesize import make_formula_corpus
-from raysound.distributed.training.runs import (
-    run_folder,
-    split_clips,
-)
+from raysound.distributed.training.runs import run_folder, split_clips
 from raysound.distributed.training.train import Variant, variants
 from raysound.distributed.training.trainer import (
     classifier_metadata,

@@ -44,10 +44,7 @@ from raysound.distributed.training.trainer import (
     make_loop_config,
     train_classifier,
 )
-from raysound.distributed.training.training_data import (
-    TrainingData,
-    load_training_data,
-)
+from raysound.distributed.training.training_data import TrainingData, load_training_data
 from raysound.distributed.training.worker import train_alone
 from raysound.models import build
 from raysound.settings.loading import from_tree
@@ -58,10 +55,7 @@ from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
 from raysound.training.loop import fit
-from raysound.training.step import (
-    Batch,
-    Hardware,
-)
+from raysound.training.step import Batch, Hardware
 
 # Dense bfloat16 arithmetic, by words of the device's name; from the vendor's data sheets. The first
 # entry whose words all occur counts.

@@ -14,15 +14,8 @@ from raysound.metrics.intervals import proportion_estimate
 from raysound.metrics.ranking import ranking
 from raysound.report.copies import ShownPair, ShownWindow
 from raysound.report.maps import MapPoint
-from raysound.report.page import (
-    REJECTS_SHOWN,
-    Rejects,
-    render,
-)
-from raysound.report.parts import (
-    Example,
-    kind_of,
-)
+from raysound.report.page import REJECTS_SHOWN, Rejects, render
+from raysound.report.parts import Example, kind_of
 
 LABELS = ["dog", "rain", "siren", "rooster"]
 SIZE = 6

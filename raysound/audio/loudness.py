@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysound.corpora.formats.samples import FLOAT, LARGEST_SAMPLE, as_float
-from raysound.settings.features import (
-    LOUDNESS_FLOOR,
-    FeatureSettings,
-)
+from raysound.settings.features import LOUDNESS_FLOOR, FeatureSettings
 
 # BS.1770-4: gating blocks of 400 ms that overlap by 75 %, so one begins every 100 ms.
 STEPS_PER_SECOND, STEPS_OF_A_BLOCK = 10, 4

@@ -23,14 +23,8 @@ from raysound.corpora.layouts import (
 )
 from raysound.corpora.manifest_rows import checked, finished_rows, in_order, rows_of_manifest
 from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
-from raysound.corpora.table_files import (
-    read_tables,
-    tables_to_open,
-)
-from raysound.corpora.tables import (
-    labelled_rows,
-    with_split_lists,
-)
+from raysound.corpora.table_files import read_tables, tables_to_open
+from raysound.corpora.tables import labelled_rows, with_split_lists
 from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)

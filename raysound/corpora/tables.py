@@ -7,12 +7,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.corpora.layouts import (
-    FOUND,
-    Warn,
-    listed,
-    split_word,
-)
+from raysound.corpora.layouts import FOUND, Warn, listed, split_word
 from raysound.corpora.table_files import OWN, Table
 
 # Tables whose use goes without saying.

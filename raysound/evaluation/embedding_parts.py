@@ -27,10 +27,7 @@ from raysound.evaluation.part_scoring import json_digest
 from raysound.evaluation.predictions import part_index
 from raysound.features.extraction import read_windows
 from raysound.metrics.selection import keys, sampled, smallest
-from raysound.settings.evaluation import (
-    Embedding,
-    OnnxEmbedding,
-)
+from raysound.settings.evaluation import Embedding, OnnxEmbedding
 from raysound.settings.features import FeatureSettings
 
 # Incremented when embeddings of the same model and clips change.

@@ -23,10 +23,7 @@ from raysound.audio.log_mel import LogMel
 from raysound.audio.sounds import open_sounds
 from raysound.corpora.formats.samples import FLOAT, INT, as_float
 from raysound.features import parquet
-from raysound.features.records import (
-    LoudnessCounts,
-    Shard,
-)
+from raysound.features.records import LoudnessCounts, Shard
 from raysound.settings.features import FeatureSettings
 from raysound.settings.fields import digest
 

@@ -20,10 +20,7 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.corpora.manifest_parts import digest_of
-from raysound.corpora.manifest_rows import (
-    hashes,
-    in_order,
-)
+from raysound.corpora.manifest_rows import hashes, in_order
 from raysound.features.shards import Cuts, count_cuts, number_shards, with_known_shards
 
 # Clips of a range, about: those of one process at a time.

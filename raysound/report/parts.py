@@ -8,17 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysound.metrics.declarations import (
-    METRICS,
-)
+from raysound.metrics.declarations import METRICS
 from raysound.report import pictures
 from raysound.report.copies import ShownWindow
-from raysound.report.measures import (
-    ANCHOR_WORDS,
-    differing_from_real,
-    not_worse_than_real,
-    worse,
-)
+from raysound.report.measures import ANCHOR_WORDS, differing_from_real, not_worse_than_real, worse
 
 METRIC_NAMES = {metric.key: metric.name for metric in METRICS}
 REJECT_KINDS_SHOWN = 100

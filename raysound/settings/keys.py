@@ -8,18 +8,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from raysound.settings.evaluation import (
-    LOG_MEL_STATISTICS,
-    Embedding,
-)
-from raysound.settings.optimizers import (
-    Optimizer,
-    Scheduler,
-)
+from raysound.settings.evaluation import LOG_MEL_STATISTICS, Embedding
+from raysound.settings.optimizers import Optimizer, Scheduler
 from raysound.settings.schema import Config
-from raysound.settings.search import (
-    TrialScheduler,
-)
+from raysound.settings.search import TrialScheduler
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:

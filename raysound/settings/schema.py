@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import yaml
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 
 from raysound.settings.compute import ComputeSettings
 from raysound.settings.corpora import CorporaSettings
 from raysound.settings.evaluation import EvaluationSettings
 from raysound.settings.features import FeatureSettings
 from raysound.settings.fields import CorpusName, PathOrUri, Section
-from raysound.settings.search import (
-    HyperBandScheduler,
-    PopulationBasedTraining,
-    SearchSettings,
-)
+from raysound.settings.search import HyperBandScheduler, PopulationBasedTraining, SearchSettings
 from raysound.settings.synthesis import SynthesisSettings
 from raysound.settings.training import ModelSettings, TrainingSettings
 

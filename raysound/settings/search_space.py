@@ -9,10 +9,7 @@ from typing import Any
 from raysound.errors import UserError
 from raysound.settings.keys import closest_key, known_keys, set_key
 from raysound.settings.schema import Config
-from raysound.settings.search import (
-    ASHAScheduler,
-    PopulationBasedTraining,
-)
+from raysound.settings.search import ASHAScheduler, PopulationBasedTraining
 from raysound.settings.validation import validated
 
 # What may differ from epoch to epoch of one training.

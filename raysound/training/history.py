@@ -7,12 +7,7 @@ from collections.abc import Iterator
 
 from raysound import storage
 from raysound.settings.training import TrainingSettings
-from raysound.training.epochs import (
-    Metrics,
-    all_epochs,
-    best_epoch,
-    main_epochs,
-)
+from raysound.training.epochs import Metrics, all_epochs, best_epoch, main_epochs
 
 
 def read_history(uri: str) -> list[Metrics]:

@@ -28,10 +28,7 @@ from raysound.training.hardware import hardware_for
 from raysound.training.history import read_history
 from raysound.training.inference import Normalisation
 from raysound.training.loop import fit
-from raysound.training.step import (
-    Batch,
-    Hardware,
-)
+from raysound.training.step import Batch, Hardware
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("torch_flags")]
 

@@ -16,10 +16,7 @@ import soundfile
 from raysound.distributed.commands import train_command
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.runs import (
-    split_clips,
-    split_digest,
-)
+from raysound.distributed.training.runs import split_clips, split_digest
 from raysound.distributed.training.train import train
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions

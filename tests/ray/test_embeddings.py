@@ -21,9 +21,7 @@ from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.pipeline import run_all
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, skipped_lines
-from raysound.evaluation.embedding_parts import (
-    window_settings,
-)
+from raysound.evaluation.embedding_parts import window_settings
 from raysound.evaluation.log_mel_statistics import log_mel_statistics
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.features import parquet

@@ -20,10 +20,7 @@ from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.search.tune import tune
 from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
-from raysound.settings.loading import (
-    from_tree,
-    load,
-)
+from raysound.settings.loading import from_tree, load
 from raysound.settings.schema import Config
 from raysound.training.history import read_history
 from tests.processes import console_output, job, poll, processes_below, run_script

@@ -37,10 +37,7 @@ from raysound.settings.training import TrainingSettings
 from raysound.storage import read_table
 from raysound.training import checkpoint
 from raysound.training.batches import DeviceTransfer, epoch_order, prefetch, row_batches
-from raysound.training.epochs import (
-    Metrics,
-    best_epoch,
-)
+from raysound.training.epochs import Metrics, best_epoch
 from raysound.training.hardware import explain_out_of_memory, hardware_for
 from raysound.training.history import read_history
 from raysound.training.step import Hardware

@@ -9,10 +9,7 @@ import ray.train
 import torch
 
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.runs import (
-    run_folder,
-    split_clips,
-)
+from raysound.distributed.training.runs import run_folder, split_clips
 from raysound.distributed.training.trainer import (
     classifier_metadata,
     make_loop_config,

@@ -19,11 +19,7 @@ from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata, Weights
 from raysound.training.inference import Normalisation, mean_by_clip, score
 from raysound.training.loop import TrainState
-from raysound.training.optimizers import (
-    make_optimizer,
-    make_scheduler,
-    step_schedule,
-)
+from raysound.training.optimizers import make_optimizer, make_scheduler, step_schedule
 
 NOTE = ClassifierMetadata(
     model="cnn",

@@ -14,20 +14,9 @@ from raysound.settings import features, optimizers
 from raysound.settings.evaluation import CopiesSettings
 from raysound.settings.features import FeatureSettings
 from raysound.settings.fields import Section, digest
-from raysound.settings.keys import (
-    closest_key,
-    known_keys,
-)
-from raysound.settings.loading import (
-    apply_override,
-    from_tree,
-    load,
-    real_corpus,
-)
-from raysound.settings.optimizers import (
-    Adam,
-    StepLR,
-)
+from raysound.settings.keys import closest_key, known_keys
+from raysound.settings.loading import apply_override, from_tree, load, real_corpus
+from raysound.settings.optimizers import Adam, StepLR
 from raysound.settings.paths import configured_paths
 from raysound.settings.renamed import RENAMED
 from raysound.settings.schema import Config

@@ -6,13 +6,7 @@ import torch
 
 from raysound.audio.log_mel import LogMel
 from raysound.metrics import copy_search
-from raysound.metrics.copies import (
-    Copies,
-    by_clip,
-    copied_share,
-    find_copies,
-    threshold_of,
-)
+from raysound.metrics.copies import Copies, by_clip, copied_share, find_copies, threshold_of
 from raysound.metrics.copy_search import (
     TrainingWindows,
     candidates,

@@ -23,15 +23,8 @@ from raysound.evaluation.derived_parts import write_derived
 from raysound.evaluation.predictions import part_uri
 from raysound.features.parquet import shard_writer
 from raysound.features.records import Shard
-from raysound.metrics.copies import (
-    Copies,
-    Threshold,
-    find_copies,
-)
-from raysound.metrics.copy_search import (
-    TrainingWindows,
-    patches,
-)
+from raysound.metrics.copies import Copies, Threshold, find_copies
+from raysound.metrics.copy_search import TrainingWindows, patches
 from raysound.metrics.selection import keys
 from raysound.settings.features import FeatureSettings
 

@@ -15,10 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from raysound.settings.training import TrainingSettings
 from raysound.training.inference import Normalisation
-from raysound.training.loop import (
-    TrainState,
-    fit,
-)
+from raysound.training.loop import TrainState, fit
 from raysound.training.step import Batch
 
 NORMALISATION = Normalisation((0.5,) * 4, (2.0,) * 4)

@@ -17,9 +17,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from raysound.audio.decode import Reject, Unreadable
 from raysound.corpora.layouts import SCHEMA
-from raysound.corpora.manifest import (
-    read_corpus,
-)
+from raysound.corpora.manifest import read_corpus
 from raysound.features import extraction, parquet
 from raysound.features.extraction import (
     add_log_mels,

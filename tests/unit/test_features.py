@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from raysound import storage
 from raysound.features import parquet
-from raysound.features.records import (
-    MelStatistics,
-    Shard,
-    ShardTotals,
-    suggest_clip_length,
-)
+from raysound.features.records import MelStatistics, Shard, ShardTotals, suggest_clip_length
 from raysound.settings.features import FeatureSettings
 
 SETTINGS = FeatureSettings(

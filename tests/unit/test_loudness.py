@@ -16,10 +16,7 @@ from raysound.corpora.manifest import read_corpus
 from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.extraction import add_log_mels, extract_shard, read_windows
-from raysound.features.records import (
-    Shard,
-    ShardTotals,
-)
+from raysound.features.records import Shard, ShardTotals
 from raysound.settings.features import FeatureSettings
 from raysound.settings.loading import from_tree
 from raysound.settings.schema import Config

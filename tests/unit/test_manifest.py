@@ -14,9 +14,7 @@ import pytest
 from raysound import storage
 from raysound.corpora.checks import check_unlabelled
 from raysound.corpora.layouts import SCHEMA
-from raysound.corpora.manifest import (
-    read_corpus,
-)
+from raysound.corpora.manifest import read_corpus
 from raysound.errors import UserError
 
 

@@ -9,13 +9,7 @@ from raysound.metrics import kernel
 from raysound.metrics import neighbours as neighbours_module
 from raysound.metrics.distances import squared_distances
 from raysound.metrics.intervals import half_samples
-from raysound.metrics.kernel import (
-    bandwidth,
-    kernel_matrices,
-    kernel_mean,
-    mmd2_x100,
-    mmd_measure,
-)
+from raysound.metrics.kernel import bandwidth, kernel_matrices, kernel_mean, mmd2_x100, mmd_measure
 from raysound.metrics.nearest import nearest_reference_clips
 from raysound.metrics.neighbours import (
     BallCounts,

@@ -7,10 +7,7 @@ import yaml
 from raysound.audio.log_mel import filterbank
 from raysound.features.bands import band_edges
 from raysound.metrics.mismatch import CorpusSound, SoundSums, merge_sounds, mismatches, sound_of
-from raysound.settings.features import (
-    FeatureSettings,
-    Loudness,
-)
+from raysound.settings.features import FeatureSettings, Loudness
 
 BANDS = 32
 SETTINGS = FeatureSettings(

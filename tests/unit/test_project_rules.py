@@ -10,10 +10,7 @@ from pathlib import Path
 import yaml
 
 from raysound.cli import COMMANDS
-from raysound.settings.loading import (
-    from_tree,
-    load,
-)
+from raysound.settings.loading import from_tree, load
 
 
 def test_every_job_calls_the_command_of_its_name(root: Path) -> None:

@@ -8,10 +8,7 @@ import pytest
 import yaml
 
 from raysound.errors import UserError
-from raysound.settings.loading import (
-    from_tree,
-    load,
-)
+from raysound.settings.loading import from_tree, load
 from raysound.settings.schema import Config
 from raysound.settings.search_space import sampled_config
 

@@ -22,11 +22,7 @@ from raysound.settings.loading import load
 from raysound.settings.schema import Config
 from raysound.settings.search_space import sampled_config
 from raysound.settings.training import TrainingSettings
-from raysound.training.optimizers import (
-    make_optimizer,
-    make_scheduler,
-    step_schedule,
-)
+from raysound.training.optimizers import make_optimizer, make_scheduler, step_schedule
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
 

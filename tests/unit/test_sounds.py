@@ -13,9 +13,7 @@ import pytest
 from raysound.audio.decode import Reject
 from raysound.audio.sounds import open_chosen, open_sounds
 from raysound.corpora.layouts import SCHEMA
-from raysound.corpora.manifest import (
-    read_corpus,
-)
+from raysound.corpora.manifest import read_corpus
 
 # Bytes of a sound; what is in them is not the reader's concern.
 SIZE = 5000

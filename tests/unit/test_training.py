@@ -15,28 +15,12 @@ from raysound.errors import UserError
 from raysound.settings.training import TrainingSettings
 from raysound.training import checkpoint
 from raysound.training.checkpoint import Weights
-from raysound.training.epochs import (
-    Metrics,
-    best_epoch,
-    is_finished,
-    quality,
-    selected_epoch,
-)
+from raysound.training.epochs import Metrics, best_epoch, is_finished, quality, selected_epoch
 from raysound.training.history import epoch_lines
 from raysound.training.inference import Normalisation
-from raysound.training.loop import (
-    TrainState,
-    fit,
-)
-from raysound.training.optimizers import (
-    make_optimizer,
-    make_scheduler,
-    step_schedule,
-)
-from raysound.training.step import (
-    Batch,
-    Hardware,
-)
+from raysound.training.loop import TrainState, fit
+from raysound.training.optimizers import make_optimizer, make_scheduler, step_schedule
+from raysound.training.step import Batch, Hardware
 
 IDENTITY = Normalisation((0.0,) * 4, (1.0,) * 4)
 # EpochRunner that change no float32: an epoch's loss is that of the weights it began with.

@@ -9,16 +9,8 @@ import ray
 import ray.data
 
 from raysound.distributed.cluster.failures import RETRIES
-from raysound.evaluation.partial_sums import (
-    OTHERS,
-    PartialSums,
-    Plan,
-    read_scored,
-    sample,
-)
-from raysound.evaluation.predictions import (
-    read_prediction_rows,
-)
+from raysound.evaluation.partial_sums import OTHERS, PartialSums, Plan, read_scored, sample
+from raysound.evaluation.predictions import read_prediction_rows
 from raysound.evaluation.selected import Selected, selected_clips
 from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import PAIR_CLIPS

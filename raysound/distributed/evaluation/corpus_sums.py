@@ -10,17 +10,8 @@ import ray.data
 
 from raysound.distributed.cluster.failures import RETRIES, finite_retries, translate_ray_errors
 from raysound.distributed.evaluation.score import split_parts
-from raysound.evaluation.partial_sums import (
-    PartialSums,
-    Plan,
-    add_sums,
-    select_entries,
-    sum_parts,
-)
-from raysound.evaluation.predictions import (
-    part_index,
-    prediction_parts,
-)
+from raysound.evaluation.partial_sums import PartialSums, Plan, add_sums, select_entries, sum_parts
+from raysound.evaluation.predictions import part_index, prediction_parts
 
 # Parts per task; does not affect the sums.
 PARTS_PER_TASK = 32

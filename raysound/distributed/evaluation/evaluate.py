@@ -28,21 +28,14 @@ from raysound.distributed.evaluation.measure import compute_metrics
 from raysound.distributed.evaluation.real_side import classifier_identity
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.runs import (
-    run_folder,
-    split_clips,
-)
+from raysound.distributed.training.runs import run_folder, split_clips
 from raysound.errors import UserError
 from raysound.evaluation.cas import read_scores
 from raysound.evaluation.embedding_parts import EmbeddingSource
 from raysound.evaluation.predictions import write_csv
 from raysound.evaluation.reference_file import RealSide, check_reference, read_reference
 from raysound.report.events import write_events
-from raysound.report.page import (
-    REJECTS_SHOWN,
-    Rejects,
-    render,
-)
+from raysound.report.page import REJECTS_SHOWN, Rejects, render
 from raysound.report.parts import kind_of
 from raysound.settings.schema import Config
 from raysound.training import checkpoint

@@ -8,9 +8,7 @@ import pyarrow.compute as pc
 from raysound import storage
 from raysound.corpora.manifest_parts import manifest_rows
 from raysound.distributed.cluster.session import run_remote_all
-from raysound.distributed.training.runs import (
-    split_digest,
-)
+from raysound.distributed.training.runs import split_digest
 from raysound.errors import UserError
 from raysound.metrics.selection import keys, smallest
 from raysound.settings.schema import Config

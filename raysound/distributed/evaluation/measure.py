@@ -14,13 +14,8 @@ from raysound.distributed.evaluation.corpus_metrics import (
 )
 from raysound.distributed.evaluation.corpus_sums import sum_corpora
 from raysound.distributed.evaluation.real_side import corpus_row, measure_real, sample_real
-from raysound.evaluation.partial_sums import (
-    Plan,
-    empty_sums,
-)
-from raysound.evaluation.predictions import (
-    embedding_size,
-)
+from raysound.evaluation.partial_sums import Plan, empty_sums
+from raysound.evaluation.predictions import embedding_size
 from raysound.evaluation.reference_file import RealSide
 from raysound.evaluation.selected import Selected
 from raysound.features.bands import band_edges

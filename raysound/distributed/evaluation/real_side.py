@@ -29,9 +29,7 @@ from raysound.evaluation.partial_sums import (
     sample,
     to_scored,
 )
-from raysound.evaluation.predictions import (
-    read_prediction_rows,
-)
+from raysound.evaluation.predictions import read_prediction_rows
 from raysound.evaluation.reference_file import RealSide
 from raysound.metrics.anchors import anchors_of_real, split_in_halves
 from raysound.metrics.corpus import RealClips, Scored, corpus_report

@@ -30,10 +30,7 @@ from raysound.errors import UserError
 from raysound.features import parquet
 from raysound.features.bands import empty_bands
 from raysound.features.records import ShardTotals, suggest_clip_length
-from raysound.settings.features import (
-    LOUDNESS_FLOOR,
-    FeatureSettings,
-)
+from raysound.settings.features import LOUDNESS_FLOOR, FeatureSettings
 from raysound.settings.schema import Config
 from raysound.training import checkpoint
 from raysound.wording import counted

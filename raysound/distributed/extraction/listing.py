@@ -12,16 +12,8 @@ import pyarrow as pa
 
 from raysound import storage
 from raysound.corpora.checks import check_real, check_unlabelled
-from raysound.corpora.manifest import (
-    read_corpus,
-    warn_same_names,
-)
-from raysound.corpora.manifest_parts import (
-    digest_of,
-    digest_text,
-    read_index,
-    read_manifest,
-)
+from raysound.corpora.manifest import read_corpus, warn_same_names
+from raysound.corpora.manifest_parts import digest_of, digest_text, read_index, read_manifest
 from raysound.corpora.packed import CONTAINERS
 from raysound.distributed.cluster.failures import translate_ray_errors
 from raysound.distributed.cluster.session import Result, run_remote

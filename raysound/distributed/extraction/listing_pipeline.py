@@ -24,16 +24,9 @@ from raysound.corpora.manifest import (
     no_sounds,
     read_corpus,
 )
-from raysound.corpora.manifest_rows import (
-    refuse_clips,
-    refuse_unlabelled,
-    with_meaning,
-)
+from raysound.corpora.manifest_rows import refuse_clips, refuse_unlabelled, with_meaning
 from raysound.corpora.packed import Container, check_containers, read_container
-from raysound.corpora.table_files import (
-    name_clips,
-    tables_to_open,
-)
+from raysound.corpora.table_files import name_clips, tables_to_open
 from raysound.distributed.cluster.session import run_remote
 from raysound.distributed.extraction.map_blocks import map_blocks, map_dataset, rows_dataset
 from raysound.errors import UserError

@@ -18,10 +18,7 @@ from raysound.corpora.manifest_parts import (
     runs_of,
     write_index,
 )
-from raysound.distributed.extraction.map_blocks import (
-    map_blocks,
-    map_calls,
-)
+from raysound.distributed.extraction.map_blocks import map_blocks, map_calls
 from raysound.features import parquet
 from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_range
 from raysound.features.shards import clips_per_shard, first_shards

@@ -28,11 +28,7 @@ from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
 from raysound.settings.paths import configured_paths
 from raysound.settings.schema import Config
-from raysound.settings.synthesis import (
-    FormulaSettings,
-    GriffinLimSettings,
-    LadderSettings,
-)
+from raysound.settings.synthesis import FormulaSettings, GriffinLimSettings, LadderSettings
 from raysound.synthesis.formula import (
     FORMULA_VERSION,
     KINDS,

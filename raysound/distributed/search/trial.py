@@ -13,11 +13,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysound import storage
-from raysound.distributed.training.trainer import (
-    classifier_metadata,
-    make_loop_config,
-    run_workers,
-)
+from raysound.distributed.training.trainer import classifier_metadata, make_loop_config, run_workers
 from raysound.distributed.training.training_data import TrainingData
 from raysound.distributed.training.worker import FINISHED, SCORE, train_alone
 from raysound.errors import UserError

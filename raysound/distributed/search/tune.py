@@ -13,6 +13,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from raysound import storage
+from raysound.corpora.checks import check_clips
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.nodes import await_nodes
 from raysound.distributed.cluster.placement import (
@@ -25,28 +26,16 @@ from raysound.distributed.extraction.extract import extract_corpus
 from raysound.distributed.search.trial import USER_ERROR, Search, decode_choices
 from raysound.distributed.search.tuner import MAX_TRIAL_FAILURES, make_tuner, trial_count
 from raysound.distributed.training.runs import split_clips
-from raysound.distributed.training.trainer import (
-    check_clips,
-    ray_train_files,
-)
-from raysound.distributed.training.training_data import (
-    TrainingData,
-    load_training_data,
-)
+from raysound.distributed.training.trainer import ray_train_files
+from raysound.distributed.training.training_data import TrainingData, load_training_data
 from raysound.errors import UserError
 from raysound.report.search_page import TrialRow, best_of, render_search
 from raysound.report.search_results import last_line, summary_lines, trials_csv
 from raysound.settings.fields import digest
 from raysound.settings.loading import real_corpus
 from raysound.settings.schema import Config
-from raysound.settings.search_space import (
-    most_epochs,
-    sampled_config,
-)
-from raysound.training.epochs import (
-    is_finished,
-    selected_epoch,
-)
+from raysound.settings.search_space import most_epochs, sampled_config
+from raysound.training.epochs import is_finished, selected_epoch
 from raysound.training.history import read_history
 from raysound.wording import counted
 

@@ -18,10 +18,7 @@ from raysound.distributed.search.trial import Search, run_trial
 from raysound.distributed.training.worker import SCORE
 from raysound.errors import UserError
 from raysound.settings.schema import Config
-from raysound.settings.search import (
-    Dimension,
-    PopulationBasedTraining,
-)
+from raysound.settings.search import Dimension, PopulationBasedTraining
 from raysound.settings.search_space import most_epochs
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound import storage
-from raysound.corpora.checks import check_classes
+from raysound.corpora.checks import check_classes, check_clips
 from raysound.distributed.cluster.session import run_remote_all
 from raysound.distributed.evaluation.evaluate import corpus_digests
 from raysound.distributed.evaluation.input_checks import (
@@ -24,10 +24,7 @@ from raysound.distributed.evaluation.input_checks import (
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips
-from raysound.distributed.training.trainer import (
-    check_clips,
-    train_classifier,
-)
+from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, match_class_counts
 from raysound.evaluation.predictions import read_predictions

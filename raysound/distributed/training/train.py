@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import ray
 
 from raysound import storage
-from raysound.corpora.checks import folds_of
+from raysound.corpora.checks import check_clips, folds_of
 from raysound.corpora.manifest_parts import read_manifest
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.failures import RETRIES, translate_ray_errors
@@ -22,16 +22,8 @@ from raysound.distributed.cluster.session import cancel_running, on_ray
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.feature_loading import fits_in_store
-from raysound.distributed.training.runs import (
-    run_folder,
-    split_clips,
-)
-from raysound.distributed.training.trainer import (
-    check_clips,
-    log_training,
-    train_classifier,
-    train_run,
-)
+from raysound.distributed.training.runs import run_folder, split_clips
+from raysound.distributed.training.trainer import log_training, train_classifier, train_run
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
 from raysound.settings.fields import digest

@@ -18,7 +18,7 @@ import ray.train
 import ray.train.torch
 
 from raysound import storage
-from raysound.corpora.checks import check_clips as check_clips
+from raysound.corpora.checks import check_clips
 from raysound.distributed.cluster.exclusive import sole_writer
 from raysound.distributed.cluster.placement import plan_workers
 from raysound.distributed.extraction.listing import finished_features

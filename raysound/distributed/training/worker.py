@@ -37,17 +37,9 @@ from raysound.training.batches import (
     validation_order,
 )
 from raysound.training.checkpoint import ClassifierMetadata, Weights
-from raysound.training.epochs import (
-    Metrics,
-    is_finished,
-    quality,
-    selected_epoch,
-)
+from raysound.training.epochs import Metrics, is_finished, quality, selected_epoch
 from raysound.training.hardware import explain_out_of_memory, hardware_for, resolve_switch
-from raysound.training.loop import (
-    TrainState,
-    fit,
-)
+from raysound.training.loop import TrainState, fit
 from raysound.training.step import Batch
 
 TrainBatches = Callable[[int], Iterable[Batch]]
