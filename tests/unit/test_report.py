@@ -593,15 +593,18 @@ def test_the_method_names_what_depends_on_the_number_of_clips():
     ) in text
 
 
-def test_checks_that_cannot_be_made_are_told():
+@pytest.mark.parametrize("value", [None, 0.5])
+def test_a_skipped_check_is_listed_and_has_no_mark(value):
+    """A value without an interval has no mark either: the check is undecided, not failed."""
     given_metrics = metrics()
     check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
-    check |= {"passed": None, "why": "too few", "value": None}
+    check |= {"passed": None, "why": "too few", "value": value}
     tree = page(metrics=given_metrics)
 
-    section = tree.one("section", id="anchors").text
-    assert "Skipped checks: " in section
-    assert "noise (coverage): too few" in section
+    section = tree.one("section", id="anchors")
+    assert "Skipped checks: " in section.text
+    assert "noise (coverage): too few" in section.text
+    assert not list(section.all("b", class_="broken"))
     assert not list(tree.all("div", class_="warning"))
 
 
