@@ -120,7 +120,7 @@ def corpus_rows(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, An
 
 
 def anchor_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """The anchors in their order, each with its checks by metric and where it is not worse than real."""
+    """The anchors in order, each with its checks by metric and where it is not worse than real."""
     real = next((row for row in metrics["corpora"].values() if row["role"] == "real"), None)
     return [
         {
