@@ -4,12 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysound.metrics.classification import accuracy as accuracy
-    from raysound.metrics.classification import balanced_accuracy as balanced_accuracy
     from raysound.metrics.classification import classification_report as classification_report
-    from raysound.metrics.classification import confusion_matrix as confusion_matrix
-    from raysound.metrics.classification import macro_f1 as macro_f1
-    from raysound.metrics.classification import top_k_accuracy as top_k_accuracy
     from raysound.metrics.fidelity import fidelity_report as fidelity_report
     from raysound.metrics.frechet import fad_inf as fad_inf
     from raysound.metrics.frechet import frechet_distance as frechet_distance
@@ -26,17 +21,13 @@ if TYPE_CHECKING:
         expected_calibration_error as expected_calibration_error,
     )
     from raysound.metrics.probabilities import inception_score as inception_score
-    from raysound.metrics.probabilities import log_loss as log_loss
     from raysound.metrics.probabilities import map_at_k as map_at_k
     from raysound.metrics.probabilities import modified_inception_score as modified_inception_score
     from raysound.metrics.significance import holm as holm
     from raysound.metrics.significance import p_value as p_value
 
 _MODULES = {
-    "classification": (
-        "accuracy", "balanced_accuracy", "classification_report", "confusion_matrix", "macro_f1",
-        "top_k_accuracy",
-    ),
+    "classification": ("classification_report",),
     "fidelity": ("fidelity_report",),
     "frechet": ("frechet_distance", "fad_inf"),
     "intervals": (
@@ -47,7 +38,7 @@ _MODULES = {
     "neighbours": ("neighbour_metrics",),
     "probabilities": (
         "am_score", "effective_num_classes", "expected_calibration_error", "inception_score",
-        "log_loss", "map_at_k", "modified_inception_score",
+        "map_at_k", "modified_inception_score",
     ),
     "significance": ("holm", "p_value"),
 }  # fmt: skip

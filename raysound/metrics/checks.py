@@ -28,20 +28,6 @@ def indices(name: str, values: ArrayLike, classes: int | None = None) -> NDArray
     return array.astype(np.int64)
 
 
-def pair(
-    truth: ArrayLike, prediction: ArrayLike, classes: int | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Truth and prediction as class indices, `(n,)` each.
-
-    Raises:
-        ValueError: The lengths differ, or a value is not a class index.
-    """
-    truth, prediction = indices("truth", truth, classes), indices("prediction", prediction, classes)
-    if len(truth) != len(prediction):
-        raise ValueError(f"truth has {len(truth)} clips and prediction has {len(prediction)}")
-    return truth, prediction
-
-
 def scores(probabilities: ArrayLike) -> NDArray[np.float64]:
     """Finite numbers per clip and class as `(n, classes)` float64; they need not add up to 1.
 

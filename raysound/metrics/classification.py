@@ -1,7 +1,7 @@
-"""Accuracy and confusions of a classifier, and the report about one corpus, on numpy arrays.
+"""The classification metrics of one corpus, with intervals.
 
-Every function takes `(truth, prediction, ...)` in that order. `truth` and `prediction` are integer
-class indices of shape `(n,)`, one per clip; `probabilities` is `(n, classes)`.
+They are computed from sums over clips, so that a corpus of any size needs little memory.
+scikit-learn has the plain functions (accuracy, F1, confusion matrix) for arrays.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raysound.metrics.checks import distributions, pair, scored
+from raysound.metrics.checks import distributions, scored
 from raysound.metrics.declarations import METRICS
 from raysound.metrics.intervals import (
     Estimate,
@@ -25,148 +25,16 @@ from raysound.metrics.intervals import (
 )
 from raysound.metrics.probabilities import (
     FLOOR,
-    am_score_of,
-    binned_gap,
+    am_score_from_means,
     confidences,
+    ece_from_bins,
     effective_num_classes,
     entropies,
-    modified_score_of,
-    score_of,
-    true_ranks,
+    inception_score_from_entropies,
+    modified_inception_score_from_means,
 )
 from raysound.metrics.sampling import drawn, fewer
 from raysound.metrics.sums import TOP, ClassificationSums, fold
-
-
-def accuracy(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Share of the clips whose predicted class is the true one.
-
-    Args:
-        truth: Class indices, `(n,)`.
-        prediction: Class indices, `(n,)`.
-
-    Returns:
-        A share in [0, 1]; NaN where there are no clips.
-
-    Raises:
-        ValueError: The lengths differ, or a value is not a class index.
-
-    Examples:
-        >>> accuracy([0, 1, 2, 2], [0, 1, 2, 0])
-        0.75
-    """
-    truth, prediction = pair(truth, prediction)
-    return float(np.mean(truth == prediction)) if len(truth) else nan
-
-
-def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, classes: int) -> NDArray[np.int64]:
-    """Count the clips of each true class that were predicted as each class.
-
-    Args:
-        truth: Class indices, `(n,)`, below `classes`.
-        prediction: Class indices, `(n,)`, below `classes`.
-        classes: Number of classes.
-
-    Returns:
-        Counts, `(classes, classes)` int64: rows are the truth, columns the prediction.
-
-    Raises:
-        ValueError: The lengths differ, or a class lies outside 0 to `classes - 1`.
-
-    Examples:
-        >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 0], classes=3).tolist()
-        [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-    """
-    truth, prediction = pair(truth, prediction, classes)
-    counts = np.bincount(truth * classes + prediction, minlength=classes * classes)
-    return counts.astype(np.int64).reshape(classes, classes)
-
-
-def recalls(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`(correct, clips)` of the classes that have clips, from a confusion matrix."""
-    clips = confusion.sum(axis=1)
-    return np.diagonal(confusion)[clips > 0], clips[clips > 0]
-
-
-def balanced_accuracy(truth: ArrayLike, prediction: ArrayLike, classes: int) -> float:
-    """Mean of the classes' accuracies, so that a rare class counts as much as a common one.
-
-    A class without clips has no accuracy and is left out, as in scikit-learn.
-
-    Source: K. H. Brodersen et al., "The balanced accuracy and its posterior distribution", ICPR
-    2010.
-
-    Args:
-        truth: Class indices, `(n,)`, below `classes`.
-        prediction: Class indices, `(n,)`, below `classes`.
-        classes: Number of classes.
-
-    Returns:
-        A share in [0, 1]; NaN where there are no clips.
-
-    Raises:
-        ValueError: The lengths differ, or a class lies outside 0 to `classes - 1`.
-
-    Examples:
-        >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0], classes=2)
-        0.5
-    """
-    correct, clips = recalls(confusion_matrix(truth, prediction, classes))
-    return float(np.mean(correct / clips)) if len(clips) else nan
-
-
-def macro_f1(truth: ArrayLike, prediction: ArrayLike, classes: int) -> float:
-    """Mean over the classes of F1 = 2 · hits / (clips of the class + predictions of the class).
-
-    It is the mean over the classes that occur in truth or prediction, as in scikit-learn: one
-    that is predicted and never true counts as 0, one that is neither is left out.
-
-    Source: C. J. van Rijsbergen, "Information retrieval", 2nd edition, 1979, chapter 7.
-
-    Args:
-        truth: Class indices, `(n,)`, below `classes`.
-        prediction: Class indices, `(n,)`, below `classes`.
-        classes: Number of classes.
-
-    Returns:
-        A score in [0, 1]; NaN where there are no clips.
-
-    Raises:
-        ValueError: The lengths differ, or a class lies outside 0 to `classes - 1`.
-
-    Examples:
-        >>> macro_f1([0, 0, 1], [0, 0, 2], classes=4)
-        0.3333333333333333
-    """
-    return _f1(confusion_matrix(truth, prediction, classes))
-
-
-def top_k_accuracy(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
-    """Share of the clips whose true class is among the `k` most probable.
-
-    Of equally probable classes the one of lower index comes first, as in `argmax`, so that the
-    result does not hang on a sorting algorithm and `k=1` is the plain accuracy.
-
-    Args:
-        truth: Class indices, `(n,)`.
-        probabilities: `(n, classes)`; only their order within a clip counts.
-        k: How many classes may be named, 1 or more; above `classes` every clip is right.
-
-    Returns:
-        A share in [0, 1]; NaN where there are no clips.
-
-    Raises:
-        ValueError: `k` is below 1, the lengths differ, a class is out of range, or a probability
-            is not finite.
-
-    Examples:
-        >>> top_k_accuracy([2, 0], [[0.5, 0.3, 0.2], [0.3, 0.3, 0.4]], k=2)
-        0.5
-    """
-    if k < 1:
-        raise ValueError(f"k must be 1 or more, got {k}")
-    ranks = true_ranks(truth, probabilities)
-    return float(np.mean(ranks <= k)) if len(ranks) else nan
 
 
 def classification_report(
@@ -258,13 +126,16 @@ def classification_report(
 
 
 def _f1(confusion: NDArray[np.int64]) -> float:
+    """Mean F1 over the classes that are true or predicted at least once; as in scikit-learn."""
     named = confusion.sum(axis=0) + confusion.sum(axis=1)
     hits = np.diagonal(confusion)[named > 0]
     return float(np.mean(2 * hits / named[named > 0])) if len(hits) else nan
 
 
 def _balanced(confusion: NDArray[np.int64]) -> Estimate:
-    correct, clips = recalls(confusion)
+    clips = confusion.sum(axis=1)
+    # A class without clips has no accuracy.
+    correct, clips = np.diagonal(confusion)[clips > 0], clips[clips > 0]
     if not len(clips):
         return estimate(None, why="no clips")
     shares = correct / clips
@@ -321,11 +192,11 @@ def _equal_n(
         counts, of = np.bincount(chosen, minlength=n), len(chosen)
         marginal, mean_own = counts @ probabilities / of, own[chosen].mean()
         return (
-            binned_gap(bins[chosen], right[chosen], confidence[chosen]),
-            score_of(marginal, mean_own),
+            ece_from_bins(bins[chosen], right[chosen], confidence[chosen]),
+            inception_score_from_entropies(marginal, mean_own),
             effective_num_classes(prediction[chosen], classes),
-            modified_score_of(marginal, counts @ logs / of, mean_own, of),
-            nan if real is None else am_score_of(marginal, real, mean_own),
+            modified_inception_score_from_means(marginal, counts @ logs / of, mean_own, of),
+            nan if real is None else am_score_from_means(marginal, real, mean_own),
         )
 
     every = np.arange(n)

@@ -57,35 +57,12 @@ def map_at_k(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
     return float(np.mean(np.where(ranks <= k, 1 / ranks, 0))) if len(ranks) else nan
 
 
-def surprises(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:
+def clip_log_losses(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:
     """-log of each true class's probability, in nats, `(n,)`, each in [0, 27.6]: see `FLOOR`."""
     probabilities = distributions(probabilities)
     truth, probabilities = scored(truth, probabilities)
     own = np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0]
     return -np.log(np.clip(own, FLOOR, 1))
-
-
-def log_loss(truth: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean of -log p(true class), the cross-entropy, in nats.
-
-    Probabilities below 1e-12 count as 1e-12, so that the mean stays finite.
-
-    Args:
-        truth: Class indices, `(n,)`.
-        probabilities: `(n, classes)`, each row adding up to 1.
-
-    Returns:
-        Nats in [0, 27.6]; log(classes) is what even probabilities give.
-
-    Raises:
-        ValueError: The lengths differ, a class is out of range, or a row is no distribution.
-
-    Examples:
-        >>> round(log_loss([0], [[0.5, 0.5]]), 4)
-        0.6931
-    """
-    each = surprises(truth, probabilities)
-    return float(np.mean(each)) if len(each) else nan
 
 
 def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
@@ -94,7 +71,7 @@ def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], 
     return probabilities.argmax(axis=1), np.clip(bins, 0, BINS - 1)
 
 
-def binned_gap(
+def ece_from_bins(
     bins: NDArray[np.int64], right: NDArray[np.bool_], confidence: NDArray[np.float64]
 ) -> float:
     """Σ over the bins of |sum of right - sum of confidence| / n."""
@@ -129,7 +106,7 @@ def expected_calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> fl
     probabilities = distributions(probabilities)
     truth, probabilities = scored(truth, probabilities)
     prediction, bins = confidences(probabilities)
-    return binned_gap(bins, truth == prediction, probabilities.max(axis=1))
+    return ece_from_bins(bins, truth == prediction, probabilities.max(axis=1))
 
 
 def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,7 +115,7 @@ def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return -np.einsum("...c,...c->...", probabilities, logs)
 
 
-def score_of(marginal: NDArray[np.float64], own: float) -> float:
+def inception_score_from_entropies(marginal: NDArray[np.float64], own: float) -> float:
     """exp(entropy of the marginal - mean of the clips' own entropies), in [1, classes]."""
     return float(np.clip(np.exp(entropies(marginal) - own), 1, len(marginal)))
 
@@ -169,10 +146,12 @@ def inception_score(probabilities: ArrayLike) -> float:
     probabilities = distributions(probabilities)
     if not len(probabilities):
         return nan
-    return score_of(probabilities.mean(axis=0), float(entropies(probabilities).mean()))
+    return inception_score_from_entropies(
+        probabilities.mean(axis=0), float(entropies(probabilities).mean())
+    )
 
 
-def modified_score_of(
+def modified_inception_score_from_means(
     marginal: NDArray[np.float64], mean_logs: NDArray[np.float64], own: float, n: int
 ) -> float:
     """Exp of the mean divergence over the pairs of `n` clips, from their means.
@@ -218,10 +197,14 @@ def modified_inception_score(probabilities: ArrayLike) -> float:
         return nan
     logs = np.log(np.maximum(probabilities, FLOOR))
     own = float(entropies(probabilities).mean())
-    return modified_score_of(probabilities.mean(axis=0), logs.mean(axis=0), own, n)
+    return modified_inception_score_from_means(
+        probabilities.mean(axis=0), logs.mean(axis=0), own, n
+    )
 
 
-def am_score_of(marginal: NDArray[np.float64], real: NDArray[np.float64], own: float) -> float:
+def am_score_from_means(
+    marginal: NDArray[np.float64], real: NDArray[np.float64], own: float
+) -> float:
     """KL(real || marginal) + mean of the clips' entropies: see `am_score`."""
     floored = np.log(np.maximum(marginal, FLOOR))
     divergence = float(-entropies(real) - real @ floored)
@@ -254,7 +237,7 @@ def am_score(probabilities: ArrayLike, real: ArrayLike) -> float:
     if not len(probabilities) or not len(real):
         return nan
     own = float(entropies(probabilities).mean())
-    return am_score_of(probabilities.mean(axis=0), real.mean(axis=0), own)
+    return am_score_from_means(probabilities.mean(axis=0), real.mean(axis=0), own)
 
 
 def effective_num_classes(prediction: ArrayLike, classes: int) -> float:

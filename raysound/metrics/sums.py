@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import distributions, scored
-from raysound.metrics.probabilities import surprises, true_ranks
+from raysound.metrics.probabilities import clip_log_losses, true_ranks
 
 # Of this many most probable classes.
 TOP = 3
@@ -53,7 +53,7 @@ class ClassificationSums:
         prediction = probabilities.argmax(axis=1)
         cells, counts = np.unique(truth * probabilities.shape[1] + prediction, return_counts=True)
         ranks = true_ranks(truth, probabilities)
-        each = (np.where(ranks <= TOP, 1 / ranks, 0), surprises(truth, probabilities))
+        each = (np.where(ranks <= TOP, 1 / ranks, 0), clip_log_losses(truth, probabilities))
         rows = [[total for of in each for total in (of.sum(), (of * of).sum())]]
         return cls(cells, counts.astype(np.int64), int((ranks <= TOP).sum()), np.array(rows))
 
