@@ -522,7 +522,8 @@ def scikit_learn_differences() -> Iterator[tuple[str, str, Numbers, Numbers, str
     certain = np.array([[1.0, 0.0], [0.0, 1.0]])
     yield (
         "log loss, a true class of probability 0", "scikit-learn",
-        float(clip_log_losses([0, 0], certain).mean()), metrics.log_loss([0, 0], certain, labels=[0, 1]),
+        float(clip_log_losses([0, 0], certain).mean()),
+        metrics.log_loss([0, 0], certain, labels=[0, 1]),
         "raysound raises probabilities to 1e-12, scikit-learn to float64's 2.2e-16",
     )  # fmt: skip
 
