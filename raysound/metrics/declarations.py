@@ -1,7 +1,6 @@
 """Every metric of metrics.json, declared once: name, direction, format, meaning, dependence on n.
 
-Reports, comparisons, rankings and TensorBoard events read this table; metrics.schema.json repeats
-its keys, and a test holds the two together.
+Reports, comparisons, rankings, TensorBoard events and the JSON schema of metrics.json read it.
 """
 
 import math

@@ -193,7 +193,7 @@ def test_exactly_the_changed_training_clips_are_flagged(evaluated: dict[str, Any
 def test_metrics_json_holds_shares_pairs_and_what_was_searched(
     evaluated: dict[str, Any], root: Path
 ) -> None:
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(evaluated["metrics"])
     copies = evaluated["copies"]
     train = 3 * TRAIN + 3
@@ -350,7 +350,7 @@ def test_too_few_real_clips_have_no_threshold_and_the_reason_is_shown(
     output = tmp_path / "out" / "evaluation"
     assert [*times(output / "copies").values()] == [*before.values()]
     metrics = json.loads((output / "metrics.json").read_text())
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(metrics)
     why = "75 real clips: a threshold at 1.00% needs 99 or more"
     assert metrics["copies"]["threshold"] == {"value": None, "clips": 75, "why": why}

@@ -171,7 +171,7 @@ def test_embeddings_are_in_metrics_json_page_and_console(
     evaluated: dict[str, Any], root: Path
 ) -> None:
     metrics = evaluated["metrics"]
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(metrics)
     assert metrics["embeddings"]["conv"]["source"] == "conv.onnx, 4000 Hz, 0.2 s"
     page = (evaluated["output"] / "report.html").read_text()

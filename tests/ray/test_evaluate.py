@@ -73,7 +73,7 @@ def test_the_good_generator_scores_better_than_the_bad_one(
 
 
 def test_metrics_json_fits_its_schema(root: Path, metrics: dict[str, Any]) -> None:
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
     validator = Draft202012Validator(schema)
 
     assert [error.message for error in validator.iter_errors(metrics)] == []
@@ -300,7 +300,7 @@ def test_the_report_shows_cas_until_the_classifier_changes(
 ) -> None:
     config, scores = compared["config"], compared["scores"]
     folder = Path(config.output) / "evaluation"
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
 
     evaluate(config)
 

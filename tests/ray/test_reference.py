@@ -109,7 +109,7 @@ def test_metrics_equal_those_of_an_evaluation_with_the_clips(
     with_clips: dict[str, Any], against: dict[str, Any], root: Path
 ) -> None:
     ours, theirs = against["metrics"], with_clips["metrics"]
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(ours)
     assert [*theirs["corpora"]] == ["real", *GENERATED]
     for key in (

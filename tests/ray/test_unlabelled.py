@@ -73,7 +73,7 @@ def test_metrics_without_labels_equal_those_of_labelled_clips(
     unlabelled: dict[str, Any], root: Path
 ) -> None:
     metrics = unlabelled["metrics"]
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
+    schema = json.loads((root / "docs/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(metrics)
     good = metrics["corpora"]["good"]
     for name in ("flat", "packed"):

@@ -1,7 +1,12 @@
+import copy
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from jsonschema import Draft202012Validator
+
+from raysound.evaluation.metrics_schema import metrics_schema
 from raysound.metrics.classification import classification_report
 from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
 from tests.report_sample import metrics
@@ -9,19 +14,44 @@ from tests.report_sample import metrics
 KEYS = [metric.key for metric in METRICS]
 
 
-def test_the_schema_holds_the_declared_metrics_and_no_others(root: Path) -> None:
-    """As measures that every corpus has, in a schema of the declared version."""
-    schema = json.loads((root / "raysound/report/metrics.schema.json").read_text())
-    corpus = schema["$defs"]["corpus"]
+def test_the_schema_file_is_generated_from_the_types(root: Path) -> None:
+    """With the declared metrics as required keys of each corpus."""
+    text = (root / "docs/metrics.schema.json").read_text()
+    corpus = json.loads(text)["$defs"]["Corpus"]
     measures = {
         key for key, entry in corpus["properties"].items()
-        if entry.get("$ref") == "#/$defs/measure"
+        if entry.get("$ref") == "#/$defs/Measure"
     }  # fmt: skip
 
+    assert text == metrics_schema()
     assert len(set(KEYS)) == len(KEYS)
     assert measures == set(KEYS)
     assert measures <= set(corpus["required"])
-    assert schema["properties"]["schema"]["const"] == METRICS_SCHEMA
+
+
+def test_the_schema_refuses_what_no_evaluation_writes() -> None:
+    """A missing or unknown key, another version, a number out of its range."""
+    validator = Draft202012Validator(json.loads(metrics_schema()))
+    accuracy = ("corpora", "faithful", "accuracy")
+    changes: list[tuple[tuple[str, ...], Any]] = [
+        (("schema",), METRICS_SCHEMA - 1),
+        (("unknown",), 1),
+        ((*accuracy, "unknown"), 1),
+        ((*accuracy, "of"), -1),
+        ((*accuracy, "value"), "high"),
+        (("corpora", "faithful", "role"), "best"),
+    ]
+
+    validator.validate(metrics())
+    for path, value in changes:
+        content = copy.deepcopy(metrics())
+        entry = content
+        for key in path[:-1]:
+            entry = entry[key]
+        entry[path[-1]] = value
+        assert not validator.is_valid(content), path
+    for key in metrics():
+        assert not validator.is_valid({k: v for k, v in metrics().items() if k != key}), key
 
 
 def test_a_report_holds_the_declared_metrics_and_no_others() -> None:
@@ -41,7 +71,6 @@ def test_each_metric_that_needs_equal_numbers_says_so_where_it_had_fewer() -> No
 
 
 def test_the_schema_version_stands_in_one_place(root: Path) -> None:
-    """Beside the schema file, which the test above holds to it."""
     found = [
         path.relative_to(root).as_posix()
         for path in sorted((root / "raysound").rglob("*.py"))

@@ -83,7 +83,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     Returns:
         The content of `OUTPUT/evaluation/metrics.json`, which
-        `raysound/report/metrics.schema.json` describes.
+        `docs/metrics.schema.json` describes.
 
     Raises:
         UserError: features, classifier, an embedding's model or `evaluation.reference` are missing,
