@@ -21,7 +21,7 @@ from raysound.training.loop import TrainState
 
 WEIGHTS = "model.safetensors"
 METADATA_FILE = "checkpoint.json"
-PROGRESS = "progress.safetensors"
+PROGRESS = "progress.pt"
 
 
 @dataclass(frozen=True)
@@ -145,59 +145,20 @@ class Weights(NamedTuple):
 
 
 def save_progress(folder: str, weights: Weights, progress: TrainState) -> None:
-    """Writes all that it takes to go on after an epoch, in one file that appears whole."""
-    optimizer = progress.optimizer
-    state = {
-        f"optimizer.{index}.{key}": torch.as_tensor(value)
-        for index, values in optimizer["state"].items()
-        for key, value in values.items()
-        if value is not None
-    }
-    metadata = {
-        "history": progress.history,
-        "groups": optimizer["param_groups"],
-        "scheduler": {key: value for key, value in progress.scheduler.items() if _plain(value)},
-        "steps": progress.steps,
-    }
-    tensors = {
-        **{
-            f"{kind}.{key}": value
-            for kind, named in weights._asdict().items()
-            for key, value in named.items()
-        },
-        **state,
-        "metadata": torch.frombuffer(bytearray(json.dumps(metadata).encode()), dtype=torch.uint8),
-    }
-    # Copies, for two names of one tensor are refused; in the plain layout, for others are too.
-    plain = torch.contiguous_format
-    tensors = {
-        key: value.detach().cpu().clone(memory_format=plain) for key, value in tensors.items()
-    }
-    storage.write_bytes(storage.join(folder, PROGRESS), safetensors.torch.save(tensors))
+    """Writes the state after an epoch to one file, atomically."""
+    file = io.BytesIO()
+    torch.save({"weights": weights._asdict(), "state": vars(progress)}, file)
+    storage.write_bytes(storage.join(folder, PROGRESS), file.getvalue())
 
 
 def load_progress(folder: str) -> tuple[Weights, TrainState] | None:
-    """What `save_progress` wrote; None before the first epoch."""
+    """Reads what `save_progress` wrote; None before the first epoch. Can't execute code."""
     uri = storage.join(folder, PROGRESS)
     if not storage.exists(uri):
         return None
-    tensors = safetensors.torch.load(storage.read_bytes(uri))
-    metadata = json.loads(bytes(tensors.pop("metadata").numpy()))
-    parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("model", "averaged", "optimizer")}
-    for key, value in tensors.items():
-        kind, _, name = key.partition(".")
-        parts[kind][name] = value
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer = {"state": state, "param_groups": metadata["groups"]}
-    progress = TrainState(metadata["history"], optimizer, metadata["scheduler"], metadata["steps"])
-    return Weights(parts["model"], parts["averaged"]), progress
-
-
-def _plain(value: object) -> bool:
-    return isinstance(value, bool | int | float | str | list | type(None))
+    content = io.BytesIO(storage.read_bytes(uri))
+    saved = torch.load(content, map_location="cpu", weights_only=True)
+    return Weights(**saved["weights"]), TrainState(**saved["state"])
 
 
 def is_complete(folder: str) -> bool:

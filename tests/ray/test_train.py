@@ -506,7 +506,7 @@ def test_ray_train_returns_and_its_dashboard_lists_a_training(
     assert {key: summary["metrics"][key] for key in history[-1]} == history[-1]
     assert summary["runs"] == [["shown", "FINISHED"]]
     # Of three checkpoints the best and the latest are left.
-    kept = {str(path.parent) for path in Path(summary["path"]).glob("*/progress.safetensors")}
+    kept = {str(path.parent) for path in Path(summary["path"]).glob(f"*/{checkpoint.PROGRESS}")}
     assert kept == {summary["best"], summary["latest"]}
     _, progress = checkpoint.load_progress(summary["best"]) or (None, None)
     assert progress is not None

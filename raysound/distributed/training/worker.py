@@ -211,7 +211,10 @@ def read_progress(epoch_checkpoint: ray.train.Checkpoint) -> tuple[Weights, Trai
     with epoch_checkpoint.as_directory() as folder:
         loaded = checkpoint.load_progress(folder)
     if loaded is None:
-        raise RuntimeError(f"{epoch_checkpoint.path} holds no {checkpoint.PROGRESS}")
+        raise UserError(
+            f"{epoch_checkpoint.path} holds no {checkpoint.PROGRESS}: it is damaged, or another "
+            "version of raysound wrote it; delete the run folder above it and train again"
+        )
     return loaded
 
 
