@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import pdist
 
 from raysound.metrics.checks import embeddings, same_dimensions
 from raysound.metrics.distances import centre, squared_distances
@@ -55,12 +56,7 @@ def bandwidth(reference: ArrayLike, seed: int = 0) -> float:
         raise ValueError(f"a median distance needs 2 reference clips or more, got {len(values)}")
     if len(values) > MEDIAN_OF:
         values = np.random.default_rng(seed).choice(values, MEDIAN_OF, replace=False)
-    near = values - centre(values)
-    pairs = [
-        block[np.arange(len(values)) > np.arange(len(values))[rows, None]]
-        for rows, block in squared_distances(near, near)
-    ]
-    median = float(np.sqrt(np.median(np.concatenate(pairs))))
+    median = float(np.median(pdist(values)))
     if median == 0:
         raise ValueError("half of the reference clips are copies of one: no distance to scale by")
     return median
