@@ -17,7 +17,7 @@ from raysound.metrics.declarations import (
     PAIR_CLIPS,
     SET_CLIPS,
 )
-from raysound.report import maps, pictures
+from raysound.report import charts, maps, pictures
 from raysound.report.copies import ShownPair, shown_copies
 from raysound.report.maps import MapPoint
 from raysound.report.measures import (
@@ -135,7 +135,10 @@ def render(
             ranking=ranking_rows(metrics["ranking"], corpora),
             ranked_by=METRIC_NAMES[metrics["ranking"]["metric"]],
             roomy=len(labels) <= ROOMY_CLASSES,
-            curves=pictures.learning_curves(history, metrics["classifier"]["epoch"]),
+            curves=[
+                charts.svg(figure)
+                for figure in charts.learning_curves(history, metrics["classifier"]["epoch"])
+            ],
             map=maps.embedding_map(points, labels, order),
             marks=[maps.legend_mark(number) for number in range(len(labels))],
             places={name: place for place, name in enumerate(order)},

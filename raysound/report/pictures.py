@@ -1,23 +1,16 @@
-"""The report's pictures: spectrograms as PNG data URIs, learning curves as inline SVG.
-
-The SVG names its colours by CSS class only, so that the page can turn it dark.
-"""
+"""The report's spectrograms as PNG data URIs."""
 
 import base64
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 MAX_COLUMNS = 640
-WIDTH, HEIGHT = 340, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 40  # margins of the plot inside the drawing, in px
 
 
 def colour_range(log_mels: Iterable[NDArray[np.float32]]) -> tuple[float, float]:
@@ -102,96 +95,3 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
-
-
-def learning_curves(history: Sequence[dict[str, Any]], chosen_epoch: int) -> list[Markup]:
-    """Draw loss, accuracy and learning rate over the epochs.
-
-    Args:
-        history: One row an epoch, with `epoch`, `lr` and `train_` and `validation_` `loss` and
-            `accuracy`. A value that is None or not finite is left out of its line.
-        chosen_epoch: The epoch whose weights became the classifier; marked in each drawing.
-
-    Returns:
-        Three `<svg>` elements, or none where there is no history.
-    """
-    if not history:
-        return []
-    both = {"training": "train_{}", "validation": "validation_{}"}
-    loss = {name: _points(history, key.format("loss")) for name, key in both.items()}
-    hits = {name: _points(history, key.format("accuracy")) for name, key in both.items()}
-    rate = {"learning rate": _points(history, "lr")}
-    return [
-        _plot("loss", loss, history, chosen_epoch, top=None, number=short),
-        _plot("accuracy", hits, history, chosen_epoch, top=1.0, number="{:.0%}".format),
-        _plot("learning rate", rate, history, chosen_epoch, top=None, number=short),
-    ]
-
-
-def _points(history: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    known = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
-    return [(float(epoch), float(value)) for epoch, value in known if math.isfinite(value)]
-
-
-def short(value: float) -> str:
-    """Write a number of an axis in few letters: 0.5, but 5e-4 for 0.0005."""
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.01 else f"{value:g}"
-
-
-def _plot(
-    quantity: str,
-    lines: dict[str, list[tuple[float, float]]],
-    history: Sequence[dict[str, Any]],
-    chosen_epoch: int,
-    top: float | None,
-    number: Callable[[float], str],
-) -> Markup:
-    first, last = (float(pick(row["epoch"] for row in history)) for pick in (min, max))
-    span = last - first or 1.0
-    # A little air above the highest point, and an axis that starts at nought.
-    peak = top or 1.05 * max((y for line in lines.values() for _, y in line), default=1.0) or 1.0
-
-    def across(epoch: float) -> float:
-        place = (epoch - first) / span if last > first else 0.5
-        return round(LEFT + place * (WIDTH - LEFT - RIGHT), 1)
-
-    def down(value: float) -> float:
-        return round(HEIGHT - BOTTOM - value / peak * (HEIGHT - TOP - BOTTOM), 1)
-
-    foot = HEIGHT - BOTTOM
-    parts = [
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{quantity} over the epochs, epoch {chosen_epoch} selected">'
-    ]
-    for value in ticks(0, peak):
-        y = down(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y + 4}" class="end">{number(value)}</text>')
-    for epoch in ticks(first, last) if last > first else [first]:
-        if epoch == int(epoch):
-            text = f'<text x="{across(epoch)}" y="{foot + 17}" class="mid">{epoch:.0f}</text>'
-            parts.append(text)
-    middle = (TOP + foot) / 2
-    parts.append(
-        f'<text x="{across((first + last) / 2)}" y="{HEIGHT - 6}" class="mid">epoch</text>'
-    )
-    parts.append(
-        f'<text transform="translate(11 {middle}) rotate(-90)" class="mid">{quantity}</text>'
-    )
-    if first <= chosen_epoch <= last:
-        x = across(chosen_epoch)
-        side = "end" if x > WIDTH / 2 else "start"
-        parts.append(f'<line class="chosen" x1="{x}" x2="{x}" y1="{TOP - 4}" y2="{foot}"/>')
-        parts.append(
-            f'<text x="{x}" y="{TOP - 10}" class="kept {side}">epoch {chosen_epoch} selected</text>'
-        )
-    for index, (name, line) in enumerate(lines.items()):
-        place = " ".join(f"{across(epoch)},{down(value)}" for epoch, value in line)
-        parts.append(
-            f'<polyline class="line line-{index}" points="{place}"><title>{name}</title></polyline>'
-        )
-        if len(line) == 1:  # a line of one point has no length to be seen
-            x, y = across(line[0][0]), down(line[0][1])
-            parts.append(f'<circle class="dot dot-{index}" cx="{x}" cy="{y}" r="3.5"/>')
-    # Nothing but numbers and this module's own words went in, so there is nothing left to escape.
-    return Markup("".join([*parts, "</svg>"]))

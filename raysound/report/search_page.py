@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from raysound.report import search_pictures
+from raysound.report import charts
 from raysound.report.page import environment
 
 
@@ -111,8 +111,11 @@ def render_search(
         allowed=epochs_allowed,
         seconds=sum(row.seconds for row in rows),
         clips=max((row.selected["validation_clips"] for row in begun if row.selected), default=0),
-        curves=search_pictures.trial_curves([row.history for row in begun],
-                                            begun.index(best) if best else None),
+        curves=[
+            charts.svg(figure)
+            for figure in charts.trial_curves([row.history for row in begun],
+                                              begun.index(best) if best else None)
+        ],
         effects=[_effect(setting, whole, best) for setting in settings],
         settings_yaml=settings_yaml,
     )  # fmt: skip
@@ -123,7 +126,7 @@ def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> di
     measured = [(row.values[setting], row.accuracy or 0.0, row is best) for row in rows]
     numbers = {value for value, *_ in measured if _is_number(value)}
     if len(numbers) > 1 and all(_is_number(value) for value, *_ in measured):
-        drawing = search_pictures.effect(setting, measured)
+        drawing = charts.svg(charts.effect(setting, measured))
         return {"setting": setting, "drawing": drawing, "choices": []}
     choices: dict[str, list[tuple[float, bool]]] = {}
     for value, accuracy, is_best in measured:
@@ -134,7 +137,7 @@ def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> di
             "trials": len(dots),
             "median": median(accuracy for accuracy, _ in dots),
             "best": max(accuracy for accuracy, _ in dots),
-            "drawing": search_pictures.strip(dots),
+            "drawing": charts.strip(dots),
         }
         for choice, dots in choices.items()
     ]

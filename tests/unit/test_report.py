@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from raysound.metrics.declarations import EMBEDDING_METRICS
 from raysound.metrics.intervals import difference, proportion_estimate
-from raysound.report import maps, pictures
+from raysound.report import charts, maps, pictures
 from raysound.report.copies import copy_lines, pairs_to_show
 from raysound.report.embeddings import embedding_lines
 from raysound.report.maps import MapPoint
@@ -888,36 +888,52 @@ def test_learning_curves_mark_the_selected_epoch():
     for svg, quantity in zip(svgs, ["loss", "accuracy", "learning rate"], strict=True):
         words = [text.text for text in svg.all("text")]
         assert {"epoch", quantity, "epoch 3 selected"} <= set(words)
-        assert len(list(svg.all("line", class_="chosen"))) == 1
-    assert [len(list(svg.all("polyline"))) for svg in svgs] == [2, 2, 1]
+        assert svg.attributes["aria-label"] == f"{quantity} over the epochs, epoch 3 selected"
+    # The line of the epoch comes last.
+    figures = charts.learning_curves(history(9), 3)
+    assert [len(figure.axes[0].lines) for figure in figures] == [3, 3, 2]
 
 
 def test_learning_curves_stay_inside_their_drawing():
-    """Every point lies inside the axes, the lowest loss lowest."""
-    loss = pictures.learning_curves(history(9), 3)[0]
-    points = re.findall(r'points="([^"]+)"', loss)[0].split()
-    places = [tuple(map(float, point.split(","))) for point in points]
+    """Every point lies inside the axes, which start at 0."""
+    axes = charts.learning_curves(history(9), 3)[0].axes[0]
+    points = axes.lines[0].get_xydata()
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
 
-    assert len(places) == 9
-    assert all(pictures.LEFT <= x <= pictures.WIDTH - pictures.RIGHT for x, _ in places)
-    assert all(pictures.TOP <= y <= pictures.HEIGHT - pictures.BOTTOM for _, y in places)
-    assert [y for _, y in places] == sorted(y for _, y in places)
+    assert points.tolist() == [[row["epoch"], row["train_loss"]] for row in history(9)]
+    assert left <= points[:, 0].min()
+    assert points[:, 0].max() <= right
+    assert bottom == 0
+    assert points[:, 1].max() <= top
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_learning_curves_leave_out_what_is_no_number(value):
-    """A loss that blew up or was not measured leaves a gap and no nan in the drawing."""
+    """A loss that is not finite, or missing, is left out."""
     rows = history(4)
     rows[1]["train_loss"] = value
 
-    loss = pictures.learning_curves(rows, 3)[0]
+    loss = charts.learning_curves(rows, 3)[0]
 
-    assert "nan" not in loss
-    assert "inf" not in loss
-    assert len(re.findall(r'points="([^"]+)"', loss)[0].split()) == 3
+    assert loss.axes[0].lines[0].get_xdata().tolist() == [1, 3, 4]
+    assert not re.search(r"[\s,\"](nan|inf)[\s,\"]", charts.svg(loss))
 
 
 def test_learning_curves_of_one_epoch():
     """A single epoch is drawn as a dot."""
-    assert 'class="dot dot-0"' in pictures.learning_curves(history(1), 1)[0]
-    assert pictures.learning_curves([], 1) == []
+    assert charts.learning_curves(history(1), 1)[0].axes[0].lines[0].get_marker() == "o"
+    assert charts.learning_curves([], 1) == []
+
+
+def test_charts_take_their_colours_from_the_page_and_repeat_no_identifier():
+    """The same bytes each time, so that a report can be compared with another."""
+    figures = charts.learning_curves(history(4), 3)
+    drawn = [charts.svg(figure) for figure in figures]
+    names = [name for svg in drawn for name in re.findall(r' id="([^"]*)"', svg)]
+
+    assert drawn == [charts.svg(figure) for figure in charts.learning_curves(history(4), 3)]
+    assert len(set(names)) == len(names)
+    for svg in drawn:
+        assert "var(--soft)" in svg
+        assert "rgb(var(--blue))" in svg
+        assert not re.search(r"#[0-9a-f]{6}", svg)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raysound.report import search_pictures
+from raysound.report import charts
 from raysound.report.search_page import TrialRow, best_of, ranked, render_search, setting_text
 from tests.html_tree import Element, Tree, assert_harmless
 
@@ -100,29 +100,31 @@ def test_every_trial_is_a_row_with_its_values_and_error() -> None:
 
 
 def test_three_curves_have_a_line_a_trial_and_the_best_on_top() -> None:
-    drawings = list(page(rows()).one("section", id="curves").all("svg"))
+    assert len(list(page(rows()).one("section", id="curves").all("svg"))) == 3
+    figures = charts.trial_curves([row.history for row in rows()], 1)
 
-    assert len(drawings) == 3
-    for drawing in drawings:
-        lines = list(drawing.all("polyline"))
+    assert len(figures) == 3
+    for figure in figures:
+        lines = figure.axes[0].lines
         assert len(lines) == 4
-        assert lines[-1].attributes["class"] == "line chosen-line"
-        assert len(lines[-1].attributes["points"].split()) == 3
+        assert [line.get_color() == charts.RUST for line in lines] == [False, False, False, True]
+        assert len(lines[-1].get_xdata()) == 3
 
 
 def test_a_number_has_dots_over_its_range_and_a_choice_a_row_each() -> None:
     rate, schedule = page(rows()).one("div", class_="effects").all("h3")
     assert [rate.text, schedule.text] == ["training.optimizer.lr", "training.scheduler"]
 
-    dots = list(page(rows()).one("div", class_="effects").one("svg").all("circle"))
-    across = sorted(float(dot.attributes["cx"]) for dot in dots)
+    axes = charts.effect("x", [(0.002, 0.8, True), (0.05, 0.6, False), (0.1, 0.3, False)]).axes[0]
     table = page(rows()).one("div", class_="effects").one("table")
     choices = [[cell.text for cell in row.children if isinstance(cell, Element)][:4]
                for row in table.one("tbody").all("tr")]  # fmt: skip
 
-    # 0.002, 0.05 and 0.1 on an axis of logarithms; the failed trial is left out.
-    share = [(place - across[0]) / (across[-1] - across[0]) for place in across]
-    assert share == pytest.approx([0, math.log(25) / math.log(50), 1], abs=0.005)
+    assert page(rows()).one("div", class_="effects").one("svg").attributes["aria-label"] == (
+        "validation accuracy by training.optimizer.lr"
+    )
+    assert axes.get_xscale() == "log"
+    assert [line.get_color() for line in axes.lines] == [charts.BLUE, charts.BLUE, charts.RUST]
     assert choices == [["none", "2", "55.0%", "80.0%"], ["StepLR(10, 0.1)", "1", "60.0%", "60.0%"]]
 
 
@@ -167,7 +169,7 @@ def test_values_are_shown_in_few_letters(value: object, text: str) -> None:
 
 
 def test_an_axis_of_logarithms_has_marks_even_where_no_two_powers_of_ten_are() -> None:
-    drawing = Tree(search_pictures.effect("x", [(1.1e-4, 0.5, False), (7e-3, 0.6, True)])).root
-    marks = [mark.text for mark in drawing.all("text", class_="mid")]
+    figure = charts.effect("x", [(1.1e-4, 0.5, False), (7e-3, 0.6, True)])
+    words = [text.text for text in Tree(charts.svg(figure)).root.all("text")]
 
-    assert marks[1:] == ["3e-4", "1e-3", "3e-3"]
+    assert {"3e-4", "1e-3", "3e-3"} <= {*words}
