@@ -131,7 +131,7 @@ def test_a_setting_is_accepted_under_its_old_name_with_a_note(tmp_path, caplog):
     assert config.compute.num_cpus == 3
     assert len(caplog.messages) == 5
     assert (
-        f"note: {path}: training.keep is called training.checkpoint_policy now" in caplog.messages
+        f"note: {path}: training.keep is now called training.checkpoint_policy" in caplog.messages
     )
 
 
@@ -442,9 +442,9 @@ def test_a_reference_stands_for_the_real_corpus(least):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([], "leave out corpora.real, or it"),
-        (["corpora.real=null", "evaluation.checkpoint=null"], "wants evaluation.checkpoint"),
-        (["corpora.real=null", "corpora.generated={}"], "wants corpora.generated"),
+        ([], "leave out either it or corpora.real"),
+        (["corpora.real=null", "evaluation.checkpoint=null"], "requires evaluation.checkpoint"),
+        (["corpora.real=null", "corpora.generated={}"], "requires corpora.generated"),
         (["corpora.real=null", "evaluation.copies={}"], "evaluation.copies compares with the real"),
         (["corpora.real=null", "evaluation.reference=null"], "'corpora.real' is missing"),
         (["corpora.real=null", "evaluation.reference=s3://a:b@c/d"], "write it as s3://"),
@@ -490,7 +490,7 @@ def test_a_folder_is_no_config(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "# only a remark\n", "- a\n- b\n", "just text", "3"])
 def test_a_file_without_a_mapping_is_a_user_error(tmp_path, text):
-    assert "holds no settings" in fault(written(tmp_path, text))
+    assert "has no settings" in fault(written(tmp_path, text))
 
 
 @pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\tname: x", "a: !!python/object:os.x {}"])
@@ -762,8 +762,8 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
     message = fault(written(tmp_path, LEAST + twice))
 
-    assert "'epochs' stands twice in the section that begins in line 5" in message
-    assert "'a' stands twice" in fault(written(tmp_path), "training={a: 1, a: 2}")
+    assert "'epochs' occurs twice in the section that begins on line 5" in message
+    assert "'a' occurs twice" in fault(written(tmp_path), "training={a: 1, a: 2}")
 
 
 def test_a_section_may_take_over_another_and_change_it(tmp_path: Path) -> None:
@@ -914,7 +914,7 @@ def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_pat
         ("{a: {path: a.onnx, clip_length: 1}}", "'evaluation.embeddings.a.sample_rate' is missing"),
         (EMBEDDING.replace("10", "0"), "Input should be"),
         ("{a: {path: a.onnx, sample_rate: 8000, clip_length: -1}}", "a.clip_length: Input should"),
-        ("{a: {path: a.onnx, sample_rate: 8000, clip_length: 1e9}}", "a clip may have 3 to"),
+        ("{a: {path: a.onnx, sample_rate: 8000, clip_length: 1e9}}", "a clip must have 3 to"),
         ("{'a/b': log_mel_statistics}", "String should match"),
         ("{a: {path: a.onnx, rate: 8000}}", "unknown key 'evaluation.embeddings.a.rate'"),
     ],

@@ -68,6 +68,6 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
         pass
 
     assert str(refused.value) == (
-        f"{tmp_path}/file/run can't be written: {tmp_path}/file is no folder; the same command "
+        f"{tmp_path}/file/run can't be written: {tmp_path}/file is not a folder; the same command "
         "continues"
     )

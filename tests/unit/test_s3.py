@@ -133,7 +133,7 @@ def test_what_needs_several_parts_is_written_whole(bucket, objects):
 
 def break_off(uri: str) -> None:
     """Writes the beginning of a file, then fails."""
-    with storage.whole_file(uri) as file:
+    with storage.atomic_file(uri) as file:
         file.write(bytes(12 << 20))
         raise EOFError
 

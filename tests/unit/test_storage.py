@@ -40,7 +40,7 @@ def everything_below(folder: Path) -> list[str]:
 
 def break_off(uri: str, error: type[BaseException]) -> None:
     """Writes half a file, then fails."""
-    with storage.whole_file(uri) as file:
+    with storage.atomic_file(uri) as file:
         file.write(b"half of the n")
         raise error
 
@@ -90,7 +90,7 @@ def test_an_error_leaves_no_file_where_there_was_none(tmp_path):
     ("place", "most", "reason"),
     [
         ("a.bin", 1000, "File too large"),
-        ("file/a.bin", resource.RLIM_INFINITY, "{tmp_path}/file is no folder"),
+        ("file/a.bin", resource.RLIM_INFINITY, "{tmp_path}/file is not a folder"),
         ("file/below/a.bin", resource.RLIM_INFINITY, "Not a directory"),
         ("folder", resource.RLIM_INFINITY, "Is a directory"),
         ("a" * 300, resource.RLIM_INFINITY, "File name too long"),
@@ -119,7 +119,7 @@ def test_what_can_not_be_read_is_not_said_of_the_file_that_is_written(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(NotADirectoryError),
-        storage.whole_file(str(tmp_path / "a.bin")),
+        storage.atomic_file(str(tmp_path / "a.bin")),
         open(tmp_path / "file" / "b.bin"),
     ):
         pass
@@ -127,7 +127,7 @@ def test_what_can_not_be_read_is_not_said_of_the_file_that_is_written(tmp_path):
 
 def test_the_file_appears_only_when_the_block_has_ended(tmp_path):
     uri = str(tmp_path / "a.bin")
-    with storage.whole_file(uri) as file:
+    with storage.atomic_file(uri) as file:
         file.write(b"abc")
         assert not storage.exists(uri)
     assert storage.exists(uri)
@@ -136,9 +136,9 @@ def test_the_file_appears_only_when_the_block_has_ended(tmp_path):
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     """A retried task may run beside the first: the last to end wins, whole."""
     uri = str(tmp_path / "a.bin")
-    with storage.whole_file(uri) as first:
+    with storage.atomic_file(uri) as first:
         first.write(b"first")
-        with storage.whole_file(uri) as second:
+        with storage.atomic_file(uri) as second:
             second.write(b"second")
         assert storage.read_bytes(uri) == b"second"
     assert storage.read_bytes(uri) == b"first"
