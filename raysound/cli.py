@@ -30,7 +30,7 @@ DATA = ("corpora", "features")
 COMMANDS = {
     "init": Command(
         "raysound.init.command:write_config",
-        "Writes a config that fits a folder of sounds.",
+        "Writes a config for a folder of sounds.",
         arguments=("DIR", "[OUT.yaml]"),
     ),
     "synthesize": Command(

@@ -1,4 +1,4 @@
-"""Searches the most similar training clip of each clip of a shard, and writes it to Parquet."""
+"""Searches for the most similar training clip of each clip of a shard; writes it to Parquet."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def corpus_copies(folder: str, corpus: str, threshold: Threshold) -> dict[str, A
 
 
 def most_similar(copies: pa.Table) -> pa.Table:
-    """The rows of the PAIRS_KEPT most similar pairs, the most similar first."""
+    """The rows of the MAX_PAIRS most similar pairs, the most similar first."""
     order = [("similarity", "descending"), ("clip_id", "ascending")]
     return copies.filter(pc.is_valid(copies["training_clip"])).sort_by(order).slice(0, MAX_PAIRS)
 

@@ -69,7 +69,7 @@ class MultiStepLR(Section):
     @model_validator(mode="after")
     def _milestones_rise(self) -> MultiStepLR:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} must rise")
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
         return self
 
 

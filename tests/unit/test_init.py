@@ -126,7 +126,7 @@ def test_a_table_as_of_esc50_with_its_folds(tmp_path: Path) -> None:
     assert (split.test_folds, split.validation_folds) == (("5",), ("4",))
     assert config.features.clip_length == 5
     assert "labels: column category of meta/esc50.csv." in text
-    assert "12 clips train the classifier, 4 choose its best epoch, 4 test it" in unwrapped(text)
+    assert "12 clips train the classifier, 4 select its best epoch, 4 test it" in unwrapped(text)
 
 
 def test_the_own_split_of_a_corpus_is_kept(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_own_split_of_a_corpus_is_kept(tmp_path: Path) -> None:
 
     config, text, _ = written(tmp_path / "sounds")
 
-    assert "has a split of its own: test, train." in text
+    assert "defines the splits test, train." in text
     assert "    split:\n      validation_fraction: 0.15\n" in text
     assert "test_fraction" not in text
     assert config.corpora.real.split.validation_fraction == 0.15
@@ -154,7 +154,7 @@ def test_small_classes_get_larger_shares(tmp_path: Path) -> None:
     config, text, _ = written(classes(tmp_path / "sounds", count=3))
 
     assert config.corpora.real.split.test_fraction == 0.25
-    assert "2 clips train the classifier, 2 choose its best epoch, 2 test it" in unwrapped(text)
+    assert "2 clips train the classifier, 2 select its best epoch, 2 test it" in unwrapped(text)
 
 
 def test_a_class_that_is_too_small_for_three_splits_is_named(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_class_that_is_too_small_for_three_splits_is_named(tmp_path: Path) -> 
 
     config, text, _ = written(tmp_path / "sounds")
 
-    assert "# Too few clips to stand in each of the three: 'rare'." in text
+    assert "# Classes with too few clips for all three splits: 'rare'." in text
     assert "class_balance: weights  # classes have 1 to 12 clips" in text
     assert config.training.class_balance == "weights"
 
@@ -184,7 +184,7 @@ def test_real_and_generated_folders(tmp_path: Path) -> None:
         "generated-a": str(root / "generated a"),
         "generated-flat": str(root / "generated-flat"),
     }
-    assert "# 8 clips of 2 classes, 8000 Hz: they hold nothing above 4000 Hz" in text
+    assert "# 8 clips of 2 classes, 8000 Hz: they have no content above 4000 Hz" in text
     assert "# 4 clips without labels, 16000 Hz" in text
     assert f"Left out: '{root / 'generated-other'}': " in unwrapped(text)
     (note,) = [line for line in lines if line.startswith("note: ")]
@@ -307,7 +307,7 @@ def test_files_that_are_no_sounds_are_counted(tmp_path: Path) -> None:
 
     _, _, lines = written(root)
 
-    assert f"note: {root}: of 22 files that were tried, 2 can't be read as a sound" in lines
+    assert f"note: {root}: 2 of 22 files that were tried can't be read as a sound" in lines
 
 
 def test_folders_that_are_no_corpus_are_refused(tmp_path: Path) -> None:
@@ -349,8 +349,8 @@ def test_a_file_is_never_overwritten(tmp_path: Path, here: Path) -> None:
     (here / "sounds.yaml").write_text("mine")
     os.symlink("nowhere", here / "link.yaml")
 
-    assert refusal(root) == "sounds.yaml exists already: give another name as the second word"
-    assert refusal(root, "link.yaml").startswith("link.yaml exists already")
+    assert refusal(root) == "sounds.yaml already exists: give another name as the second argument"
+    assert refusal(root, "link.yaml").startswith("link.yaml already exists")
     assert refusal(root, "no/x.yaml") == "no/x.yaml can't be written: No such file or directory"
     assert (here / "sounds.yaml").read_text() == "mine"
 

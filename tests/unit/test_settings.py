@@ -103,7 +103,10 @@ REFUSED = [
     ("training.optimizer={name: SGD, momentum: 1}", ["optimizer.momentum", "less than 1"]),
     ("training.optimizer={name: SGD, momentum: 0, nesterov: true}", ["nesterov", "momentum"]),
     ("training.scheduler={name: MultiStepLR, milestones: []}", ["scheduler.milestones", "[]"]),
-    ("training.scheduler={name: MultiStepLR, milestones: [9, 3]}", ["milestones [9, 3]", "rise"]),
+    (
+        "training.scheduler={name: MultiStepLR, milestones: [9, 3]}",
+        ["milestones [9, 3]", "increase"],
+    ),
     ("training.scheduler={name: CosineAnnealingLR, eta_min: 1}", ["eta_min 1 ", "lr 0.001"]),
     ("training.scheduler={name: OneCycleLR, div_factor: 0.5}", ["scheduler.div_factor", "0.5"]),
     ("training.scheduler={name: OneCycleLR, final_div_factor: 0.5}", ["final_div_factor", "0.5"]),
