@@ -35,7 +35,7 @@ def test_the_overview_lists_every_command(root: Path) -> None:
         assert command.summary in asked.stdout
 
 
-def test_an_unknown_command_is_one_line_that_names_the_others(root: Path) -> None:
+def test_an_unknown_command_is_an_error_of_one_line_with_all_commands(root: Path) -> None:
     done = raysound(root, "trian", "configs/demo.yaml")
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -55,7 +55,7 @@ def test_the_help_of_a_command_lists_the_settings_that_it_reads(root: Path, name
     ]
 
 
-def test_the_page_of_settings_is_that_of_the_models(root: Path) -> None:
+def test_the_settings_page_is_up_to_date(root: Path) -> None:
     assert (root / "docs/configuration.md").read_text() == configuration_page()
 
 

@@ -1,4 +1,4 @@
-"""The file that stands for the real clips: written, read, and refused."""
+"""The reference file, which replaces the real clips."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def embeddings(seed: int, clips: int, size: int) -> np.ndarray:
 
 @pytest.fixture
 def written(tmp_path: Path) -> str:
-    """Its file."""
+    """The file of `real_side`."""
     uri = str(tmp_path / "new" / "reference.safetensors")
     write_reference(uri, real_side())
     return uri
