@@ -86,7 +86,7 @@ def hop_seconds(settings: FeatureSettings) -> float:
 
 
 def count_windows(shard: str, names: pa.Array) -> pa.Table:
-    """The number of windows in a shard of each of some clips, without clips that have none."""
+    """The number of windows in a shard per clip, without clips that have no windows."""
     column = storage.read_table(shard, ["clip_id"])["clip_id"]
     counts = pc.value_counts(column.filter(pc.is_in(column, names)))
     return pa.table({"clip_id": counts.field("values"), "windows": counts.field("counts")})

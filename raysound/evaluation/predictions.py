@@ -142,7 +142,7 @@ def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartMet
 
 
 def read_part_metadata(uri: str) -> PartMetadata | None:
-    """The record of a part; None if there is no such file, or another version wrote it."""
+    """The record of a part; None if the file is missing or has another version."""
     return read_metadata(uri, PART_KEY, PartMetadata)
 
 

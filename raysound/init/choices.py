@@ -152,12 +152,12 @@ def choose_split(real: Corpus) -> SplitChoice:
         UserError: there are too few clips to train, validate and test.
     """
     choices = []
-    refusal: UserError | None = None
+    first_error: UserError | None = None
     for settings, folds in _candidates(real.clips):
         try:
             found = _split(real, settings, folds)
         except UserError as error:
-            refusal = refusal or error
+            first_error = first_error or error
             continue
         if not all(found.counts.values()):
             continue
@@ -165,7 +165,7 @@ def choose_split(real: Corpus) -> SplitChoice:
             return found
         choices.append(found)
     if not choices:
-        raise refusal or UserError(
+        raise first_error or UserError(
             f"{real.path}: {counted(len(real.clips), 'clip')} of "
             f"{counted(len(real.classes), 'class')} are too few to train, validate and test: add "
             "clips"

@@ -71,9 +71,9 @@ def _check(text: str, clips: pa.Table, source: str) -> None:
         config = from_tree(read_yaml(text.encode("utf-8")), source)
     except YamlError as error:
         raise UserError(f"{source}: {error}") from error
-    refusal = check_real(clips, config)
-    if refusal:
-        raise UserError(refusal)
+    message = check_real(clips, config)
+    if message:
+        raise UserError(message)
 
 
 def _summary(corpus: Corpus) -> str:

@@ -99,7 +99,7 @@ def _generated_in(folder: str, real: Corpus) -> Iterator[tuple[str, Corpus | Use
         yield folder, _generated(folder, real)
         return
     except UserError as error:
-        refusal = error
+        first_error = error
     inner: dict[str, Corpus | UserError] = {}
     for name in sorted(storage.subfolders(folder)):
         subfolder = storage.join(folder, name)
@@ -113,7 +113,7 @@ def _generated_in(folder: str, real: Corpus) -> Iterator[tuple[str, Corpus | Use
     if any(isinstance(corpus, Corpus) and corpus.classes for corpus in inner.values()):
         yield from inner.items()
     else:
-        yield folder, refusal
+        yield folder, first_error
 
 
 def _generated(path: str, real: Corpus) -> Corpus:

@@ -81,14 +81,14 @@ def most_epochs(config: Config) -> int:
 def _try_value(config: Config, key: str, value: Any, where: str) -> None:
     """Raises UserError for a value that is valid with no values of the other settings."""
     others = {name: each.values for name, each in config.search.space.items() if name != key}
-    refusal = None
+    first_error = None
     for others_values in [(), *islice(product(*others.values()), MAX_COMBINATIONS)]:
         try:
             sampled_config(config, {key: value, **dict(zip(others, others_values, strict=False))})
             return
         except UserError as error:
-            refusal = refusal or error
-    raise UserError(f"{where}: {refusal}")
+            first_error = first_error or error
+    raise UserError(f"{where}: {first_error}")
 
 
 def _searchable(key: str) -> bool:

@@ -59,7 +59,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"'{key}.name' is missing"
         elif fault["type"] == "union_tag_invalid":
             context = fault["ctx"]
-            yield f"{key}.name: '{context['tag']}' is none of {context['expected_tags']}"
+            yield f"{key}.name: '{context['tag']}' is not one of {context['expected_tags']}"
         else:
             wrong.setdefault(key, []).append(fault)
     for key, faults in wrong.items():
