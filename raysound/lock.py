@@ -41,7 +41,7 @@ def locked(folder: str) -> Iterator[None]:
         remove_unfinished(folder)
         yield
     finally:
-        # Removed before the unlock, so that a waiting process sees that the file is gone.
+        # Removed before the unlock, so that a process that has opened it sees that it is gone.
         with suppress(FileNotFoundError):
             os.remove(path)
         os.close(file)

@@ -183,7 +183,7 @@ def _folders_to_enter(
     """Yields name and real path of the folders that a walk enters.
 
     Args:
-        root: the real path of the listed folder.
+        root: path of the listed folder.
         folders: name of each folder, and whether it is a link.
         parents: see `_parent_paths`.
         on_irregular: see `scan`.

@@ -104,7 +104,7 @@ def choose_features(real: Corpus, has_gpu: bool) -> FeatureChoice:
         has_gpu: without a GPU, the number of frames per second is halved.
     """
     longest = float(np.percentile(real.durations, FITTING_PERCENT))
-    # A rest of a clip that is shorter than this share of a window has no window of its own.
+    # A remainder shorter than LEAST_SURPLUS of a window has no window of its own.
     fitting = (length for length in CLIP_LENGTHS if longest <= length * (1 + LEAST_SURPLUS))
     clip_length = next(fitting, CLIP_LENGTHS[-1])
     rate = real.rate

@@ -27,7 +27,7 @@ from raysound.wording import counted
 
 # Number of headers to read, in a local folder and in an object store, which sends complete files.
 LOCAL_FILES, REMOTE_FILES = 2000, 100
-# Number of tar or Parquet files to read, and of clips in each, because row groups are read at once.
+# Number of tar or Parquet files to read, and of clips in each: a row group is read as one.
 PACKED_FILES, PACKED_CLIPS = 20, 25
 
 

@@ -34,7 +34,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _without_secrets(uri: str) -> str:
+def _reject_secrets(uri: str) -> str:
     """Rejects a URI with credentials, because configs are stored and printed."""
     scheme, separator, rest = uri.partition("://")
     if separator and ("@" in rest.partition("/")[0] or "?" in rest):
@@ -79,6 +79,6 @@ Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(strict_number)]
 # A signal-to-noise ratio in dB; beyond these limits float32 loses the signal or the noise.
 Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(strict_number)]
 # A path or URI of a file or folder.
-PathOrUri = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
+PathOrUri = Annotated[str, StringConstraints(min_length=1), AfterValidator(_reject_secrets)]
 Fold = Annotated[str, BeforeValidator(_fold_name)]
 CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
