@@ -1,7 +1,7 @@
 """Evaluates sound generators: trains a classifier on real sounds, scores generated ones with it.
 
-The public API, which docs/api.md describes. Ray and torch are imported when a name that needs them
-is used.
+docs/api.md describes the public API. Ray and torch are imported when a name that needs them is
+first used.
 """
 
 import os
@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
         return import_module("raysound.metrics")
     if name not in _MODULES:
         raise AttributeError(f"module 'raysound' has no attribute {name!r}")
-    # Ray reads it while it is imported: by default a task killed for memory is retried for ever.
+    # Ray reads it on import. By default Ray retries a task that is killed for memory forever.
     os.environ.setdefault("RAY_task_oom_retries", "3")
     return getattr(import_module(_MODULES[name]), name)
 

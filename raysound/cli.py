@@ -1,11 +1,11 @@
-"""The commands: `raysound train CONFIG [key=value ...]`, and jobs/train.py for `ray job submit`."""
+"""The commands: `raysound train CONFIG [key=value ...]`, or jobs/train.py for `ray job submit`."""
 
 from __future__ import annotations
 
 import sys
 from typing import NamedTuple, NoReturn
 
-from raysound.job import run_command, run_job, show
+from raysound.job import print_result, run_command, run_job
 
 HELP = {"-h", "--help"}
 
@@ -14,24 +14,24 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-        function: as "module:name"; imported when it runs.
+        function: as "module:name"; imported when the command runs.
         summary: one line.
-        sections: of the config that it reads, with all settings shown by its help.
-        words: of its command line in place of a config, if it reads none.
+        sections: of the config that the command reads; its help lists their settings.
+        arguments: of a command that reads no config.
     """
 
     function: str
     summary: str
     sections: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
 DATA = ("corpora", "features")
 COMMANDS = {
     "init": Command(
         "raysound.init.command:write_config",
-        "Writes a config that fits a folder of sounds.",
-        words=("DIR", "[OUT.yaml]"),
+        "Writes a config for a folder of sounds.",
+        arguments=("DIR", "[OUT.yaml]"),
     ),
     "synthesize": Command(
         "raysound.distributed.extraction.synthesize:synthesize",
@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "pipeline": Command(
         "raysound.distributed.pipeline:run_all",
-        "Runs synthesize (where the config says so), extract, train and evaluate.",
+        "Runs synthesize (if configured), extract, train and evaluate.",
         (*DATA, "model", "training", "evaluation", "synthesis", "compute"),
     ),
     "cas": Command(
@@ -70,32 +70,32 @@ COMMANDS = {
     ),
     "reference": Command(
         "raysound.distributed.evaluation.reference:reference",
-        "Writes one file that others evaluate against without the real recordings.",
+        "Writes one file that replaces the real recordings in other evaluations.",
         (*DATA, "evaluation", "compute"),
     ),
     "predict": Command(
         "raysound.evaluation.predict:predict_command",
-        "Prints the predicted class and its probability of sound files.",
-        words=("CHECKPOINT", "FILE", "[FILE ...]"),
+        "Prints the predicted class of sound files, with its probability.",
+        arguments=("CHECKPOINT", "FILE", "[FILE ...]"),
     ),
     "compare": Command(
         "raysound.evaluation.comparison:compare_files",
         "Compares the metrics.json of two evaluations by the same classifier.",
-        words=("OLD/evaluation/metrics.json", "NEW/evaluation/metrics.json"),
+        arguments=("OLD/evaluation/metrics.json", "NEW/evaluation/metrics.json"),
     ),
 }
 
 
 def main(name: str | None = None) -> NoReturn:
-    """Runs a command with the words of the command line, and exits.
+    """Runs a command with the arguments of the command line, and exits.
 
     Args:
-        name: of the command; None takes the first word of the command line.
+        name: of the command; by default the first argument.
     """
     if name is None:
         given, *sys.argv[1:] = sys.argv[1:] or [""]
         if given in HELP | {""}:
-            sys.exit(show(overview()) or (0 if given else 2))
+            sys.exit(print_result(overview()) or (0 if given else 2))
         if given not in COMMANDS:
             print(
                 f"error: raysound has no command {given!r}: {', '.join(COMMANDS)}", file=sys.stderr
@@ -104,20 +104,19 @@ def main(name: str | None = None) -> NoReturn:
         name = given
     command = COMMANDS[name]
     if HELP & set(sys.argv[1:]):
-        sys.exit(show("\n".join([usage(name), *settings_of(command)])))
-    if command.words:
-        # Without a fixed number of words, the function takes as many as there are.
-        any_number = command.words[-1].endswith("...]")
-        optional = sum(word.startswith("[") for word in command.words)
-        words = 0 if any_number else len(command.words) - optional
-        run_command(command.function, words, usage(name), optional)
+        sys.exit(print_result("\n".join([usage(name), *setting_lines(command)])))
+    if command.arguments:
+        any_number = command.arguments[-1].endswith("...]")
+        optional = sum(argument.startswith("[") for argument in command.arguments)
+        required = 0 if any_number else len(command.arguments) - optional
+        run_command(command.function, required, usage(name), optional)
     run_job(command.function, usage(name))
 
 
 def overview() -> str:
     """All commands, one line each."""
-    wide = max(map(len, COMMANDS))
-    lines = [f"  {name:<{wide}}  {command.summary}" for name, command in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: raysound COMMAND CONFIG [key=value ...]",
@@ -130,20 +129,20 @@ def overview() -> str:
 
 
 def usage(name: str) -> str:
-    """How one command is called, and what it does."""
+    """The usage and the summary of a command."""
     command = COMMANDS[name]
-    words = " ".join(command.words) or "CONFIG [key=value ...]"
-    return f"usage: raysound {name} {words}\n\n{command.summary}"
+    arguments = " ".join(command.arguments) or "CONFIG [key=value ...]"
+    return f"usage: raysound {name} {arguments}\n\n{command.summary}"
 
 
-def settings_of(command: Command) -> list[str]:
-    """The settings of a command, with type and default, as lines of text."""
+def setting_lines(command: Command) -> list[str]:
+    """The settings of a command with type and default, as lines of text."""
     if not command.sections:
         return []
-    from raysound.settings.describe import described
+    from raysound.settings.describe import describe_settings
 
     lines = ["", "Settings, with type and default, also as key=value:", ""]
-    for row in described():
+    for row in describe_settings():
         if row.path.partition(".")[0] in command.sections:
             default = f"; {row.default}" if row.default else ""
             lines += [f"  {row.path} ({row.type}{default})", f"      {row.description}"]

@@ -1,4 +1,4 @@
-"""The processes below this one: Ray's daemons are its children, and Ray's workers theirs."""
+"""The descendants of this process: Ray's daemons are its children, Ray's workers are theirs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 
 
 def children(pid: int) -> Iterator[int]:
-    """Ids of the processes that a process has started; none where the system is not Linux."""
+    """Yields the ids of the child processes of a process; none if the system is not Linux."""
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             yield from map(int, tasks.read_text().split())
 
 
-def kill_below(pids: Iterable[int]) -> None:
-    """Ends all that some processes have started, and stops these, which may start others."""
+def kill_descendants(pids: Iterable[int]) -> None:
+    """Kills all descendants of some processes, which are stopped so that they start no others."""
     for pid in pids:
-        send(pid, signal.SIGSTOP)
-        below = [*children(pid)]
-        kill_below(below)
-        for child in below:
-            send(child, signal.SIGKILL)
+        send_signal(pid, signal.SIGSTOP)
+        child_pids = [*children(pid)]
+        kill_descendants(child_pids)
+        for child in child_pids:
+            send_signal(child, signal.SIGKILL)
 
 
-def send(pid: int, number: signal.Signals) -> None:
-    """Sends a signal to a process, if it is still there."""
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Sends a signal to a process, if it still exists."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)

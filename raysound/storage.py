@@ -1,4 +1,4 @@
-"""Files by path or URI, through pyarrow's filesystems; what is written appears whole or never."""
+"""Reads, lists and atomically writes files by path or URI, through pyarrow's filesystems."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pyarrow import fs
 from raysound.errors import UserError
 
 OBJECT_STORES = {"s3", "gs", "gcs"}
-ASKED_AT_ONCE = 32
-# Why a file can't be written, where another try would fail in the same way.
+CONCURRENT_REQUESTS = 32
+# Reasons why a file can't be written, for which a retry does not help.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -31,11 +31,11 @@ FORBIDDEN = {
 
 
 class UnwritableError(UserError):
-    """A local file can't be written, and another try would fail in the same way."""
+    """A local file can't be written, and a retry does not help."""
 
 
-# Takes what is odd about a name, and the name.
-Odd = Callable[[str, str], object]
+# Takes the kind of an irregular name, and the name; see `scan`.
+OnIrregular = Callable[[str, str], object]
 
 
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
@@ -51,53 +51,54 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=16)
 def _object_store(bucket: str) -> fs.FileSystem:
-    """Made once a bucket and process: it asks where the bucket lies, and keeps connections."""
+    """The filesystem of a bucket, cached: it requests the bucket's region and keeps connections."""
     return fs.FileSystem.from_uri(bucket)[0]
 
 
 def join(uri: str, *parts: str) -> str:
-    """A path or URI below another; in a URI, what a name must not hold is percent-encoded."""
+    """A path or URI below another; in a URI, the parts are percent-encoded."""
     if "://" in uri:
         parts = tuple(quote(part) for part in parts)
     return "/".join([uri.rstrip("/"), *parts])
 
 
 def exists(uri: str) -> bool:
-    """True for a file or a folder that is there."""
+    """True for an existing file or folder."""
     filesystem, path = locate(uri)
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
 def is_folder(uri: str) -> bool:
-    """True for a folder that is there."""
+    """True for an existing folder."""
     filesystem, path = locate(uri)
     return filesystem.get_file_info(path).type == fs.FileType.Directory
 
 
 def list_files(uri: str) -> list[tuple[str, int, int]]:
-    """As `scan`, but sorted, and all at once."""
+    """The files of `scan` as a sorted list."""
     return sorted(scan(uri))
 
 
 def scan(
-    uri: str, odd: Odd | None = None, below: str = "", deep: bool = True
+    uri: str, on_irregular: OnIrregular | None = None, below: str = "", deep: bool = True
 ) -> Iterator[tuple[str, int, int]]:
-    """Every file below a folder: path relative to it, size in bytes, modification time in ns.
+    """Yields every file below a folder: relative path, size in bytes, modification time in ns.
 
-    In any order, and folder by folder: what is held of a folder of a million files is a name.
+    Files come in any order, folder by folder, and are not collected in memory.
 
     Args:
         uri: of the folder.
-        odd: takes each name that is no plain file or folder, and what it is: a `broken` link, a
-            link to a folder `above` or to one `inside` that is listed itself (none of these is
-            yielded), a link that leads `outside` (which is followed), or a `special` file: a pipe,
-            socket or device.
-        below: the folder inside it from which on files are listed, relative to it.
-        deep: False for the files of that folder alone, without those of folders in it.
+        on_irregular: called with the kind and the name of everything that is not a regular file or
+            folder. The kinds are: `broken`, a broken link; `above`, a link to a parent folder;
+            `inside`, a link to a folder that is listed itself; `outside`, a link out of the folder;
+            `special`, a pipe, socket or device. Only links of the kind `outside` are followed.
+        below: subfolder to list, relative to the folder; paths stay relative to the folder.
+        deep: False lists only the files directly in that folder.
     """
     filesystem, root = locate(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
-        yield from _walk(root, below, _above(root, below), odd or (lambda kind, name: None), deep)
+        parents = _parent_paths(root, below)
+        yield from _walk(root, below, parents, on_irregular or (lambda kind, name: None), deep)
         return
     folders = [f"{root}/{below}" if below else root]
     while folders:
@@ -109,13 +110,13 @@ def scan(
                 yield info.path[len(root) + 1 :], info.size, info.mtime_ns or 0
 
 
-def subfolders(uri: str, below: str = "", odd: Odd | None = None) -> list[str]:
-    """The folders in a folder inside another one, relative to that; those which `scan` enters.
+def subfolders(uri: str, below: str = "", on_irregular: OnIrregular | None = None) -> list[str]:
+    """The folders directly in a folder that `scan` enters, as paths relative to `uri`.
 
     Args:
         uri: of the outer folder.
-        below: the folder inside it, relative to it.
-        odd: takes the links to folders, see `scan`.
+        below: the folder to list, relative to the outer folder.
+        on_irregular: called for links to folders, see `scan`.
     """
     filesystem, root = locate(uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
@@ -125,16 +126,17 @@ def subfolders(uri: str, below: str = "", odd: Odd | None = None) -> list[str]:
     folders = []
     with suppress(FileNotFoundError), os.scandir(os.path.join(root, below)) as entries:
         for entry in entries:
-            # A link to itself is no folder.
+            # A link to itself raises an error.
             with suppress(OSError):
                 if entry.is_dir():
                     folders.append((os.path.join(below, entry.name), entry.is_symlink()))
-    entered = _entered(root, folders, _above(root, below), odd or (lambda kind, name: None))
+    report = on_irregular or (lambda kind, name: None)
+    entered = _folders_to_enter(root, folders, _parent_paths(root, below), report)
     return [name for name, _ in entered]
 
 
-def _above(root: str, below: str) -> tuple[str, ...]:
-    """The real paths of a folder, and of all on the way to one inside it."""
+def _parent_paths(root: str, below: str) -> tuple[str, ...]:
+    """The real paths of a folder and of every folder on the path to a subfolder."""
     parts = below.split("/") if below else []
     return tuple(
         os.path.realpath(os.path.join(root, *parts[:count])) for count in range(len(parts) + 1)
@@ -142,9 +144,9 @@ def _above(root: str, below: str) -> tuple[str, ...]:
 
 
 def _walk(
-    root: str, below: str, above: tuple[str, ...], odd: Odd, deep: bool
+    root: str, below: str, parents: tuple[str, ...], on_irregular: OnIrregular, deep: bool
 ) -> Iterator[tuple[str, int, int]]:
-    """Lists as `scan`; pyarrow's own listing fails at a name that is no UTF-8."""
+    """Lists a local folder as `scan`; pyarrow's listing fails at names that are not UTF-8."""
     try:
         entries = os.scandir(os.path.join(root, below))
     except FileNotFoundError:
@@ -158,38 +160,48 @@ def _walk(
                     folders.append((name, entry.is_symlink()))
                 elif entry.is_file():
                     stat = entry.stat()
-                    if entry.is_symlink() and _place(entry.path, above[0]) == "outside":
-                        odd("outside", name)
+                    if entry.is_symlink() and _link_target(entry.path, parents[0]) == "outside":
+                        on_irregular("outside", name)
                     yield name, stat.st_size, stat.st_mtime_ns
                 else:
                     is_broken = entry.is_symlink() and not os.path.exists(entry.path)
-                    odd("broken" if is_broken else "special", name)
+                    on_irregular("broken" if is_broken else "special", name)
             except OSError:
-                # A link to itself, or into a folder that may not be read.
-                odd("broken", name)
+                # A link to itself, or into a folder without read permission.
+                on_irregular("broken", name)
     if deep:
-        for name, path in _entered(root, folders, above, odd):
-            yield from _walk(root, name, (*above, path), odd, deep)
+        for name, path in _folders_to_enter(root, folders, parents, on_irregular):
+            yield from _walk(root, name, (*parents, path), on_irregular, deep)
 
 
-def _entered(
-    root: str, folders: Iterable[tuple[str, bool]], above: tuple[str, ...], odd: Odd
+def _folders_to_enter(
+    root: str,
+    folders: Iterable[tuple[str, bool]],
+    parents: tuple[str, ...],
+    on_irregular: OnIrregular,
 ) -> Iterator[tuple[str, str]]:
-    """Those folders, given with whether they are links, that a walk enters: name and real path."""
+    """Yields name and real path of the folders that a walk enters.
+
+    Args:
+        root: path of the listed folder.
+        folders: name of each folder, and whether it is a link.
+        parents: see `_parent_paths`.
+        on_irregular: see `scan`.
+    """
     for name, is_link in folders:
         path = os.path.realpath(os.path.join(root, name))
         if is_link:
-            # A link to a folder above would be walked for ever, one to a folder inside lists twice.
-            kind = "above" if path in above else _place(path, above[0])
+            # A link to a parent would never end, and a link to a folder inside would list it twice.
+            kind = "above" if path in parents else _link_target(path, parents[0])
             if kind:
-                odd(kind, name)
+                on_irregular(kind, name)
             if kind in ("above", "inside"):
                 continue
         yield name, path
 
 
-def _place(path: str, root: str) -> str:
-    """Where a link leads: `outside` a folder, `inside` it, or "" where it is hidden inside."""
+def _link_target(path: str, root: str) -> str:
+    """The target of a link: `outside` a folder, `inside` it, or "" if it is hidden inside."""
     relative = os.path.relpath(os.path.realpath(path), root)
     parts = relative.split(os.sep)
     if parts[0] == os.pardir:
@@ -198,12 +210,12 @@ def _place(path: str, root: str) -> str:
 
 
 def stat_files(uris: Sequence[str]) -> list[tuple[int, int]]:
-    """Size in bytes and modification time in ns of some files; (-1, 0) where there is none.
+    """Size in bytes and modification time in ns of some files; (-1, 0) for a missing file.
 
-    None is also where no file can be: a URI that pyarrow doesn't know, a path with a NUL in it.
+    A URI that pyarrow does not know, and a path with a NUL character, count as missing.
     """
-    # An object store answers each question in some hundredths of a second.
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+    # Requests to an object store take some hundredths of a second each.
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
         return list((pool.map if any("://" in uri for uri in uris) else map)(_stat, uris))
 
 
@@ -217,32 +229,32 @@ def _stat(uri: str) -> tuple[int, int]:
 
 
 def open_file(uri: str) -> BinaryIO:
-    """A seekable binary file for reading. Raises FileNotFoundError or OSError."""
+    """Opens a seekable binary file for reading. Raises FileNotFoundError or OSError."""
     filesystem, path = locate(uri)
     return filesystem.open_input_file(path)
 
 
 def open_stream(uri: str) -> BinaryIO:
-    """A binary file to be read once, from its beginning. Raises FileNotFoundError or OSError."""
+    """Opens a binary file for sequential reading. Raises FileNotFoundError or OSError."""
     filesystem, path = locate(uri)
     return filesystem.open_input_stream(path, compression=None)
 
 
 def read_bytes(uri: str) -> bytes:
-    """A whole file. Raises FileNotFoundError or OSError."""
+    """The content of a file. Raises FileNotFoundError or OSError."""
     with open_file(uri) as file:
         return file.read()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes a whole file, making its folder; a reader sees the old file or the new one."""
-    with whole_file(uri) as file:
+    """Writes a file atomically, and creates its folder if needed."""
+    with atomic_file(uri) as file:
         file.write(data)
 
 
 def write_table(uri: str, table: pa.Table, **options: Any) -> None:
-    """Writes one Parquet file whole; `options` are pyarrow.parquet.write_table's."""
-    with whole_file(uri) as file:
+    """Writes one Parquet file atomically; `options` are those of pyarrow.parquet.write_table."""
+    with atomic_file(uri) as file:
         pq.write_table(table, file, **options)
 
 
@@ -253,7 +265,7 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def delete(uri: str) -> None:
-    """Removes a file, or a folder with all that is in it; what is not there is no error."""
+    """Removes a file, or a folder with its content; a missing one is not an error."""
     filesystem, path = locate(uri)
     if is_folder(uri):
         filesystem.delete_dir(path)
@@ -262,17 +274,19 @@ def delete(uri: str) -> None:
 
 
 @contextmanager
-def whole_file(uri: str) -> Iterator[Any]:
-    """A file for writing that appears, its folder made, only when the block ends without error.
+def atomic_file(uri: str) -> Iterator[Any]:
+    """Opens a file for writing, which appears only if the block ends without an error.
+
+    Its folder is created if needed. Until the end of the block readers see the old file, if any.
 
     Raises:
         UnwritableError: the disk is full, the folder is read-only, or the like.
-        OSError: another reason why it can't be written, as an object store that does not answer.
+        OSError: another error, for example because an object store does not answer.
     """
     filesystem, path = locate(uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        # Closing an upload completes it with what has arrived, after an error too: so it begins
-        # when all is there, and in a thread, for Ctrl-C ends the main one anywhere.
+        # Closing an upload completes it, even after an error. So the upload starts when all data
+        # is there, and runs in a thread that Ctrl-C does not interrupt.
         with tempfile.TemporaryFile() as buffer:
             yield buffer
             buffer.seek(0)
@@ -281,13 +295,13 @@ def whole_file(uri: str) -> Iterator[Any]:
         return
     temporary = f"{path}.{uuid4().hex}.tmp"
     try:
-        with explained(path, FULL | FORBIDDEN):
+        with raise_unwritable(path, FULL | FORBIDDEN):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = filesystem.open_output_stream(temporary)
-        # What the block reads may be forbidden, too.
-        with explained(path, FULL), file:
+        # FORBIDDEN is not included here, because it may be an error of a file that the block reads.
+        with raise_unwritable(path, FULL), file:
             yield file
-        with explained(path, FULL | FORBIDDEN):
+        with raise_unwritable(path, FULL | FORBIDDEN):
             os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
@@ -296,16 +310,16 @@ def whole_file(uri: str) -> Iterator[Any]:
 
 
 @contextmanager
-def explained(path: str, reasons: Collection[int]) -> Iterator[None]:
-    """Raises UnwritableError for an OSError that has one of some reasons, given as errno."""
+def raise_unwritable(path: str, reasons: Collection[int]) -> Iterator[None]:
+    """Raises UnwritableError instead of an OSError whose errno is in `reasons`."""
     try:
         yield
     except OSError as error:
         if error.errno is not None and error.errno in reasons:
             reason = os.strerror(error.errno)
             if error.errno == errno.EEXIST:
-                # Of os.makedirs, which names what is there.
-                reason = f"{error.filename} is no folder"
+                # From os.makedirs, which names the existing file.
+                reason = f"{error.filename} is not a folder"
             raise UnwritableError(
                 f"{path} can't be written: {reason}; the same command continues"
             ) from error

@@ -1,8 +1,8 @@
-"""Numbers with their nouns."""
+"""Numbers with nouns."""
 
 
 def counted(count: float, noun: str) -> str:
-    """A number and its noun, in the plural unless the number is 1.
+    """A number and a noun, in the plural unless the number is 1.
 
     Examples:
         >>> counted(1, "clip"), counted(2, "training clip"), counted(0, "class")

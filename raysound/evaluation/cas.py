@@ -25,10 +25,10 @@ SPLITS = ("train", "validation")
 
 
 def match_class_counts(real: pa.Table, generated: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Training and validation clips of two corpora, with equal counts by class and split.
+    """Training and validation clips of two corpora, with equal counts per class and split.
 
     The smaller corpus limits each count. The clips whose names have the smallest SHA-256 are kept,
-    so the order of the rows does not matter. Classes that one corpus lacks are dropped.
+    so the order of the rows does not matter. Classes that are missing in one corpus are dropped.
 
     Args:
         real: rows with `clip_id`, `label` and `split`.
@@ -73,7 +73,7 @@ def read_scores(
     Args:
         output: of the experiment.
         classifier: `run`, `feature_id` and `split_digest` of the classifier of an evaluation.
-        digests: of the clips of every corpus that is evaluated, `real` among them, by name.
+        digests: of the clips of all evaluated corpora, including `real`, by name.
 
     Returns:
         `test_clips`, and the content of cas.json by generator, without the accuracies per class;
@@ -94,10 +94,10 @@ def read_scores(
         raise UserError(f"{uri} has schema {schema}, not {CAS_SCHEMA}")
     for key, value in classifier.items():
         if found["classifier"][key] != value:
-            raise UserError(f"{uri} is of another classifier: its {key} differs")
+            raise UserError(f"{uri} belongs to another classifier: its {key} differs")
     for name, value in digests.items():
         if found["corpora"].get(name) != value:
-            raise UserError(f"{uri} is of other clips of {name}")
+            raise UserError(f"{uri} belongs to other clips of {name}")
     return {
         "test_clips": found["test_clips"],
         "generated": {

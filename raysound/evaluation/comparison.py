@@ -18,19 +18,19 @@ from raysound.metrics.declarations import (
 from raysound.metrics.intervals import difference, estimate
 from raysound.metrics.significance import holm, p_value, significant
 
-# Keys of `classifier` that must be equal, so that metrics are comparable.
+# Metrics are comparable only if these keys of `classifier` are equal.
 CLASSIFIER_KEYS = ("run", "model", "labels", "feature_id", "split_digest")
 
 
 def compare_files(first: str, second: str) -> str:
-    """Compares two metrics.json as text, with a line per corpus and metric.
+    """Compares two metrics.json as text, with one line per corpus and metric.
 
     Args:
         first: path or URI of the old one.
         second: path or URI of the new one.
 
     Raises:
-        UserError: one is missing or unreadable, or they can't be compared.
+        UserError: a file is missing or unreadable, or they can't be compared.
     """
     old, new = read_metrics(first), read_metrics(second)
     return "\n".join((*table_lines(compare(old, new)), *skipped_lines(old, new)))
@@ -40,7 +40,7 @@ def read_metrics(uri: str) -> dict[str, Any]:
     """Reads a metrics.json.
 
     Raises:
-        UserError: there is none, or another version wrote it.
+        UserError: the file is missing or has another version.
     """
     if not storage.exists(uri):
         raise UserError(f"there is no {uri}: give the metrics.json that jobs/evaluate.py wrote")
@@ -58,7 +58,7 @@ def read_metrics(uri: str) -> dict[str, Any]:
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """Compares the generated corpora in both; if each has a single one, its name may differ.
+    """Compares the generated corpora that are in both; two single ones may have different names.
 
     Args:
         old: content of a metrics.json.
@@ -78,10 +78,9 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
     for key in CLASSIFIER_KEYS:
         if old["classifier"][key] != new["classifier"][key]:
             raise UserError(
-                f"the two are of different classifiers: classifier.{key} is "
+                f"the two files have different classifiers: classifier.{key} is "
                 f"{old['classifier'][key]} in the first, {new['classifier'][key]} in the second; "
-                "evaluate both with one classifier "
-                "(evaluation.checkpoint=…)"
+                "evaluate both with one classifier (evaluation.checkpoint=…)"
             )
     before, after = (generated_rows(metrics) for metrics in (old, new))
     pairs = corpus_pairs(before, after)
@@ -167,7 +166,7 @@ def corpus_pairs(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[st
 
 
 def skipped_lines(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """Lines with each corpus, embedding and share of copies that is not compared, and why."""
+    """Yields a line with the reason for each corpus, embedding and share of copies not compared."""
     before, after = (generated_rows(metrics) for metrics in (old, new))
     pairs = corpus_pairs(before, after)
     for side, corpora in enumerate((before, after)):
@@ -182,8 +181,8 @@ def skipped_lines(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
             yield f"not compared: the embedding {name}, which only the {only} has"
         elif first[name]["digest"] != second[name]["digest"]:
             yield (
-                f"not compared: the embedding {name}, which is another in the second: model, "
-                "sample rate, clip length, long_clips or features differ"
+                f"not compared: the embedding {name}, because model, sample rate, clip length, "
+                "long_clips or features differ"
             )
     searched = old["copies"], new["copies"]
     if None not in searched:
@@ -212,7 +211,7 @@ def compare_metric(
     gap, p, why = difference(new, old), p_value(new, old), ""
     del gap["significant"]
     if metric.needs_equal_n and before["compared"] != after["compared"]:
-        why = f"of {before['compared']} and of {after['compared']} clips"
+        why = f"{before['compared']} and {after['compared']} clips"
         gap, p = estimate(None, why=why), None
         why = f"not comparable: {gap['why']}"
     elif p is None:

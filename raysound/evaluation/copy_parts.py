@@ -1,4 +1,4 @@
-"""Searches the most similar training clip of each clip of a shard, and writes it to Parquet."""
+"""Searches for the most similar training clip of each clip of a shard; writes it to Parquet."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def hop_seconds(settings: FeatureSettings) -> float:
 
 
 def count_windows(shard: str, names: pa.Array) -> pa.Table:
-    """The number of windows in a shard of each of some clips, without clips that have none."""
+    """The number of windows in a shard per clip, without clips that have no windows."""
     column = storage.read_table(shard, ["clip_id"])["clip_id"]
     counts = pc.value_counts(column.filter(pc.is_in(column, names)))
     return pa.table({"clip_id": counts.field("values"), "windows": counts.field("counts")})
@@ -285,7 +285,7 @@ def corpus_copies(folder: str, corpus: str, threshold: Threshold) -> dict[str, A
 
 
 def most_similar(copies: pa.Table) -> pa.Table:
-    """The rows of the PAIRS_KEPT most similar pairs, the most similar first."""
+    """The rows of the MAX_PAIRS most similar pairs, the most similar first."""
     order = [("similarity", "descending"), ("clip_id", "ascending")]
     return copies.filter(pc.is_valid(copies["training_clip"])).sort_by(order).slice(0, MAX_PAIRS)
 

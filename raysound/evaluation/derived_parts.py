@@ -95,6 +95,6 @@ def read_log_mels(shard: str, names: pa.Array) -> Iterator[tuple[np.ndarray, np.
 
 
 def positions(column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
-    """The index of each value of a column in an array that holds all of them."""
+    """The index of each value of a column in an array that contains all of them."""
     index: np.ndarray = pc.index_in(column, names).to_numpy().astype(np.int64)
     return index

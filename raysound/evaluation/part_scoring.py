@@ -69,8 +69,8 @@ class Identity(NamedTuple):
     Attributes:
         classifier: digest of its weights and metadata.
         batch_size: log-mels per forward pass.
-        compared: digest of the training clips to compare with; "" for none, None as long as they
-            are not scored.
+        compared: digest of the training clips to compare with; "" for none, None until they
+            are scored.
     """
 
     classifier: str
@@ -158,7 +158,7 @@ def split_column(names: pa.Array, chosen: pa.Table) -> pa.Array:
 def classify(row: dict[str, Any], run: str, identity: Identity, device: str) -> dict[str, Any]:
     """Second step: computes the predictions of a shard's log-mels.
 
-    A shard is scored as a whole, so that scores don't depend on the number of processes.
+    A shard is scored in one call, so that scores do not depend on the number of processes.
     """
     if row["todo"] != SCORE:
         return row

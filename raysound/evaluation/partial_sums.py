@@ -46,7 +46,7 @@ class PartialSums:
 
     Attributes:
         classification: sums of the probabilities.
-        balls: counts of the nearest-neighbour balls that hold the clips.
+        balls: counts of the nearest-neighbour balls that contain the clips.
         sounds: sums of levels, durations, sample rates and spectra.
         entries: of ENTRY, by part and row; at least those that `select` keeps.
     """

@@ -63,7 +63,7 @@ class Classifier:
             run: run folder that `train` returns, `OUTPUT/training/<model>-<hash>`; path or URI.
 
         Raises:
-            UserError: the folder holds no checkpoint.
+            UserError: the folder has no checkpoint.
         """
         metadata = checkpoint.load_metadata(os.fspath(run))
         model = checkpoint.load_model(os.fspath(run), metadata)
@@ -115,7 +115,8 @@ def predict_command(run: str, *paths: str) -> str:
         A line per file: label, probability, path.
 
     Raises:
-        UserError: there is no checkpoint, or files can't be used; then it prints the others before.
+        UserError: there is no checkpoint, or files can't be used. The predictions of the other
+            files are printed first.
     """
     predictions = Classifier.load(run).predict(paths)
     rejects = [f"{row.path}: {row.reason}" for row in predictions if row.reason is not None]

@@ -121,7 +121,7 @@ def write_csv(
     names = [field.name for field in PREDICTIONS if not pa.types.is_list(field.type)]
     added = pa.field("mmd_decrease", pa.float64())
     schema = pa.schema([*(PREDICTIONS.field(name) for name in names), added])
-    with storage.whole_file(uri) as file, CSVWriter(file, schema) as writer:
+    with storage.atomic_file(uri) as file, CSVWriter(file, schema) as writer:
         for part in prediction_parts(predictions, corpus):
             table = storage.read_table(part, names)
             in_part = entries["part"] == part_index(part)
@@ -142,7 +142,7 @@ def write_part(uri: str, table: pa.Table, scored: str, compared: str) -> PartMet
 
 
 def read_part_metadata(uri: str) -> PartMetadata | None:
-    """The record of a part; None if there is no such file, or another version wrote it."""
+    """The record of a part; None if the file is missing or has another version."""
     return read_metadata(uri, PART_KEY, PartMetadata)
 
 
@@ -177,7 +177,7 @@ def read_prediction_rows(
         return table.take(pa.array(rows))
 
     # Requests to an object store take some hundredths of a second each, so they run in parallel.
-    with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in predictions else 1) as pool:
+    with ThreadPoolExecutor(storage.CONCURRENT_REQUESTS if "://" in predictions else 1) as pool:
         tables = list(pool.map(read, parts.tolist(), groups))
     if not tables:
         return pa.schema([PREDICTIONS.field(name) for name in columns]).empty_table()

@@ -1,6 +1,6 @@
 """The real side of an evaluation as one file, which replaces the real clips.
 
-A safetensors file. docs/reference.md describes its arrays; all else is JSON in its header.
+It is a safetensors file. docs/reference.md describes its arrays; other data is JSON in its header.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def check_reference(
         if name not in side.embeddings:
             raise UserError(
                 f"evaluation.embeddings.{name}: evaluation.reference {uri} has no embedding of "
-                f"this name, but {', '.join(side.embeddings) or 'none at all'}"
+                f"this name; it has {', '.join(side.embeddings) or 'none'}"
             )
         if side.embeddings[name].digest != digest:
             raise UserError(

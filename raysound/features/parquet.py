@@ -134,7 +134,7 @@ class ShardWriter:
 @contextmanager
 def shard_writer(uri: str, settings: FeatureSettings) -> Iterator[ShardWriter]:
     """One shard, which appears whole when the block ends, or not at all."""
-    with storage.whole_file(uri) as file:
+    with storage.atomic_file(uri) as file:
         writer = ShardWriter(file, settings)
         try:
             yield writer
@@ -168,7 +168,7 @@ def read_records(folder: str, shards: Sequence[int]) -> Iterator[Shard]:
         return shard
 
     # An object store answers each question in some hundredths of a second.
-    with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in folder else 1) as pool:
+    with ThreadPoolExecutor(storage.CONCURRENT_REQUESTS if "://" in folder else 1) as pool:
         for start in range(0, len(shards), RECORDS_TOGETHER):
             yield from pool.map(read, shards[start : start + RECORDS_TOGETHER])
 

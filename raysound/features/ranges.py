@@ -152,7 +152,7 @@ def group(clips: pa.Table, ranges: Ranges, uri: str) -> dict[str, Any]:
     clips, places = clips.take(order), places[order]
     numbers, starts = np.unique(places, return_index=True)
     sizes = np.diff(starts, append=len(places))
-    with storage.whole_file(uri) as file, pq.ParquetWriter(file, clips.schema) as writer:
+    with storage.atomic_file(uri) as file, pq.ParquetWriter(file, clips.schema) as writer:
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
             writer.write_table(clips.slice(start, size), row_group_size=size)
     return {"uri": uri, "has_shards": "shard" in clips.column_names, "ranges": numbers.tolist()}
@@ -173,7 +173,7 @@ def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> Cuts:
         if number in row["ranges"]
     ]
     # An object store answers each question in some hundredths of a second.
-    with ThreadPoolExecutor(storage.ASKED_AT_ONCE if "://" in uri else 1) as pool:
+    with ThreadPoolExecutor(storage.CONCURRENT_REQUESTS if "://" in uri else 1) as pool:
         tables = list(pool.map(_read, pieces))
     pairs = [(rows, has_shards) for rows, (*_, has_shards) in zip(tables, pieces, strict=True)]
     clips = in_order(pa.concat_tables(rows for rows, has_shards in pairs if not has_shards))

@@ -1,4 +1,4 @@
-"""What is known of a corpus and of the machine → settings that suit both."""
+"""Chooses settings for a corpus and a machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from raysound.init.survey import Corpus
 from raysound.settings.corpora import SplitSettings
 from raysound.wording import counted
 
-# Seconds; the shortest that holds SHARE_WHOLE of the clips is taken, or the longest.
+# Seconds. The shortest one that FITTING_PERCENT of the clips fit in is chosen, or the longest.
 CLIP_LENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-SHARE_WHOLE = 95
-# Shares of each class that test and validate, the usual one first.
+FITTING_PERCENT = 95
+# Test and validation clips as shares of each class, in the order of preference.
 FRACTIONS = (0.15, 0.2, 0.25)
-# Seconds that a Fourier transform spans at least: the lowest mel bands are narrow.
-FFT_SECONDS, LEAST_FFT, MOST_BANDS = 0.04, 64, 64
-# Below so many training windows: clips of a batch, epochs on a CPU, epochs on a GPU.
+# Minimum length of a Fourier transform in seconds, because the lowest mel bands are narrow, and in
+# samples; maximum number of mel bands.
+FFT_SECONDS, MIN_FFT, MAX_BANDS = 0.04, 64, 64
+# Upper bound of training windows, batch size, epochs on a CPU, epochs on a GPU.
 SIZES = (
     (500, 16, 60, 100),
     (2000, 16, 40, 80),
@@ -32,20 +33,20 @@ SIZES = (
     (50_000, 64, 10, 40),
     (float("inf"), 64, 5, 20),
 )
-# The largest class has more clips than the smallest by this factor: classes are balanced.
-UNEQUAL = 3
+# Classes are balanced if the largest has more than this multiple of the clips of the smallest.
+MAX_CLASS_RATIO = 3
 
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """How the clips of the real corpus are divided.
+    """The split of the real corpus.
 
     Attributes:
-        settings: that divide them.
-        folds: of the corpus, ascending; empty where they are not used.
-        given: splits that the corpus has itself.
-        counts: clips of each split.
-        missing: labels that the test or the validation clips lack.
+        settings: of the split.
+        folds: of the corpus, ascending; empty if they are not used.
+        given: names of the splits that the corpus itself defines.
+        counts: number of clips per split.
+        missing: labels that are missing in at least one split.
     """
 
     settings: SplitSettings
@@ -83,9 +84,9 @@ class TrainingChoice:
     Attributes:
         model: name of the architecture.
         epochs: passes over the training clips.
-        batch_size: clips of a step.
-        balanced: True where classes of unequal size are weighted.
-        windows: that are trained on, about.
+        batch_size: clips per step.
+        balanced: whether classes of unequal size are weighted.
+        windows: approximate number of training windows.
     """
 
     model: str
@@ -96,25 +97,25 @@ class TrainingChoice:
 
 
 def choose_features(real: Corpus, has_gpu: bool) -> FeatureChoice:
-    """Settings of the log-mel that fit the sounds of a corpus.
+    """Settings of the log-mel for the sounds of a corpus.
 
     Args:
-        real: its sounds.
-        has_gpu: False halves the frames per second.
+        real: the corpus.
+        has_gpu: without a GPU, the number of frames per second is halved.
     """
-    longest = float(np.percentile(real.durations, SHARE_WHOLE))
-    # What exceeds a window by less has no window of its own.
-    holding = (length for length in CLIP_LENGTHS if longest <= length * (1 + LEAST_SURPLUS))
-    clip_length = next(holding, CLIP_LENGTHS[-1])
+    longest = float(np.percentile(real.durations, FITTING_PERCENT))
+    # A remainder shorter than LEAST_SURPLUS of a window has no window of its own.
+    fitting = (length for length in CLIP_LENGTHS if longest <= length * (1 + LEAST_SURPLUS))
+    clip_length = next(fitting, CLIP_LENGTHS[-1])
     rate = real.rate
-    n_fft = max(LEAST_FFT, 1 << int(np.ceil(np.log2(rate * FFT_SECONDS))))
+    n_fft = max(MIN_FFT, 1 << int(np.ceil(np.log2(rate * FFT_SECONDS))))
     windows = np.maximum(np.ceil(real.durations / clip_length - LEAST_SURPLUS), 1)
     return FeatureChoice(
         sample_rate=rate,
         clip_length=clip_length,
         hop_length=max(1, round(rate / (100 if has_gpu else 50))),
         n_fft=n_fft,
-        n_mels=min(MOST_BANDS, n_fft // 4),
+        n_mels=min(MAX_BANDS, n_fft // 4),
         windows=float(windows.mean()),
     )
 
@@ -122,13 +123,13 @@ def choose_features(real: Corpus, has_gpu: bool) -> FeatureChoice:
 def choose_training(
     real: Corpus, split: SplitChoice, features: FeatureChoice, has_gpu: bool
 ) -> TrainingChoice:
-    """A classifier and a training that suit the size of a corpus and the machine.
+    """Settings of the classifier and its training for the size of a corpus and the machine.
 
     Args:
         real: the corpus.
-        split: of it.
-        features: of it.
-        has_gpu: True where PyTorch finds one.
+        split: of the corpus.
+        features: settings of its log-mels.
+        has_gpu: whether PyTorch finds a GPU.
     """
     windows = round(split.counts["train"] * features.windows)
     _, batch_size, *epochs = next(size for size in SIZES if windows < size[0])
@@ -137,41 +138,43 @@ def choose_training(
         model="resnetish18" if has_gpu else "cnn",
         epochs=epochs[has_gpu],
         batch_size=batch_size,
-        balanced=max(counts) > UNEQUAL * min(counts),
+        balanced=max(counts) > MAX_CLASS_RATIO * min(counts),
         windows=windows,
     )
 
 
 def choose_split(real: Corpus) -> SplitChoice:
-    """The corpus's own split or folds, else shares that leave each class clips in every split.
+    """Chooses the folds of a corpus, or the shares with the fewest classes missing in a split.
+
+    Splits that the corpus itself defines are kept.
 
     Raises:
-        UserError: too few clips to train, validate and test.
+        UserError: there are too few clips to train, validate and test.
     """
-    shared = []
-    refusal: UserError | None = None
+    choices = []
+    first_error: UserError | None = None
     for settings, folds in _candidates(real.clips):
         try:
             found = _split(real, settings, folds)
         except UserError as error:
-            refusal = refusal or error
+            first_error = first_error or error
             continue
         if not all(found.counts.values()):
             continue
         if folds:
             return found
-        shared.append(found)
-    if not shared:
-        raise refusal or UserError(
+        choices.append(found)
+    if not choices:
+        raise first_error or UserError(
             f"{real.path}: {counted(len(real.clips), 'clip')} of "
             f"{counted(len(real.classes), 'class')} are too few to train, validate and test: add "
             "clips"
         )
-    return min(shared, key=lambda one: len(one.missing))
+    return min(choices, key=lambda one: len(one.missing))
 
 
 def _candidates(clips: pa.Table) -> Iterator[tuple[SplitSettings, tuple[str, ...]]]:
-    """Settings that may divide a corpus, the best first, with the folds that they use."""
+    """Yields possible settings of the split, the best first, with the folds that they use."""
     given = {*pc.unique(clips["split"].drop_null()).to_pylist()}
     folds = pc.unique(clips["fold"].drop_null()).to_pylist()
     folds.sort(key=lambda fold: (not fold.isdecimal(), len(fold) * fold.isdecimal(), fold))
@@ -185,11 +188,11 @@ def _candidates(clips: pa.Table) -> Iterator[tuple[SplitSettings, tuple[str, ...
 
 
 def _split(real: Corpus, settings: SplitSettings, folds: tuple[str, ...]) -> SplitChoice:
-    divided = assign_split(real.clips, settings)
+    clips_with_split = assign_split(real.clips, settings)
     given = frozenset(pc.unique(real.clips["split"].drop_null()).to_pylist())
     counts, missing = {}, set()
     for name in SPLITS:
-        clips = divided.filter(pc.equal(divided["split"], name))
+        clips = clips_with_split.filter(pc.equal(clips_with_split["split"], name))
         counts[name] = len(clips)
         missing |= {*real.classes} - {*pc.unique(clips["label"]).to_pylist()}
     return SplitChoice(settings, folds, given, counts, tuple(map(quoted, sorted(missing))))

@@ -1,4 +1,4 @@
-"""`raysound init DIR [OUT.yaml]`: writes a config that fits a folder of sounds."""
+"""`raysound init DIR [OUT.yaml]`: writes a config for a folder of sounds."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def write_config(folder: str, config: str | None = None) -> str:
     """Writes a config for the sounds of a folder.
 
     Args:
-        folder: a corpus, or a folder of corpora of which one is called `real`; a path or URI.
-        config: the YAML to write; by default called as the folder, in the current folder.
+        folder: a corpus, or a folder of corpora, one of which is named `real`; a path or URI.
+        config: the YAML file to write; by default in the current folder, with the name of `folder`.
 
     Returns:
-        What was found, and the command that comes next as the last line.
+        A summary of the corpora; the last line is the next command.
 
     Raises:
-        UserError: the file exists, there is no such folder, no sounds in it or no labels, or too
+        UserError: the file exists, the folder does not exist, or it has no sounds, no labels or too
             few clips.
     """
     path = folder.rstrip("/") if "://" in folder else os.path.abspath(os.path.expanduser(folder))
     config = config or f"{os.path.basename(path) or 'sounds'}.yaml"
     if os.path.lexists(config):
-        raise UserError(f"{config} exists already: give another name as the second word")
+        raise UserError(f"{config} already exists: give another name as the second argument")
     name = corpus_name(os.path.splitext(os.path.basename(config))[0])
     found = find_corpora(path)
     has_gpu = torch.cuda.is_available()
@@ -66,18 +66,18 @@ def write_config(folder: str, config: str | None = None) -> str:
 
 
 def _check(text: str, clips: pa.Table, source: str) -> None:
-    """Raises UserError for a config that training and evaluation would refuse."""
+    """Raises UserError for a config that training or evaluation would reject."""
     try:
         config = from_tree(read_yaml(text.encode("utf-8")), source)
     except YamlError as error:
         raise UserError(f"{source}: {error}") from error
-    refusal = check_real(clips, config)
-    if refusal:
-        raise UserError(refusal)
+    message = check_real(clips, config)
+    if message:
+        raise UserError(message)
 
 
 def _summary(corpus: Corpus) -> str:
-    """What a corpus is, in one line."""
+    """A description of a corpus in one line."""
     clips = counted(len(corpus.clips), "clip")
     if not corpus.classes:
         return f"{clips} without labels"

@@ -1,4 +1,4 @@
-"""A folder → one real corpus, and generated corpora beside it where there are any."""
+"""Finds the real corpus and the generated corpora of a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raysound.corpora.checks import check_class_count, check_classes, check_unla
 from raysound.corpora.layouts import quoted
 from raysound.corpora.table_files import OWN
 from raysound.errors import UserError
-from raysound.init.survey import Corpus, folder_holds_sounds, survey
+from raysound.init.survey import Corpus, folder_has_sounds, survey
 from raysound.settings.corpora import RESERVED_NAMES
 
 REAL = "real"
@@ -25,7 +25,7 @@ class FoundCorpora:
     Attributes:
         real: the labelled recordings.
         generated: by name.
-        left_out: path of a folder with sounds that can't be a generated corpus → the reason.
+        left_out: folders with sounds that can't be a generated corpus, with the reasons.
     """
 
     real: Corpus
@@ -36,16 +36,17 @@ class FoundCorpora:
 def find_corpora(path: str) -> FoundCorpora:
     """Finds the corpora of a folder.
 
-    A folder with `real` and other folders of sounds in it holds a real corpus and generated ones.
-    Any other is a real corpus itself.
+    A folder with `real` and other folders of sounds has a real corpus and generated ones. Any other
+    folder is a real corpus itself.
 
     Args:
         path: of the folder, absolute, or a URI.
 
     Raises:
-        UserError: no such folder, no sounds in it, no labels, a single class, or as `read_corpus`.
+        UserError: the folder does not exist, or has no sounds, no labels or a single class; or as
+            `read_corpus`.
     """
-    others = _beside_real(path)
+    others = _generated_folders(path)
     real = survey(storage.join(path, REAL) if others else path)
     if others and not real.classes and _are_classes(others):
         others, real = [], survey(path)
@@ -61,16 +62,16 @@ def find_corpora(path: str) -> FoundCorpora:
     generated: dict[str, Corpus] = {}
     left_out: dict[str, str] = {}
     for folder in others:
-        for place, corpus in _generated_in(folder, real):
+        for corpus_path, corpus in _generated_in(folder, real):
             if isinstance(corpus, UserError):
-                left_out[place] = str(corpus)
+                left_out[corpus_path] = str(corpus)
             else:
-                generated[free_name(place, generated)] = corpus
+                generated[free_name(corpus_path, generated)] = corpus
     return FoundCorpora(real, generated, left_out)
 
 
-def _beside_real(path: str) -> list[str]:
-    """The folders beside a folder of real recordings; none where the path is one corpus."""
+def _generated_folders(path: str) -> list[str]:
+    """The folders of sounds next to a folder `real`; none if the path is one corpus."""
     if not storage.is_folder(path):
         return []
     folders = sorted(name for name in storage.subfolders(path) if not name.startswith("."))
@@ -78,41 +79,41 @@ def _beside_real(path: str) -> list[str]:
     if REAL not in folders or has_table:
         return []
     paths = [storage.join(path, name) for name in folders]
-    filled = [one for one in paths if folder_holds_sounds(one)]
+    with_sounds = [one for one in paths if folder_has_sounds(one)]
     real = storage.join(path, REAL)
-    others = [one for one in filled if one != real]
-    if not others or real not in filled:
+    others = [one for one in with_sounds if one != real]
+    if not others or real not in with_sounds:
         return []
     return others
 
 
 def _are_classes(others: list[str]) -> bool:
-    """True for flat folders beside a flat one called `real`, as `fake`: classes of one corpus."""
-    called_generated = any(os.path.basename(one).startswith("generated") for one in others)
-    return not called_generated and not any(storage.subfolders(one) for one in others)
+    """Whether flat folders next to `real`, such as `fake`, are classes of one corpus."""
+    is_generated = any(os.path.basename(one).startswith("generated") for one in others)
+    return not is_generated and not any(storage.subfolders(one) for one in others)
 
 
 def _generated_in(folder: str, real: Corpus) -> Iterator[tuple[str, Corpus | UserError]]:
-    """The corpus of a folder, or those of the folders in it, as `generated/gan`; or why not."""
+    """Yields the corpus of a folder or those of its subfolders (`generated/gan`), or the errors."""
     try:
         yield folder, _generated(folder, real)
         return
     except UserError as error:
-        refusal = error
+        first_error = error
     inner: dict[str, Corpus | UserError] = {}
     for name in sorted(storage.subfolders(folder)):
-        place = storage.join(folder, name)
-        if not folder_holds_sounds(place):
+        subfolder = storage.join(folder, name)
+        if not folder_has_sounds(subfolder):
             continue
         try:
-            inner[place] = _generated(place, real)
+            inner[subfolder] = _generated(subfolder, real)
         except UserError as error:
-            inner[place] = error
-    # Flat folders may as well be classes that the real corpus lacks.
+            inner[subfolder] = error
+    # Without labels, the subfolders may be classes that are not in the real corpus.
     if any(isinstance(corpus, Corpus) and corpus.classes for corpus in inner.values()):
         yield from inner.items()
     else:
-        yield folder, refusal
+        yield folder, first_error
 
 
 def _generated(path: str, real: Corpus) -> Corpus:
@@ -124,7 +125,7 @@ def _generated(path: str, real: Corpus) -> Corpus:
 
 
 def free_name(path: str, taken: dict[str, Corpus]) -> str:
-    """The name of a folder as that of a corpus: letters, digits, `_`, `.` and `-`."""
+    """A corpus name from the name of a folder, which is neither taken nor reserved."""
     plain = corpus_name(os.path.basename(path))
     name, number = plain, 2
     while name in taken or name in RESERVED_NAMES:
@@ -133,5 +134,5 @@ def free_name(path: str, taken: dict[str, Corpus]) -> str:
 
 
 def corpus_name(name: str) -> str:
-    """A name with the characters that corpora and experiments may have."""
+    """A name of a corpus or experiment: letters, digits, `_`, `.` and `-`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._") or "sounds"

@@ -1,4 +1,4 @@
-"""A folder of sounds → its clips, where their labels come from, sample rates and durations."""
+"""Reads the clips of a folder, the source of their labels, their sample rates and durations."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from raysound.corpora.tables import labelled_rows, tables_of_labels
 from raysound.errors import UserError
 from raysound.wording import counted
 
-# Files whose headers are read: of a local folder, and of an object store, which sends whole files.
+# Number of headers to read, in a local folder and in an object store, which sends complete files.
 LOCAL_FILES, REMOTE_FILES = 2000, 100
-# Of tar and Parquet files, and of the clips in each: a row group is read whole.
+# Number of tar or Parquet files to read, and of clips in each: a row group is read as one.
 PACKED_FILES, PACKED_CLIPS = 20, 25
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is known of a corpus before its extraction.
+    """The properties of a corpus before its extraction.
 
     Attributes:
         path: absolute, or a URI.
-        layout: where its labels come from, in words.
+        layout: description of the source of its labels.
         clips: a table of `raysound.corpora.layouts.SCHEMA`.
-        rates: Hz → how many of the headers that were read state it.
+        rates: sample rates in Hz, with the number of files, of the headers that were read.
         durations: of the same files, seconds `(n_read,)`, ascending.
-        notes: lines on what is left out or doubtful.
+        notes: lines about files that are left out or unclear.
     """
 
     path: str
@@ -53,12 +53,12 @@ class Corpus:
 
     @cached_property
     def classes(self) -> dict[str, int]:
-        """Label → number of its clips, by name; empty for a corpus without labels."""
+        """The number of clips per label, sorted by label; empty for a corpus without labels."""
         return dict(sorted(Counter(self.clips["label"].drop_null().to_pylist()).items()))
 
     @property
     def rate(self) -> int:
-        """The most frequent sample rate, Hz; of equally frequent ones the highest."""
+        """The most frequent sample rate in Hz; the highest one if several are equally frequent."""
         return max(self.rates, key=lambda rate: (self.rates[rate], rate))
 
 
@@ -69,7 +69,7 @@ def survey(path: str) -> Corpus:
         path: of a folder, tar or Parquet file; absolute, or a URI.
 
     Raises:
-        UserError: as `read_corpus`, or no header can be read.
+        UserError: as `read_corpus`, or if no header can be read.
     """
     notes: list[str] = []
     clips = read_corpus(path, notes.append)
@@ -78,18 +78,18 @@ def survey(path: str) -> Corpus:
         raise UserError(f"{path}: no file can be read as a sound (tried: {unread})")
     if unread:
         tried = counted(len(durations) + unread, "file")
-        notes.append(f"{path}: of {tried} that were tried, {unread} can't be read as a sound")
+        notes.append(f"{path}: {unread} of {tried} that were tried can't be read as a sound")
     return Corpus(path, _layout(path, clips), clips, rates, durations, tuple(notes))
 
 
-def folder_holds_sounds(path: str) -> bool:
-    """True for a folder with sound, tar or Parquet files. Raises UserError if it can't be read."""
+def folder_has_sounds(path: str) -> bool:
+    """Whether a folder has sound, tar or Parquet files. Raises UserError if it can't be read."""
     found = Inventory.all(map(Inventory.of, list_blocks(path)))
     return bool(found.sounds or found.containers)
 
 
 def _layout(path: str, clips: pa.Table) -> str:
-    """Where the labels of a corpus come from, in words."""
+    """A description of the source of the labels of a corpus."""
     packs = pc.unique(clips.filter(pc.is_valid(clips["offset"]))["path"]).to_pylist()
     for ending, kind in CONTAINERS.items():
         if packs and packs[0].endswith(ending):
@@ -108,7 +108,7 @@ def _layout(path: str, clips: pa.Table) -> str:
         return f"column {tables[0].roles['label']} of {listed((one.file for one in tables), 3)}"
     layout = layout_of(found.folders, path, _quiet)
     if layout.is_flat:
-        return "files in no class folder"
+        return "files outside class folders"
     if layout.above:
         return f"class folders below {listed(map(quoted, sorted(layout.above)), 3)}"
     if layout.below:
@@ -117,7 +117,7 @@ def _layout(path: str, clips: pa.Table) -> str:
 
 
 def _quiet(line: str) -> None:
-    """`read_corpus` has given the same notes."""
+    """Ignores notes, because `read_corpus` has given the same ones."""
 
 
 def _headers(clips: pa.Table) -> tuple[dict[int, int], np.ndarray, int]:
@@ -136,7 +136,7 @@ def _headers(clips: pa.Table) -> tuple[dict[int, int], np.ndarray, int]:
 
 
 def sample_clips(clips: pa.Table) -> pa.Table:
-    """Some clips of a corpus, evenly over its order; of packed ones, the first of some files."""
+    """Some clips at regular intervals; for packed corpora, the first clips of some files."""
     if pc.any(pc.is_valid(clips["offset"])).as_py():
         files = pc.unique(clips["path"])
         chosen = files.take(pa.array(_even(len(files), PACKED_FILES)))
@@ -148,15 +148,15 @@ def sample_clips(clips: pa.Table) -> pa.Table:
 
 
 def _even(count: int, most: int) -> np.ndarray:
-    """At most so many of the numbers below `count`, evenly spread."""
+    """At most `most` integers below `count`, at regular intervals."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def read_header(sound: Sound) -> tuple[int, float] | None:
-    """The sample rate (Hz) and the duration (seconds) that a file states; None if it can't be read.
+    """Reads sample rate (Hz) and duration (seconds) from a file header; None if it can't be read.
 
     Args:
-        sound: a path, a seekable binary file, or the reason why there is none.
+        sound: a path, a seekable binary file, or the reason why the sound is missing.
     """
     if isinstance(sound, Reject):
         return None

@@ -1,4 +1,4 @@
-"""Corpora and choices → the YAML of an experiment, with a comment on each choice."""
+"""Writes the YAML of an experiment from corpora and choices, with a comment on each choice."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import yaml
 
 from raysound.corpora.layouts import listed, quoted
-from raysound.init.choices import SHARE_WHOLE, FeatureChoice, SplitChoice, TrainingChoice
+from raysound.init.choices import FITTING_PERCENT, FeatureChoice, SplitChoice, TrainingChoice
 from raysound.init.folder import FoundCorpora
 from raysound.init.survey import Corpus
 from raysound.wording import counted
 
 WIDTH = 100
 CLASSES_SHOWN = 20
-PERCENTILES = (5, 50, SHARE_WHOLE)
-# A text that YAML reads as that text without quotes.
+PERCENTILES = (5, 50, FITTING_PERCENT)
+# Strings that need no quotes in YAML.
 PLAIN = re.compile(r"[A-Za-z/][\w./-]*", re.ASCII)
 WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
@@ -33,10 +33,10 @@ def config_text(
     split: SplitChoice,
     training: TrainingChoice,
 ) -> str:
-    """The YAML.
+    """The config as YAML.
 
     Args:
-        source: the file to write it to.
+        source: file name of the config.
         name: of the experiment.
         output: folder of its results.
         found: its corpora.
@@ -71,7 +71,7 @@ def config_text(
 
 
 def scalar(text: str) -> str:
-    """A text as a YAML value, in quotes where it needs them."""
+    """A string as a YAML value, in quotes if needed."""
     if PLAIN.fullmatch(text) and text.lower() not in WORDS:
         return text
     dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 20)
@@ -94,7 +94,7 @@ def _split(split: SplitChoice) -> list[str]:
     values = []
     counts = (
         f"{counted(split.counts['train'], 'clip')} train the classifier, "
-        f"{split.counts['validation']} choose its best epoch, {split.counts['test']} test it."
+        f"{split.counts['validation']} select its best epoch, {split.counts['test']} test it."
     )
     if split.folds:
         why = f"The corpus has the folds {listed(split.folds, 10)}. "
@@ -103,9 +103,9 @@ def _split(split: SplitChoice) -> list[str]:
             values.append(f"validation_folds: [{_fold(settings.validation_folds[0])}]")
         counts += " To test on each fold in turn instead, add folds: all below training."
     elif split.given:
-        why = f"The corpus has a split of its own: {listed(sorted(split.given))}. "
+        why = f"The corpus defines the splits {listed(sorted(split.given))}. "
     else:
-        why = "The corpus has no split: a share of each class is drawn. "
+        why = "The corpus has no split, so a random share of each class is used. "
     if not settings.test_folds and "test" not in split.given:
         values.append(f"test_fraction: {settings.test_fraction:g}")
     if not settings.validation_folds and "validation" not in split.given:
@@ -113,7 +113,8 @@ def _split(split: SplitChoice) -> list[str]:
     lines = _comment(why + counts)
     if split.missing:
         lines += _comment(
-            f"Too few clips to stand in each of the three: {listed(split.missing, CLASSES_SHOWN)}."
+            "Classes with too few clips for all three splits: "
+            f"{listed(split.missing, CLASSES_SHOWN)}."
         )
     return [*lines, *(["split:", *_indented(values, 2)] if values else [])]
 
@@ -146,8 +147,8 @@ def _about(corpus: Corpus, real: Corpus) -> str:
     if corpus.rate >= real.rate:
         return text
     return (
-        f"{text}: they hold nothing above {corpus.rate / 2:g} Hz, real clips do. To compare only "
-        f"what both hold, set sample_rate: {corpus.rate} and f_max: {corpus.rate / 2:g} below."
+        f"{text}: they have no content above {corpus.rate / 2:g} Hz, unlike real clips. To compare "
+        f"only common frequencies, set sample_rate: {corpus.rate} and f_max: {corpus.rate / 2:g}."
     )
 
 
@@ -159,12 +160,12 @@ def _features(real: Corpus, features: FeatureChoice) -> Iterator[str]:
         f"{mark} % up to {np.percentile(real.durations, mark):.2f} s" for mark in PERCENTILES
     )
     yield from _comment(
-        f"Seconds of a window. Durations of the clips: {lengths}, the longest "
+        f"Length of a window in seconds. Durations of the clips: {lengths}, the longest "
         f"{real.durations[-1]:.2f} s. Shorter clips are padded with zeros, longer ones are cut "
         f"into windows: {features.windows:.3g} per clip on average."
     )
     yield f"clip_length: {features.clip_length:g}"
-    yield f"hop_length: {hop}  # samples between two frames: {rate / hop:.3g} frames a second"
+    yield f"hop_length: {hop}  # samples between frames: {rate / hop:.3g} frames per second"
     yield f"n_fft: {n_fft}  # samples of a Fourier transform: {1000 * n_fft / rate:.3g} ms"
     yield f"n_mels: {features.n_mels}  # mel bands"
     yield "f_min: 0  # Hz, lowest frequency of the mel bands"
@@ -172,7 +173,7 @@ def _features(real: Corpus, features: FeatureChoice) -> Iterator[str]:
 
 
 def _rates(real: Corpus) -> str:
-    """The sample rates of the files that were read, the most frequent first."""
+    """A comment on the sample rates of the files that were read, the most frequent first."""
     read = sum(real.rates.values())
     first, *others = sorted(real.rates.items(), key=lambda item: (-item[1], -item[0]))
     if not others:
@@ -187,11 +188,11 @@ def _rates(real: Corpus) -> str:
 def _model(training: TrainingChoice) -> list[str]:
     if training.model == "cnn":
         why = (
-            "PyTorch finds no GPU here: this small network is the fastest to train on CPUs. On a "
-            "GPU: resnetish18."
+            "PyTorch finds no GPU: this small network is the fastest to train on CPUs. On a GPU "
+            "use resnetish18."
         )
     else:
-        why = "PyTorch finds a GPU here: a residual network. On CPUs the small cnn is faster."
+        why = "PyTorch finds a GPU: a residual network. On CPUs the small cnn is faster."
     return [*_comment(why), f"name: {training.model}"]
 
 
@@ -209,9 +210,9 @@ def _training(real: Corpus, training: TrainingChoice) -> Iterator[str]:
 
 
 def _comment(text: str, indent: str = "") -> list[str]:
-    """Lines of a comment; characters that would end a line are escaped."""
+    """The lines of a comment, with unprintable characters escaped."""
     plain = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-    # A number and its unit stay on one line.
+    # Keeps a number and its unit on one line.
     joined = re.sub(r"(?<=\d) (?=(?:s|Hz|%)(?!\w))", "\xa0", plain)
     lines = textwrap.wrap(
         joined, WIDTH, initial_indent=f"# {indent}", subsequent_indent=f"# {indent}",

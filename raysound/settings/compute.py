@@ -1,4 +1,4 @@
-"""The section `compute`: what of the machine or cluster is used."""
+"""The section `compute`: the resources that a job uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from raysound.settings.fields import (
-    LEAST_SHARE,
+    MIN_RESOURCE_SHARE,
     NonNegativeFloat,
     NonNegativeInt,
     Number,
@@ -23,36 +23,38 @@ from raysound.settings.fields import (
 
 
 class ComputeSettings(Section):
-    """What of the machine or cluster is used; no result depends on it, but for float rounding.
+    """The resources of the machine or cluster that a job uses.
 
-    `workers: [2, 8]` trains with as many as the cluster has room for, while it grows and shrinks.
-    `auto` is what helps: bfloat16 and channels_last where the GPU or the CPU computes bfloat16
-    itself, float32 elsewhere; on a GPU also pinned memory, two batches prefetched, and batch norm
-    over all workers' clips.
+    Results do not depend on them, except for float rounding.
 
-    A cluster that grows by itself is given `node_timeout_minutes` minutes to bring the nodes that a
-    training wants; 0 wants them there. Training workers run on nodes with the `labels`, close
-    together (PACK) or apart (SPREAD); tasks run wherever a CPU is free.
+    `workers: [2, 8]` trains with 2 to 8 workers: the number follows the capacity of the cluster.
+    `auto` selects the faster option: bfloat16 and channels_last if the GPU or the CPU computes
+    bfloat16 natively, float32 otherwise; on a GPU also pinned memory, two prefetched batches, and
+    batch norm over the clips of all workers.
+
+    An autoscaling cluster has `node_timeout_minutes` minutes to start the nodes that a training
+    requests; with 0 the nodes must exist. Training workers run on nodes with the `labels`, close
+    together (PACK) or apart (SPREAD); tasks run on any node with a free CPU.
     """
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
-    """Training workers, or the least and the most: [2, 8]."""
+    """Number of training workers, or its minimum and maximum: [2, 8]."""
     use_gpu: Literal[True, False, "auto"] = "auto"
-    """Whether workers get a GPU each."""
-    cpus_per_worker: Number | None = Field(None, ge=LEAST_SHARE)
-    """CPUs of a training worker."""
+    """Gives each training worker a GPU."""
+    cpus_per_worker: Number | None = Field(None, ge=MIN_RESOURCE_SHARE)
+    """CPUs per training worker."""
     num_cpus: PositiveInt | None = None
-    """CPUs of the Ray that is started on this machine; all by default."""
+    """CPUs of a Ray instance that is started on this machine; all by default."""
     node_timeout_minutes: NonNegativeFloat = 0
-    """Minutes to wait for nodes of a cluster that grows."""
+    """Minutes to wait for nodes of an autoscaling cluster."""
     labels: dict[str, str] = {}
-    """Ray labels of the nodes that train."""
+    """Ray labels of the nodes that training workers run on."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    """Ray's placement strategy of the workers."""
+    """Ray's placement strategy for the training workers."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of training and scoring; auto takes bfloat16 where the device computes it natively."""
+    """Precision of training and scoring; auto is bfloat16 if the device computes it natively."""
     channels_last: Literal[True, False, "auto"] = "auto"
-    """Memory format of convolutions."""
+    """Uses the channels-last memory format for convolutions."""
     compile: StrictBool = False
     """Uses torch.compile."""
     tf32: StrictBool = True
@@ -60,11 +62,11 @@ class ComputeSettings(Section):
     pin_memory: Literal[True, False, "auto"] = "auto"
     """Copies batches to the GPU from pinned memory."""
     prefetch_batches: NonNegativeInt | Literal["auto"] = "auto"
-    """Batches prepared ahead."""
+    """Number of batches prepared in advance."""
     sync_batch_norm: Literal[True, False, "auto"] = "auto"
-    """Batch norm over the clips of all workers."""
+    """Computes batch norm over the clips of all workers."""
     shard_clips: PositiveInt | Literal["auto"] = "auto"
-    """Clips of a shard."""
+    """Clips per shard."""
 
     @field_validator("workers", mode="wrap")
     @classmethod
@@ -74,13 +76,13 @@ class ComputeSettings(Section):
         try:
             workers: int | tuple[int, int] = validated(value)
         except ValidationError:
-            # One line for both of the types that it may have.
-            raise ValueError("write a number from 1, or the least and the most, [2, 8]") from None
+            # One message instead of one per type.
+            raise ValueError("write a number from 1, or minimum and maximum, [2, 8]") from None
         if isinstance(workers, tuple) and workers[0] > workers[1]:
             raise ValueError(f"[{workers[0]}, {workers[1]}] begins with the larger number")
         return workers
 
     @property
     def workers_range(self) -> tuple[int, int]:
-        """The least and the most workers."""
+        """Minimum and maximum number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)

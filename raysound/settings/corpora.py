@@ -16,52 +16,52 @@ RESERVED_NAMES = (
 
 
 class SplitSettings(Section):
-    """Which real clips train, which choose the checkpoint, which test the classifier."""
+    """How real clips are divided into training, validation and test clips."""
 
     test_folds: tuple[Fold, ...] = ()
-    """Folds that test the classifier."""
+    """Folds of the test clips."""
     validation_folds: tuple[Fold, ...] = ()
-    """Folds that choose the epoch."""
+    """Folds of the validation clips, which select the epoch."""
     test_fraction: Number = Field(0.15, ge=0, lt=1)
-    """Share of each class that tests, without test_folds."""
+    """Test clips as a share of each class; not used with test_folds."""
     validation_fraction: Number = Field(0.15, ge=0, lt=1)
-    """Share of each class that validates, without validation_folds."""
+    """Validation clips as a share of each class; not used with validation_folds."""
     seed: Seed = 0
-    """Of the clips that are drawn."""
+    """Seed of the random split."""
 
     @model_validator(mode="after")
     def _folds_differ(self) -> SplitSettings:
         both = sorted({*self.test_folds} & {*self.validation_folds})
         if both:
             raise ValueError(f"fold {', '.join(both)} can't be both test and validation")
-        # Folds that are named take the place of a share.
-        drawn = 0.0 if self.test_folds else self.test_fraction
-        drawn += 0.0 if self.validation_folds else self.validation_fraction
-        if drawn >= 1:
+        # Folds replace a share.
+        share = 0.0 if self.test_folds else self.test_fraction
+        share += 0.0 if self.validation_folds else self.validation_fraction
+        if share >= 1:
             raise ValueError(
                 f"test_fraction {self.test_fraction:g} and validation_fraction "
-                f"{self.validation_fraction:g} must add up to less than 1: the rest trains"
+                f"{self.validation_fraction:g} must add up to less than 1: the rest is for training"
             )
         return self
 
 
 class RealCorpus(Section):
-    """The labelled recordings that the classifier learns from."""
+    """The labelled recordings that the classifier is trained on."""
 
     path: PathOrUri
-    """Folder, table or files of the real recordings; a path or URI."""
+    """Folder, table or file of the real recordings; a path or URI."""
     split: SplitSettings = SplitSettings()
 
     @model_validator(mode="before")
     @classmethod
-    def _a_path_alone_will_do(cls, value: Any) -> Any:
+    def _accept_a_path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
 
 class CorporaSettings(Section):
-    """One real corpus, any number of generated ones by name.
+    """One real corpus, and any number of generated corpora by name.
 
-    `real` is left out where `evaluation.reference` stands for it.
+    `real` is left out if `evaluation.reference` replaces it.
     """
 
     real: RealCorpus | None = None
@@ -81,5 +81,5 @@ class CorporaSettings(Section):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All corpora, `real` first where there is one."""
+        """The names of all corpora, `real` first if there is one."""
         return (*(("real",) if self.real else ()), *self.generated)

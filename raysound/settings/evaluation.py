@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
-from raysound.settings.features import LARGEST_CLIP
+from raysound.settings.features import MAX_CLIP_VALUES
 from raysound.settings.fields import (
     CorpusName,
     NonNegativeFloat,
@@ -28,16 +28,16 @@ class OnnxEmbedding(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> OnnxEmbedding:
-        if not 3 <= self.clip_samples <= LARGEST_CLIP:
+        if not 3 <= self.clip_samples <= MAX_CLIP_VALUES:
             raise ValueError(
                 f"clip_length {self.clip_length:g} s is {self.clip_samples} samples at "
-                f"{self.sample_rate} Hz: a clip may have 3 to {LARGEST_CLIP}"
+                f"{self.sample_rate} Hz: a clip must have 3 to {MAX_CLIP_VALUES}"
             )
         return self
 
     @property
     def clip_samples(self) -> int:
-        """Samples of one window of `clip_length`."""
+        """Samples of a window of `clip_length` seconds."""
         return round(self.clip_length * self.sample_rate)
 
 
@@ -45,7 +45,7 @@ def _embedding_tag(value: Any) -> str:
     return LOG_MEL_STATISTICS if isinstance(value, str) else "OnnxEmbedding"
 
 
-# Mean, standard deviation and quantiles of each mel band: an embedding that needs no model.
+# An embedding without a model: mean, standard deviation and quantiles of each mel band.
 LOG_MEL_STATISTICS = "log_mel_statistics"
 Embedding = Annotated[
     Annotated[OnnxEmbedding, Tag("OnnxEmbedding")]
@@ -57,40 +57,41 @@ Embedding = Annotated[
 class CopiesSettings(Section):
     """The search for copies of training clips among generated clips.
 
-    A clip counts as a copy above the similarity that a share of `rate` of real clips reach. At most
-    so many `training_windows` are searched: of more, whole clips are drawn.
+    A generated clip counts as a copy above a threshold of similarity, which a share `rate` of the
+    real clips exceeds. If there are more than `training_windows`, clips are sampled.
     """
 
     rate: Number = Field(0.01, gt=0, lt=1)
-    """Share of real clips that may be called copies."""
+    """Share of real clips that count as copies."""
     training_windows: PositiveInt = 50_000
-    """Windows of training clips that are searched, at most."""
+    """Maximum number of windows of training clips to search."""
 
 
 class EvaluationSettings(Section):
-    """How the classifier scores. `checkpoint` is a training run's folder; by default this config's.
+    """Settings of the evaluation.
 
-    The report shows so many of the hardest and of the most convincing clips of each class and
-    corpus, as far as `examples_megabytes` hold. `tensorboard` writes the numbers as events, too,
-    `csv` the predictions of each corpus as a CSV file. `embeddings` are further embeddings, by
-    name, in which the distances are computed. `reference` is a file of jobs/reference.py, which
-    stands for the real corpus; it wants `checkpoint`. `copies` searches copies of training clips.
+    `checkpoint` is the folder of a training run; the default is the run of this config. The report
+    shows `examples` of the hardest and of the most convincing clips per class and corpus, up to
+    `examples_megabytes`. `tensorboard` also writes the metrics as events, and `csv` the predictions
+    of each corpus as a CSV file. The distances are also computed in the further `embeddings`.
+    `reference` is a file of jobs/reference.py that replaces the real corpus; it requires
+    `checkpoint`. `copies` searches for copies of training clips.
     """
 
     checkpoint: PathOrUri | None = None
-    """Folder of the classifier, below training/; this config's own by default."""
+    """Folder of the classifier, below training/; by default the one of this config."""
     reference: PathOrUri | None = None
-    """File of `raysound reference` in place of the real corpus; needs checkpoint."""
+    """File of `raysound reference` that replaces the real corpus; requires checkpoint."""
     batch_size: PositiveInt = 64
-    """Of the classifier."""
+    """Windows per forward pass of the classifier."""
     examples: NonNegativeInt = 1
-    """Hardest and most convincing clips shown, per class and corpus."""
+    """Hardest and most convincing clips to show, of each kind per class and corpus."""
     examples_megabytes: NonNegativeFloat = 12.0
-    """Size of all sounds in the report."""
+    """Maximum size of all sounds in the report, MB."""
     tensorboard: StrictBool = False
     """Writes the metrics as TensorBoard events."""
     csv: StrictBool = False
     """Writes the predictions of each corpus as a CSV file."""
     embeddings: dict[CorpusName, Embedding] = {}
-    """Further embeddings, by name: log_mel_statistics, or an ONNX model."""
+    """Further embeddings by name: log_mel_statistics or an ONNX model."""
     copies: CopiesSettings | None = None

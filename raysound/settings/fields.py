@@ -16,26 +16,26 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-# The type of a fault whose value must not be shown.
+# Type of a validation error whose value must not be printed.
 SECRET = "secret"
-# The least share of a CPU or GPU that Ray can reserve.
-LEAST_SHARE = 0.0001
+# The smallest share of a CPU or GPU that Ray can reserve.
+MIN_RESOURCE_SHARE = 0.0001
 
 
 def digest(value: object) -> str:
-    """Eight hex digits of a JSON-like value, the same in every process and on every machine."""
+    """A digest of a JSON-like value, eight hex digits, the same in all processes and machines."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class Section(BaseModel):
-    """One section of the YAML: frozen, unknown keys refused."""
+    """A section of the YAML file, which is frozen and accepts no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _without_secrets(uri: str) -> str:
-    """Refuses a URI that holds what only the environment should: configs are kept and shown."""
+def _reject_secrets(uri: str) -> str:
+    """Rejects a URI with credentials, because configs are stored and printed."""
     scheme, separator, rest = uri.partition("://")
     if separator and ("@" in rest.partition("/")[0] or "?" in rest):
         raise PydanticCustomError(
@@ -48,19 +48,19 @@ def _without_secrets(uri: str) -> str:
 
 
 def strict_number(value: object) -> object:
-    """Refuses what pydantic would convert: `true` is no 1, and a quoted number is a text."""
+    """Rejects booleans and quoted numbers, which pydantic would convert."""
     if isinstance(value, bool | str):
         raise PydanticCustomError("number_type", "Input should be a number")
     return value
 
 
 def _fold_name(value: object) -> object:
-    """Folds are names: `1` in a YAML and `"1"` in a CSV are the same fold."""
+    """Converts numbers to names, so that `1` in YAML and `"1"` in CSV are the same fold."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _whole_number(value: object) -> object:
-    """Refuses whole numbers that numpy, Arrow and Ray can't hold everywhere."""
+def _strict_integer(value: object) -> object:
+    """Rejects numbers above 32-bit integers, which numpy, Arrow or Ray may not accept."""
     if isinstance(value, int | float) and value >= 2**31:
         raise PydanticCustomError("int_size", "Input should be less than 2147483648")
     return strict_number(value)
@@ -69,16 +69,16 @@ def _whole_number(value: object) -> object:
 Number = Annotated[float, BeforeValidator(strict_number)]
 PositiveFloat = Annotated[float, Field(gt=0), BeforeValidator(strict_number)]
 NonNegativeFloat = Annotated[float, Field(ge=0), BeforeValidator(strict_number)]
-Integer = Annotated[int, BeforeValidator(_whole_number)]
-PositiveInt = Annotated[int, Field(gt=0), BeforeValidator(_whole_number)]
-NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_whole_number)]
-# What numpy and torch take for a seed.
+Integer = Annotated[int, BeforeValidator(_strict_integer)]
+PositiveInt = Annotated[int, Field(gt=0), BeforeValidator(_strict_integer)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_strict_integer)]
+# The range that both numpy and torch accept.
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(strict_number)]
-# Of an exponential mean, as Adam's and momentum's.
+# Decay of an exponential moving average, as in Adam and momentum.
 Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(strict_number)]
-# A signal-to-noise ratio in dB: beyond, one of the two is lost in float32.
+# A signal-to-noise ratio in dB; beyond these limits float32 loses the signal or the noise.
 Decibels = Annotated[float, Field(ge=-200, le=200), BeforeValidator(strict_number)]
 # A path or URI of a file or folder.
-PathOrUri = Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_secrets)]
+PathOrUri = Annotated[str, StringConstraints(min_length=1), AfterValidator(_reject_secrets)]
 Fold = Annotated[str, BeforeValidator(_fold_name)]
 CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

@@ -47,12 +47,12 @@ class SGD(Section):
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> SGD:
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov: true wants a momentum above 0 (got 0)")
+            raise ValueError("nesterov: true requires a momentum above 0 (got 0)")
         return self
 
 
 class StepLR(Section):
-    """torch.optim.lr_scheduler.StepLR, stepped once an epoch."""
+    """torch.optim.lr_scheduler.StepLR, stepped once per epoch."""
 
     name: Literal["StepLR"]
     step_size: PositiveInt
@@ -60,7 +60,7 @@ class StepLR(Section):
 
 
 class MultiStepLR(Section):
-    """torch.optim.lr_scheduler.MultiStepLR, stepped once an epoch."""
+    """torch.optim.lr_scheduler.MultiStepLR, stepped once per epoch."""
 
     name: Literal["MultiStepLR"]
     milestones: tuple[PositiveInt, ...] = Field(min_length=1)
@@ -69,26 +69,29 @@ class MultiStepLR(Section):
     @model_validator(mode="after")
     def _milestones_rise(self) -> MultiStepLR:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} must rise from one to the next")
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
         return self
 
 
 class ExponentialLR(Section):
-    """torch.optim.lr_scheduler.ExponentialLR, stepped once an epoch."""
+    """torch.optim.lr_scheduler.ExponentialLR, stepped once per epoch."""
 
     name: Literal["ExponentialLR"]
     gamma: PositiveFloat
 
 
 class CosineAnnealingLR(Section):
-    """torch.optim.lr_scheduler.CosineAnnealingLR, stepped once an epoch; T_max is all epochs."""
+    """torch.optim.lr_scheduler.CosineAnnealingLR, stepped once per epoch; T_max is all epochs."""
 
     name: Literal["CosineAnnealingLR"]
     eta_min: NonNegativeFloat = 0.0
 
 
 class OneCycleLR(Section):
-    """torch.optim.lr_scheduler.OneCycleLR over all epochs, stepped once an epoch; `lr` its peak."""
+    """torch.optim.lr_scheduler.OneCycleLR over all epochs, stepped once per epoch.
+
+    `lr` of the optimizer is the peak.
+    """
 
     name: Literal["OneCycleLR"]
     pct_start: Number = Field(0.3, gt=0, lt=1)
@@ -99,7 +102,7 @@ class OneCycleLR(Section):
 class ReduceLROnPlateau(Section):
     """torch.optim.lr_scheduler.ReduceLROnPlateau.
 
-    It watches what its mode belongs to: `min` the validation loss, `max` the validation accuracy.
+    With `min` it monitors the validation loss, with `max` the validation accuracy.
     """
 
     name: Literal["ReduceLROnPlateau"]
@@ -117,5 +120,5 @@ Scheduler = Annotated[
 
 
 def adam_if_unnamed(value: object) -> object:
-    """The options of an optimizer, of Adam if they name none."""
+    """Adds the name Adam to the options of an optimizer without a name."""
     return {"name": "Adam", **value} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""The paths of a config: which settings are paths, and their absolute form."""
+"""The settings of a config that are paths, and their absolute form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from raysound.settings.schema import Config
 
-# Relative to the folder the job was started in; Ray's workers run elsewhere, so made absolute here.
+# Relative to the folder in which the job starts. Ray's workers run in other folders.
 PATH_KEYS = (
     ("output",),
     ("corpora", "real", "path"),
@@ -25,26 +25,26 @@ PATH_KEYS = (
 
 
 def configured_paths(config: Config) -> dict[str, str]:
-    """Every path and URI of a config that is set, by its dotted key."""
+    """Every path and URI that is set in a config, by its dotted key."""
     found: dict[str, str] = {}
 
-    def look(tree: Any, keys: Sequence[str], above: str = "") -> None:
-        # Log-mel statistics are a word where other embeddings are a section.
+    def collect(tree: Any, keys: Sequence[str], prefix: str = "") -> None:
+        # The embedding `log_mel_statistics` is a string, while others are sections.
         tree = tree if isinstance(tree, dict) else {}
         for key in list(tree) if keys[0] == "*" else keys[:1]:
             value = tree.get(key)
             if len(keys) > 1:
-                look(value, keys[1:], f"{above}{key}.")
+                collect(value, keys[1:], f"{prefix}{key}.")
             elif isinstance(value, str):
-                found[above + key] = value
+                found[prefix + key] = value
 
     for keys in PATH_KEYS:
-        look(config.model_dump(), keys)
+        collect(config.model_dump(), keys)
     return found
 
 
 def make_absolute(tree: Any, keys: Sequence[str]) -> None:
-    """Makes the path that `keys` lead to absolute, in place; URIs and unset ones stay."""
+    """Makes the paths at `keys` absolute, in place; URIs and unset paths stay."""
     if not isinstance(tree, dict):
         return
     for key in list(tree) if keys[0] == "*" else keys[:1]:

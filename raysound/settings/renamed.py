@@ -1,4 +1,4 @@
-"""Settings under their names of the release before, accepted for one release."""
+"""Accepts the old names of renamed settings for one release."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# To be removed in 0.3.
+# Old name → current name. To be removed in 0.3.
 RENAMED = {
     "training.average": "training.ema_decay",
     "training.keep": "training.checkpoint_policy",
@@ -25,23 +25,23 @@ RENAMED = {
 }
 
 
-def present_name(key: str, source: str) -> str:
-    """The present name of a dotted key; logs a line for one that was renamed."""
+def current_name(key: str, source: str) -> str:
+    """The current name of a dotted key; logs a line if it was renamed."""
     if key not in RENAMED:
         return key
-    logger.warning("note: %s: %s is called %s now", source, key, RENAMED[key])
+    logger.warning("note: %s: %s is now called %s", source, key, RENAMED[key])
     return RENAMED[key]
 
 
-def use_present_names(tree: dict[str, Any], source: str) -> None:
-    """Gives the settings of a nested dict their present names, in place.
+def rename_old_keys(tree: dict[str, Any], source: str) -> None:
+    """Gives the settings of a nested dict their current names, in place.
 
     Args:
         tree: as read from a YAML file.
         source: of the tree, for messages.
 
     Raises:
-        UserError: a setting stands there under both names.
+        UserError: a setting occurs under both names.
     """
     for old, new in RENAMED.items():
         *sections, name = old.split(".")
@@ -63,6 +63,6 @@ def _rename(
     if old not in section:
         return
     if new in section:
-        raise UserError(f"{source}: {old_key} is called {new_key} now: leave out {old_key}")
-    logger.warning("note: %s: %s is called %s now", source, old_key, new_key)
+        raise UserError(f"{source}: {old_key} is now called {new_key}: leave out {old_key}")
+    logger.warning("note: %s: %s is now called %s", source, old_key, new_key)
     section[new] = section.pop(old)

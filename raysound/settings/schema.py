@@ -1,4 +1,4 @@
-"""The config of an experiment: all sections of the YAML as one frozen, validated model."""
+"""The config of an experiment: all sections of the YAML file as one frozen, validated model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from raysound.settings.training import ModelSettings, TrainingSettings
 
 
 class Config(Section):
-    """One experiment: everything that a job reads."""
+    """The settings of an experiment."""
 
     name: CorpusName
-    """Of the experiment."""
+    """Name of the experiment."""
     output: PathOrUri
     """Folder of all results; a path or URI."""
     corpora: CorporaSettings
@@ -33,7 +33,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batches_split_evenly(self) -> Config:
-        # A range may hold numbers that don't divide it: then the last clips of a batch wait.
+        # Between the ends of a range, clips that do not divide evenly go to a later batch.
         for workers in self.compute.workers_range:
             if self.training.batch_size % workers:
                 raise ValueError(
@@ -53,18 +53,19 @@ class Config(Section):
             return self
         if self.corpora.real is not None:
             raise ValueError(
-                "evaluation.reference stands for the real recordings: leave out corpora.real, or it"
+                "evaluation.reference replaces the real recordings: leave out either it or "
+                "corpora.real"
             )
         if self.evaluation.checkpoint is None:
             raise ValueError(
-                "evaluation.reference wants evaluation.checkpoint, the folder of its classifier"
+                "evaluation.reference requires evaluation.checkpoint, the folder of its classifier"
             )
         if not self.corpora.generated:
-            raise ValueError("evaluation.reference wants corpora.generated, which it evaluates")
+            raise ValueError("evaluation.reference requires corpora.generated")
         if self.evaluation.copies is not None:
             raise ValueError(
                 "evaluation.copies compares with the real recordings, which evaluation.reference "
-                "does not hold: leave one of them out"
+                "does not contain: leave out one of them"
             )
         return self
 
@@ -75,8 +76,8 @@ class Config(Section):
         if training.gradient_accumulation_steps > share:
             raise ValueError(
                 "training.gradient_accumulation_steps "
-                f"{training.gradient_accumulation_steps} is more than the {share} clips that each "
-                "worker has of a training.batch_size"
+                f"{training.gradient_accumulation_steps} is more than the {share} clips of a "
+                "training.batch_size that each worker has"
             )
         crop, clip = training.crop_length, self.features.clip_length
         if crop is not None and crop > clip:
@@ -88,13 +89,13 @@ class Config(Section):
         if workers > 1 and isinstance(scheduler, HyperBandScheduler | PopulationBasedTraining):
             raise ValueError(
                 f"search.scheduler {scheduler.name} pauses trials and copies their weights, which "
-                "Ray Tune can't do with trials of several workers: use ASHAScheduler, or "
+                "Ray Tune can't do for trials with several workers: use ASHAScheduler, or "
                 "compute.workers 1"
             )
         return self
 
     def to_yaml(self) -> str:
-        """The whole config, defaults filled in, as YAML that `load` takes."""
+        """The config with all defaults, as YAML that `load` accepts."""
         hidden = set() if self.search.space else {"search"}
         tree = self.model_dump(mode="json", exclude=hidden)
         tree["features"].setdefault("loudness", "none")

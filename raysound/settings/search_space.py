@@ -1,4 +1,4 @@
-"""The search space: its checks, and the config of one trial."""
+"""Checks of the search space, and the config of a trial."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from raysound.settings.schema import Config
 from raysound.settings.search import ASHAScheduler, PopulationBasedTraining
 from raysound.settings.validation import validated
 
-# What may differ from epoch to epoch of one training.
-CHANGED_IN_TRAINING = (
+# Settings that may change during a training.
+CHANGEABLE_IN_TRAINING = (
     "training.optimizer.", "training.augment.", "training.label_smoothing", "training.max_grad_norm"
 )  # fmt: skip
-# Of the other searched settings, to find one that a value goes with.
-COMBINATIONS_TRIED = 200
+# Combinations of the other searched settings to try with a value.
+MAX_COMBINATIONS = 200
 
 
 def check_space(config: Config, source: str) -> None:
-    """Looks at every choice and both ends of each searched setting, before anything starts.
+    """Checks every choice and both ends of the range of each searched setting.
 
     Raises:
-        UserError: no such setting, one that can't be searched, or a value out of its range.
+        UserError: a setting does not exist or can't be searched, or a value is out of range.
     """
     if config.search.space and config.training.trains_several:
         raise UserError(
-            f"{source}: a search trains one classifier a trial: leave training.folds and seeds out"
+            f"{source}: a search trains one classifier per trial: leave out training.folds and "
+            "seeds"
         )
     population = isinstance(config.search.scheduler, PopulationBasedTraining)
     if population and config.training.scheduler is not None:
         raise UserError(
-            f"{source}: PopulationBasedTraining is a schedule itself: leave training.scheduler out"
+            f"{source}: PopulationBasedTraining is a schedule itself: leave out training.scheduler"
         )
     scheduler, longest = config.search.scheduler, most_epochs(config)
     if isinstance(scheduler, ASHAScheduler) and scheduler.grace_period > longest:
@@ -52,19 +53,22 @@ def check_space(config: Config, source: str) -> None:
                 f"{where}: '{key}' can't be searched, only model, features and training"
             )
         if key.startswith("features.") and dimension.choice is None:
-            raise UserError(f"{where}: '{key}' wants a choice: each value means another extraction")
-        if population and not key.startswith(CHANGED_IN_TRAINING):
             raise UserError(
-                f"{where}: PopulationBasedTraining changes settings in mid-training: '{key}' can't"
+                f"{where}: '{key}' requires a choice: each value needs its own extraction"
+            )
+        if population and not key.startswith(CHANGEABLE_IN_TRAINING):
+            raise UserError(
+                f"{where}: PopulationBasedTraining changes settings during the training, which is "
+                f"not possible for '{key}'"
             )
         if config.search.algorithm == "grid" and dimension.choice is None:
-            raise UserError(f"{where}: '{key}' wants a choice, for search.algorithm is grid")
+            raise UserError(f"{where}: '{key}' requires a choice, because search.algorithm is grid")
         for value in dimension.samples:
             _try_value(config, key, value, where)
 
 
 def most_epochs(config: Config) -> int:
-    """Epochs of the longest trial that the search space has."""
+    """Number of epochs of the longest trial in the search space."""
     longest = 0
     for key, own in (
         ("training.epochs", config.training.epochs),
@@ -75,16 +79,16 @@ def most_epochs(config: Config) -> int:
 
 
 def _try_value(config: Config, key: str, value: Any, where: str) -> None:
-    """Raises UserError for a value that goes with none of the other settings' values."""
+    """Raises UserError for a value that is valid with no values of the other settings."""
     others = {name: each.values for name, each in config.search.space.items() if name != key}
-    refusal = None
-    for others_values in [(), *islice(product(*others.values()), COMBINATIONS_TRIED)]:
+    first_error = None
+    for others_values in [(), *islice(product(*others.values()), MAX_COMBINATIONS)]:
         try:
             sampled_config(config, {key: value, **dict(zip(others, others_values, strict=False))})
             return
         except UserError as error:
-            refusal = refusal or error
-    raise UserError(f"{where}: {refusal}")
+            first_error = first_error or error
+    raise UserError(f"{where}: {first_error}")
 
 
 def _searchable(key: str) -> bool:
@@ -93,17 +97,17 @@ def _searchable(key: str) -> bool:
 
 
 def sampled_config(config: Config, values: Mapping[str, Any]) -> Config:
-    """The config of one trial: with some settings, and without the search.
+    """The config of a trial, with its values and without the search.
 
     Args:
-        config: that has the search.
-        values: by dotted key.
+        config: of the search.
+        values: of the trial, by dotted key.
 
     Raises:
-        UserError: they don't go together, as `load` says.
+        UserError: the values contradict each other, see `load`.
     """
     tree = config.model_dump(exclude_unset=True, exclude={"search"})
-    # A whole section before the settings inside it.
+    # Sections are set before the settings in them.
     for key in sorted(values, key=lambda key: key.count(".")):
         set_key(tree, key, values[key])
     return validated(tree, ", ".join(f"{key}={values[key]}" for key in values))

@@ -1,4 +1,4 @@
-"""The section `synthesis`: corpora that raysound makes itself."""
+"""The section `synthesis`: corpora that raysound synthesizes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from raysound.settings.fields import (
 
 
 class FormulaSettings(Section):
-    """Corpora made by formula: one real and three generated ones, a folder each below `output`."""
+    """Synthetic corpora: one real and three generated ones, with one folder each in `output`."""
 
     output: PathOrUri
     """Folder of the corpora."""
     clips_per_class: PositiveInt = 40
-    """Real clips of each class."""
+    """Real clips per class."""
     generated_clips_per_class: PositiveInt = 20
-    """Clips of each class and generated corpus."""
-    # Shorter or at a lower rate the formulas have no room: see raysound.synthesis.formula.
+    """Clips per class and generated corpus."""
+    # The formulas of raysound.synthesis.formula need this length and sample rate.
     seconds: Number = Field(1.0, ge=0.05)
-    """Length of a clip."""
+    """Length of a clip in seconds."""
     sample_rate: Integer = Field(16000, ge=8000)
-    """Hz."""
+    """Sample rate of the clips, Hz."""
     seed: Seed = 0
-    """Of all draws."""
+    """Seed of all random numbers."""
 
 
 class LadderSettings(Section):
-    """Ever worse corpora made of real test clips, a folder each below `output`.
+    """Corpora of decreasing quality, made of real test clips, one folder each in `output`.
 
-    `mel-N` went through N mel bands and back by Griffin-Lim; `noise-NdB` has white noise added,
-    N dB below the clip.
+    `mel-N` are Griffin-Lim reconstructions from N mel bands. `noise-NdB` are clips with white
+    noise N dB below the clip.
     """
 
     output: PathOrUri
@@ -47,30 +47,30 @@ class LadderSettings(Section):
     snr_db: tuple[Decibels, ...] = (40, 30, 20, 10, 0)
     """Signal-to-noise ratios of the noisy corpora, dB."""
     iterations: PositiveInt = 32
-    """Of Griffin-Lim."""
+    """Iterations of Griffin-Lim."""
 
     @model_validator(mode="after")
-    def _has_different_rungs(self) -> LadderSettings:
+    def _values_differ(self) -> LadderSettings:
         for name in ("n_mels", "snr_db"):
-            rungs = getattr(self, name)
-            if len(set(rungs)) < len(rungs):
-                raise ValueError(f"{name} {list(rungs)} names a value twice")
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {list(values)} has a value twice")
         if not self.n_mels and not self.snr_db:
-            raise ValueError("n_mels [] and snr_db [] leave no corpus to make")
+            raise ValueError("n_mels [] and snr_db [] give no corpus")
         return self
 
 
 class GriffinLimSettings(Section):
-    """A generated corpus made of real test clips, by log-mel and back."""
+    """A generated corpus of real test clips, reconstructed from their log-mels."""
 
     output: PathOrUri
     """Folder of the corpus."""
     iterations: PositiveInt = 32
-    """Of Griffin-Lim."""
+    """Iterations of Griffin-Lim."""
 
 
 class SynthesisSettings(Section):
-    """Corpora that raysound makes itself."""
+    """Corpora that raysound synthesizes."""
 
     formula: FormulaSettings | None = None
     griffin_lim: GriffinLimSettings | None = None

@@ -1,4 +1,4 @@
-"""YAML with the scalars of YAML 1.2, by PyYAML."""
+"""Reads YAML 1.2 with PyYAML."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import yaml
 
 
 class YamlError(Exception):
-    """What is wrong with a YAML text and where, in one line."""
+    """An error in a YAML text, with its position, in one line."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads scalars as YAML 1.2 does, and refuses a key that stands twice.
+    """Reads scalars as in YAML 1.2, and rejects duplicate keys.
 
-    YAML 1.1, PyYAML's own, takes `no` for false, `01` for 1, `12:30:45` for 45045 and
-    `2024-01-01` for a date: folds, classes and folders have such names.
+    PyYAML implements YAML 1.1, in which `no` is false, `01` is 1, `12:30:45` is 45045 and
+    `2024-01-01` is a date. Folds, classes and folders may have these names.
     """
 
-    yaml_implicit_resolvers = {}  # PyYAML's own table, of this class alone
+    yaml_implicit_resolvers = {}  # PyYAML's table, which is not shared with its own loader
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping as a dict; its keys are texts, as typed."""
+        """A mapping as a dict; its keys are strings, as written."""
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         names = [key.value for key in keys]
         for key in keys:
             if names.count(key.value) > 1:
                 line = node.start_mark.line + 1
                 raise yaml.YAMLError(
-                    f"'{key.value}' stands twice in the section that begins in line {line}"
+                    f"'{key.value}' occurs twice in the section that begins on line {line}"
                 )
             if not key.tag.endswith(":merge"):
                 key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.2's core schema, but for numbers that begin with 0: `01` is a name.
+# The core schema of YAML 1.2, except that numbers with a leading 0, as `01`, are strings.
 for _kind, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -52,7 +52,7 @@ for _kind, _pattern, _first in (
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first
     )
-# How a value on the command line begins that is YAML; all others are taken as they are typed.
+# A value on the command line that begins with one of these is YAML.
 FLOW = ("[", "{", "'", '"')
 
 
@@ -60,7 +60,7 @@ def read_yaml(data: bytes) -> Any:
     """The content of a YAML file: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        YamlError: it is no YAML.
+        YamlError: it is not YAML.
     """
     return _loaded(data)
 
@@ -68,11 +68,11 @@ def read_yaml(data: bytes) -> Any:
 def read_value(text: str) -> Any:
     """A value from a command line.
 
-    A text that begins with `[`, `{` or a quote is YAML; any other is one name, number, `true`,
-    `false` or `null`, in which `#`, `: ` and `*` have no meaning.
+    A text that begins with `[`, `{` or a quote is YAML. Any other text is a name, number, `true`,
+    `false` or `null`, in which `#`, `: ` and `*` have no special meaning.
 
     Raises:
-        YamlError: it begins as YAML, and is none.
+        YamlError: it begins as YAML, but is not valid YAML.
     """
     if text.startswith(FLOW):
         return _loaded(text)
@@ -89,7 +89,7 @@ def _loaded(text: str | bytes) -> Any:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What PyYAML found and where, without the excerpt."""
+    """The error of PyYAML and its position, without the excerpt."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/: who runs it, or why nobody can."""
+"""Every command in README.md and docs/ has a test that runs it, or a reason why none does."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ PROGRAMS = "bash|docker|export|kubectl|make|mkdir|pip|python|ray|raysound|ssh|ta
 PROGRAMS += r"|(?:[A-Z_]+=\S+ )*\.venv/bin/python|build/peers/bin/\w+"
 COMMAND = re.compile(rf"^(?:    |\$ )((?:{PROGRAMS}) .*?)(?:\s+#.*)?$", re.MULTILINE)
 
-# What a command looks like → the tests that run it, as FILE::TEST.
+# Pattern of a command → the test that runs it, as FILE::TEST.
 RUN_BY = {
     r"make demo": "tests/jobs/test_jobs.py::test_the_demo_ranks_the_good_generator_first",
     r"raysound extract configs/demo\.yaml": (
@@ -67,7 +67,7 @@ RUN_BY = {
         "tests/unit/test_equal_numbers.py::test_raysound_equals_the_libraries_that_are_installed"
     ),
 }
-# → why no test runs it; what of it can be checked here is checked below.
+# Pattern of a command → the reason why no test runs it.
 NOT_RUN = {
     r"pip install \.": "it downloads packages",
     r"python jobs/pipeline\.py configs/demo\.yaml .*": "the demo again, with ten times the clips",
@@ -91,14 +91,14 @@ NOT_RUN = {
 
 
 def commands() -> list[str]:
-    """All of them, once each."""
+    """All documented commands, without repetition."""
     texts = (re.sub(r"\\\n\s+", "", page.read_text()) for page in PAGES)
     found = (command.strip() for text in texts for command in COMMAND.findall(text))
     return list(dict.fromkeys(found))
 
 
 def benchmarks() -> list[str]:
-    """The scripts that are called."""
+    """The benchmark scripts in the commands."""
     return sorted({name for one in commands() for name in re.findall(r"benchmarks/\w+\.py", one)})
 
 
@@ -123,7 +123,7 @@ def test_the_named_test_exists(place: str) -> None:
 
 
 def of_jobs() -> Iterator[tuple[str, list[str]]]:
-    """Name and arguments of each of our commands, as a script or not, submitted or not."""
+    """Yields name and arguments of each raysound command, including scripts and submitted jobs."""
     for command in commands():
         words = shlex.split(command)
         if words[0] == "raysound":
@@ -137,7 +137,7 @@ def of_jobs() -> Iterator[tuple[str, list[str]]]:
 def test_documented_arguments_are_valid(
     job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Command and config exist, unless it is the user's config, and it accepts the overrides."""
+    """The command exists. A config of this project exists, too, and accepts the overrides."""
     monkeypatch.chdir(ROOT)
     assert job in COMMANDS
     config, overrides = arguments[0], arguments[1:]
@@ -156,7 +156,7 @@ def test_documented_benchmarks_exist(script: str) -> None:
 
 @lru_cache
 def help_of(*words: str) -> str:
-    """What `ray … --help` says."""
+    """The output of `ray … --help`."""
     done = subprocess.run(
         [Path(sys.executable).with_name("ray"), *words, "--help"],
         capture_output=True, text=True, timeout=60, check=False,

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh as it runs on a GPU host, but on a CPU and with tiny data."""
+"""Runs benchmarks/gpu.sh on a CPU with small data."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The jobs as their user runs them: a command line, an exit code, a last line, files."""
+"""Runs jobs from the command line, and checks exit codes, output and files."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def test_the_demo_ranks_the_good_generator_first(root: Path, tmp_path: Path) -> 
     assert rows == scored + metrics["reference"]["used"]
     assert [check for check in metrics["sanity"] if check["passed"] is False] == []
     skipped_checks = [check for check in metrics["sanity"] if check["passed"] is None]
-    # Without an interval, for want of clips, it can't be said whether chance made it larger.
+    # With too few clips there is no interval, so a random difference can't be excluded.
     assert {check["metric"] for check in skipped_checks} <= {"frechet_distance"}
     assert {check["expected"] for check in skipped_checks} <= {"at most"}
     assert metrics["ranking"]["order"] == ["faithful", "confused", "noisy"]

@@ -1,4 +1,4 @@
-"""Jobs that get a signal: one line, the exit code, no process left; the same command continues."""
+"""Signals end a job with one line and no process left, and the same command continues."""
 
 import os
 import re
@@ -24,7 +24,7 @@ LINES = {
 
 @pytest.fixture
 def config(tone_config: dict[str, object], tmp_path: Path) -> Path:
-    """The tones in many small shards; a search of two trials."""
+    """A config of the tones with many small shards, and a search of two trials."""
     tree = {
         **tone_config,
         "training": {"epochs": EPOCHS, "batch_size": 8, "augment": {"roll": True}},
@@ -43,14 +43,14 @@ def interrupt(
     *signals: signal.Signals,
     group: bool = False,
 ) -> None:
-    """Sends signals when a job has come to a moment; asserts that it ends as it should.
+    """Sends signals to a job at a certain moment, and asserts that it ends as expected.
 
     Args:
         process: the job, leader of its own session.
         config: of the job.
-        moment: true when it has come.
-        signals: one or more, the first of which decides.
-        group: whether the job's whole process group gets them, as from a terminal.
+        moment: returns true when the signals are to be sent.
+        signals: one or more; the first one determines exit code and message.
+        group: whether all processes of the job's group get the signals, as from a terminal.
     """
 
     def has_come() -> object:
@@ -59,7 +59,7 @@ def interrupt(
 
     poll(has_come, 120, "the moment")
     for one in signals:
-        # Ray makes a group of its own for the job and its daemons.
+        # Ray creates a process group for the job and its daemons.
         os.killpg(os.getpgid(process.pid), one) if group else process.send_signal(one)
 
     assert process.wait(30) == CODES[signals[0]], console_output(config)
@@ -78,7 +78,7 @@ def loads(process: subprocess.Popen[str], library: str) -> bool:
 
 
 def epochs(config: Path, where: str = "training/*") -> int:
-    """How many epochs the histories below a config's output have."""
+    """The number of epochs in the histories below the output of a config."""
     found = config.parent.glob(f"out/{where}/history.jsonl")
     return sum(len(path.read_text().splitlines()) for path in found)
 
@@ -101,7 +101,7 @@ def test_a_signal_ends_a_job_while_ray_starts(root: Path, config: Path) -> None:
 
 
 def test_a_signal_ends_each_step_of_a_pipeline_which_resumes(root: Path, config: Path) -> None:
-    """Signals come in extraction, in training and, after a training, in evaluation."""
+    """Signals are sent during extraction, training and, after training, evaluation."""
     parts = lambda: len([*config.parent.glob("out/features/*/part-*.parquet")])  # noqa: E731
     with job(root, "pipeline", config) as process:
         interrupt(process, config, lambda: parts() >= 3, signal.SIGINT, group=True)

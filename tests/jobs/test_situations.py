@@ -1,4 +1,4 @@
-"""What a job says where Ray can't start, or where its cluster is gone: one line, exit code 2."""
+"""Errors if Ray can't start or its cluster is gone: one line and exit code 2."""
 
 import os
 import re
@@ -13,14 +13,14 @@ import yaml
 
 from raysound.distributed.cluster import connect
 
-# The job with less patience.
+# The job with a shorter timeout.
 IMPATIENT = (
     "from raysound.distributed.cluster import connect\n"
     "from raysound.job import run_job\n"
     "connect.JOIN_SECONDS = 3.0\n"
     "run_job('raysound.distributed.extraction.extract:extract', '')\n"
 )
-# Ray's start fails, in one of its own ways, when some of its daemons already run.
+# The start of Ray fails with one of its own errors after some of its daemons have started.
 STUMBLES = (
     "from ray._private.node import Node\n"
     "import ray\n"
@@ -45,13 +45,13 @@ STUMBLES = (
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """The address of a server that never says anything."""
+    """The address of a server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def extract(root: Path, *command: str, **environment: str) -> str:
-    """Runs a job that must fail in one line, and returns that."""
+    """Runs a job that must fail with one line, and returns the line."""
     config = ["configs/demo.yaml", "output=/tmp/never-written"]
     done = subprocess.run(
         [sys.executable, *(command or ["jobs/extract.py"]), *config],

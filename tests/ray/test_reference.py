@@ -230,7 +230,7 @@ def test_another_embedding_is_refused(with_clips: dict[str, Any], tmp_path: Path
     with pytest.raises(UserError, match=r"embeddings\.conv: .* has another embedding"):
         evaluate(from_tree(tree, "test"))
     tree["evaluation"]["embeddings"] = {"statistics": "log_mel_statistics"}
-    with pytest.raises(UserError, match=r"embeddings\.statistics: .* no .* but conv, mel"):
+    with pytest.raises(UserError, match=r"embeddings\.statistics: .* no .*; it has conv, mel"):
         evaluate(from_tree(tree, "test"))
 
 

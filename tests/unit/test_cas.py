@@ -1,4 +1,4 @@
-"""Which clips classification accuracy scores compare, and when a report shows them."""
+"""The clips of classification accuracy scores, and reading cas.json."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from raysound.evaluation.cas import clips_by_class, match_class_counts, read_sco
 
 
 def corpus(name: str, **clips: tuple[int, int, int]) -> pa.Table:
-    """Clips of some classes: so many to train, to validate and to test."""
+    """Clips of some classes, by the numbers of training, validation and test clips."""
     rows = [
         {"clip_id": f"{label}/{name}-{part}-{number}.wav", "label": label, "split": part}
         for label, counts in clips.items()

@@ -7,7 +7,7 @@ import pytest
 
 from raysound.cli import COMMANDS
 from raysound.job import load_function
-from raysound.settings.describe import configuration_page, described
+from raysound.settings.describe import configuration_page, describe_settings
 from raysound.settings.loading import from_tree
 
 
@@ -35,7 +35,7 @@ def test_the_overview_lists_every_command(root: Path) -> None:
         assert command.summary in asked.stdout
 
 
-def test_an_unknown_command_is_one_line_that_names_the_others(root: Path) -> None:
+def test_an_unknown_command_is_an_error_of_one_line_with_all_commands(root: Path) -> None:
     done = raysound(root, "trian", "configs/demo.yaml")
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -49,13 +49,13 @@ def test_the_help_of_a_command_lists_the_settings_that_it_reads(root: Path, name
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: raysound {name} ")
     listed = re.findall(r"^  (\S+) \(.*\)\n      \S.*$", done.stdout, re.MULTILINE)
-    expected = [one.path for one in described()]
+    expected = [one.path for one in describe_settings()]
     assert listed == [
         path for path in expected if path.partition(".")[0] in COMMANDS[name].sections
     ]
 
 
-def test_the_page_of_settings_is_that_of_the_models(root: Path) -> None:
+def test_the_settings_page_is_up_to_date(root: Path) -> None:
     assert (root / "docs/configuration.md").read_text() == configuration_page()
 
 
@@ -67,7 +67,7 @@ def test_every_command_names_a_function_that_exists() -> None:
 def test_every_setting_of_a_config_is_described_with_its_default() -> None:
     tree = {"name": "one", "output": "out", "corpora": {"real": "clips"}}
     config = from_tree(tree, "test")
-    rows = {row.path: row for row in described()}
+    rows = {row.path: row for row in describe_settings()}
 
     # The optimizer is one of several sections; absent sections have no leaf in the dump.
     found = {path for path in leaves(config.model_dump()) if not path.startswith("training.opt")}

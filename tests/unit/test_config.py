@@ -39,7 +39,7 @@ def written(tmp_path: Path, text: str = LEAST) -> Path:
 
 @pytest.fixture
 def least(tmp_path: Path) -> Path:
-    """A YAML with only what has no default."""
+    """A YAML file with only the required settings."""
     return written(tmp_path)
 
 
@@ -72,34 +72,34 @@ def fault(path: Path, *overrides: str) -> str:
     ],
 )
 def test_an_override_sets_one_key(override, expected):
-    """The value is read as YAML, sections on the way are made."""
+    """The value is read as YAML, and missing sections are created."""
     tree: dict = {}
     apply_override(tree, override)
     assert tree == expected
 
 
-def test_an_override_leaves_the_rest_of_its_section():
+def test_an_override_keeps_the_rest_of_its_section():
     tree = {"a": {"b": 1, "c": 2}, "d": 3}
     apply_override(tree, "a.b=9")
     assert tree == {"a": {"b": 9, "c": 2}, "d": 3}
 
 
 def test_an_override_replaces_a_value_by_a_section():
-    """`scheduler: null` in the file gives way to `scheduler.name=…`."""
+    """`scheduler.name=…` replaces `scheduler: null` of the file."""
     tree = {"scheduler": None}
     apply_override(tree, "scheduler.name=StepLR")
     assert tree == {"scheduler": {"name": "StepLR"}}
 
 
 @pytest.mark.parametrize("override", ["features.n_mels", "=3", ".a=1", "a.=1", "a..b=1", ""])
-def test_what_is_no_override_is_refused(override):
-    """The message shows what was written and how to write it."""
+def test_an_invalid_override_is_rejected(override):
+    """The message shows the override and the correct form."""
     with pytest.raises(UserError, match=r"section\.key=value") as caught:
         apply_override({}, override)
     assert f"'{override}'" in str(caught.value)
 
 
-def test_a_value_that_is_no_yaml_is_refused():
+def test_a_value_that_is_not_yaml_is_rejected():
     with pytest.raises(UserError, match=r"a\.b=\[1"):
         apply_override({}, "a.b=[1")
 
@@ -109,8 +109,8 @@ def test_the_last_override_wins(least):
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", ".001", "1.0e-3"])
-def test_a_learning_rate_is_a_number_however_it_is_written(least, text):
-    """YAML 1.1 takes `1e-3` for text; we don't."""
+def test_a_learning_rate_is_a_number_in_any_notation(least, text):
+    """In YAML 1.1 `1e-3` is a string."""
     config = load(least, ["training.optimizer.name=SGD", f"training.optimizer.lr={text}"])
     assert config.training.optimizer.lr == 1e-3
 
@@ -131,17 +131,17 @@ def test_a_setting_is_accepted_under_its_old_name_with_a_note(tmp_path, caplog):
     assert config.compute.num_cpus == 3
     assert len(caplog.messages) == 5
     assert (
-        f"note: {path}: training.keep is called training.checkpoint_policy now" in caplog.messages
+        f"note: {path}: training.keep is now called training.checkpoint_policy" in caplog.messages
     )
 
 
 @pytest.mark.parametrize("key", RENAMED)
-def test_an_old_name_has_a_present_one(key):
+def test_an_old_name_has_a_current_name(key):
     assert RENAMED[key] in set(known_keys())
     assert key not in set(known_keys())
 
 
-def test_a_setting_under_both_names_is_refused(tmp_path):
+def test_a_setting_under_both_names_is_rejected(tmp_path):
     path = tmp_path / "both.yaml"
     path.write_text(
         "name: x\noutput: o\ncorpora: {real: {path: r}}\n"
@@ -160,11 +160,11 @@ def test_overrides_reach_a_section_that_the_file_lacks(least):
 
 
 def test_one_override_changes_the_default_optimizer(least):
-    """`training.optimizer.lr=…` alone is the commonest override: the optimiser stays Adam."""
+    """The optimizer stays Adam with the common override `training.optimizer.lr=…`."""
     assert load(least, ["training.optimizer.lr=0.01"]).training.optimizer == Adam(lr=0.01)
 
 
-def test_null_takes_a_scheduler_away(tmp_path):
+def test_null_removes_a_scheduler(tmp_path):
     path = written(tmp_path, LEAST + "training: {scheduler: {name: StepLR, step_size: 5}}\n")
     assert load(path).training.scheduler == StepLR(name="StepLR", step_size=5)
     assert load(path, ["training.scheduler=null"]).training.scheduler is None
@@ -201,8 +201,8 @@ def test_a_generated_corpus_can_be_added_by_override(least):
         ("synthesis.formula.second=1", "synthesis.formula.second", "synthesis.formula.seconds"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(least, override, unknown, close):
-    """At every level; the right word in the wrong section leads to its section."""
+def test_an_unknown_key_is_rejected_with_the_closest_known_key(least, override, unknown, close):
+    """At every level. A known name in the wrong section leads to the right section."""
     assert f"unknown key '{unknown}'; did you mean '{close}'?" in fault(least, override)
 
 
@@ -218,7 +218,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(least, override, u
     ],
 )
 def test_an_unknown_key_inside_a_choice_is_named_as_in_the_file(least, overrides, unknown, close):
-    """The Python name of the choice (StepLR, SGD) stands in no key."""
+    """The key does not have the class name of the choice, such as StepLR or SGD."""
     section = unknown.rpartition(".")[0]
     assert f"unknown key '{unknown}'; did you mean '{section}.{close}'?" in fault(least, *overrides)
 
@@ -235,29 +235,29 @@ def test_an_unknown_key_inside_a_choice_is_named_as_in_the_file(least, overrides
     ],
 )
 def test_a_key_of_another_choice_is_not_its_own_suggestion(least, overrides, unknown):
-    """Adam has no momentum: «did you mean training.optimizer.momentum» would be a riddle."""
+    """Adam has no momentum, so training.optimizer.momentum must not be suggested."""
     text = fault(least, *(f"training.{override}" for override in overrides))
     assert unknown in text
     assert f"did you mean '{unknown}'" not in text
 
 
-def test_a_word_like_no_other_gets_no_suggestion(least):
+def test_an_unknown_word_without_a_similar_key_has_no_suggestion(least):
     assert fault(least, "zzzzzz=1").endswith("unknown key 'zzzzzz'")
 
 
-def test_every_fault_is_told_at_once(least):
-    """One line each, so a user mends a file in one go."""
+def test_all_errors_are_reported_at_once(least):
+    """There is one line per error, so a user can fix all of them at once."""
     text = fault(least, "features.n_mels=0", "features.hopp=3", "model.name=vgg")
     assert len(text.splitlines()) == 3
     assert all(key in text for key in ("features.n_mels", "features.hopp", "model.name"))
     assert all(line.startswith(str(least)) for line in text.splitlines())
 
 
-def test_nearest_is_none_where_nothing_is_like_it():
+def test_the_closest_key_is_none_if_no_key_is_similar():
     assert closest_key("zzzzzz", ["features.n_mels", "name"]) is None
 
 
-def test_known_keys_reach_into_every_section():
+def test_known_keys_include_every_section():
     keys = set(known_keys())
     assert {
         "name",
@@ -337,14 +337,14 @@ def test_known_keys_reach_into_every_section():
         ("compute.shard_clips=many", ["compute.shard_clips", "many"]),
     ],
 )
-def test_a_bad_value_is_refused_with_its_key(least, override, words):
+def test_an_invalid_value_is_rejected_with_its_key(least, override, words):
     text = fault(least, override)
     assert [word for word in words if word not in text] == []
     assert "Value error" not in text
 
 
-def test_a_fault_in_a_plain_choice_is_told_once(least):
-    """`use_gpu` is a yes, a no or auto; how pydantic tries them one by one is not the user's."""
+def test_an_invalid_choice_is_reported_once(least):
+    """`use_gpu` is a boolean or auto. Pydantic reports one error for each type."""
     text = fault(least, "compute.use_gpu=perhaps")
     assert len(text.splitlines()) == 1
     assert "use_gpu.bool" not in text
@@ -353,8 +353,8 @@ def test_a_fault_in_a_plain_choice_is_told_once(least):
 @pytest.mark.parametrize(
     "value", ["0", "many", "1.5", "null", "[4, 1]", "[0, 4]", "[4]", "[1, 2, 4]"]
 )
-def test_a_fault_in_the_workers_is_told_once(least, value):
-    """A number or two: one line, with the key as it stands in the file."""
+def test_invalid_workers_are_reported_once(least, value):
+    """For one number and for two, the error is one line with the key of the file."""
     text = fault(least, f"compute.workers={value}")
     assert len(text.splitlines()) == 1
     assert "compute.workers: " in text
@@ -363,7 +363,7 @@ def test_a_fault_in_the_workers_is_told_once(least, value):
 @pytest.mark.parametrize(
     ("value", "expected"), [("2", (2, 2)), ("[1, 4]", (1, 4)), ("[4, 4]", (4, 4))]
 )
-def test_workers_are_a_number_or_the_least_and_the_most(least, tmp_path, value, expected):
+def test_workers_are_a_number_or_minimum_and_maximum(least, tmp_path, value, expected):
     config = load(least, [f"compute.workers={value}"])
     assert config.compute.workers_range == expected
     again = tmp_path / "again.yaml"
@@ -385,7 +385,7 @@ def test_batches_must_split_evenly_over_the_workers(least):
 
 
 def test_a_batch_need_not_split_evenly_inside_a_range_of_workers(least):
-    """At both ends it must; between them the last clips of a batch wait."""
+    """It must at both ends. Between them the last clips of a batch wait for the next one."""
     assert load(least, ["compute.workers=[2, 4]"]).compute.workers == (2, 4)
     for workers in ("[2, 5]", "[3, 4]"):
         assert "can't be split evenly" in fault(least, f"compute.workers={workers}")
@@ -398,8 +398,8 @@ def test_folds_and_seeds_train_several_classifiers(least, override, expected):
     assert load(least, [f"training.{override}"]).training.trains_several == expected
 
 
-def test_one_override_reaches_augmentation_and_finetuning(least):
-    """All of it is off by default."""
+def test_overrides_set_augmentation_and_finetuning(least):
+    """Both are off by default."""
     plain = load(least).training
     assert plain.augment == AugmentSettings()
     assert not any(
@@ -423,7 +423,7 @@ def test_a_missing_key_is_named(tmp_path, key):
     assert f"'{key}' is missing" in fault(written(tmp_path, yaml.safe_dump(tree)))
 
 
-def test_a_reference_stands_for_the_real_corpus(least):
+def test_a_reference_replaces_the_real_corpus(least):
     given = ["evaluation.reference=real.safetensors", "evaluation.checkpoint=runs/classifier"]
     generated = "corpora.generated.gan=wavs"
     config = load(least, [*given, generated, "corpora.real=null"])
@@ -442,15 +442,15 @@ def test_a_reference_stands_for_the_real_corpus(least):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([], "leave out corpora.real, or it"),
-        (["corpora.real=null", "evaluation.checkpoint=null"], "wants evaluation.checkpoint"),
-        (["corpora.real=null", "corpora.generated={}"], "wants corpora.generated"),
+        ([], "leave out either it or corpora.real"),
+        (["corpora.real=null", "evaluation.checkpoint=null"], "requires evaluation.checkpoint"),
+        (["corpora.real=null", "corpora.generated={}"], "requires corpora.generated"),
         (["corpora.real=null", "evaluation.copies={}"], "evaluation.copies compares with the real"),
         (["corpora.real=null", "evaluation.reference=null"], "'corpora.real' is missing"),
         (["corpora.real=null", "evaluation.reference=s3://a:b@c/d"], "write it as s3://"),
     ],
 )
-def test_a_reference_that_does_not_fit_is_one_line(least, overrides, words):
+def test_an_invalid_reference_is_an_error_of_one_line(least, overrides, words):
     given = ["evaluation.reference=r", "evaluation.checkpoint=c", "corpora.generated.gan=wavs"]
     with pytest.raises(UserError) as refusal:
         load(least, [*given, *overrides])
@@ -463,8 +463,8 @@ def test_f_max_may_be_exactly_half_the_rate(rate):
     assert FeatureSettings(sample_rate=rate, f_max=rate / 2).f_max == rate / 2
 
 
-def test_the_shortest_clip_length_still_makes_a_log_mel():
-    """One sample more than half of n_fft is the least that can be mirrored at the ends."""
+def test_the_shortest_clip_length_gives_a_log_mel():
+    """Mirroring at the ends requires more samples than half of n_fft."""
     shortest = FeatureSettings(clip_length=513 / 44100)
     assert shortest.clip_samples == 513
     with pytest.raises(pydantic.ValidationError, match="512 samples"):
@@ -472,7 +472,7 @@ def test_the_shortest_clip_length_still_makes_a_log_mel():
 
 
 def test_folds_are_names(least):
-    """`5` in a YAML and `"5"` in a CSV are the same fold."""
+    """`5` in YAML and `"5"` in CSV are the same fold."""
     config = load(least, ["corpora.real.split.test_folds=[5, '6', b]"])
     assert config.corpora.real.split.test_folds == ("5", "6", "b")
 
@@ -484,27 +484,27 @@ def test_a_missing_file_is_a_user_error(tmp_path):
     assert "No such file" in fault(tmp_path / "absent.yaml")
 
 
-def test_a_folder_is_no_config(tmp_path):
+def test_a_folder_is_not_a_config(tmp_path):
     assert str(tmp_path) in fault(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "# only a remark\n", "- a\n- b\n", "just text", "3"])
 def test_a_file_without_a_mapping_is_a_user_error(tmp_path, text):
-    assert "holds no settings" in fault(written(tmp_path, text))
+    assert "has no settings" in fault(written(tmp_path, text))
 
 
 @pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\tname: x", "a: !!python/object:os.x {}"])
-def test_a_file_that_is_no_yaml_is_a_user_error(tmp_path, text):
+def test_a_file_that_is_not_yaml_is_a_user_error(tmp_path, text):
     assert "is not a YAML file" in fault(written(tmp_path, text))
 
 
-def test_bytes_that_are_no_text_are_a_user_error(tmp_path):
+def test_bytes_that_are_not_text_are_a_user_error(tmp_path):
     path = tmp_path / "latin.yaml"
     path.write_bytes("name: café\n".encode("latin-1"))
     assert "is not a YAML file" in fault(path)
 
 
-def test_a_byte_order_mark_is_no_matter(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     path = tmp_path / "notepad.yaml"
     path.write_text(LEAST, encoding="utf-8-sig")
     assert load(path).name == "least"
@@ -524,7 +524,7 @@ def test_a_config_is_frozen(least):
 @pytest.mark.parametrize(
     "key", ["output", "corpora.real.path", "corpora.generated.gan", "evaluation.checkpoint"]
 )
-def test_a_uri_with_a_secret_is_refused_and_not_told(least, key, uri):
+def test_a_uri_with_a_secret_is_rejected_and_not_printed(least, key, uri):
     with pytest.raises(UserError, match="keys, secrets and endpoints come from the") as refusal:
         load(least, [f"{key}={uri}"])
 
@@ -533,7 +533,7 @@ def test_a_uri_with_a_secret_is_refused_and_not_told(least, key, uri):
 
 
 def test_local_paths_become_absolute_and_uris_stay(least, monkeypatch, tmp_path):
-    """Relative to the folder that the job is started in; `~` is the user's home."""
+    """They are relative to the folder in which the job starts; `~` is the user's home."""
     start = tmp_path / "start here"
     start.mkdir()
     monkeypatch.chdir(start)
@@ -579,7 +579,7 @@ def test_no_checkpoint_stays_none(least):
 
 
 def test_to_yaml_round_trips(least, tmp_path):
-    """Defaults filled in, unions, tuples, small floats and Chinese paths included."""
+    """This includes defaults, unions, tuples, small floats and Chinese paths."""
     overrides = [
         "corpora.generated.mine=/sounds/雨 #1",
         "corpora.real.split.test_folds=[1, '02']",
@@ -594,7 +594,7 @@ def test_to_yaml_round_trips(least, tmp_path):
     assert "雨" in config.to_yaml()
 
 
-def test_from_tree_takes_what_a_config_dumps(least):
+def test_from_tree_accepts_a_dumped_config(least):
     config = load(least)
     assert from_tree(config.model_dump(), "a checkpoint") == config
 
@@ -622,33 +622,33 @@ OTHER_FEATURES = {
 
 
 def test_every_feature_setting_changes_the_feature_id():
-    """A setting that is added to FeatureSettings must be added here too."""
+    """A new setting of FeatureSettings must be added here, too."""
     assert OTHER_FEATURES.keys() == FeatureSettings.model_fields.keys()
     ids = {FeatureSettings(**{key: value}).id for key, value in OTHER_FEATURES.items()}
     assert len(ids | {FeatureSettings().id}) == len(OTHER_FEATURES) + 1
 
 
-def test_the_version_of_the_arithmetic_changes_the_feature_id(monkeypatch):
+def test_the_feature_version_changes_the_feature_id(monkeypatch):
     before = FeatureSettings().id
     monkeypatch.setattr(features, "FEATURE_VERSION", features.FEATURE_VERSION + 1)
     assert FeatureSettings().id != before
 
 
-def test_the_feature_id_is_not_about_spelling():
-    """8000 and 8000.0 are one frequency; the order of keys in a file is no setting."""
+def test_the_feature_id_does_not_depend_on_notation():
+    """8000 and 8000.0 are equal, and the order of keys has no effect."""
     assert FeatureSettings(f_max=8000).id == FeatureSettings(f_max=8000.0).id
     assert FeatureSettings(n_mels=3, n_fft=999).id == FeatureSettings(n_fft=999, n_mels=3).id
 
 
-def test_a_digest_stands_for_what_a_value_says():
-    """Not for the order of its keys; two lists or two spellings are two values."""
+def test_a_digest_depends_only_on_the_value():
+    """The order of keys has no effect; the order of lists and the types of values have one."""
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     values = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, [1, 2], [2, 1], [[1], 2], "雨", None]
     assert len({digest(value) for value in values}) == len(values)
 
 
 def test_the_feature_id_is_the_same_in_another_process():
-    """Neither string hashing nor import order has a say: folders are found again."""
+    """It does not depend on string hashing or import order."""
     code = "from raysound.settings.features import FeatureSettings as F; print(F(n_mels=40).id)"
     ids = {
         subprocess.run(
@@ -663,13 +663,13 @@ def test_the_feature_id_is_the_same_in_another_process():
     assert ids == {FeatureSettings(n_mels=40).id}
 
 
-def test_the_feature_id_is_a_short_name_for_a_folder():
+def test_the_feature_id_is_a_short_folder_name():
     assert len(FeatureSettings().id) == 8
     assert set(FeatureSettings().id) <= set("0123456789abcdef")
 
 
-def test_n_frames_of_the_readmes_example():
-    """5 s at 44.1 kHz, a hop of 10 ms: 501 centred frames."""
+def test_n_frames_of_the_defaults():
+    """5 s at 44.1 kHz with a hop of 10 ms give 501 centred frames."""
     assert FeatureSettings().clip_samples == 220500
     assert FeatureSettings().n_frames == 501
 
@@ -677,12 +677,12 @@ def test_n_frames_of_the_readmes_example():
 @pytest.mark.parametrize(
     ("seconds", "frames"), [(5.0, 500), (1.0, 100), (0.014, 1), (0.016, 2), (1e-9, 1)]
 )
-def test_frames_of_a_piece_are_the_hops_it_lasts(seconds, frames):
-    """Hops of 10 ms, to the nearest one, and never none."""
+def test_frames_of_a_duration_are_its_hops(seconds, frames):
+    """Durations are rounded to hops of 10 ms, and have at least one frame."""
     assert FeatureSettings().frames_of(seconds) == frames
 
 
-# Names that belong to others
+# Names of torch and of the models
 
 
 OPTIMIZERS = [optimizers.Adam, optimizers.AdamW, optimizers.SGD]
@@ -715,11 +715,11 @@ def test_workers_are_a_number_or_a_range(least):
         ({"checkpoint_policy": "last", "scheduler": {"name": "StepLR", "step_size": 3}}, False),
     ],
 )
-def test_validation_is_needed_where_it_chooses_something(training, needs):
+def test_validation_is_needed_if_it_selects_something(training, needs):
     assert TrainingSettings(**training).needs_validation == needs
 
 
-def test_the_choices_checked_below_are_all_there_are():
+def test_all_optimizers_and_schedulers_are_checked():
     names = {model.__name__ for model in (*OPTIMIZERS, *SCHEDULERS)}
     keys = {
         model.__name__
@@ -740,33 +740,33 @@ def test_the_choices_checked_below_are_all_there_are():
     + [(model, torch.optim.lr_scheduler) for model in SCHEDULERS],
     ids=lambda value: value.__name__,
 )
-def test_optimisers_and_schedules_speak_torchs_words(model, module):
-    """Every setting is a parameter of the torch class of that name, so it can be passed on."""
+def test_optimizers_and_schedulers_have_the_names_of_torch(model, module):
+    """Every setting is a parameter of the torch class of the same name."""
     parameters = inspect.signature(getattr(module, model.__name__)).parameters
     assert set(model.model_fields) - {"name"} <= set(parameters)
     assert model.model_fields["name"].annotation.__args__ == (model.__name__,)
 
 
-def test_the_models_of_the_settings_are_the_models_there_are():
+def test_the_settings_have_the_names_of_all_models():
     from raysound.models import MODELS
 
     named = ModelSettings.model_fields["name"].annotation.__args__
     assert sorted(named) == sorted(MODELS)
 
 
-# What YAML makes of it
+# YAML
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_rejected(tmp_path: Path) -> None:
     twice = "training:\n  epochs: 3\n  batch_size: 4\n  epochs: 5\n"
 
     message = fault(written(tmp_path, LEAST + twice))
 
-    assert "'epochs' stands twice in the section that begins in line 5" in message
-    assert "'a' stands twice" in fault(written(tmp_path), "training={a: 1, a: 2}")
+    assert "'epochs' occurs twice in the section that begins on line 5" in message
+    assert "'a' occurs twice" in fault(written(tmp_path), "training={a: 1, a: 2}")
 
 
-def test_a_section_may_take_over_another_and_change_it(tmp_path: Path) -> None:
+def test_a_section_can_merge_another_and_change_it(tmp_path: Path) -> None:
     text = LEAST + "training: {optimizer: &one {name: SGD, lr: 0.1}}\n"
     text += "search: {space: {training.optimizer: {choice: [*one, {<<: *one, lr: 0.2}]}}}\n"
 
@@ -791,8 +791,8 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, text: str) -> Non
         "yes", "on", "off", "0123", "01", "1_000", "12:30:45", "2024-01-01", "007.5", "1.2.3",
     ],
 )  # fmt: skip
-def test_a_name_on_the_command_line_stays_as_typed(least: Path, text: str) -> None:
-    """YAML 1.1 cuts some at a `#`, refuses some, and reads others as numbers, dates or booleans."""
+def test_a_name_on_the_command_line_is_read_as_written(least: Path, text: str) -> None:
+    """YAML 1.1 cuts some at a `#`, rejects some, and reads others as numbers, dates or booleans."""
     tree: dict = {}
     apply_override(tree, f"a={text}")
     assert tree == {"a": text}
@@ -803,8 +803,8 @@ def test_a_name_on_the_command_line_stays_as_typed(least: Path, text: str) -> No
     assert config.corpora.generated["gan"] == os.path.abspath(text)
 
 
-def test_names_in_a_yaml_file_stay_as_written(tmp_path: Path) -> None:
-    """Folds, corpora and folders; words for true and false stay what they are where they switch."""
+def test_names_in_a_yaml_file_are_read_as_written(tmp_path: Path) -> None:
+    """This holds for folds, corpora and folders. Boolean settings accept yes, no, on and off."""
     text = (
         "name: 007\noutput: 2024-01-01\n"
         "corpora: {real: {path: 12:30:45, split: {test_folds: [01, no, 2, 1_0]}},\n"
@@ -824,7 +824,7 @@ def test_names_in_a_yaml_file_stay_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_yaml_file_may_come_from_windows(tmp_path: Path, encoding: str) -> None:
+def test_a_yaml_file_from_windows_is_read(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "notepad.yaml"
     path.write_bytes(LEAST.replace("\n", "\r\n").encode(encoding))
 
@@ -839,7 +839,7 @@ def test_a_yaml_file_may_come_from_windows(tmp_path: Path, encoding: str) -> Non
         ("name: [x\n", "line 2, column 1"),
     ],
 )
-def test_a_fault_in_a_yaml_file_is_told_in_one_line(tmp_path: Path, text: str, place: str) -> None:
+def test_an_error_in_a_yaml_file_is_one_line(tmp_path: Path, text: str, place: str) -> None:
     message = fault(written(tmp_path, text))
 
     assert len(message.splitlines()) == 1
@@ -847,7 +847,7 @@ def test_a_fault_in_a_yaml_file_is_told_in_one_line(tmp_path: Path, text: str, p
 
 
 @pytest.mark.parametrize("wrong", ["compute.prefetch_batches=-1", "compute.shard_clips=0"])
-def test_a_setting_that_is_a_number_or_a_word_is_told_in_one_line(least: Path, wrong: str) -> None:
+def test_an_error_of_a_number_or_word_is_one_line(least: Path, wrong: str) -> None:
     key, _, value = wrong.partition("=")
 
     message = fault(least, wrong)
@@ -858,7 +858,7 @@ def test_a_setting_that_is_a_number_or_a_word_is_told_in_one_line(least: Path, w
 
 
 @pytest.mark.parametrize("name", ["HyperBandScheduler", "PopulationBasedTraining"])
-def test_schedulers_that_pause_trials_are_refused_with_several_workers(least, name):
+def test_schedulers_that_pause_trials_are_rejected_with_several_workers(least, name):
     scheduler = f"search.scheduler={{name: {name}}}"
     assert load(least, [scheduler]).search.scheduler.name == name
 
@@ -867,7 +867,7 @@ def test_schedulers_that_pause_trials_are_refused_with_several_workers(least, na
     load(least, ["search.scheduler={name: ASHAScheduler}", "compute.workers=2"])
 
 
-def test_files_of_weights_are_absolute_where_they_are_searched_too(least, monkeypatch, tmp_path):
+def test_searched_weight_files_are_absolute(least, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     space = "search.space={model.weights: {choice: [null, b.pt, s3://bucket/c.pt]}}"
 
@@ -894,7 +894,7 @@ EMBEDDING = "{path: a.onnx, sample_rate: 32000, clip_length: 10}"
 
 
 def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_path):
-    """And the whole config, written and read, is the same."""
+    """The config also round-trips through YAML."""
     monkeypatch.chdir(tmp_path)
 
     config = load(least, [f"evaluation.embeddings={{mel: log_mel_statistics, panns: {EMBEDDING}}}"])
@@ -914,10 +914,10 @@ def test_embeddings_are_models_or_log_mel_statistics(least, monkeypatch, tmp_pat
         ("{a: {path: a.onnx, clip_length: 1}}", "'evaluation.embeddings.a.sample_rate' is missing"),
         (EMBEDDING.replace("10", "0"), "Input should be"),
         ("{a: {path: a.onnx, sample_rate: 8000, clip_length: -1}}", "a.clip_length: Input should"),
-        ("{a: {path: a.onnx, sample_rate: 8000, clip_length: 1e9}}", "a clip may have 3 to"),
+        ("{a: {path: a.onnx, sample_rate: 8000, clip_length: 1e9}}", "a clip must have 3 to"),
         ("{'a/b': log_mel_statistics}", "String should match"),
         ("{a: {path: a.onnx, rate: 8000}}", "unknown key 'evaluation.embeddings.a.rate'"),
     ],
 )
-def test_an_embedding_that_can_not_be_is_told(least, embeddings, message):
+def test_an_invalid_embedding_is_reported(least, embeddings, message):
     assert message in fault(least, f"evaluation.embeddings={embeddings}")

@@ -1,4 +1,4 @@
-"""Copies of training clips: which clips are searched, and what is kept of a search."""
+"""Copies of training clips: the searched clips, and the results of a search."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def log_mels(count: int) -> np.ndarray:
 
 
 def write(uri: str, clips: list[str], log_mel: np.ndarray) -> None:
-    """A shard, a row a window, in row groups of three."""
+    """A shard with one row per window, in row groups of three."""
     nothing = pa.nulls(len(clips), pa.string())
     rows = pa.table({
         "clip_id": clips, "window": pa.array([0] * len(clips), pa.int32()), "label": nothing,
@@ -61,7 +61,7 @@ def clips_of(names: list[str], groups: list[str] | None = None) -> pa.Table:
 
 
 def copies(*rows: tuple[str, str | None, float]) -> pa.Table:
-    """COPIES with some columns that play no part."""
+    """COPIES with some columns that are not used."""
     nothing = {"split": "train", "label": None, "window": 0, "training_window": 0, "lag": 0.0}
     named = [
         {"clip_id": clip, "training_clip": other, "similarity": similarity, **nothing}
@@ -70,7 +70,7 @@ def copies(*rows: tuple[str, str | None, float]) -> pa.Table:
     return pa.Table.from_pylist(named, COPIES)
 
 
-def test_whole_clips_are_sampled_by_the_hash_of_their_names() -> None:
+def test_clips_are_sampled_by_the_hash_of_their_names() -> None:
     names = [f"{number}.wav" for number in range(30)]
     counts = (np.arange(30) % 4 + 1).tolist()
     windows = pa.table({"clip_id": names[::-1], "windows": counts[::-1]})

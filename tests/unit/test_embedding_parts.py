@@ -1,4 +1,4 @@
-"""Parts of other embeddings: what identifies them, and which clips stand for a corpus."""
+"""Parts of further embeddings: their digests, and the sample of clips."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def classes(
 def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Path]:
-    """The current folder, without a GPU; nothing that a test does is logged."""
+    """The current folder, without a GPU. Nothing is logged."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -50,7 +50,7 @@ def here(
 
 
 def written(folder: Path) -> tuple[Config, str, list[str]]:
-    """The config of a folder, its text, and the lines that are printed."""
+    """The config of a folder, its text, and the printed lines."""
     lines = write_config(str(folder)).splitlines()
     name = f"{folder.name}.yaml"
     assert lines[-1] == f"raysound pipeline {name}"
@@ -108,7 +108,7 @@ def test_the_example_of_a_generated_corpus_is_valid(tmp_path: Path) -> None:
     assert config.corpora.generated == {"my_generator": "/path/to/generated/clips"}
 
 
-def test_a_table_as_of_esc50_with_its_folds(tmp_path: Path) -> None:
+def test_a_table_with_folds_as_in_esc50(tmp_path: Path) -> None:
     root = tmp_path / "ESC-50-master"
     rows = []
     for number in range(20):
@@ -126,16 +126,16 @@ def test_a_table_as_of_esc50_with_its_folds(tmp_path: Path) -> None:
     assert (split.test_folds, split.validation_folds) == (("5",), ("4",))
     assert config.features.clip_length == 5
     assert "labels: column category of meta/esc50.csv." in text
-    assert "12 clips train the classifier, 4 choose its best epoch, 4 test it" in unwrapped(text)
+    assert "12 clips train the classifier, 4 select its best epoch, 4 test it" in unwrapped(text)
 
 
-def test_the_own_split_of_a_corpus_is_kept(tmp_path: Path) -> None:
+def test_the_split_of_a_corpus_is_kept(tmp_path: Path) -> None:
     for split, count in (("train", 10), ("test", 3)):
         classes(tmp_path / "sounds" / split, count=count)
 
     config, text, _ = written(tmp_path / "sounds")
 
-    assert "has a split of its own: test, train." in text
+    assert "defines the splits test, train." in text
     assert "    split:\n      validation_fraction: 0.15\n" in text
     assert "test_fraction" not in text
     assert config.corpora.real.split.validation_fraction == 0.15
@@ -154,7 +154,7 @@ def test_small_classes_get_larger_shares(tmp_path: Path) -> None:
     config, text, _ = written(classes(tmp_path / "sounds", count=3))
 
     assert config.corpora.real.split.test_fraction == 0.25
-    assert "2 clips train the classifier, 2 choose its best epoch, 2 test it" in unwrapped(text)
+    assert "2 clips train the classifier, 2 select its best epoch, 2 test it" in unwrapped(text)
 
 
 def test_a_class_that_is_too_small_for_three_splits_is_named(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_class_that_is_too_small_for_three_splits_is_named(tmp_path: Path) -> 
 
     config, text, _ = written(tmp_path / "sounds")
 
-    assert "# Too few clips to stand in each of the three: 'rare'." in text
+    assert "# Classes with too few clips for all three splits: 'rare'." in text
     assert "class_balance: weights  # classes have 1 to 12 clips" in text
     assert config.training.class_balance == "weights"
 
@@ -184,7 +184,7 @@ def test_real_and_generated_folders(tmp_path: Path) -> None:
         "generated-a": str(root / "generated a"),
         "generated-flat": str(root / "generated-flat"),
     }
-    assert "# 8 clips of 2 classes, 8000 Hz: they hold nothing above 4000 Hz" in text
+    assert "# 8 clips of 2 classes, 8000 Hz: they have no content above 4000 Hz" in text
     assert "# 4 clips without labels, 16000 Hz" in text
     assert f"Left out: '{root / 'generated-other'}': " in unwrapped(text)
     (note,) = [line for line in lines if line.startswith("note: ")]
@@ -192,7 +192,7 @@ def test_real_and_generated_folders(tmp_path: Path) -> None:
     assert "docs" not in "\n".join(lines)
 
 
-def test_generators_inside_a_folder_are_corpora_of_their_own(tmp_path: Path) -> None:
+def test_generators_in_a_subfolder_are_separate_corpora(tmp_path: Path) -> None:
     classes(tmp_path / "study/real")
     classes(tmp_path / "study/generated/gan", count=2)
     wav(tmp_path / "study/generated/diffusion/0.wav")
@@ -222,7 +222,7 @@ def test_real_and_generated_tar_files_are_two_corpora(tmp_path: Path) -> None:
     assert config.corpora.generated == {"gan": str(tmp_path / "study/gan")}
 
 
-def test_mixed_sample_rates_take_the_most_frequent(tmp_path: Path) -> None:
+def test_the_most_frequent_of_mixed_sample_rates_is_used(tmp_path: Path) -> None:
     root = classes(tmp_path / "sounds", rate=22050)
     for number in range(3):
         wav(root / "dog" / f"other{number}.wav", rate=8000)
@@ -262,7 +262,7 @@ def test_every_sample_rate_gives_a_config_that_loads(tmp_path: Path, rate: int) 
     assert config.features.sample_rate == rate
 
 
-def test_tar_files_are_looked_into(tmp_path: Path) -> None:
+def test_sounds_in_tar_files_are_read(tmp_path: Path) -> None:
     source = classes(tmp_path / "source")
     (tmp_path / "packed").mkdir()
     with tarfile.open(tmp_path / "packed" / "0.tar", "w") as tar:
@@ -274,7 +274,7 @@ def test_tar_files_are_looked_into(tmp_path: Path) -> None:
     assert config.features.sample_rate == 8000
 
 
-def test_names_that_yaml_would_take_for_something_else(tmp_path: Path) -> None:
+def test_names_with_special_yaml_characters(tmp_path: Path) -> None:
     root = classes(tmp_path / "1e5: #ü'\"\n", ["a\nb", "dog"])
 
     lines = write_config(str(root), "no.yaml").splitlines()
@@ -300,17 +300,17 @@ def test_only_some_headers_of_a_large_corpus_are_read(
     ]
 
 
-def test_files_that_are_no_sounds_are_counted(tmp_path: Path) -> None:
+def test_unreadable_files_are_counted(tmp_path: Path) -> None:
     root = classes(tmp_path / "sounds")
     (root / "dog" / "broken.wav").write_bytes(b"RIFF")
     (root / "dog" / "empty.wav").write_bytes(b"")
 
     _, _, lines = written(root)
 
-    assert f"note: {root}: of 22 files that were tried, 2 can't be read as a sound" in lines
+    assert f"note: {root}: 2 of 22 files that were tried can't be read as a sound" in lines
 
 
-def test_folders_that_are_no_corpus_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_corpus_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken/a").mkdir(parents=True)
     (tmp_path / "broken/a/x.wav").write_bytes(b"no sound")
@@ -324,7 +324,7 @@ def test_folders_that_are_no_corpus_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_clips_without_labels_are_refused_with_the_remedies(tmp_path: Path) -> None:
+def test_clips_without_labels_are_rejected_with_the_remedies(tmp_path: Path) -> None:
     wav(tmp_path / "flat" / "x.wav")
 
     message = refusal(tmp_path / "flat")
@@ -335,7 +335,7 @@ def test_clips_without_labels_are_refused_with_the_remedies(tmp_path: Path) -> N
     )
 
 
-def test_flat_real_recordings_beside_generated_ones_are_refused(tmp_path: Path) -> None:
+def test_flat_real_recordings_next_to_generated_ones_are_rejected(tmp_path: Path) -> None:
     wav(tmp_path / "study/real/x.wav")
     wav(tmp_path / "study/generated/x.wav")
 
@@ -349,13 +349,13 @@ def test_a_file_is_never_overwritten(tmp_path: Path, here: Path) -> None:
     (here / "sounds.yaml").write_text("mine")
     os.symlink("nowhere", here / "link.yaml")
 
-    assert refusal(root) == "sounds.yaml exists already: give another name as the second word"
-    assert refusal(root, "link.yaml").startswith("link.yaml exists already")
+    assert refusal(root) == "sounds.yaml already exists: give another name as the second argument"
+    assert refusal(root, "link.yaml").startswith("link.yaml already exists")
     assert refusal(root, "no/x.yaml") == "no/x.yaml can't be written: No such file or directory"
     assert (here / "sounds.yaml").read_text() == "mine"
 
 
-def test_the_command_takes_one_or_two_words(tmp_path: Path) -> None:
+def test_the_command_takes_one_or_two_arguments(tmp_path: Path) -> None:
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "raysound.cli", "init", *words],

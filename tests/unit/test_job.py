@@ -1,4 +1,4 @@
-"""The frame of a command, around functions of the standard library: no Ray, no torch."""
+"""Signals, streams and exit codes of commands, without Ray and torch."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 
 def command(root: Path, function: str, *words: str, **options: object) -> subprocess.Popen[str]:
-    """Runs a function as a command of a process of its own."""
+    """Runs a function as a command in a process of its own."""
     code = f"from raysound.job import run_command; run_command({function!r}, {len(words)}, 'usage')"
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([sys.executable, "-c", code, *words], cwd=root, text=True, **streams)
@@ -37,10 +37,10 @@ def test_characters_that_an_encoding_lacks_are_escaped(root: Path, encoding: str
         ("> /dev/full", 2, "error: the result can't be printed: [Errno 28] "),
     ],
 )
-def test_streams_that_take_nothing_do_not_fail_a_command(
+def test_closed_streams_are_not_errors_of_a_command(
     root: Path, streams: str, code: int, said: str
 ) -> None:
-    """Closed, a pipe whose reader has left, a full disk: only the last loses what was wanted."""
+    """Closed streams and broken pipes are not errors; a full disk is one."""
     script = "from raysound.job import run_command; run_command('builtins:str', 1, '')"
 
     done = subprocess.run(
@@ -53,7 +53,7 @@ def test_streams_that_take_nothing_do_not_fail_a_command(
     assert len(done.stderr.splitlines()) == bool(said)
 
 
-def test_a_bug_is_a_traceback_and_exit_1_and_a_wrong_number_of_words_is_the_usage(
+def test_a_bug_is_a_traceback_and_a_wrong_number_of_arguments_is_the_usage(
     root: Path,
 ) -> None:
     bug, no_word = command(root, "builtins:int", "no number"), command(root, "builtins:str")
@@ -77,20 +77,20 @@ WAITS = "print('ready', flush=True); input()"
     ],
 )
 def test_a_signal_ends_a_command_at_once(root: Path, number: int, code: int, line: str) -> None:
-    """Three times the same one is answered once."""
+    """Three equal signals are reported once."""
     process = command(root, "builtins:exec", WAITS, stdin=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     for _ in range(3):
         process.send_signal(number)
 
-    # Its stdin stays open: what it waits for does not come.
+    # stdin stays open, so the command would wait forever.
     assert process.wait(30) == code
     assert process.communicate() == ("", line)
 
 
-def test_a_signal_that_is_ignored_on_purpose_stays_ignored(root: Path) -> None:
-    """As by nohup."""
+def test_an_ignored_signal_stays_ignored(root: Path) -> None:
+    """For example with nohup."""
     process = command(
         root, "builtins:exec", WAITS, stdin=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),

@@ -21,7 +21,7 @@ HOLD = (
 
 
 def holder(root: Path, folder: Path) -> subprocess.Popen[str]:
-    """Another process that holds a folder until its stdin ends."""
+    """Another process that locks a folder until its stdin ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
         cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -31,10 +31,10 @@ def holder(root: Path, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_writer_is_refused_until_the_first_has_ended_or_died(
+def test_a_second_writer_is_rejected_until_the_first_ends_or_is_killed(
     root: Path, tmp_path: Path
 ) -> None:
-    """Killed, it leaves its file and what it had not finished: both are in nobody's way."""
+    """The lock file and unfinished files of a killed writer do not block the next one."""
     folder = tmp_path / "out" / "run"
     unfinished = folder / f"a.bin.{'0f' * 16}.tmp"
     first = holder(root, folder)
@@ -62,12 +62,12 @@ def test_a_second_writer_is_refused_until_the_first_has_ended_or_died(
     assert second.returncode == 0
 
 
-def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as refused, locked(str(tmp_path / "file" / "run")):
         pass
 
     assert str(refused.value) == (
-        f"{tmp_path}/file/run can't be written: {tmp_path}/file is no folder; the same command "
+        f"{tmp_path}/file/run can't be written: {tmp_path}/file is not a folder; the same command "
         "continues"
     )

@@ -176,7 +176,7 @@ def test_metrics_that_depend_on_the_sample_size_are_not_compared() -> None:
 
     assert verdicts == {
         "accuracy": "no significant difference",
-        "coverage": "not comparable: of 60 and of 100 clips",
+        "coverage": "not comparable: 60 and 100 clips",
         "mmd2_x100": "worse",
     }
 

@@ -1,4 +1,4 @@
-"""The file that stands for the real clips: written, read, and refused."""
+"""The reference file, which replaces the real clips."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def embeddings(seed: int, clips: int, size: int) -> np.ndarray:
 
 @pytest.fixture
 def written(tmp_path: Path) -> str:
-    """Its file."""
+    """The file of `real_side`."""
     uri = str(tmp_path / "new" / "reference.safetensors")
     write_reference(uri, real_side())
     return uri
@@ -165,10 +165,10 @@ def test_another_classifier_or_embedding_is_named() -> None:
     two = IDENTITY | {"labels": ["dog"], "weights_sha256": "other"}
     with pytest.raises(UserError, match="labels, weights_sha256 differ"):
         check_reference(side, "x", two, "run", {})
-    with pytest.raises(UserError, match=r"embeddings\.panns: .*x has no .* but mel\.v2"):
+    with pytest.raises(UserError, match=r"embeddings\.panns: .*x has no .*; it has mel\.v2"):
         check_reference(side, "x", IDENTITY, "run", {"mel.v2": "d1", "panns": "d1"})
     with pytest.raises(UserError, match=r"mel\.v2: .* x has another embedding .*: model"):
         check_reference(side, "x", IDENTITY, "run", {"mel.v2": "d2"})
     none = replace(side, embeddings={})
-    with pytest.raises(UserError, match="but none at all"):
+    with pytest.raises(UserError, match="of this name; it has none"):
         check_reference(none, "x", IDENTITY, "run", {"mel.v2": "d1"})

@@ -1,4 +1,4 @@
-"""An object store as it is used: pyarrow's own client, and a server that answers it over HTTP."""
+"""Storage and corpora in an object store: pyarrow's client with a local HTTP server."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from raysound.corpora.manifest import read_corpus
 from raysound.errors import UserError
 from tests.s3_server import Object, S3Server, serve
 
-# What people call their files; none of these may end or change a name.
+# Special characters in file names, none of which may end or change a name.
 NAMES = ["plain.wav", "a b/c d.wav", "a#b.wav", "50%20.wav", "100%.wav", "雨/一 二.wav", "q?x.wav",
          "a+b.wav", "it's & <co>.wav", 'so "loud".wav', "e\u0301.wav", "a:b*c.wav"]  # fmt: skip
 
@@ -36,7 +36,7 @@ def server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def bucket(server: S3Server) -> Iterator[str]:
-    """An empty bucket, and a server that has nothing against it."""
+    """An empty bucket of a server that allows all requests."""
     yield server.new_bucket()
     server.faults.clear()
     server.on_request = lambda request: None
@@ -59,7 +59,7 @@ def upload(folder: Path, uri: str) -> None:
 
 @pytest.mark.parametrize("below", ["", "runs/x", "my%20runs%20%231%20(100%25)"])
 def test_a_file_is_found_by_its_listed_name(bucket, objects, below):
-    """Written, listed, asked for, read and deleted, whatever its name and its folder's."""
+    """A file is written, listed, read and deleted with any name and folder."""
     root = f"s3://{bucket}/{below}"
     for name in NAMES:
         storage.write_bytes(storage.join(root, name), name.encode())
@@ -78,15 +78,15 @@ def test_a_file_is_found_by_its_listed_name(bucket, objects, below):
     assert storage.list_files(root) == []
 
 
-def test_a_blank_in_a_uri_is_a_blank(bucket):
-    """People write them as they are."""
+def test_a_uri_may_have_spaces(bucket):
+    """Users do not encode spaces."""
     storage.write_bytes(f"s3://{bucket}/my runs/a b.txt", b"abc")
     assert storage.read_bytes(f"s3://{bucket}/my%20runs/a%20b.txt") == b"abc"
     assert storage.list_files(f"s3://{bucket}/my runs/")[0][0] == "a b.txt"
 
 
 def test_a_listing_has_more_than_one_page(server, bucket, objects):
-    """Of files and of folders."""
+    """This holds for files and for folders."""
     names = {f"{folder:03d}/{file:03d}.wav" for folder in range(120) for file in range(2)}
     names |= {f"flat/{file:04d}.wav" for file in range(230)}
     objects.update({f"corpus/{name}": Object(b"abc") for name in names})
@@ -95,8 +95,8 @@ def test_a_listing_has_more_than_one_page(server, bucket, objects):
     assert len(server.requests) > 120 + 230 // 50
 
 
-def test_what_is_there_and_what_is_not(bucket, objects):
-    """A folder is what has something below it, or was made by hand as an empty object."""
+def test_existing_and_missing_objects(bucket, objects):
+    """A folder has files below it, or was created as an empty object."""
     objects.update({"a/b.txt": Object(b"abc"), "empty/": Object(b"")})
     root = f"s3://{bucket}"
     for folder in (root, f"{root}/", f"{root}/a", f"{root}/a/", f"{root}/empty"):
@@ -115,8 +115,8 @@ def test_what_is_there_and_what_is_not(bucket, objects):
     assert [size for size, _ in storage.stat_files(places)] == [3, -1, -1]
 
 
-def test_delete_removes_a_folder_with_all_that_is_in_it(bucket, objects):
-    """And nothing that only begins like it."""
+def test_delete_removes_a_folder_with_its_content(bucket, objects):
+    """Objects with the same prefix stay."""
     names = ["x/a", "x/y/b", "x.c", "xy/d"]
     objects.update({name: Object(b"abc") for name in names})
     storage.delete(f"s3://{bucket}/x")
@@ -124,7 +124,7 @@ def test_delete_removes_a_folder_with_all_that_is_in_it(bucket, objects):
     assert [name for name, _, _ in storage.list_files(f"s3://{bucket}")] == ["x.c", "xy/d"]
 
 
-def test_what_needs_several_parts_is_written_whole(bucket, objects):
+def test_an_upload_of_several_parts_is_complete(bucket, objects):
     data = np.random.default_rng(0).bytes(23_000_001)
     storage.write_bytes(f"s3://{bucket}/big", data)
     assert objects["big"].data == data
@@ -132,13 +132,13 @@ def test_what_needs_several_parts_is_written_whole(bucket, objects):
 
 
 def break_off(uri: str) -> None:
-    """Writes the beginning of a file, then fails."""
-    with storage.whole_file(uri) as file:
+    """Writes the first bytes of a file, then fails."""
+    with storage.atomic_file(uri) as file:
         file.write(bytes(12 << 20))
         raise EOFError
 
 
-def test_an_error_leaves_the_old_object_and_no_other(server, bucket, objects):
+def test_an_error_leaves_only_the_old_object(server, bucket, objects):
     storage.write_bytes(f"s3://{bucket}/a", b"old")
     etag = objects["a"].etag
     with pytest.raises(EOFError):
@@ -148,8 +148,8 @@ def test_an_error_leaves_the_old_object_and_no_other(server, bucket, objects):
     assert not server.uploads
 
 
-def test_ctrl_c_during_an_upload_leaves_no_half_object(server, bucket, objects):
-    """Closing the stream of an upload would complete it with what has arrived."""
+def test_ctrl_c_during_an_upload_leaves_no_partial_object(server, bucket, objects):
+    """Closing the stream of an upload would complete it with partial data."""
     data = bytes(60 << 20)
 
     def interrupt(request: str) -> None:
@@ -158,7 +158,7 @@ def test_ctrl_c_during_an_upload_leaves_no_half_object(server, bucket, objects):
             os.kill(os.getpid(), signal.SIGINT)
 
     server.on_request = interrupt
-    # A shell that starts the tests in the background has Ctrl-C ignored.
+    # If a shell starts the tests in the background, Ctrl-C is ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -169,8 +169,8 @@ def test_ctrl_c_during_an_upload_leaves_no_half_object(server, bucket, objects):
 
 
 @pytest.mark.parametrize("size", [3, 23 << 20])
-def test_a_refused_upload_is_an_error_and_leaves_nothing(server, bucket, objects, size):
-    """Of one part as of several."""
+def test_a_rejected_upload_is_an_error_and_leaves_nothing(server, bucket, objects, size):
+    """This holds for uploads of one part and of several."""
     server.faults[f"PUT {bucket}/a"] = 403
     with pytest.raises(OSError, match="ACCESS_DENIED"):
         storage.write_bytes(f"s3://{bucket}/a", bytes(size))
@@ -185,8 +185,8 @@ def test_tables_round_trip(bucket):
     assert storage.read_table(uri, ["雨"]).equals(table.select(["雨"]))
 
 
-def test_the_filesystem_of_a_bucket_is_made_once(server, bucket):
-    """Making it asks where the bucket lies: for every file that would be a request more."""
+def test_the_filesystem_of_a_bucket_is_created_once(server, bucket):
+    """Creating it requests the region of the bucket, which would be one more request per file."""
     server.requests.clear()
     for number in range(10):
         storage.write_bytes(f"s3://{bucket}/{number}", b"abc")
@@ -237,7 +237,7 @@ CORPORA = [lay_folders, lay_table, lay_tars, lay_parquets]
 
 
 def content(sound: str | io.BytesIO | Reject) -> bytes | str:
-    """The bytes, or the reason why there are none."""
+    """The bytes, or the reason why they are missing."""
     if isinstance(sound, Reject):
         return f"{type(sound).__name__}: {sound}"
     if isinstance(sound, str):
@@ -251,7 +251,7 @@ def contents(clips: pa.Table) -> list[bytes | str]:
 
 @pytest.mark.parametrize("lay", CORPORA)
 def test_a_corpus_is_the_same_as_on_disk(tmp_path, bucket, lay: Callable[[Path], None]):
-    """Its rows, but for where and when; and the bytes that they lead to."""
+    """This holds for all columns except path and time, and for the bytes of the files."""
     lay(tmp_path)
     upload(tmp_path, f"s3://{bucket}/my%20corpus")
     here, there = read_corpus(str(tmp_path)), read_corpus(f"s3://{bucket}/my%20corpus/")
@@ -260,8 +260,8 @@ def test_a_corpus_is_the_same_as_on_disk(tmp_path, bucket, lay: Callable[[Path],
 
 
 @pytest.mark.parametrize("lay", [lay_tars, lay_parquets])
-def test_one_file_is_a_corpus_too(tmp_path, bucket, lay):
-    """By the URI that a listing gives, whatever is in its name."""
+def test_one_file_is_a_corpus(tmp_path, bucket, lay):
+    """It is found by the URI of a listing, with any name."""
     lay(tmp_path)
     upload(tmp_path, f"s3://{bucket}")
     for name, _, _ in storage.list_files(str(tmp_path)):
@@ -271,8 +271,8 @@ def test_one_file_is_a_corpus_too(tmp_path, bucket, lay):
         assert contents(there) == contents(here)
 
 
-def test_a_manifest_may_name_objects(tmp_path, bucket):
-    """Relative to itself, or by URI; one that is gone gets size -1."""
+def test_a_manifest_may_refer_to_objects(tmp_path, bucket):
+    """Paths are relative to the manifest, or URIs. A missing object has the size -1."""
     lay_folders(tmp_path)
     upload(tmp_path, f"s3://{bucket}/x")
     paths = ["a dog/50%20.wav", f"s3://{bucket}/x/a%20dog/1%20%231.wav", "gone.wav"]
@@ -288,7 +288,7 @@ def test_a_manifest_may_name_objects(tmp_path, bucket):
 
 
 def test_a_tar_file_is_listed_with_few_requests(server, bucket, tmp_path):
-    """Each takes some hundredths of a second, and a tar file may hold ten thousand headers."""
+    """A request takes some hundredths of a second, and a tar file may have ten thousand headers."""
     write_tar(tmp_path / "a.tar", {f"dog/{n}.wav": b"abc" for n in range(2000)})
     upload(tmp_path, f"s3://{bucket}")
     server.requests.clear()
@@ -297,14 +297,14 @@ def test_a_tar_file_is_listed_with_few_requests(server, bucket, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["absent", "bucket"])
-def test_a_corpus_that_is_not_there_is_a_user_error(bucket, place):
+def test_a_missing_corpus_is_a_user_error(bucket, place):
     uri = f"s3://{bucket}/absent" if place == "absent" else f"s3://{bucket}-absent/x"
     with pytest.raises(UserError, match=f"{uri}: no such folder"):
         read_corpus(uri)
 
 
-def test_a_corpus_that_may_not_be_seen_is_a_user_error(server, bucket):
-    """Wrong keys, mostly: one line, and what the store said."""
+def test_a_corpus_without_permission_is_a_user_error(server, bucket):
+    """Usually the keys are wrong. The error is one line with the message of the store."""
     server.faults[f"HEAD {bucket}/x"] = 403
     with pytest.raises(UserError, match=r"/x can't be reached: .*ACCESS_DENIED"):
         read_corpus(f"s3://{bucket}/x")
@@ -313,8 +313,8 @@ def test_a_corpus_that_may_not_be_seen_is_a_user_error(server, bucket):
 # Sounds
 
 
-def test_objects_are_fetched_side_by_side_and_come_in_order(server, bucket, objects):
-    """Each would wait for the one before it otherwise; here all of them wait for each other."""
+def test_objects_are_read_in_parallel_and_in_order(server, bucket, objects):
+    """The server answers only when FETCHED_AHEAD requests have arrived."""
     count = 2 * FETCHED_AHEAD
     objects.update({f"dog/{n:02d}.wav": Object(b"%d" % n) for n in range(count)})
     clips = read_corpus(f"s3://{bucket}").sort_by("clip_id")
@@ -330,10 +330,8 @@ def test_objects_are_fetched_side_by_side_and_come_in_order(server, bucket, obje
 
 @pytest.mark.parametrize("status", [403, 404, 503])
 @pytest.mark.parametrize("lay", CORPORA)
-def test_what_the_store_refuses_is_unreadable_and_comes_the_next_time(
-    server, bucket, tmp_path, lay, status
-):
-    """One object refused takes no other clip with it."""
+def test_a_rejected_object_is_unreadable_and_is_read_later(server, bucket, tmp_path, lay, status):
+    """The other clips are read."""
     lay(tmp_path)
     upload(tmp_path, f"s3://{bucket}")
     clips = read_corpus(f"s3://{bucket}")
@@ -355,7 +353,7 @@ def test_what_the_store_refuses_is_unreadable_and_comes_the_next_time(
 
 
 @pytest.mark.parametrize("lay", CORPORA)
-def test_what_was_deleted_since_the_listing_is_unreadable(bucket, tmp_path, lay):
+def test_an_object_deleted_after_the_listing_is_unreadable(bucket, tmp_path, lay):
     lay(tmp_path)
     upload(tmp_path, f"s3://{bucket}")
     clips = read_corpus(f"s3://{bucket}")

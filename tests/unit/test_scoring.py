@@ -1,4 +1,4 @@
-"""Scoring a batch: what cannot be had is reported in one line."""
+"""Errors of scoring a batch are reported in one line."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from raysound.errors import UserError
 from raysound.models import EmbeddingClassifier
 from raysound.training.inference import Normalisation, score
 
-# As torch's CUDA allocator words it, with its C++ stack.
+# The message of torch's CUDA allocator, with its C++ stack.
 SHORTAGE = (
     "CUDA out of memory. Tried to allocate 6.26 GiB. GPU 0 has a total capacity of 79.11 GiB of "
     "which 1.20 GiB is free. Including non-PyTorch memory, this process has 77.90 GiB memory in "
@@ -19,7 +19,7 @@ SHORTAGE = (
 
 
 class TooLarge(EmbeddingClassifier):
-    """Stands for a model whose maps no GPU holds: a CPU does not raise this error."""
+    """Simulates a model that is too large for the GPU, because a CPU does not raise this error."""
 
     def __init__(self) -> None:
         super().__init__()

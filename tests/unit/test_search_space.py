@@ -1,4 +1,4 @@
-"""search.space is looked at as a whole before anything starts."""
+"""Checks of search.space before a search starts."""
 
 import copy
 from pathlib import Path
@@ -16,7 +16,7 @@ RATES = {"loguniform": [1e-4, 1e-2]}
 
 
 def config_of(space: dict[str, Any], **more: Any) -> Config:
-    """A config that searches; `more` are sections, of `search` what comes beside `space`."""
+    """A config with a search space; `more` are further sections and settings of `search`."""
     tree = copy.deepcopy(more)
     search = tree.pop("search", {})
     base = {"name": "search", "output": "out", "corpora": {"real": {"path": "sounds"}}}
@@ -46,7 +46,7 @@ def fault(space: dict[str, Any], **more: Any) -> str:
         ("training.seeds", "can't be searched"),
     ],
 )  # fmt: skip
-def test_a_path_that_names_nothing_to_search_is_refused(path: str, message: str) -> None:
+def test_a_key_that_can_not_be_searched_is_rejected(path: str, message: str) -> None:
     assert message in fault({path: {"choice": [1, 2]}})
 
 
@@ -55,8 +55,8 @@ def test_a_path_that_names_nothing_to_search_is_refused(path: str, message: str)
     [
         ({}, "write one of {choice: [a, b, …]}"),
         ({"uniform": [0, 1], "choice": [1]}, "write one of"),
-        ({"uniform": [1, 0]}, "does not begin with the lower number"),
-        ({"uniform": [1, 1]}, "does not begin with the lower number"),
+        ({"uniform": [1, 0]}, "must begin with the lower number"),
+        ({"uniform": [1, 1]}, "must begin with the lower number"),
         ({"loguniform": [0, 1]}, "greater than 0"),
         ({"loguniform": [1]}, "search.space.training.optimizer.lr.loguniform"),
         ({"choice": []}, "at least 1"),
@@ -81,15 +81,15 @@ def test_a_dimension_is_one_kind_with_a_range(dimension: Any, message: str) -> N
         ("features.n_fft", {"choice": [1024, "many"]}),
     ],
 )
-def test_every_choice_and_both_ends_pass_what_a_yaml_passes(path: str, dimension: Any) -> None:
+def test_every_choice_and_both_ends_are_validated(path: str, dimension: Any) -> None:
     text = fault({path: dimension})
 
     assert "a.yaml: search.space: " in text
     assert f"{path}=" in text
 
 
-def test_a_value_is_good_if_it_goes_with_some_value_of_the_others() -> None:
-    """The gamma is a setting of StepLR, which the file does not name but the space does."""
+def test_a_value_is_valid_if_some_values_of_the_others_allow_it() -> None:
+    """The gamma belongs to StepLR, which is in the search space but not in the file."""
     scheduler = {"choice": [None, {"name": "StepLR", "step_size": 5}]}
     config_of(
         {"training.scheduler": scheduler, "training.scheduler.gamma": {"uniform": [0.1, 0.5]}}
@@ -99,8 +99,8 @@ def test_a_value_is_good_if_it_goes_with_some_value_of_the_others() -> None:
         config_of({"training.scheduler.gamma": {"uniform": [0.1, 0.5]}})
 
 
-def test_features_and_grids_want_choices() -> None:
-    assert "each value means another extraction" in fault(
+def test_features_and_grids_require_choices() -> None:
+    assert "each value needs its own extraction" in fault(
         {"features.clip_length": {"uniform": [1.0, 4.0]}}
     )
     assert "search.algorithm is grid" in fault(
@@ -108,18 +108,20 @@ def test_features_and_grids_want_choices() -> None:
     )
 
 
-def test_a_search_is_of_one_classifier_a_trial() -> None:
+def test_a_trial_trains_one_classifier() -> None:
     for training in ({"folds": "all"}, {"seeds": 3}):
-        assert "leave training.folds and seeds out" in fault(
+        assert "leave out training.folds and seeds" in fault(
             {"training.optimizer.lr": RATES}, training=training
         )
 
 
-def test_population_based_training_changes_only_what_can_change_on_the_way() -> None:
+def test_population_based_training_changes_only_settings_that_can_change() -> None:
     population = {"scheduler": {"name": "PopulationBasedTraining"}}
 
-    assert "'model.name' can't" in fault({"model.name": {"choice": ["cnn"]}}, search=population)
-    assert "leave training.scheduler out" in fault(
+    assert "not possible for 'model.name'" in fault(
+        {"model.name": {"choice": ["cnn"]}}, search=population
+    )
+    assert "leave out training.scheduler" in fault(
         {"training.optimizer.lr": RATES},
         search=population,
         training={"scheduler": {"name": "StepLR", "step_size": 3}},
@@ -128,7 +130,7 @@ def test_population_based_training_changes_only_what_can_change_on_the_way() -> 
               search=population)  # fmt: skip
 
 
-def test_a_sampled_config_is_the_file_with_its_values_and_no_search() -> None:
+def test_a_sampled_config_has_the_values_and_no_search() -> None:
     config = config_of(
         {"training.scheduler": {"choice": [None, {"name": "StepLR", "step_size": 5}]},
          "training.optimizer.lr": RATES},
@@ -145,7 +147,7 @@ def test_a_sampled_config_is_the_file_with_its_values_and_no_search() -> None:
     assert one.output == config.output
 
 
-def test_what_is_written_of_a_sample_is_a_config_that_loads(tmp_path: Path) -> None:
+def test_a_written_sample_is_a_valid_config(tmp_path: Path) -> None:
     config = config_of({"training.optimizer.lr": RATES})
     one = sampled_config(config, {"training.optimizer.lr": 0.0031415926535})
     (tmp_path / "best.yaml").write_text(one.to_yaml())
@@ -156,7 +158,7 @@ def test_what_is_written_of_a_sample_is_a_config_that_loads(tmp_path: Path) -> N
     assert "search" not in yaml.safe_load(one.to_yaml())
 
 
-def test_values_that_do_not_go_together_are_told_by_their_settings() -> None:
+def test_contradicting_values_are_reported_with_their_keys() -> None:
     config = config_of({"features.n_fft": {"choice": [512, 1024]}})
 
     with pytest.raises(UserError, match=r"features\.n_fft=512, features\.n_mels=0"):

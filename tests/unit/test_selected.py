@@ -21,7 +21,7 @@ PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))
 
 @pytest.fixture
 def shown(tmp_path: Path) -> dict[str, Any]:
-    """What is shown of 700 clips in seven parts, and all of these."""
+    """The clips to show of 700 clips in seven parts, and the 700 clips."""
     tables = [make_predictions(100, seed) for seed in range(7)]
     out = str(tmp_path)
     uris = {index: part_uri(out, "real", index) for index in range(7)}
@@ -55,7 +55,7 @@ def test_cells_hold_their_most_probable_clips(shown: dict[str, Any]) -> None:
         assert sure[0] == round(max(own), 4)
 
 
-def test_examples_by_parts_equal_those_of_the_whole_table(shown: dict[str, Any]) -> None:
+def test_examples_by_parts_equal_those_of_the_table(shown: dict[str, Any]) -> None:
     table = shown["all"]
     chosen = examples.choose(table, 2)
 
@@ -71,7 +71,7 @@ def test_examples_by_parts_equal_those_of_the_whole_table(shown: dict[str, Any])
     }  # fmt: skip
 
 
-def test_the_map_holds_a_sample_of_clips_by_their_names(shown: dict[str, Any]) -> None:
+def test_the_map_shows_a_sample_of_clips_by_their_names(shown: dict[str, Any]) -> None:
     points = shown["found"].points
 
     names = shown["all"]["clip_id"].to_pylist()

@@ -1,4 +1,4 @@
-"""What the settings refuse before anything starts, and that torch takes whatever they accept."""
+"""Invalid settings are rejected before a job starts, and torch accepts all valid ones."""
 
 import math
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
 
 @pytest.fixture
 def least(tmp_path: Path) -> Path:
-    """A YAML with only what has no default."""
+    """A YAML file with only the required settings."""
     path = tmp_path / "least.yaml"
     path.write_text(LEAST, encoding="utf-8")
     return path
 
 
 def numbers(annotation: Any) -> bool:
-    """Whether a type takes any number, not just some."""
+    """Whether a type accepts arbitrary numbers."""
     return annotation in (int, float) or any(numbers(part) for part in get_args(annotation))
 
 
 def sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The section models that a type names."""
+    """The section models in a type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -49,7 +49,7 @@ def sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def number_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, bool]]:
-    """Every setting that takes a number: its key, the section's name, whether it takes several."""
+    """Yields key, section name and whether it is a list, of every setting with a number."""
     for name, field in model.model_fields.items():
         for section in sections(field.annotation):
             yield from number_keys(section, f"{prefix}{name}.")
@@ -63,10 +63,8 @@ NUMBER_KEYS = sorted(set(number_keys(Config)))
 
 
 @pytest.mark.parametrize("value", ["true", "'5'", ".nan", ".inf", "-.inf", "1.0e+400", "five"])
-def test_no_setting_takes_another_type_or_an_infinite_number_for_a_number(
-    least: Path, value: str
-) -> None:
-    """Every number of every section, by itself and inside a list."""
+def test_number_settings_reject_other_types_and_infinite_numbers(least: Path, value: str) -> None:
+    """This holds for every number of every section, alone and in a list."""
     assert len(NUMBER_KEYS) > 60
     for key, choice, is_list in NUMBER_KEYS:
         section, _, name = key.rpartition(".")
@@ -92,7 +90,7 @@ def test_no_setting_takes_another_type_or_an_infinite_number_for_a_number(
     ],
 )
 @pytest.mark.parametrize("value", ["1", "0", "'maybe'", "null"])
-def test_a_switch_is_true_or_false(least: Path, key: str, value: str) -> None:
+def test_a_boolean_setting_is_true_or_false(least: Path, key: str, value: str) -> None:
     with pytest.raises(UserError, match=f"{key}: Input should be a valid boolean"):
         load(least, [f"{key}={value}"])
 
@@ -103,7 +101,10 @@ REFUSED = [
     ("training.optimizer={name: SGD, momentum: 1}", ["optimizer.momentum", "less than 1"]),
     ("training.optimizer={name: SGD, momentum: 0, nesterov: true}", ["nesterov", "momentum"]),
     ("training.scheduler={name: MultiStepLR, milestones: []}", ["scheduler.milestones", "[]"]),
-    ("training.scheduler={name: MultiStepLR, milestones: [9, 3]}", ["milestones [9, 3]", "rise"]),
+    (
+        "training.scheduler={name: MultiStepLR, milestones: [9, 3]}",
+        ["milestones [9, 3]", "increase"],
+    ),
     ("training.scheduler={name: CosineAnnealingLR, eta_min: 1}", ["eta_min 1 ", "lr 0.001"]),
     ("training.scheduler={name: OneCycleLR, div_factor: 0.5}", ["scheduler.div_factor", "0.5"]),
     ("training.scheduler={name: OneCycleLR, final_div_factor: 0.5}", ["final_div_factor", "0.5"]),
@@ -147,7 +148,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("override", "words"), REFUSED, ids=[text for text, _ in REFUSED])
-def test_what_would_fail_later_or_do_nothing_is_refused_in_one_line(
+def test_invalid_or_ineffective_settings_are_rejected_in_one_line(
     least: Path, override: str, words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -173,7 +174,7 @@ def test_what_would_fail_later_or_do_nothing_is_refused_in_one_line(
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_the_last_value_before_the_refused_one_is_taken(least: Path, overrides: list[str]) -> None:
+def test_the_last_valid_value_is_accepted(least: Path, overrides: list[str]) -> None:
     load(least, overrides)
 
 
@@ -196,7 +197,7 @@ def test_the_last_value_before_the_refused_one_is_taken(least: Path, overrides: 
         ("{epochs: 9, scheduler: {name: CosineAnnealingLR}}", None),
     ],
 )
-def test_a_step_that_the_epochs_do_not_reach_is_noted(
+def test_a_schedule_step_after_the_last_epoch_is_reported(
     least: Path, training: str, note: str | None
 ) -> None:
     expected = note and f"training.scheduler.{note}"
@@ -204,7 +205,7 @@ def test_a_step_that_the_epochs_do_not_reach_is_noted(
     assert load(least, [f"training={training}"]).training.unreached_step == expected
 
 
-def test_a_fault_of_a_setting_that_a_default_follows_from_is_told_once(least: Path) -> None:
+def test_an_error_of_a_setting_that_a_default_depends_on_is_reported_once(least: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(least, ["features.sample_rate=fast"])
 
@@ -212,7 +213,7 @@ def test_a_fault_of_a_setting_that_a_default_follows_from_is_told_once(least: Pa
     assert str(caught.value) == f"{least}: {text}"
 
 
-def test_the_names_of_the_rows_that_every_evaluation_adds_are_reserved(least: Path) -> None:
+def test_the_names_of_rows_that_an_evaluation_adds_are_reserved(least: Path) -> None:
     rows = np.arange(24)
     some = Scored(rows % 2, np.full((24, 2), 0.5), np.ones((24, 3)))
     added = {"real", "noise", "silence", "real_halves", *anchors_of_real(some, some, 24)}
@@ -231,7 +232,7 @@ def test_f_max_is_half_the_sample_rate_unless_it_is_given(least: Path) -> None:
     assert load(least, ["features={f_max: 7000}", "features.f_max=null"]).features.f_max == 22050
 
 
-def test_a_searched_sample_rate_brings_its_own_f_max(least: Path) -> None:
+def test_a_searched_sample_rate_sets_f_max(least: Path) -> None:
     space = "search.space={features.sample_rate: {choice: [16000, 44100]}}"
     config = load(least, [space])
 
@@ -243,12 +244,12 @@ def test_a_searched_sample_rate_brings_its_own_f_max(least: Path) -> None:
     assert found == [8000, 22050]
 
 
-def test_the_feature_id_of_the_defaults_is_what_it_was_when_f_max_had_a_number() -> None:
+def test_the_default_feature_id_equals_that_with_an_explicit_f_max() -> None:
     """Feature folders of earlier versions keep their names."""
     assert FeatureSettings().id == FeatureSettings(f_max=22050).id == "289b7613"
 
 
-# Optimisers and schedulers
+# Optimizers and schedulers
 
 ODD = st.sampled_from(
     [-1, -0.0, 0, 1e-12, 1e-9, 1e-6, 0.001, 0.1, 1 / 3, 0.5, 0.9, 1 - 1e-9, 1, 2, 3, 10, 25.5, 1e12]
@@ -257,7 +258,7 @@ COUNT = st.integers(0, 12)
 
 
 def some_of(name: str, **values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Settings of one section, each of them given or left out."""
+    """Settings of a section, each of which may be left out."""
     return st.fixed_dictionaries({"name": st.just(name)}, optional=values)
 
 
@@ -290,10 +291,10 @@ SCHEDULERS = st.one_of(
     epochs=st.integers(1, 12),
     warmup_epochs=st.one_of(st.just(0), COUNT),
 )
-def test_torch_takes_every_optimizer_and_scheduler_that_the_settings_accept(
+def test_torch_accepts_every_valid_optimizer_and_scheduler(
     optimizer: dict[str, Any], scheduler: dict[str, Any] | None, epochs: int, warmup_epochs: int
 ) -> None:
-    """No epoch's rate is negative, infinite, or above the optimizer's, unless it is to grow."""
+    """Learning rates are finite, not negative, and at most the initial one unless gamma > 1."""
     tree = {"epochs": epochs, "warmup_epochs": warmup_epochs}
     try:
         wanted = TrainingSettings(**tree, optimizer=optimizer, scheduler=scheduler)

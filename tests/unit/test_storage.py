@@ -9,13 +9,13 @@ from pyarrow import fs
 from raysound import storage
 from raysound.errors import UserError
 
-# What people call their files; `%20` must not become a blank, nor `#` end the name.
+# Common file names; `%20` must not become a space, and `#` must not end the name.
 NAMES = ["plain", "with blank", "雨 (1)", "a#b", "50%20", "it's & co.", "e\u0301"]
 
 
 @pytest.fixture(params=NAMES)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder of every kind of name."""
+    """A folder with each of the names."""
     path = tmp_path / request.param
     path.mkdir()
     return path
@@ -23,7 +23,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that storage takes for an object store: a pyarrow filesystem that isn't local."""
+    """A folder that storage treats as an object store: a pyarrow filesystem that is not local."""
     store = tmp_path / "store"
     store.mkdir()
     filesystem = fs.SubTreeFileSystem(str(store), fs.LocalFileSystem())
@@ -35,18 +35,18 @@ def everything_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-# Whole files
+# Atomic files
 
 
 def break_off(uri: str, error: type[BaseException]) -> None:
     """Writes half a file, then fails."""
-    with storage.whole_file(uri) as file:
+    with storage.atomic_file(uri) as file:
         file.write(b"half of the n")
         raise error
 
 
-def test_what_is_written_is_read(folder):
-    """Folders on the way are made; nothing else is left."""
+def test_written_bytes_are_read(folder):
+    """Missing folders are created, and no other files remain."""
     uri = storage.join(str(folder), "new", "deep", folder.name + ".bin")
     storage.write_bytes(uri, b"abc")
     assert storage.read_bytes(uri) == b"abc"
@@ -70,8 +70,8 @@ def test_a_second_write_replaces_the_first(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
-    """Ctrl-C too."""
+def test_an_error_leaves_only_the_old_file(tmp_path, error):
+    """This includes Ctrl-C."""
     uri = str(tmp_path / "a.bin")
     storage.write_bytes(uri, b"old")
     with pytest.raises(error):
@@ -90,14 +90,14 @@ def test_an_error_leaves_no_file_where_there_was_none(tmp_path):
     ("place", "most", "reason"),
     [
         ("a.bin", 1000, "File too large"),
-        ("file/a.bin", resource.RLIM_INFINITY, "{tmp_path}/file is no folder"),
+        ("file/a.bin", resource.RLIM_INFINITY, "{tmp_path}/file is not a folder"),
         ("file/below/a.bin", resource.RLIM_INFINITY, "Not a directory"),
         ("folder", resource.RLIM_INFINITY, "Is a directory"),
         ("a" * 300, resource.RLIM_INFINITY, "File name too long"),
     ],
 )
 def test_a_file_that_can_not_be_written_is_named_with_the_reason(tmp_path, place, most, reason):
-    """Above `most` bytes the system refuses to write, as on a full disk."""
+    """The system rejects files of more than `most` bytes, as on a full disk."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     before = everything_below(tmp_path)
@@ -115,11 +115,11 @@ def test_a_file_that_can_not_be_written_is_named_with_the_reason(tmp_path, place
     assert everything_below(tmp_path) == before
 
 
-def test_what_can_not_be_read_is_not_said_of_the_file_that_is_written(tmp_path):
+def test_a_read_error_is_not_an_error_of_the_written_file(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(NotADirectoryError),
-        storage.whole_file(str(tmp_path / "a.bin")),
+        storage.atomic_file(str(tmp_path / "a.bin")),
         open(tmp_path / "file" / "b.bin"),
     ):
         pass
@@ -127,32 +127,32 @@ def test_what_can_not_be_read_is_not_said_of_the_file_that_is_written(tmp_path):
 
 def test_the_file_appears_only_when_the_block_has_ended(tmp_path):
     uri = str(tmp_path / "a.bin")
-    with storage.whole_file(uri) as file:
+    with storage.atomic_file(uri) as file:
         file.write(b"abc")
         assert not storage.exists(uri)
     assert storage.exists(uri)
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    """A retried task may run beside the first: the last to end wins, whole."""
+def test_two_writers_of_one_file_do_not_interfere(tmp_path):
+    """A retried task may run at the same time as the first; the last one to end wins."""
     uri = str(tmp_path / "a.bin")
-    with storage.whole_file(uri) as first:
+    with storage.atomic_file(uri) as first:
         first.write(b"first")
-        with storage.whole_file(uri) as second:
+        with storage.atomic_file(uri) as second:
             second.write(b"second")
         assert storage.read_bytes(uri) == b"second"
     assert storage.read_bytes(uri) == b"first"
     assert everything_below(tmp_path) == ["a.bin"]
 
 
-def test_an_object_store_shows_a_file_that_is_complete(object_store):
+def test_a_file_in_an_object_store_is_complete(object_store):
     storage.write_bytes("store://a.bin", b"abc")
     assert (object_store / "a.bin").read_bytes() == b"abc"
     assert everything_below(object_store) == ["a.bin"]
 
 
 def test_an_error_leaves_the_old_file_in_an_object_store_too(object_store):
-    """Closing an upload completes it, half a shard included: it must not be closed then."""
+    """Closing an upload completes it, so it must not be closed after an error."""
     storage.write_bytes("store://a.bin", b"old")
     with pytest.raises(EOFError):
         break_off("store://a.bin", EOFError)
@@ -169,8 +169,8 @@ def test_tables_round_trip(folder):
     assert everything_below(folder) == ["t.parquet"]
 
 
-def test_an_open_file_can_be_sought(tmp_path):
-    """Decoders jump about in a file."""
+def test_an_open_file_is_seekable(tmp_path):
+    """Decoders seek in a file."""
     storage.write_bytes(str(tmp_path / "a"), b"0123456789")
     with storage.open_file(str(tmp_path / "a")) as file:
         assert file.seek(0, 2) == 10
@@ -178,7 +178,7 @@ def test_an_open_file_can_be_sought(tmp_path):
         assert file.read(3) == b"456"
 
 
-def test_reading_what_is_not_there_says_so(tmp_path):
+def test_reading_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(str(tmp_path / "absent"))
     with pytest.raises(OSError, match="directory"):
@@ -189,7 +189,7 @@ def test_reading_what_is_not_there_says_so(tmp_path):
 
 
 def test_list_files_is_relative_sorted_and_complete(folder):
-    """At every depth, hidden ones too; folders themselves are no files."""
+    """The list includes hidden files and all depths, but no folders."""
     names = ["b.wav", "a/z.wav", f"a/{folder.name}.wav", ".hidden/x", "c/d/e/f"]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def test_list_files_is_relative_sorted_and_complete(folder):
         assert modified == (folder / name).stat().st_mtime_ns
 
 
-def test_a_folder_that_is_not_there_holds_no_files(tmp_path):
+def test_a_missing_folder_has_no_files(tmp_path):
     assert storage.list_files(str(tmp_path / "absent")) == []
 
 
@@ -217,7 +217,7 @@ def test_a_linked_folder_is_listed(tmp_path):
     assert [name for name, _, _ in storage.list_files(str(tmp_path / "corpus"))] == ["dog/a.wav"]
 
 
-def test_stat_files_tells_those_that_are_not_there(folder):
+def test_stat_files_marks_missing_files(folder):
     (folder / "a").write_bytes(b"abc")
     uris = [str(folder / "a"), str(folder / "absent"), str(folder)]
     there = (3, (folder / "a").stat().st_mtime_ns)
@@ -237,14 +237,14 @@ def test_exists_and_is_folder(folder):
 # Deleting
 
 
-def test_delete_removes_a_file_alone(folder):
+def test_delete_removes_only_one_file(folder):
     (folder / "a").write_bytes(b"abc")
     (folder / "b").write_bytes(b"abc")
     storage.delete(str(folder / "a"))
     assert everything_below(folder) == ["b"]
 
 
-def test_delete_removes_a_folder_with_all_that_is_in_it(folder):
+def test_delete_removes_a_folder_with_its_content(folder):
     (folder / "x" / "y").mkdir(parents=True)
     (folder / "x" / "y" / "a").write_bytes(b"abc")
     (folder / "x.b").write_bytes(b"abc")
@@ -252,7 +252,7 @@ def test_delete_removes_a_folder_with_all_that_is_in_it(folder):
     assert everything_below(folder) == ["x.b"]
 
 
-def test_delete_of_what_is_not_there_is_no_error(tmp_path):
+def test_deleting_a_missing_file_is_not_an_error(tmp_path):
     storage.delete(str(tmp_path / "absent"))
     storage.delete(str(tmp_path / "absent" / "deeper"))
     assert everything_below(tmp_path) == []
@@ -262,7 +262,7 @@ def test_delete_of_what_is_not_there_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/run", "/runs/x", "runs/x", "gs://bucket"])
-def test_join_makes_one_slash(uri):
+def test_join_adds_one_slash(uri):
     assert storage.join(uri, "a", "b.parquet") == f"{uri}/a/b.parquet"
     assert storage.join(f"{uri}/", "a", "b.parquet") == f"{uri}/a/b.parquet"
 
@@ -271,8 +271,8 @@ def test_join_to_the_root():
     assert storage.join("/", "a") == "/a"
 
 
-def test_a_local_path_is_no_uri(folder):
-    """It is taken as it is, `%` and `#` included."""
+def test_a_local_path_is_not_a_uri(folder):
+    """It is used unchanged, including `%` and `#`."""
     filesystem, path = storage.locate(str(folder))
     assert isinstance(filesystem, fs.LocalFileSystem)
     assert path == str(folder)
@@ -280,7 +280,7 @@ def test_a_local_path_is_no_uri(folder):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_below_a_uri_is_found_by_its_listed_name(tmp_path, name):
-    """What list_files gives and join puts together leads back to the file."""
+    """The file is found by the name of list_files and by join."""
     (tmp_path / f"{name}.bin").write_bytes(b"abc")
     ((listed, _, _),) = storage.list_files(tmp_path.as_uri())
     assert listed == f"{name}.bin"

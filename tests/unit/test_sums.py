@@ -1,4 +1,4 @@
-"""Sums and selections taken per part and put together are those of the whole."""
+"""Merged sums and selections of parts equal those of all clips."""
 
 import doctest
 from itertools import pairwise
@@ -27,7 +27,7 @@ PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=7, examples=2))
 
 
 def cuts(count: int, parts: int, seed: int) -> list[slice]:
-    """Some cuts of so many clips, of any size."""
+    """Random slices that divide `count` clips."""
     at = np.sort(np.random.default_rng(seed).integers(0, count + 1, parts - 1))
     return [slice(a, b) for a, b in pairwise([0, *at.tolist(), count])]
 
@@ -43,7 +43,7 @@ def test_docstring_examples_run() -> None:
 def test_merged_sums_do_not_depend_on_the_grouping(
     parts: int, seed: int, groups: list[int]
 ) -> None:
-    """Integers equal those of the whole; floats equal those of adding part by part."""
+    """Integers equal those of all clips; floats equal those of adding part by part."""
     truth, probabilities = clips(200, seed)
     found = [
         ClassificationSums.of(truth[part], probabilities[part]) for part in cuts(200, parts, seed)
@@ -160,7 +160,7 @@ def entries_of(count: int, seed: int) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 8))
-def test_selection_by_parts_equals_selection_of_the_whole(seed: int, parts: int) -> None:
+def test_selection_by_parts_equals_selection_of_all_entries(seed: int, parts: int) -> None:
     """This includes ties, for any division into parts and any order of merging."""
     entries = entries_of(400, seed)
     limit = PLAN.limit
@@ -214,7 +214,7 @@ def numbers(of: PartialSums) -> list[object]:
     ]  # fmt: skip
 
 
-def test_sums_by_part_equal_sums_of_the_whole_table(tmp_path) -> None:
+def test_sums_by_part_equal_sums_of_the_table(tmp_path) -> None:
     """Training clips are separate and have no counts of balls."""
     tables = [make_predictions(30, seed, train=10 * (seed % 2)) for seed in range(4)]
     tables.insert(2, PREDICTIONS.empty_table())

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from raysound.descendants import children, kill_below, send
+from raysound.descendants import children, kill_descendants, send_signal
 from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ def start_cluster(cpus: int, dashboard: bool) -> str:
         logger.warning("Ray did not start (%s); trying again", first_line(failure))
         ray.shutdown()
         daemons = {*children(os.getpid())} - existing_children
-        kill_below(daemons)
+        kill_descendants(daemons)
         for pid in daemons:
-            send(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
     raise UserError(
         f"Ray did not start in {START_ATTEMPTS} attempts; the last error: {first_line(failure)}; "
         "its log files are in /tmp/ray/session_latest/logs"

@@ -10,7 +10,7 @@ from threading import Lock
 import ray
 
 from raysound.errors import UserError
-from raysound.lock import locked, taken
+from raysound.lock import locked, locked_message
 
 # Jobs of one cluster see each other's named actors only in a common namespace.
 NAMESPACE = "raysound"
@@ -63,7 +63,7 @@ def named_actor(folder: str) -> Iterator[None]:
     try:
         actor = actor_class.options(name=f"writer of {folder}", namespace=NAMESPACE).remote()
     except ValueError:
-        raise UserError(taken(folder, "of this cluster")) from None
+        raise UserError(locked_message(folder, "of this cluster")) from None
     try:
         yield
     finally:

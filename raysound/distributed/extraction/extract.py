@@ -160,7 +160,7 @@ def write_summary(
     reasons: Counter[str] = Counter()
     schema = parquet.REJECT_SCHEMA
     with (
-        storage.whole_file(storage.join(folder, "rejects.parquet")) as file,
+        storage.atomic_file(storage.join(folder, "rejects.parquet")) as file,
         pq.ParquetWriter(file, schema) as writer,
     ):
         for shard in parquet.read_records(folder, plan["shards"]):

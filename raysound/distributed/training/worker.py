@@ -25,7 +25,7 @@ from raysound.distributed.training import feature_loading
 from raysound.errors import UserError
 from raysound.models import build
 from raysound.settings.training import TrainingSettings
-from raysound.storage import FORBIDDEN, FULL, explained
+from raysound.storage import FORBIDDEN, FULL, raise_unwritable
 from raysound.training import checkpoint
 from raysound.training.batches import (
     DeviceTransfer,
@@ -182,7 +182,7 @@ def train_on(worker: WorkerContext, loop_config: dict[str, Any]) -> None:
         try:
             weights = Weights(classifier.state_dict(), means)
             checkpoint.save_progress(folder, weights, progress)
-            with explained(loop_config["run"], FULL | FORBIDDEN):
+            with raise_unwritable(loop_config["run"], FULL | FORBIDDEN):
                 epoch_checkpoint = ray.train.Checkpoint.from_directory(folder)
                 worker.report(metrics, checkpoint=epoch_checkpoint)
         finally:
