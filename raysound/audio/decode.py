@@ -93,7 +93,7 @@ def read_window(file: str | BinaryIO, settings: FeatureSettings, number: int = 0
     for place, (_, window) in enumerate(Decoder(settings).read(file)):
         if place == number:
             return as_float(window).copy()
-    raise Reject(f"ends before its window {number + 1}")
+    raise Reject(f"the sound ends before window {number + 1}")
 
 
 class Decoder:
@@ -174,7 +174,7 @@ class Decoder:
         try:
             starts = window_starts(length, wanted, self.settings.long_clips)
         except (MemoryError, ValueError, OverflowError) as error:
-            raise Reject("its header tells no length, or one that can't be true") from error
+            raise Reject("the header states no length, or an impossible one") from error
         for start in map(int, starts):
             begin, end = max(start, 0), min(start + wanted, length)
             inner = _span(samples, ratio, begin, end)
@@ -205,7 +205,7 @@ def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
         Reject: the ratio of the rates exceeds LARGEST_RATIO_TERM.
     """
     if max(source_rate, target_rate) > LARGEST_RATIO_TERM * min(source_rate, target_rate):
-        raise Reject(f"a sample rate of {source_rate} Hz can't be brought to {target_rate} Hz")
+        raise Reject(f"a sample rate of {source_rate} Hz can't be resampled to {target_rate} Hz")
     ratio = Fraction(source_rate, target_rate)
     if ratio > 1:
         return 1 / (1 / ratio).limit_denominator(LARGEST_RATIO_TERM)

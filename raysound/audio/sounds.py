@@ -67,7 +67,7 @@ def _local(row: dict[str, Any]) -> Sound:
     """The path; or a reject, because opening a pipe or reading a device may never end."""
     path: str = row["path"]
     if (row["size"] or 0) < 0 and os.path.exists(path) and not os.path.isfile(path):
-        return Reject("no sound file: it is a folder, pipe, socket or device")
+        return Reject("not a sound file, but a folder, pipe, socket or device")
     return path
 
 

@@ -69,8 +69,8 @@ def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
         raise UserError(f"no usable training clip of {missing} in {corpus}")
     if config.training.needs_validation and not _count(clips, "validation"):
         raise UserError(
-            "no validation clip to choose the best epoch, a plateau or the end by: raise "
-            "corpora.real.split.validation_fraction, or set training.checkpoint_policy: last"
+            "no validation clip to select the best epoch, to detect a plateau or to stop early: "
+            "raise corpora.real.split.validation_fraction, or set training.checkpoint_policy: last"
         )
 
 
@@ -138,8 +138,8 @@ def folds_of(clips: pa.Table) -> list[str]:
     folds: list[str] = pc.unique(clips["fold"].combine_chunks().drop_null()).to_pylist()
     if len(folds) < 2:
         raise UserError(
-            "training.folds: all wants a real corpus with a column fold that names two or "
-            f"more; it has {len(folds)}"
+            "training.folds: all needs a real corpus with a column fold of two or more folds; it "
+            f"has {len(folds)}"
         )
     return folds
 

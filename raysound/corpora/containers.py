@@ -80,7 +80,7 @@ def tar_clips(
             _refuse_cut(file, tar.offset)
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
         raise UserError(
-            f"no tar file that can be read ({error}); compressed ones can't be"
+            f"not a readable tar file ({error}); compressed tar files are not supported"
         ) from error
     for sound in sounds:
         stem = posixpath.splitext(sound["name"])[0]
@@ -113,7 +113,7 @@ def _refuse_cut(file: BinaryIO, end: int) -> None:
     file.seek(end)
     rest = file.read(LARGEST_PADDING + 1)
     if not tarfile.BLOCKSIZE <= len(rest) <= LARGEST_PADDING or rest.strip(b"\0"):
-        raise UserError(f"cut short, damaged or two in one: after byte {end} it can't be read")
+        raise UserError(f"truncated, damaged or concatenated: can't be read after byte {end}")
 
 
 def _note(suffix: str, content: bytes) -> Row:

@@ -130,7 +130,7 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
         UserError: only some sounds are in class folders, or the folders are not classes.
     """
     for name, count in folders.left.items():
-        warn(f"{path}: {count} sound files in '{name}' are left out: no class")
+        warn(f"{path}: {count} sound files in '{name}' are left out: not a class")
     if not folders.first and not folders.bare.total:
         raise UserError(f"{path} lists no clips")
     first = sorted(filter(None, folders.first))
@@ -148,8 +148,8 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
         unclassed = folders.flat
     if unclassed.total:
         raise UserError(
-            f"{path}: {unclassed.total} sound files stand in no class folder, "
-            f"{quoted(unclassed.least)} among them; put each into a folder named after its class, "
+            f"{path}: {unclassed.total} sound files are in no class folder, for "
+            f"example {quoted(unclassed.least)}; put each into a folder named after its class, "
             "or list them in a metadata.csv with the columns file_name and label"
         )
     if above:
@@ -163,7 +163,7 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
     if len(first) == 1 and len(folders.second) > 1:
         inner = ", ".join(folders.second[: SOME - 1]) + (", …" * (len(folders.second) == SOME))
         warn(
-            f"{path}: all sound files stand below {quoted(first[0])}, which is taken for their "
+            f"{path}: all sound files are below {quoted(first[0])}, which is used as their "
             f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
         )
     return Layout(None, are, below)
@@ -243,19 +243,18 @@ def _folds_above(folders: list[str]) -> dict[str, str] | None:
 
 def refuse_pieces(folders: list[str], path: str, warn: Warn) -> None:
     """Raises UserError for folders that are folds, parts or splits, not classes."""
-    remedy = (
-        "say in a metadata.csv with the columns file_name, label, split and fold what each clip is"
-    )
+    remedy = "list the clips in a metadata.csv with the columns file_name, label, split and fold"
     matches = [match for name in folders if (match := _PIECE.fullmatch(name))]
     if len(folders) > 1 and len(matches) == len(folders):
         some = listed(sorted(folders), 3)
         if any(match[3] for match in matches):
             warn(
-                f"{path}: the {len(folders)} classes are called {some}; if they are none, {remedy}"
+                f"{path}: the {len(folders)} classes are named {some}; if they are not classes, "
+                f"{remedy}"
             )
         else:
             raise UserError(
-                f"{path}: the folders {some} are pieces of the corpus, no classes: {remedy}"
+                f"{path}: the folders {some} are parts of the corpus, not classes: {remedy}"
             )
     splits = {name: word for name in folders if (word := split_word(name))}
     in_names = {name: word for name in folders if (word := word_in(name))}
@@ -263,11 +262,11 @@ def refuse_pieces(folders: list[str], path: str, warn: Warn) -> None:
     if "train" in kinds and len(kinds) > 1:
         others = listed((quoted(name) for name in sorted({*folders} - {*splits})), 3)
         raise UserError(
-            f"{path}: beside the splits {', '.join(sorted(splits))} stands {others}: take it out, "
-            f"or {remedy}"
+            f"{path}: the folders {others} are not splits, but {', '.join(sorted(splits))} are: "
+            f"remove them, or {remedy}"
         )
     if len(in_names) == len(folders) > 1 and len({*in_names.values()}) > 1:
         raise UserError(
-            f"{path}: the folders {listed(sorted(folders), 4)} look like splits, no classes: "
+            f"{path}: the folders {listed(sorted(folders), 4)} look like splits, not classes: "
             f"{remedy}, or put the classes below train, validation and test"
         )

@@ -44,11 +44,11 @@ LISTING = pa.schema(
 BLOCK_ROWS = 1 << 16
 # Warnings for names that are not plain files.
 IRREGULAR_NAMES = {
-    "broken": "{count} links lead nowhere, {name} for one",
-    "above": "{count} links lead to a folder above them and are not followed, {name} for one",
-    "inside": "{count} links lead to folders that are listed and are not followed, {name} for one",
-    "outside": "{count} links lead out of the corpus and are followed, {name} for one",
-    "special": "{count} pipes, sockets or devices are left out, {name} for one",
+    "broken": "{count} broken links, for example {name}",
+    "above": "{count} links to a parent folder are not followed, for example {name}",
+    "inside": "{count} links to other folders of the corpus are not followed, for example {name}",
+    "outside": "{count} links that point outside the corpus are followed, for example {name}",
+    "special": "{count} pipes, sockets or devices are left out, for example {name}",
 }
 
 

@@ -148,7 +148,7 @@ def unread_sounds(counted: Tally) -> str:
         return ""
     most = max(unread, key=lambda suffix: unread[suffix])
     return (
-        f"{_counts(unread)} are in no format that can be read: convert them, for example with "
+        f"{_counts(unread)} have an unsupported format: convert them, for example with "
         f"`ffmpeg -i x{most} x.wav`"
     )
 
@@ -163,14 +163,14 @@ def warn_unread(counted: Tally, path: str, warn: Warn) -> None:
         if suffix not in UNREAD_SUFFIXES | OTHER_SUFFIXES | AUDIO_SUFFIXES
     }
     if unknown:
-        warn(f"{path}: {_counts(unknown)} are left out: they have no ending of a sound file")
+        warn(f"{path}: {_counts(unknown)} are left out: they have no suffix of a sound file")
 
 
 def _counts(counted: Tally) -> str:
     total = sum(count for count, _ in counted.values())
     ordered = sorted(counted.items(), key=lambda item: (-item[1][0], item[0]))
-    kinds = listed((f"{count} {suffix or 'without ending'}" for suffix, (count, _) in ordered), 5)
-    return f"{total} files ({kinds}; {quoted(ordered[0][1][1])} among them)"
+    kinds = listed((f"{count} {suffix or 'without suffix'}" for suffix, (count, _) in ordered), 5)
+    return f"{total} files ({kinds}; for example {quoted(ordered[0][1][1])})"
 
 
 def plain_name(label: str) -> str:
@@ -219,18 +219,18 @@ def meaning_of_splits(words: Iterable[str]) -> dict[str, str]:
     meaning = {}
     for word, base in plain.items():
         if base is None:
-            raise UserError(f"{quoted(word)} is no split: use {', '.join(SPLITS)}")
+            raise UserError(f"{quoted(word)} is not a split: use {', '.join(SPLITS)}")
         meaning[word] = SPLIT_WORDS.get(base) or UNCERTAIN_WORDS[base]
         if base in SPLIT_WORDS:
             continue
         if meaning[word] == "validation" and "train" not in certain:
             raise UserError(
                 f"the split {quoted(word)} means validation clips in some data sets and training "
-                f"clips in others, and none is called train here: rename it train or validation"
+                f"clips in others, and no split is named train: rename it train or validation"
             )
         if meaning[word] == "test" and "test" in certain:
             raise UserError(
-                f"the split {quoted(word)} stands beside one called test: rename it validation, or "
-                "leave one of them out"
+                f"the split {quoted(word)} is ambiguous, because another is named test: rename it "
+                "validation, or remove one of them"
             )
     return meaning

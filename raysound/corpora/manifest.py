@@ -69,7 +69,7 @@ def is_file(path: str) -> bool:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be reached: {error}") from error
     if found and kind == "folder":
-        raise UserError(f"{path} is a file, and no such folder: give the folder that it stands in")
+        raise UserError(f"{path} is a file, not a folder: give the folder that contains it")
     if not found and not is_folder:
         raise UserError(f"{path}: no such {kind}")
     return found
@@ -119,8 +119,8 @@ def look_over(found: Inventory, path: str, warn: Warn) -> list[Container]:
         beside = [name for name, uri, *_ in packs if name.endswith(kind) and holds_sounds(uri)]
         if beside:
             warn(
-                f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
-                f"are left out, {quoted(beside[0])} among them"
+                f"{path}: {len(beside)} {CONTAINERS[kind]} files are left out, because the corpus "
+                f"has sound files; for example {quoted(beside[0])}"
             )
     return []
 
@@ -178,8 +178,8 @@ def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, w
     left = sounds.filter(pc.invert(pc.is_in(sounds, names.combine_chunks())))
     if len(left):
         warn(
-            f"{path}: {len(left)} sound files are in no table row and are left out, "
-            f"{quoted(pc.min(left).as_py())} among them"
+            f"{path}: {len(left)} sound files are in no table row and are left out, for "
+            f"example {quoted(pc.min(left).as_py())}"
         )
 
 
@@ -190,8 +190,8 @@ def _containers(packs: list[Container], path: str, counted: Tally, warn: Warn) -
     audible = any(holds_sounds(uri) for _, uri, *_ in parquets)
     if tars and audible:
         warn(
-            f"{path}: {len(parquets)} Parquet files stand beside the tar files and are left out, "
-            f"{quoted(parquets[0][0])} among them"
+            f"{path}: {len(parquets)} Parquet files are left out, because the corpus has tar "
+            f"files; for example {quoted(parquets[0][0])}"
         )
     if not tars and not audible:
         raise UserError(no_sounds(path, counted))
@@ -214,6 +214,6 @@ def warn_same_names(labels: list[str], path: str, warn: Warn) -> None:
         other = forms.setdefault(plain_name(label), label)
         if other != label:
             warn(
-                f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in capitals, "
-                "blanks or the form of Unicode: are they one?"
+                f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in case, "
+                "blanks or Unicode form: are they the same class?"
             )

@@ -49,7 +49,7 @@ def holds_sounds(uri: str) -> bool:
         with storage.open_file(uri) as file:
             return is_audio_parquet(pq.read_schema(file))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{uri} is no Parquet file: {error}") from error
+        raise UserError(f"{uri} is not a Parquet file: {error}") from error
 
 
 def read_containers(path: str, containers: list[Container], warn: Warn) -> pa.Table:

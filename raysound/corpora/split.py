@@ -53,7 +53,7 @@ def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
         if shared:
             raise UserError(
                 f"the clips of group '{min(shared)}' are not all in {name}: clips of one source "
-                "must not stand on both sides of a split; mend the folds, the split or the groups"
+                "must not be on both sides of a split; correct the folds, the split or the groups"
             )
     shares = {
         name: fraction

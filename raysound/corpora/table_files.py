@@ -134,7 +134,7 @@ def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, warn: Warn)
     """
     ordered = sorted(candidates, key=lambda file: (file[0] not in OWN, file[0].count("/"), file[0]))
     if more := ordered[MOST_TABLES:]:
-        warn(f"{path}: {len(more)} tables are not opened, {quoted(more[0][0])} among them")
+        warn(f"{path}: {len(more)} tables are not opened, for example {quoted(more[0][0])}")
     for file, size in ordered[:MOST_TABLES]:
         if size > LARGEST_TABLE:
             warn(f"{path}: {quoted(file)} is too large for a table and is not opened")
@@ -225,14 +225,15 @@ def _other_roles(
                     if split_word(value) is None
                 ]
                 if unknown:
-                    warn(f"{uri}: {quoted(unknown[0])} in column {name} is no split: not used")
+                    warn(f"{uri}: {quoted(unknown[0])} in column {name} is not a split: not used")
                     continue
             if name in SEVERAL:
                 several = cells[name].filter(pc.match_substring_regex(cells[name], "[,;|]"))
                 if len(several):
                     raise UserError(
-                        f"{uri} gives a clip several labels, {quoted(several[0].as_py())} for one: "
-                        "say in a metadata.csv with the columns file_name and label which counts"
+                        f"{uri} gives a clip several labels, for example "
+                        f"{quoted(several[0].as_py())}: give one in a metadata.csv with the "
+                        "columns file_name and label"
                     )
             yield role, name
             break
@@ -241,7 +242,7 @@ def _other_roles(
 def _report_unmatched(values: pa.ChunkedArray, uri: str, own: bool, path: str, warn: Warn) -> None:
     """Warns, or raises UserError, if none of the named files is in the corpus."""
     first = values.drop_null()[0].as_py()
-    message = f"{uri} names {len(values)} files, {quoted(first)} among them, and none is there"
+    message = f"{uri} names {len(values)} files, for example {quoted(first)}, and none exists"
     if own:
         raise UserError(f"{message}: are its paths relative to {path}?")
     if pc.any(has_ending(values, ANY_SOUND)).as_py():

@@ -31,8 +31,8 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa
     for table in tables:
         if "label" not in table.roles and not table.is_split_list:
             warn(
-                f"{path}: {table.file} names {table.matched} files of the corpus, but no column of "
-                f"it is known to hold labels ({listed(table.header, 5)}): "
+                f"{path}: {table.file} names {table.matched} files of the corpus, but has no known "
+                f"label column ({listed(table.header, 5)}): "
                 + ("its clips have none" if table.file in OWN else "not used")
             )
     unlabelled = [one for one in tables if one.file in OWN and "label" not in one.roles]
@@ -57,8 +57,8 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa
         )
     if left:
         warn(
-            f"{path}: {listed(left, 3)} not used: {used[0].file} labels the same clips; if the "
-            "splits or folds in it count, add a column split or fold there"
+            f"{path}: {listed(left, 3)} not used: {used[0].file} labels the same clips; to use "
+            "their splits or folds, add a column split or fold there"
         )
     are_splits = len({table.split for table in used}) > 1
     rows = pa.concat_tables([_named_split(table) if are_splits else table.rows for table in used])
@@ -66,7 +66,7 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa
     if rows["split"].null_count == len(rows) and 1 < len(folders) == sum(map(_is_split, folders)):
         warn(
             f"{path}: {used[0].file} has no column split, and the folders {listed(folders, 3)} are "
-            "not taken for splits"
+            "not used as splits"
         )
     return rows if own else _with_names(rows)
 
@@ -115,7 +115,7 @@ def with_split_lists(rows: pa.Table, tables: list[Table], path: str, warn: Warn)
     if not agree:
         warn(
             f"{path}: the lists {listed((table.file for table in lists), 3)} are of several folds, "
-            "or disagree: not used; say in a metadata.csv with a column fold what counts"
+            "or disagree: not used; give the folds in a metadata.csv with a column fold"
         )
         return rows
     return _with(rows, "split", pc.coalesce(splits, taken)) if lists else rows

@@ -60,7 +60,7 @@ def find_crashing_clips(
             break
         begun = child.stdout.splitlines().count(BEGIN)
         if not begun:
-            raise RuntimeError(f"clips can't be tried out in a child process: {child.stderr}")
+            raise RuntimeError(f"clips can't be decoded in a child process: {child.stderr}")
         start += begun - 1
         if start == suspect:
             crashing[clips["clip_id"][start].as_py()] = Reject(_cause(child.returncode, timeout))

@@ -225,21 +225,21 @@ def test_a_truncated_wav_is_rejected(tmp_path, subtype, kept):
     held = int(len(wav) * kept)
     text = reason(put(tmp_path, "b.wav", wav[:held]))
     sound = len(wav) - wav.index(b"data") - 8
-    assert "cut short" in text
+    assert "truncated" in text
     assert f"{sound} bytes" in text
-    assert f"{held - wav.index(b'data') - 8} are there" in text
+    assert f"the file has {held - wav.index(b'data') - 8}" in text
 
 
 def test_a_wav_that_lacks_its_last_sample_is_rejected(tmp_path):
     wav = save(tmp_path, "a.wav").read_bytes()
-    assert "cut short" in reason(put(tmp_path, "b.wav", wav[:-2]))
-    assert "cut short" in reason(put(tmp_path, "c.wav", wav[: wav.index(b"data") + 8]))
+    assert "truncated" in reason(put(tmp_path, "b.wav", wav[:-2]))
+    assert "truncated" in reason(put(tmp_path, "c.wav", wav[: wav.index(b"data") + 8]))
 
 
 def test_a_truncated_aiff_is_rejected(tmp_path):
     """As a wav."""
     aiff = save(tmp_path, "a.aiff").read_bytes()
-    assert "cut short" in reason(put(tmp_path, "b.aiff", aiff[: len(aiff) // 2]))
+    assert "truncated" in reason(put(tmp_path, "b.aiff", aiff[: len(aiff) // 2]))
 
 
 def test_a_truncated_flac_is_rejected(tmp_path):
@@ -253,7 +253,7 @@ def test_a_truncated_flac_is_rejected(tmp_path):
 def test_a_truncated_mp3_is_rejected(tmp_path):
     mp3 = save(tmp_path, "a.mp3", np.tile(TONE, 8)).read_bytes()
     text = reason(put(tmp_path, "b.mp3", mp3[: len(mp3) // 2]))
-    assert text == "cut short: the header says 58 frames of MPEG audio, 27 are there"
+    assert text == "truncated: the header states 58 frames of MPEG audio, the file has 27"
 
 
 def test_a_damaged_flac_is_rejected(tmp_path):
@@ -291,7 +291,7 @@ def test_an_absurd_amplitude_is_rejected(tmp_path, amplitude):
     broken = TONE.copy()
     broken[7] = amplitude
     text = reason(save(tmp_path, "a.wav", broken, subtype="FLOAT"))
-    assert text == f"samples up to {amplitude:.3g}, where sound lies within 1"
+    assert text == f"samples up to {amplitude:.3g}, while full scale is 1"
 
 
 def test_a_double_beyond_float32_is_rejected(tmp_path):
@@ -416,7 +416,7 @@ def test_a_cut_behind_the_last_window_is_found(tmp_path, monkeypatch, way, kept)
     monkeypatch.setattr(samples, "BLOCK", 1000)
     flac = encode(np.tile(TONE, 20).astype(np.float32), RATE, "FLAC")
     path = put(tmp_path, "a.flac", flac[: int(kept * len(flac))])
-    with pytest.raises(Reject, match=r"cut short|decoded"):
+    with pytest.raises(Reject, match=r"truncated|decoded"):
         read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": way}))
 
 

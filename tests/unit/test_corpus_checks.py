@@ -33,7 +33,7 @@ FOLDS = ["1", "2"] * 4
     [
         (clips("aaaa"), config(), "the corpus real has a single class, 'a'"),
         (clips("aabb"), config({"test_folds": ["3"]}), "has no fold 3; its folds are: none"),
-        (clips("aabb"), config(folds="all"), "names two or more; it has 0"),
+        (clips("aabb"), config(folds="all"), "of two or more folds; it has 0"),
         (
             clips("aabb", group=["x", "y", "x", "z"], split=["train", "test", "test", "train"]),
             config(),

@@ -552,12 +552,12 @@ def test_what_stands_beside_the_corpus_and_is_left_out_is_told(tmp_path):
     lay(tmp_path, "rain/a.wav")
     assert read_corpus(str(tmp_path), notes.append)["label"].to_pylist() == ["rain"]
     assert notes == [
-        f"{tmp_path}: 1 Parquet files stand beside the tar files and are left out, "
-        "'c.parquet' among them",
-        f"{tmp_path}: 1 tar files stand beside the sound files and are left out, "
-        "'b.tar' among them",
-        f"{tmp_path}: 1 Parquet files stand beside the sound files and are left out, "
-        "'c.parquet' among them",
+        f"{tmp_path}: 1 Parquet files are left out, because the corpus has tar files; "
+        "for example 'c.parquet'",
+        f"{tmp_path}: 1 tar files are left out, because the corpus has sound files; "
+        "for example 'b.tar'",
+        f"{tmp_path}: 1 Parquet files are left out, because the corpus has sound files; "
+        "for example 'c.parquet'",
     ]
 
 
@@ -575,10 +575,10 @@ def test_a_table_beside_tar_files_is_no_matter(tmp_path):
     [
         ("bad.tar", gzip.compress(bytes(10240), mtime=0), ["compressed"]),
         ("bad.tar", b"", ["empty file"]),
-        ("bad.tar", b"x" * 700, ["no tar file"]),
+        ("bad.tar", b"x" * 700, ["not a readable tar file"]),
         ("bad.tar", bytes(10240), ["no sounds in its 1"]),
-        ("bad.parquet", b"", ["no Parquet file"]),
-        ("bad.parquet", b"PAR1" + bytes(100) + b"PAR1", ["no Parquet file"]),
+        ("bad.parquet", b"", ["not a Parquet file"]),
+        ("bad.parquet", b"PAR1" + bytes(100) + b"PAR1", ["not a Parquet file"]),
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
@@ -647,7 +647,7 @@ def test_a_missing_folder_is_a_user_error(tmp_path):
 
 def test_a_file_is_no_corpus(tmp_path):
     lay(tmp_path, "a.wav")
-    assert "no such folder" in fault(tmp_path / "a.wav")
+    assert "is a file, not a folder" in fault(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt", "dog/notes.txt"], ["dog/._a.wav"]])
@@ -685,7 +685,10 @@ def test_sounds_in_no_class_folder_are_a_user_error(tmp_path, names, count):
         ("where,label\na.wav,dog\n", ["file_name"]),
         ("file_name,label\n,dog\n", ["a row", "file_name"]),
         ('file_name,label\n"a.wav,dog\n', ["metadata.csv", "line 2"]),
-        ("file_name,label\nb.wav,dog\nc.wav,dog\n", ["names 2 files, 'b.wav'", "none is there"]),
+        (
+            "file_name,label\nb.wav,dog\nc.wav,dog\n",
+            ["names 2 files, for example 'b.wav'", "none exists"],
+        ),
         ("file_name,label,split\na.wav,dog,learn\n", ["learn", "train, validation, test"]),
         ("file_name,label\n", ["no clips"]),
         ("", ["no clips"]),

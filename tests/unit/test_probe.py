@@ -78,7 +78,7 @@ def test_a_child_that_cannot_begin_makes_no_clip_guilty(
     (tmp_path / "python").write_text("#!/bin/sh\necho hello\necho no memory >&2\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
 
-    with pytest.raises(RuntimeError, match="can't be tried out in a child process: no memory"):
+    with pytest.raises(RuntimeError, match="can't be decoded in a child process: no memory"):
         find_crashing_clips(clips_of(tmp_path, {"good.wav": wav}), SETTINGS, timeout=60)
 
 

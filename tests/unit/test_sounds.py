@@ -243,6 +243,6 @@ def test_what_is_no_file_is_a_reject_and_is_not_opened(tmp_path, kind):
     clips = read_corpus(str(tmp_path), lambda note: None).sort_by("clip_id")
 
     assert contents(clips) == [
-        "Reject: no sound file: it is a folder, pipe, socket or device",
+        "Reject: not a sound file, but a folder, pipe, socket or device",
         b"abc",
     ]

@@ -58,8 +58,8 @@ def open_part(part: Part) -> soundfile.SoundFile:
             return sound
         sound.close()
     if promised > held:
-        raise Reject(f"cut short: the header says {promised} {part.unit}, {held} are there")
-    raise Reject(f"wrong header: it says {promised} {part.unit}, {held} are there")
+        raise Reject(f"truncated: the header states {promised} {part.unit}, the file has {held}")
+    raise Reject(f"wrong header: it states {promised} {part.unit}, the file has {held}")
 
 
 def new_buffers() -> dict[np.dtype, np.ndarray]:
@@ -94,7 +94,9 @@ class Samples:
                 self.read_as = FLOAT
             frames = int(sound.frames) if part.frames is None else part.frames
             if frames >= UNKNOWN_FRAMES:
-                raise Reject("cut short: the header states no length, and the last frame is cut")
+                raise Reject(
+                    "truncated: the header states no length, and the last frame is incomplete"
+                )
             self.frames += frames
             self.stops.append(self.frames)
         self.dtype = self.read_as if self.channels == 1 else FLOAT
@@ -102,7 +104,7 @@ class Samples:
         # The buffer begins with the samples [first, read) of the file.
         self.first = self.read = 0
         if self.frames == 0:
-            raise Reject("no samples: the header is there, the sound is not")
+            raise Reject("no samples: the file has a header, but no sound")
 
     def span(self, start: int, stop: int) -> np.ndarray:
         """Samples `[start, stop)` of the file; drops the samples before `start`."""
@@ -139,7 +141,9 @@ class Samples:
             block = sound.read(count, dtype=self.read_as.name, always_2d=True)
         if len(block) < count:
             there = self.read + len(block)
-            raise Reject(f"cut short: the header says {self.frames} samples, {there} are there")
+            raise Reject(
+                f"truncated: the header states {self.frames} samples, the file has {there}"
+            )
         if self.read_as == FLOAT:
             _reject_invalid(block, self.read / self.rate)
         if channels > 1:
@@ -152,7 +156,7 @@ def _reject_invalid(block: np.ndarray, seconds: float) -> None:
     if not np.isfinite(peak):
         raise Reject(f"NaN or infinite samples: {int((~np.isfinite(block)).sum())} of {block.size}")
     if peak > LARGEST_SAMPLE:
-        raise Reject(f"samples up to {peak:.3g}, where sound lies within 1")
+        raise Reject(f"samples up to {peak:.3g}, while full scale is 1")
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:
