@@ -1,4 +1,4 @@
-"""Corpora as they are downloaded: which clips they have, and which layouts are refused."""
+"""Layouts of known data sets: their clips, and layouts that are user errors."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Files = dict[str, str | bytes]
 
 
 def lay(folder: Path, files: Files | list[str]) -> Path:
-    """Writes files: names alone hold three bytes, which is no concern of a listing."""
+    """Writes files; without content, a file has three bytes."""
     contents = files if isinstance(files, dict) else dict.fromkeys(files, b"abc")
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def lay(folder: Path, files: Files | list[str]) -> Path:
 
 
 def listed(folder: Path) -> tuple[dict[str, tuple], list[str]]:
-    """Label, split and fold by clip id, and the notes."""
+    """Label, split and fold by clip id, and the warnings."""
     notes: list[str] = []
     rows = read_corpus(str(folder), notes.append).to_pylist()
     found = {row["clip_id"]: (row["label"], row["split"], row["fold"]) for row in rows}
@@ -246,10 +246,10 @@ def test_the_layouts_of_known_data_sets_are_read(tmp_path: Path, layout: str) ->
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["folder", "column", "Parquet", "tar"])
-def test_a_word_for_a_split_counts_wherever_it_stands(
+def test_split_words_are_found_in_folders_columns_and_file_names(
     tmp_path: Path, word: str, split: str, place: str
 ) -> None:
-    """One list for folders, columns and names of files, in any spelling."""
+    """With the same words for all three, in any spelling."""
     if place == "folder":
         lay(tmp_path, [f"{word}/dog/1.wav"])
     elif place == "column":
@@ -269,7 +269,7 @@ def test_a_word_for_a_split_counts_wherever_it_stands(
 
 
 @pytest.mark.parametrize("word", ["training wheels", "latest", "trains", "tested", "learn", "0"])
-def test_other_words_are_no_splits(word: str) -> None:
+def test_other_words_are_not_splits(word: str) -> None:
     assert split_word(word) is None
 
 
@@ -285,7 +285,7 @@ def test_other_words_are_no_splits(word: str) -> None:
         (["train", "learn"], "'learn' is not a split: use train, validation, test"),
     ],
 )
-def test_a_word_of_two_meanings_is_refused_where_the_others_do_not_settle_it(
+def test_an_ambiguous_split_word_is_a_user_error(
     words: list[str], meaning: dict[str, str] | str
 ) -> None:
     if isinstance(meaning, dict):
@@ -319,7 +319,7 @@ def test_a_word_of_two_meanings_is_refused_where_the_others_do_not_settle_it(
         (["a.m4a", "b.AAC", "x/c.m4a"], "3 files (2 .m4a, 1 .aac; for example 'a.m4a') have an"),
     ],
 )
-def test_folders_that_are_no_classes_are_refused(
+def test_folders_that_are_not_classes_are_a_user_error(
     tmp_path: Path, files: Files | list[str], words: str
 ) -> None:
     assert words in refusal(lay(tmp_path, files))
@@ -420,7 +420,7 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
 
 
 @pytest.mark.parametrize("what", NOTES)
-def test_what_is_left_out_or_doubtful_is_told(tmp_path: Path, what: str) -> None:
+def test_omissions_and_ambiguities_are_reported(tmp_path: Path, what: str) -> None:
     files, note = NOTES[what]
 
     _, notes = listed(lay(tmp_path, files))
@@ -431,18 +431,18 @@ def test_what_is_left_out_or_doubtful_is_told(tmp_path: Path, what: str) -> None
 @pytest.mark.parametrize(
     "names", [["wav/test.wav", "wav/train.wav"], ["audio/test/1.wav", "clips/train.wav"]]
 )
-def test_a_sound_that_is_called_like_a_split_is_none(tmp_path: Path, names: list[str]) -> None:
+def test_a_sound_with_the_name_of_a_split_has_no_split(tmp_path: Path, names: list[str]) -> None:
     rows = read_corpus(str(lay(tmp_path, names)), lambda note: None).to_pylist()
     assert [row["split"] for row in rows] == [None, None]
 
 
-def test_a_corpus_of_background_noise_alone_lists_no_clips(tmp_path: Path) -> None:
+def test_a_corpus_of_background_noise_only_lists_no_clips(tmp_path: Path) -> None:
     folder = lay(tmp_path, ["_background_noise_/hiss.wav"])
     assert refusal(folder) == "ROOT lists no clips"
 
 
-def test_every_ending_that_is_read_is_listed(tmp_path: Path) -> None:
-    """Those of libsndfile's formats that people use."""
+def test_every_readable_suffix_is_listed(tmp_path: Path) -> None:
+    """The common suffixes of the formats of libsndfile."""
     names = [f"a/{number}{ending}" for number, ending in enumerate((
         ".wav", ".WAVE", ".w64", ".rf64", ".flac", ".ogg", ".Oga", ".opus", ".mp3", ".mp2", ".aif",
         ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph",
@@ -454,8 +454,8 @@ def test_every_ending_that_is_read_is_listed(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_links_and_special_files_are_told_and_end(tmp_path: Path) -> None:
-    """A broken link is listed, to be rejected; nothing is listed twice or for ever."""
+def test_links_and_special_files_are_reported(tmp_path: Path) -> None:
+    """A broken link is listed and rejected later; no file is listed twice, and listing ends."""
     root = lay(tmp_path / "corpus", ["dog/1.wav", "cat/2.wav", ".store/3.wav"])
     lay(tmp_path / "disk", ["far/4.wav", "5.wav"])
     for link, target in {
@@ -495,7 +495,7 @@ def tar_of(path: Path, names: list[str]) -> Path:
     return path
 
 
-def test_what_a_tar_file_holds_beside_sounds_that_can_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_sounds_of_a_tar_file_are_reported(tmp_path: Path) -> None:
     tar_of(tmp_path / "a.tar", ["dog/1.wav", "dog/2.opus", "dog/3.m4a", "dog/3.json", "x.png"])
     tar_of(tmp_path / "b.tar", ["dog/1.wav", "dog/3.m4a"])
 
@@ -524,7 +524,7 @@ def test_folders_in_a_tar_file_may_be_splits(
     assert [(row["label"], row["split"]) for row in rows] == expected
 
 
-def test_folders_in_a_tar_file_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+def test_folders_in_a_tar_file_that_are_not_classes_are_a_user_error(tmp_path: Path) -> None:
     tar_of(tmp_path / "a.tar", ["fold1/1.wav", "fold2/2.wav"])
 
     assert "the folders fold1, fold2 are parts of the corpus" in refusal(tmp_path)
@@ -532,7 +532,7 @@ def test_folders_in_a_tar_file_that_are_no_classes_are_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.struct({"a": pa.int32()})])
 @pytest.mark.parametrize("column", ["label", "fold"])
-def test_a_manifest_of_nested_columns_is_refused(
+def test_a_manifest_with_nested_columns_is_a_user_error(
     tmp_path: Path, column: str, kind: pa.DataType
 ) -> None:
     table = {"path": ["a.wav"], "label": ["x"]} | {column: pa.nulls(1, kind)}
@@ -545,7 +545,7 @@ def test_a_manifest_of_nested_columns_is_refused(
 
 
 def test_a_table_of_composed_names_finds_files_of_decomposed_ones(tmp_path: Path) -> None:
-    """MacOS takes names apart; no other file is taken for one that is missing."""
+    """MacOS decomposes names; a missing file is not matched with another."""
     lay(tmp_path, ["x/caf\u0065\u0301.wav", "x/1.wav", "y/2.wav"])
     (tmp_path / "metadata.csv").write_text(
         "file_name,label\nx/caf\u00e9.wav,a\nx/1.wav,a\n2.wav,b\nx/2.wav,b\n", encoding="utf-8"
