@@ -116,7 +116,7 @@ SIZED: list[tuple[Sized, int]] = [
 @pytest.mark.parametrize("unknown", [-1, 2_000_000_000, 500_000_000, 0])
 def test_a_file_with_a_placeholder_size_is_read_to_the_end(make, size, unknown):
     """Programs that write to a pipe write 0, the largest number, or a placeholder."""
-    # The size includes other bytes, which the file contains.
+    # With 0, the header counts only the bytes other than sound.
     size_given = unknown or (size - 8000)
     assert np.array_equal(windows(make(size_given)), windows(encoded("WAV")))
 

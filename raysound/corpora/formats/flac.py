@@ -47,9 +47,9 @@ def flac_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
             found.append(Part(file if len(starts) == 1 else view(file, [(first, stop)])))
             continue
         right = (field >> TOTAL_BITS << TOTAL_BITS | length).to_bytes(8, "big")
-        whole = view(file, [(first, place), right, (place + 8, stop)])
+        corrected = view(file, [(first, place), right, (place + 8, stop)])
         promised, held = (total, length) if total > length else (0, 0)
-        found.append(Part(whole, promised=promised, held=held, unit="samples"))
+        found.append(Part(corrected, promised=promised, held=held, unit="samples"))
     return found
 
 

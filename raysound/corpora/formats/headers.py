@@ -34,7 +34,7 @@ class Container:
         width: bytes of a chunk's size field.
         aligned: chunks begin at multiples of this number.
         before: bytes between the size field of the sound chunk and the sound.
-        whole: True if the size includes the name and the size field.
+        includes_lead: True if the size includes the name and the size field.
     """
 
     first: int
@@ -44,7 +44,7 @@ class Container:
     width: int = 4
     aligned: int = 2
     before: int = 0
-    whole: bool = False
+    includes_lead: bool = False
 
 
 WAV = Container(12, "little")
@@ -64,7 +64,7 @@ CONTAINERS = {
     b"RIFX": Container(12, "big"),
     b"RF64": RF64,
     b"BW64": BW64,
-    b"riff": Container(40, "little", name=16, width=8, aligned=8, whole=True),
+    b"riff": Container(40, "little", name=16, width=8, aligned=8, includes_lead=True),
     b"AIFF": AIFF,
     b"AIFC": AIFF,
     b"8SVX": SVX,
@@ -174,9 +174,9 @@ def _find_sound(read_at: ReadAt, container: Container) -> AudioChunk | None:
         if len(head) < lead:
             break
         stated = int.from_bytes(head[container.name :], container.order)
-        payload = max(stated - lead, 0) if container.whole else stated
+        payload = max(stated - lead, 0) if container.includes_lead else stated
         if head[:4] == container.sound:
-            surplus = container.before + (lead if container.whole else 0)
+            surplus = container.before + (lead if container.includes_lead else 0)
             size_at, width = place + container.name, container.width
             if large and stated == 0xFFFFFFFF:
                 size_at, width = large, 8
@@ -231,7 +231,7 @@ def _walk(place: int, size: int, read_at: ReadAt, container: Container) -> tuple
         ):
             break
         stated = int.from_bytes(head[container.name : lead], container.order)
-        stop = place + (stated if container.whole else lead + stated)
+        stop = place + (stated if container.includes_lead else lead + stated)
         if stop > size or stop <= place:
             break
         place = _aligned(stop, container)

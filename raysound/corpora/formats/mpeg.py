@@ -166,8 +166,8 @@ def streams(size: int, read_at: ReadAt) -> list[Stream]:
             stream.is_cut = True
         elif tag:
             # Flag 1 marks the frame count; libsndfile needs it.
-            is_whole = frame.length >= tag + 12 and head[tag : tag + 4] in TAGS
-            has_count = is_whole and head[tag + 7] & 1
+            is_complete = frame.length >= tag + 12 and head[tag : tag + 4] in TAGS
+            has_count = is_complete and head[tag + 7] & 1
             stream.tag, stream.count = (
                 (read_at(place, frame.length), tag + 8) if has_count else (b"", 0)
             )
