@@ -107,7 +107,7 @@ class Decoder:
     def __init__(self, settings: FeatureSettings) -> None:
         self.settings = settings
         self.window = {dtype: np.empty(settings.clip_samples, dtype) for dtype in (INT, FLOAT)}
-        self.held = new_buffers()
+        self.buffers = new_buffers()
 
     def read(
         self, file: str | BinaryIO, after_piece: Callable[[], None] = lambda: None
@@ -156,7 +156,7 @@ class Decoder:
         try:
             for part in found:
                 sounds.append(open_part(part))
-            yield Samples(sounds, found, self.held)
+            yield Samples(sounds, found, self.buffers)
         finally:
             for sound in sounds:
                 sound.close()

@@ -104,13 +104,13 @@ class Layout:
     Attributes:
         above: folder above the classes → its split or fold; None if the classes are the first
             level.
-        are: the meaning of the folders above: `split` or `fold`.
+        above_kind: the meaning of the folders above: `split` or `fold`.
         below: folder below the classes → its split; empty if these folders belong to the classes.
         is_flat: True if the sounds are in no folder and have no class.
     """
 
     above: dict[str, str] | None
-    are: str
+    above_kind: str
     below: dict[str, str]
     is_flat: bool = False
 
@@ -139,11 +139,11 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
     words = {folder: split_word(name) for folder, name in _without_common_start(first).items()}
     splits = {folder: word for folder, word in words.items() if word}
     above: dict[str, str] | None = None
-    are, unclassed = "split", folders.bare
+    above_kind, unclassed = "split", folders.bare
     if not folders.bare.total and first and len(splits) == len(first):
         above = splits
     elif not folders.bare.total and not folders.flat.total and (folds := _folds_above(first)):
-        above, are = folds, "fold"
+        above, above_kind = folds, "fold"
     if above:
         unclassed = folders.flat
     if unclassed.total:
@@ -153,7 +153,7 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
             "or list them in a metadata.csv with the columns file_name and label"
         )
     if above:
-        return Layout(_splits(above, path) if are == "split" else above, are, {})
+        return Layout(_splits(above, path) if above_kind == "split" else above, above_kind, {})
     refuse_pieces(first, path, warn)
     below: dict[str, str] = {}
     if not folders.flat.total and folders.only_words:
@@ -166,7 +166,7 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
             f"{path}: all sound files are below {quoted(first[0])}, which is used as their "
             f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
         )
-    return Layout(None, are, below)
+    return Layout(None, above_kind, below)
 
 
 def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
@@ -181,7 +181,7 @@ def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
     columns = {"name": names, "fold": nothing, "split": nothing, "group": nothing}
     below = names
     if layout.above:
-        columns[layout.are] = _mapped(_first(names), layout.above)
+        columns[layout.above_kind] = _mapped(_first(names), layout.above)
         below = pc.replace_substring_regex(names, "^[^/]*/", "")
     elif layout.below:
         second = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")

@@ -10,8 +10,8 @@ import pyarrow as pa
 from raysound.errors import UserError
 from raysound.settings.corpora import SplitSettings
 
-# Maximum deviation of a split from its share: CLIPS_OFF clips and SHARE_OFF of the share. Beyond
-# it, clips of small classes are moved.
+# Maximum deviation of a split from its share: CLIPS_OFF clips or SHARE_OFF of the share, whichever
+# is larger. Beyond it, clips of small classes are moved.
 CLIPS_OFF, SHARE_OFF = 1, 0.25
 
 

@@ -410,7 +410,7 @@ def test_a_long_file_is_not_held_completely(tmp_path):
     decoder = Decoder(HALF_SECOND)
     windows = [(source.duration, window.shape) for source, window in decoder.read(str(path))]
     assert windows == [(600.0, (4000,))] * 1200
-    assert max(map(len, decoder.held.values())) <= 2 * samples.BLOCK
+    assert max(map(len, decoder.buffers.values())) <= 2 * samples.BLOCK
 
 
 @pytest.mark.parametrize("way", ["split", "center", "start"])

@@ -556,9 +556,9 @@ def test_only_the_reasons_of_rejected_clips_stay_in_memory(tmp_path, monkeypatch
             tar.addfile(member, io.BytesIO(file.getvalue()))
     clips = read_corpus(str(tmp_path / "corpus"))
     extraction._decoder(SETTINGS)
-    held: list[int] = []
+    memory: list[int] = []
     monkeypatch.setattr(
-        extraction, "set_timeout", lambda seconds: held.append(tracemalloc.get_traced_memory()[0])
+        extraction, "set_timeout", lambda seconds: memory.append(tracemalloc.get_traced_memory()[0])
     )
 
     tracemalloc.start()
@@ -566,7 +566,7 @@ def test_only_the_reasons_of_rejected_clips_stay_in_memory(tmp_path, monkeypatch
     tracemalloc.stop()
 
     assert len(record.rejects) == 60
-    assert max(held) - held[0] < 10 * file.getbuffer().nbytes
+    assert max(memory) - memory[0] < 10 * file.getbuffer().nbytes
 
 
 # The transform

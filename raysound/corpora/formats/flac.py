@@ -48,8 +48,8 @@ def flac_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
             continue
         right = (field >> TOTAL_BITS << TOTAL_BITS | length).to_bytes(8, "big")
         corrected = view(file, [(first, place), right, (place + 8, stop)])
-        promised, held = (total, length) if total > length else (0, 0)
-        found.append(Part(corrected, promised=promised, held=held, unit="samples"))
+        declared, actual = (total, length) if total > length else (0, 0)
+        found.append(Part(corrected, declared=declared, actual=actual, unit="samples"))
     return found
 
 

@@ -80,7 +80,7 @@ class AudioChunk(NamedTuple):
 
     Attributes:
         start: first byte of the sound.
-        promised: size of the sound in bytes.
+        declared: size of the sound in bytes.
         size_at: position of the size field.
         width: bytes of the size field.
         surplus: bytes that the size field counts in addition to the sound.
@@ -88,7 +88,7 @@ class AudioChunk(NamedTuple):
     """
 
     start: int
-    promised: int
+    declared: int
     size_at: int
     width: int = 4
     surplus: int = 0
@@ -127,43 +127,43 @@ def first_part(
     sound = _find_sound(read_at, container) if container else None
     if container is None or sound is None or sound.start > size:
         return Part(file), size
-    held, promised = size - sound.start, sound.promised
-    if promised == held and not sound.pads and container is not BW64:
+    actual, declared = size - sound.start, sound.declared
+    if declared == actual and not sound.pads and container is not BW64:
         return Part(file), size
     end, found, stated = size, 0, 0
-    if promised <= held:
-        rest, end = _behind(sound.start + promised, size, read_at, container)
-        if promised == 0 and rest:
-            found = held
-        elif rest > LARGEST_REST * promised and _has_bytes(size - rest, size, read_at):
-            stated, held = promised, promised + rest
-    elif is_unknown(promised, held, sound.width):
-        found = held
+    if declared <= actual:
+        rest, end = _behind(sound.start + declared, size, read_at, container)
+        if declared == 0 and rest:
+            found = actual
+        elif rest > LARGEST_REST * declared and _has_bytes(size - rest, size, read_at):
+            stated, actual = declared, declared + rest
+    elif is_unknown(declared, actual, sound.width):
+        found = actual
     else:
-        stated = promised
+        stated = declared
     corrected = _corrected(file, end, read_at, sound, container, found)
-    return Part(corrected, promised=stated, held=held if stated else 0), end
+    return Part(corrected, declared=stated, actual=actual if stated else 0), end
 
 
-def is_unknown(promised: int, held: int, width: int) -> bool:
+def is_unknown(declared: int, actual: int, width: int) -> bool:
     """True if the size in a header is a placeholder, because the writer did not know the size.
 
     A placeholder is near the largest number that fits into the field, or it is large and at least
     FAR_RATIO times the bytes of sound in the file; incomplete downloads lack less than that.
 
     Args:
-        promised: size in the header, in bytes.
-        held: bytes of sound in the file.
+        declared: size in the header, in bytes.
+        actual: bytes of sound in the file.
         width: bytes of the size field.
     """
     largest = UNKNOWN_SIZE if width == 4 else 1 << 62
-    return promised >= largest or promised >= max(FAR_SIZE, FAR_RATIO * held)
+    return declared >= largest or declared >= max(FAR_SIZE, FAR_RATIO * actual)
 
 
 def _find_sound(read_at: ReadAt, container: Container) -> AudioChunk | None:
     if container is AU:
-        start, promised = (int.from_bytes(read_at(place, 4), "big") for place in (4, 8))
-        return AudioChunk(start, promised, 8) if start >= AU_HEADER else None
+        start, declared = (int.from_bytes(read_at(place, 4), "big") for place in (4, 8))
+        return AudioChunk(start, declared, 8) if start >= AU_HEADER else None
     if container is NIST:
         return _find_nist(read_at(0, 1024))
     place, large = container.first, 0
@@ -181,9 +181,9 @@ def _find_sound(read_at: ReadAt, container: Container) -> AudioChunk | None:
             if large and stated == 0xFFFFFFFF:
                 size_at, width = large, 8
                 payload = int.from_bytes(read_at(large, 8), "little")
-            promised = max(payload - container.before, 0)
+            declared = max(payload - container.before, 0)
             return AudioChunk(
-                place + lead + container.before, promised, size_at, width, surplus, pads
+                place + lead + container.before, declared, size_at, width, surplus, pads
             )
         if head[:4] == b"ds64":
             # This chunk has the 64-bit sizes of the file and of the sound.
@@ -200,10 +200,10 @@ def _find_nist(head: bytes) -> AudioChunk | None:
     """Parses a NIST SPHERE header: text such as `sample_count -i 46797` in 1024 bytes."""
     fields = {name: int(value) for name, value in NIST_NUMBER.findall(head)}
     try:
-        promised = fields[b"sample_count"] * fields[b"channel_count"] * fields[b"sample_n_bytes"]
+        declared = fields[b"sample_count"] * fields[b"channel_count"] * fields[b"sample_n_bytes"]
     except KeyError:
         return None
-    return AudioChunk(len(head), promised, 0)
+    return AudioChunk(len(head), declared, 0)
 
 
 def _aligned(place: int, container: Container) -> int:
@@ -245,17 +245,17 @@ def _has_bytes(start: int, stop: int, read_at: ReadAt) -> bool:
 
 
 def _corrected(
-    file: BinaryIO, size: int, read_at: ReadAt, sound: AudioChunk, container: Container, held: int
+    file: BinaryIO, size: int, read_at: ReadAt, sound: AudioChunk, container: Container, actual: int
 ) -> BinaryIO:
     """The first `size` bytes of a file with a corrected header.
 
-    Unless `held` is 0, it becomes the size of the sound. If no correction is needed, this is the
+    Unless `actual` is 0, it becomes the size of the sound. If no correction is needed, this is the
     file itself.
     """
     edits = [(place, place, b"\0") for place in sound.pads]
-    if held and (sound.width == 8 or not sound.promised):
+    if actual and (sound.width == 8 or not sound.declared):
         # With the largest 32-bit number, libsndfile reads to the end of the file.
-        number = held + sound.surplus if sound.width == 8 else 0xFFFFFFFF
+        number = actual + sound.surplus if sound.width == 8 else 0xFFFFFFFF
         data = number.to_bytes(sound.width, container.order)
         edits.append((sound.size_at, sound.size_at + sound.width, data))
     if container is BW64:

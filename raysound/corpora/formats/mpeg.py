@@ -85,7 +85,7 @@ class Stream:
             self.runs.append([start, stop])
 
     @property
-    def promised(self) -> int:
+    def declared(self) -> int:
         """The number of frames in the tag; 0 without a tag."""
         return int.from_bytes(self.tag[self.count : self.count + 4], "big") if self.count else 0
 
@@ -132,16 +132,16 @@ def mpeg_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
 def _is_correct(stream: Stream, read_at: ReadAt) -> bool:
     """True if libsndfile reads the complete unmodified file."""
     begins = stream.runs[0][0] - len(stream.tag) == tag_end(0, read_at)
-    return begins and len(stream.runs) == 1 and 0 < stream.frames == stream.promised
+    return begins and len(stream.runs) == 1 and 0 < stream.frames == stream.declared
 
 
 def _part(file: BinaryIO, stream: Stream) -> Part:
-    promised, frames = stream.promised, stream.frames
+    declared, frames = stream.declared, stream.frames
     sound: list[Piece] = [(start, stop) for start, stop in stream.runs]
     # Some encoders count the frame of the tag; a file that lacks more frames is truncated.
-    if promised > frames + 1 or (promised == frames + 1 and stream.is_cut):
+    if declared > frames + 1 or (declared == frames + 1 and stream.is_cut):
         tagged = view(file, [stream.tag, *sound])
-        return Part(tagged, promised=promised, held=frames, unit="frames of MPEG audio")
+        return Part(tagged, declared=declared, actual=frames, unit="frames of MPEG audio")
     if stream.count:
         tag = (
             stream.tag[: stream.count] + frames.to_bytes(4, "big") + stream.tag[stream.count + 4 :]

@@ -63,7 +63,7 @@ def _ogg(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
         place += OGG_HEADER + head[26] + sum(lengths)
     if place > size or read_at(place, 4) == b"OggS":
         place = max(place, size + 1)
-        return [Part(file, promised=place, held=size, unit="bytes in Ogg pages")]
+        return [Part(file, declared=place, actual=size, unit="bytes in Ogg pages")]
     if len(starts) == 1:
         return [Part(file)]
     return [Part(view(file, [span])) for span in pairwise([*starts, size])]

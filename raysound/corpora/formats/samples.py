@@ -42,24 +42,24 @@ def open_part(part: Part) -> soundfile.SoundFile:
     Raises:
         Reject: the header states more or less sound than the file contains.
     """
-    promised, held = part.promised, part.held
+    declared, actual = part.declared, part.actual
     part.file.seek(0)
     # With a file descriptor, libsndfile reads without calls to Python.
     is_own = isinstance(part.file, io.FileIO)
     try:
         sound = _SequentialFile(part.file.fileno() if is_own else part.file, closefd=not is_own)
     except soundfile.LibsndfileError:
-        if promised <= held:
+        if declared <= actual:
             raise
     else:
         # Some headers count a missing byte of padding.
-        missing = promised - held
+        missing = declared - actual
         if missing == 0 or (0 < missing < sound.channels and part.unit == BYTES):
             return sound
         sound.close()
-    if promised > held:
-        raise Reject(f"truncated: the header states {promised} {part.unit}, the file has {held}")
-    raise Reject(f"wrong header: it states {promised} {part.unit}, the file has {held}")
+    if declared > actual:
+        raise Reject(f"truncated: the header states {declared} {part.unit}, the file has {actual}")
+    raise Reject(f"wrong header: it states {declared} {part.unit}, the file has {actual}")
 
 
 def new_buffers() -> dict[np.dtype, np.ndarray]:
@@ -74,7 +74,7 @@ class Samples:
         self,
         sounds: Sequence[soundfile.SoundFile],
         found: Sequence[Part],
-        held: dict[np.dtype, np.ndarray],
+        buffers: dict[np.dtype, np.ndarray],
     ) -> None:
         self.sounds = sounds
         first = sounds[0]
@@ -100,7 +100,7 @@ class Samples:
             self.frames += frames
             self.stops.append(self.frames)
         self.dtype = self.read_as if self.channels == 1 else FLOAT
-        self.buffers = held
+        self.buffers = buffers
         # The buffer begins with the samples [first, read) of the file.
         self.first = self.read = 0
         if self.frames == 0:
@@ -120,9 +120,9 @@ class Samples:
             self._read_block()
 
     def _drop_before(self, start: int) -> None:
-        held, first = self.buffers[self.dtype], min(start, self.read)
+        buffer, first = self.buffers[self.dtype], min(start, self.read)
         if first > self.first:
-            held[: self.read - first] = held[first - self.first : self.read - self.first]
+            buffer[: self.read - first] = buffer[first - self.first : self.read - self.first]
             self.first = first
 
     def _read_block(self) -> None:
@@ -130,11 +130,11 @@ class Samples:
         number = bisect_right(self.stops, self.read)
         sound = self.sounds[number]
         count = min(self.stops[number] - self.read, max(BLOCK // channels, 1))
-        held = self.buffers[self.dtype]
-        if len(held) < offset + count:
-            held = np.concatenate([held, np.empty(offset + count, self.dtype)])
-            self.buffers[self.dtype] = held
-        target = held[offset : offset + count]
+        buffer = self.buffers[self.dtype]
+        if len(buffer) < offset + count:
+            buffer = np.concatenate([buffer, np.empty(offset + count, self.dtype)])
+            self.buffers[self.dtype] = buffer
+        target = buffer[offset : offset + count]
         if channels == 1:
             block = sound.read(out=target)
         else:

@@ -25,15 +25,15 @@ class Part(NamedTuple):
     Attributes:
         file: the file that libsndfile reads.
         frames: samples per channel if libsndfile can't determine them; otherwise None.
-        promised: amount of sound in the header if the real amount differs; otherwise 0.
-        held: real amount of sound, or 0.
-        unit: unit of `promised` and `held`.
+        declared: amount of sound in the header if the real amount differs; otherwise 0.
+        actual: real amount of sound, or 0.
+        unit: unit of `declared` and `actual`.
     """
 
     file: BinaryIO
     frames: int | None = None
-    promised: int = 0
-    held: int = 0
+    declared: int = 0
+    actual: int = 0
     unit: str = BYTES
 
 
