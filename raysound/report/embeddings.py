@@ -31,7 +31,7 @@ def embedding_lines(embeddings: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'embedding':<{wide}}  {'corpus':<{width}}  clips  {names}"
     for name, corpus, row in shown:
         values = "  ".join(
-            f"{format_estimate(row[metric.key], metric.form):>{column(metric.name)}}"
+            f"{format_estimate(row[metric.key], metric.format):>{column(metric.name)}}"
             for metric in EMBEDDING_METRICS
         )
         yield f"{name:<{wide}}  {corpus:<{width}}  {row['clips']:5d}  {values}"

@@ -82,7 +82,7 @@ def read_weights_file(uri: str) -> bytes:
         raise UserError(f"model.weights: {uri} can't be read: {error}") from error
 
 
-def fitting(
+def matching_weights(
     model: EmbeddingClassifier, weights: Mapping[str, Tensor], uri: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Those of some weights that fit a model by name and shape.

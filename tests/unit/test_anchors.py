@@ -76,7 +76,7 @@ def test_a_check_that_cannot_be_made_says_why() -> None:
         assert (left[check]["passed"], left[check]["why"]) == (None, "too few")
     gone = left["one_clip_per_class", "recall"]
     assert gone["passed"] is None
-    assert gone["why"] == "needs more than 5 real test clips a class"
+    assert gone["why"] == "needs more than 5 real test clips per class"
     assert left["noise", "accuracy"]["passed"] is True
 
 

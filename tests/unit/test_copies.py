@@ -305,7 +305,7 @@ def test_the_threshold_flags_no_more_than_its_rate_of_new_real_clips() -> None:
 def test_too_few_real_clips_have_no_threshold_and_a_reason() -> None:
     short = threshold_of(np.linspace(0, 0.5, 98), 0.01)
     assert short.value is None
-    assert short.why == "98 real clips: a threshold at 1.00% needs 99 or more"
+    assert short.why == "98 real clips: a threshold at 1.00% needs at least 99"
 
     assert threshold_of(np.linspace(0, 0.5, 99), 0.01).value == 0.5
     assert threshold_of(np.linspace(0, 0.5, 199), 0.01).value < 0.5

@@ -91,7 +91,7 @@ def test_wilson_interval_widens_with_confidence_and_narrows_with_clips(correct, 
 )
 def test_wilson_interval_refuses_impossible_counts(arguments, message):
     """Counts outside 0..n and a confidence outside (0, 1) are refused by name."""
-    with pytest.raises(ValueError, match="must lie") as caught:
+    with pytest.raises(ValueError, match="must be in") as caught:
         wilson_interval(*arguments)
 
     assert all(value in str(caught.value) for value in message)

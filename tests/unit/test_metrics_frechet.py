@@ -8,7 +8,7 @@ from raysound.metrics import frechet
 from raysound.metrics import moments as moments_module
 from raysound.metrics.frechet import (
     CLIPS_PER_DIMENSION,
-    factor,
+    covariance_factor,
     fad_inf,
     frechet_distance,
     frechet_measure,
@@ -30,7 +30,7 @@ def by_scipy(x, y):
 
 def measured(x, y, **keywords):
     of_y = moments(y)
-    return frechet_measure(x, of_y, factor(of_y), **keywords)
+    return frechet_measure(x, of_y, covariance_factor(of_y), **keywords)
 
 
 @pytest.mark.parametrize("module", [frechet, moments_module])
@@ -161,7 +161,7 @@ def test_intervals_cover_the_expectation():
     n, d = 400, 8
     y = normal(1, 300, d)
     of_y = moments(y)
-    root = factor(of_y)
+    root = covariance_factor(of_y)
 
     found = [
         frechet_measure(normal(seed, n, d, scale=1.5, shift=0.3), of_y, root, seed=seed)

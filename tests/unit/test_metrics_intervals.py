@@ -238,5 +238,5 @@ def test_the_paired_p_value_is_that_of_the_exact_binomial_test(only_a, only_b, a
 
 
 def test_the_paired_p_value_wants_two_rows_of_one_length():
-    with pytest.raises(ValueError, match="two rows of the same clips"):
+    with pytest.raises(ValueError, match=r"must be \(n,\) of the same clips"):
         paired_p_value([True, False], [True])

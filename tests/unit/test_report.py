@@ -190,7 +190,7 @@ def test_what_has_no_value_says_why():
 
     assert cells["mmd2_x100"].one("span", class_="value").text == "–"
     assert cells["mmd2_x100"].attributes["data-value"] == ""
-    assert cells["mmd2_x100"].one("small", class_="why").text == "0 clips: MMD needs 2 or more"
+    assert cells["mmd2_x100"].one("small", class_="why").text == "0 clips: MMD needs at least 2"
 
 
 def test_anchors_show_where_each_number_must_lie():
@@ -397,7 +397,7 @@ def test_copies_have_a_section_with_shares_and_pairs_side_by_side():
 
 
 def test_without_a_threshold_nothing_is_called_a_copy():
-    why = "9 real clips: a threshold at 1.00% needs 99 or more"
+    why = "9 real clips: a threshold at 1.00% needs at least 99"
     none = {"value": None, "clips": 9, "why": why}
     tree = page(metrics=with_copies(threshold=none), pairs=[shown_pair("poor", 1)])
 

@@ -16,7 +16,7 @@ from raysound.metrics.corpus import RealClips
 from raysound.metrics.selection import Limits
 from tests.made_predictions import CLASSES, LABELS, SIZE, make_predictions
 
-PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))
+PLAN = Plan(LABELS, 1.0, SIZE, Limits(per_class=1000, examples=2))
 
 
 @pytest.fixture
