@@ -193,7 +193,7 @@ def test_spectrum_and_level_exclude_padding() -> None:
     assert shares[0] == pytest.approx(0.4)
 
 
-def test_silence_has_the_floor_for_a_level() -> None:
+def test_the_level_of_silence_is_that_of_the_floor() -> None:
     spectra, levels, shares = spectrum_and_level(np.full((1, BANDS, 9), np.log(1e-10), np.float32))
 
     assert np.isfinite(spectra).all()
@@ -201,7 +201,7 @@ def test_silence_has_the_floor_for_a_level() -> None:
     assert levels[0] == pytest.approx(-100 + 10 * np.log10(BANDS), abs=1e-3)
 
 
-def test_ten_decibels_are_ten_decibels() -> None:
+def test_a_tenfold_power_raises_the_level_by_10_db() -> None:
     clip = np.random.default_rng(0).normal(-5, 1, (1, BANDS, 20)).astype(np.float32)
 
     _, quiet, _ = spectrum_and_level(clip)
@@ -210,7 +210,7 @@ def test_ten_decibels_are_ten_decibels() -> None:
     assert loud[0] - quiet[0] == pytest.approx(10, abs=1e-4)
 
 
-def test_band_edges_are_where_the_filters_begin() -> None:
+def test_band_edges_are_the_lowest_frequencies_of_the_filters() -> None:
     filters = filterbank(SETTINGS).numpy()
     bins = np.linspace(0, 8000, filters.shape[0])
 

@@ -1,4 +1,4 @@
-"""The clips that the report shows, chosen from the parts of the predictions."""
+"""Selection of the clips of the report from the parts of the predictions."""
 
 from collections import Counter
 from pathlib import Path
@@ -44,15 +44,15 @@ def test_cells_hold_their_most_probable_clips(shown: dict[str, Any]) -> None:
     assert {cell: count for cell, (count, _) in found.items()} == cells
     for cell, (count, clips) in found.items():
         assert len(clips) == min(count, 20)
-        sure = [value for _, value in clips]
-        assert sure == sorted(sure, reverse=True)
-        assert sure == [round(probability[name], 4) for name, _ in clips]
+        probabilities = [value for _, value in clips]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert probabilities == [round(probability[name], 4) for name, _ in clips]
         own = [
             row["probability"]
             for row in rows
             if (row["label"], row["prediction"]) == tuple(LABELS[index] for index in cell)
         ]
-        assert sure[0] == round(max(own), 4)
+        assert probabilities[0] == round(max(own), 4)
 
 
 def test_examples_by_parts_equal_those_of_the_table(shown: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def test_a_report_of_many_clips_averages_all_and_samples_sets() -> None:
 
 @pytest.mark.parametrize("n", [20, 100, 1000])
 def test_the_interval_of_a_mean_covers_its_expectation(n: int) -> None:
-    """For skewed numbers such as log losses, in 90 % of samples, and 95 % of large ones."""
+    """For skewed numbers such as log losses, in 90 % of samples, and in 95 % of large samples."""
     draws = np.random.default_rng(n).exponential(1.0, (600, n))
     found = [mean_measure(float(x.sum()), float((x * x).sum()), n) for x in draws]
 
