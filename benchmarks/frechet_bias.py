@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from raysound.metrics.frechet import PARTS, cut, extrapolate, frechet_distance
+from raysound.metrics.frechet import PARTS, extrapolate, frechet_distance, split_moments
 
 SIZES = (50, 100, 200, 400, 800, 1600, 2000)
 
@@ -67,7 +67,10 @@ def main() -> None:
                     rng = np.random.default_rng([d, n, repeat])
                     x, y, truth = sets(case, n, d, rng)
                     plain.append(frechet_distance(x, y) - truth)
-                    parts, others = cut(x, PARTS, repeat), cut(y, PARTS, repeat + 1)
+                    parts, others = (
+                        split_moments(x, PARTS, repeat),
+                        split_moments(y, PARTS, repeat + 1),
+                    )
                     infinite.append(extrapolate(parts, others, plain[-1] + truth) - truth)
                 print(
                     f"| {d} | {case} | {truth:.1f} | {n} | {n / 2 / d:.2f} | {np.mean(plain):+.2f} "

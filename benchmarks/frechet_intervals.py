@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from raysound.metrics.frechet import GROUPS, factor, moments_distance
+from raysound.metrics.frechet import GROUPS, covariance_factor, moments_distance
 from raysound.metrics.intervals import half_sample_interval
 from raysound.metrics.moments import merge_moments, moments
 
@@ -33,7 +33,7 @@ def ratio(case: str, n: int, d: int, repeats: int) -> float:
     other = moments(
         clips(case.replace("1.2 times too wide", ""), 5000, d, np.random.default_rng(0))
     )
-    root = factor(other)
+    root = covariance_factor(other)
     values, estimates = [], []
     for seed in range(1, repeats + 1):
         x = clips(case, n, d, np.random.default_rng([seed, n]))

@@ -22,7 +22,7 @@ from raysound.metrics.copies import (
     threshold_of,
 )
 from raysound.metrics.copy_search import (
-    WINDOWS_TOGETHER,
+    WINDOWS_PER_BLOCK,
     TrainingWindows,
     coarse_vectors,
     frames_together,
@@ -157,8 +157,8 @@ def merge_windows(
     centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     seconds = hop_seconds(settings) * (settings.n_frames // frames)
     # In place, because a copy of 50,000 windows takes 0.2 GB.
-    for start in range(0, len(vectors), WINDOWS_TOGETHER):
-        block = vectors[start : start + WINDOWS_TOGETHER]
+    for start in range(0, len(vectors), WINDOWS_PER_BLOCK):
+        block = vectors[start : start + WINDOWS_PER_BLOCK]
         block[:] = normalised(block, centre)
     reference = TrainingWindows(windows, centre, vectors, seconds)
     return SearchedClips(clips, clip, group[clip].astype(np.int64), reference)
@@ -212,8 +212,8 @@ def search_sample(training: SearchedClips, first: int, last: int) -> pa.Table:
     sample = sample[first:last]
     windows = np.flatnonzero(np.isin(training.clip, sample))
     found = []
-    for start in range(0, len(windows), WINDOWS_TOGETHER):
-        block = windows[start : start + WINDOWS_TOGETHER]
+    for start in range(0, len(windows), WINDOWS_PER_BLOCK):
+        block = windows[start : start + WINDOWS_PER_BLOCK]
         patch, group = training.reference.patches[block], training.group
         found.append(find_copies(patch, training.reference, excluded=group, own=group[block]))
     index = np.searchsorted(sample, training.clip[windows])

@@ -64,7 +64,9 @@ class WorstClip(TypedDict):
 
 
 # A key for each declared metric, so that a new metric needs no entry here.
-_keys: Any = {metric.key: Annotated[Measure, Field(description=metric.says)] for metric in METRICS}
+_keys: Any = {
+    metric.key: Annotated[Measure, Field(description=metric.description)] for metric in METRICS
+}
 Measures: Any = TypedDict("Measures", _keys)  # type: ignore[misc]
 DISTANCES = (
     "frechet_distance", "fad_inf", "mmd2_x100", "precision", "recall", "density", "coverage",

@@ -28,7 +28,7 @@ from raysound.evaluation.predictions import (
 )
 from raysound.features import parquet
 from raysound.features.records import Shard
-from raysound.metrics.mismatch import sound_of
+from raysound.metrics.mismatch import spectrum_and_level
 from raysound.metrics.nearest import nearest_reference_clips
 from raysound.metrics.neighbours import K, nearest_others, per_clip
 from raysound.metrics.selection import keys
@@ -235,7 +235,7 @@ def make_predictions(
         batch_size: log-mels per forward pass.
     """
     probabilities, embeddings = score(model, classifier.normalisation, log_mel, batch_size)
-    spectra, levels, shares = sound_of(log_mel)
+    spectra, levels, shares = spectrum_and_level(log_mel)
     names = rows["clip_id"].to_numpy()
     starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
     labels = rows["label"].take(starts)

@@ -20,7 +20,7 @@ from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.mismatch import SoundSums, merge_sounds
 from raysound.metrics.neighbours import BallCounts
 from raysound.metrics.selection import (
-    CLIPS_OF_CELLS,
+    CLIPS_OF_ALL_CELLS,
     ENTRY,
     Limits,
     keys,
@@ -82,8 +82,8 @@ class Plan:
     def max_entries(self) -> int:
         """Upper bound of selected entries per corpus, without one per cell."""
         classes = len(self.labels)
-        of_class = self.limit.of_class + 2 * self.limit.examples
-        return PAIR_CLIPS + CLIPS_OF_CELLS + classes * of_class
+        of_class = self.limit.per_class + 2 * self.limit.examples
+        return PAIR_CLIPS + CLIPS_OF_ALL_CELLS + classes * of_class
 
 
 def sum_part(uri: str, part: int, plan: Plan) -> dict[str, PartialSums]:
@@ -116,7 +116,7 @@ def _sum_clips(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> Part
     entries["truth"], entries["prediction"] = truth, probabilities.argmax(axis=1)
     entries["probability"] = table["probability"].to_numpy()
     target = pc.coalesce(table["target_probability"], table["probability"])
-    entries["asked"] = target.to_numpy()
+    entries["target_probability"] = target.to_numpy()
     balls = BallCounts()
     if not table["balls"].null_count:
         balls = BallCounts.of(
@@ -158,9 +158,11 @@ def add_sums(total: PartialSums | None, other: PartialSums, plan: Plan) -> Parti
     both = other if total is None else merge_partial_sums([total, other], plan)
     classes, sounds = both.classification, both.sounds
     return PartialSums(
-        ClassificationSums(classes.cells, classes.counts, classes.in_top, sums.fold(classes.rows)),
+        ClassificationSums(
+            classes.cells, classes.counts, classes.in_top, sums.sum_in_order(classes.rows)
+        ),
         both.balls,
-        SoundSums(sounds.rates, sums.fold(sounds.rows)),
+        SoundSums(sounds.rates, sums.sum_in_order(sounds.rows)),
         both.entries,
     )
 
@@ -190,7 +192,7 @@ def sample(entries: np.ndarray, plan: Plan) -> np.ndarray:
     The first PAIR_CLIPS are a sample of all clips; those of a class are a sample of the class.
     """
     chosen = smallest(entries["key"], PAIR_CLIPS)
-    chosen |= smallest(entries["key"], plan.limit.of_class, entries["truth"].astype(np.int64))
+    chosen |= smallest(entries["key"], plan.limit.per_class, entries["truth"].astype(np.int64))
     return sampled(entries[chosen])
 
 

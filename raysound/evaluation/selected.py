@@ -12,7 +12,7 @@ from raysound.evaluation.partial_sums import PartialSums, Plan
 from raysound.evaluation.predictions import read_prediction_rows
 from raysound.metrics.corpus import RealClips, Scored
 from raysound.metrics.projection import principal_plane
-from raysound.metrics.selection import of_cells, of_examples
+from raysound.metrics.selection import cell_mask, example_mask
 from raysound.report.maps import MapPoint
 from raysound.report.parts import Cells
 
@@ -78,7 +78,7 @@ def selected_clips(
 
 def clips_of_cells(predictions: str, corpus: str, sums: PartialSums, plan: Plan) -> Cells:
     """The number of clips in each cell of the confusion matrix, and the most probable ones."""
-    entries = sums.entries[of_cells(sums.entries)]
+    entries = sums.entries[cell_mask(sums.entries)]
     entries = entries[
         np.lexsort((-entries["probability"], entries["prediction"], entries["truth"]))
     ]
@@ -98,9 +98,9 @@ def example_rows(
     predictions: str, corpus: str, sums: PartialSums, plan: Plan
 ) -> list[tuple[dict[str, Any], Kind]]:
     """The examples of a corpus: the hardest and the most convincing clips of each class."""
-    entries = sums.entries[of_examples(sums.entries, plan.limit)]
+    entries = sums.entries[example_mask(sums.entries, plan.limit)]
     labels = [plan.labels[truth] for truth in entries["truth"].tolist()]
-    table = pa.table({"label": labels, "target_probability": entries["asked"]})
+    table = pa.table({"label": labels, "target_probability": entries["target_probability"]})
     chosen = choose(table, plan.limit.examples) if len(table) else []
     entries = entries[[row for row, _ in chosen]]
     rows = read_prediction_rows(

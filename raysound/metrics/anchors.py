@@ -1,4 +1,4 @@
-"""Corpora whose worth is known beforehand, and whether every metric says so."""
+"""Anchors: corpora of known quality, and checks that the metrics reflect it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from raysound.metrics.corpus import Scored
 from raysound.metrics.intervals import Estimate, difference, estimate
 from raysound.metrics.neighbours import K
 
-# Why there is no such row.
-MISSING = {
+# Why a row is missing.
+SKIP_REASONS = {
     "shuffled_labels": "the test clips are of one class",
-    "one_clip_per_class": f"needs more than {K} real test clips a class",
+    "one_clip_per_class": f"needs more than {K} real test clips per class",
     "real_halves": "needs more training clips",
 }
-# An interval of a difference of shares that is wider decides nothing.
-WIDEST = 0.5
-# anchor, metric, where its value must lie, of which row.
+# A difference of shares with a wider interval does not decide a check.
+MAX_INTERVAL_WIDTH = 0.5
+# Anchor, metric, expected relation, row to compare with.
 CHECKS = (
     *(
         (anchor, metric, expected, "real")
@@ -49,65 +49,65 @@ CHECKS = (
 
 
 def anchors_of_real(test: Scored, train: Scored, set_size: int, seed: int = 0) -> dict[str, Scored]:
-    """The anchors that real clips are turned into; none where the test split is empty.
+    """Anchors made of real clips.
 
     Args:
         test: the real test split.
-        train: training clips that the distances are measured to.
-        set_size: clips of the copy.
-        seed: of the draws.
+        train: training clips, the reference of the distances.
+        set_size: number of clips of the training copy.
+        seed: seed of the samples.
 
     Returns:
-        `shuffled_labels`: the test split, each clip asked to be what another is.
-        `one_clip_per_class`: of each class the most probable test clip, all as often.
-        `training_copy`: some of the training clips. What would be no other than the test split is
-        left out: labels that stay what they are, and copies so few that neighbours don't see them.
+        `shuffled_labels`: the test split with permuted labels; missing if no label changes.
+        `one_clip_per_class`: the most probable test clip of each class, repeated equally often;
+        missing if there are too few copies to be each other's K nearest neighbours.
+        `training_copy`: a sample of the training clips.
     """
     rng = np.random.default_rng(seed)
-    made = {}
+    anchors = {}
     labels = rng.permutation(test.truth)
     if (labels != test.truth).any():
-        made["shuffled_labels"] = Scored(labels, test.probabilities, test.embedding)
-    # A ball that reaches the K-th copy has no width, one that reaches past all of them is huge.
-    surest = clearest(test)
-    copies = min(len(test.truth), set_size) // max(1, len(surest))
+        anchors["shuffled_labels"] = Scored(labels, test.probabilities, test.embedding)
+    # With more than K copies the radius is 0; with fewer it extends to clips of other classes.
+    most_probable = most_probable_clips(test)
+    copies = min(len(test.truth), set_size) // max(1, len(most_probable))
     if copies > K:
-        made["one_clip_per_class"] = test.take(np.repeat(surest, copies))
+        anchors["one_clip_per_class"] = test.take(np.repeat(most_probable, copies))
     copied = rng.permutation(len(train.truth))[:set_size]
-    made["training_copy"] = train.take(np.sort(copied))
-    return made
+    anchors["training_copy"] = train.take(np.sort(copied))
+    return anchors
 
 
-def clearest(some: Scored) -> NDArray[np.int64]:
-    """Of each class the clip that the classifier is surest of."""
-    asked = some.probabilities[np.arange(len(some.truth)), some.truth]
-    # The last of each class, once the clips are sorted by class and then by their probability.
-    order = np.lexsort((asked, some.truth))
-    _, counts = np.unique(some.truth, return_counts=True)
+def most_probable_clips(clips: Scored) -> NDArray[np.int64]:
+    """Index of the clip of each class with the highest probability of this class."""
+    target = clips.probabilities[np.arange(len(clips.truth)), clips.truth]
+    # Sorted by class and probability, the last clip of each class is the most probable.
+    order = np.lexsort((target, clips.truth))
+    _, counts = np.unique(clips.truth, return_counts=True)
     return order[np.cumsum(counts) - 1]
 
 
 def split_in_halves(train: Scored, seed: int = 0) -> tuple[Scored, Scored]:
-    """Two halves of the training clips, drawn at random, each with half of every class."""
+    """Random halves of the training clips, stratified by class."""
     order = np.random.default_rng(seed).permutation(len(train.truth))
     order = order[np.argsort(train.truth[order], kind="stable")]
     return train.take(order[::2]), train.take(order[1::2])
 
 
 def sanity_checks(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Whether each anchor's metrics lie where they must.
+    """Checks the metrics of the anchors.
 
     Args:
         rows: measures by metric, by row: `real` and the anchors.
 
     Returns:
-        A dict a check: `anchor`, `metric`, `expected`, `than`, `value`, `bound` and `passed`. The
-        last is None for a check that can't be made, and `why` gives the reason.
+        A dict per check: `anchor`, `metric`, `expected`, `than`, `value`, `bound` and `passed`. A
+        skipped check has `passed` None and the reason in `why`.
     """
     checked = []
     for anchor, metric, expected, than in CHECKS:
         ours, theirs = (
-            rows.get(row, {}).get(metric) or estimate(None, why=MISSING.get(row, f"no {row}"))
+            rows.get(row, {}).get(metric) or estimate(None, why=SKIP_REASONS.get(row, f"no {row}"))
             for row in (anchor, than)
         )
         check = {
@@ -131,21 +131,22 @@ def sanity_checks(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def passes(ours: Estimate, expected: str, theirs: Estimate) -> bool | None:
-    """Whether a measure lies where it must; None where chance decides, and how much is not known.
+    """Whether a measure meets an expectation; None if the effect of chance is not known.
 
-    `at least` and `at most` leave chance its share, `well below` leaves it none.
+    `at least` and `at most` also pass if the difference is not significant, `well below` passes
+    only if it is significant.
 
     Args:
-        ours: with a value.
+        ours: a measure with a value.
         expected: `below`, `well below`, `above`, `at least` or `at most`.
-        theirs: with a value.
+        theirs: the measure to compare with, with a value.
     """
     gap = difference(ours, theirs)
-    known, apart = gap["low"] is not None, gap["significant"]
+    known, significant = gap["low"] is not None, gap["significant"]
     if expected == "well below":
-        few = not known or gap["high"] - gap["low"] > WIDEST
-        return True if gap["value"] < 0 and apart else None if few else False
+        few = not known or gap["high"] - gap["low"] > MAX_INTERVAL_WIDTH
+        return True if gap["value"] < 0 and significant else None if few else False
     if expected in ("at least", "at most"):
         right = gap["value"] >= 0 if expected == "at least" else gap["value"] <= 0
-        return True if right else not apart if known else None
+        return True if right else not significant if known else None
     return bool(gap["value"] < 0 if expected == "below" else gap["value"] > 0)

@@ -1,24 +1,25 @@
-"""What the metrics ask of their input, refused with the values that are wrong."""
+"""Input validation; error messages name the wrong value."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# float16 rows of 1,000 classes still add up to 1 within this.
+# Tolerance of the sum of a row: enough for float16 and 1,000 classes.
 SUM_TOLERANCE = 1e-2
 
 
 def indices(name: str, values: ArrayLike, classes: int | None = None) -> NDArray[np.int64]:
-    """Class indices as `(n,)` int64.
+    """Checks class indices and returns them as `(n,)` int64.
 
     Raises:
-        ValueError: Another shape, no integers, or a class outside 0 to `classes - 1`.
+        ValueError: The shape is not `(n,)`, the dtype is not an integer type, or a class is
+            outside 0 to `classes - 1`.
     """
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be (n,), got {array.shape}")
-    # An empty list becomes float64, and says nothing about what its values would have been.
+    # An empty list becomes float64, so the dtype of an empty array is not checked.
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} must hold integer class indices, got {array.dtype}")
     wrong = (array < 0) | (array >= (np.inf if classes is None else classes))
@@ -29,15 +30,16 @@ def indices(name: str, values: ArrayLike, classes: int | None = None) -> NDArray
 
 
 def scores(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """Finite numbers per clip and class as `(n, classes)` float64; they need not add up to 1.
+    """Checks scores and returns them as `(n, classes)` float64; rows need not add up to 1.
 
     Raises:
-        ValueError: Another shape, no classes, or a number that is not finite.
+        ValueError: The shape is not `(n, classes)`, there are no classes, or a number is not
+            finite.
     """
     array = np.asarray(probabilities, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"probabilities must be (n, classes), got {array.shape}")
-    # A sum is not finite as soon as one of its terms is not, and costs no (n, classes) array.
+    # The sum is not finite if one of its terms is not; it needs no (n, classes) array.
     if not np.isfinite(array.sum()):
         for clip, column in np.argwhere(~np.isfinite(array))[:1]:
             value = array[clip, column]
@@ -46,10 +48,10 @@ def scores(probabilities: ArrayLike) -> NDArray[np.float64]:
 
 
 def distributions(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """Probabilities per clip as `(n, classes)` float64, each row brought to the sum 1.
+    """Checks probabilities and returns them as `(n, classes)` float64, each row normalised to 1.
 
     Raises:
-        ValueError: As `scores`; or a probability is negative, or a row does not add up to 1.
+        ValueError: As `scores`, a probability is negative, or a row does not add up to 1.
     """
     array = scores(probabilities)
     if array.size and array.min() < 0:
@@ -65,7 +67,7 @@ def distributions(probabilities: ArrayLike) -> NDArray[np.float64]:
 def scored(
     truth: ArrayLike, probabilities: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Truth `(n,)` and finite scores `(n, classes)`.
+    """Checks truth and scores; returns them as `(n,)` int64 and `(n, classes)` float64.
 
     Raises:
         ValueError: The lengths differ, a class is out of range, or a score is not finite.
@@ -78,10 +80,10 @@ def scored(
 
 
 def rows(name: str, values: ArrayLike) -> NDArray[Any]:
-    """Embeddings as `(n, d)` in their own type, for sets too large to copy; numbers unchecked.
+    """Returns embeddings as `(n, d)` in their own dtype, without a copy or a check of the values.
 
     Raises:
-        ValueError: Another shape, or no dimensions.
+        ValueError: The shape is not `(n, d)`, or there are no dimensions.
     """
     array = np.asarray(values)
     if array.ndim != 2 or array.shape[1] == 0:
@@ -90,10 +92,10 @@ def rows(name: str, values: ArrayLike) -> NDArray[Any]:
 
 
 def embeddings(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Embeddings as `(n, d)` float64.
+    """Checks embeddings and returns them as `(n, d)` float64.
 
     Raises:
-        ValueError: Another shape, no dimensions, or a number that is not finite.
+        ValueError: The shape is not `(n, d)`, there are no dimensions, or a number is not finite.
     """
     array = rows(name, values).astype(np.float64, copy=False)
     if not np.isfinite(array.sum()):
@@ -103,10 +105,12 @@ def embeddings(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 
 def same_dimensions(a: NDArray[Any], b: NDArray[Any]) -> None:
-    """Refuses embeddings of two networks.
+    """Checks that two sets of embeddings have the same dimensions.
 
     Raises:
         ValueError: The numbers of columns differ.
     """
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"embeddings of {a.shape[1]} and {b.shape[1]} dimensions: one network?")
+        raise ValueError(
+            f"embeddings of {a.shape[1]} and {b.shape[1]} dimensions: are they of one network?"
+        )

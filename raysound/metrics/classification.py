@@ -1,7 +1,7 @@
-"""The classification metrics of one corpus, with intervals.
+"""Classification metrics of one corpus, with intervals.
 
-They are computed from sums over clips, so that a corpus of any size needs little memory.
-scikit-learn has the plain functions (accuracy, F1, confusion matrix) for arrays.
+They are computed from sums over clips, so that the memory does not depend on the size of the
+corpus. For arrays, scikit-learn has the plain functions (accuracy, F1, confusion matrix).
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ from raysound.metrics.probabilities import (
     inception_score_from_entropies,
     modified_inception_score_from_means,
 )
-from raysound.metrics.sampling import drawn, fewer
-from raysound.metrics.sums import TOP, ClassificationSums, fold
+from raysound.metrics.sampling import sample_rows, size_note
+from raysound.metrics.sums import TOP_K, ClassificationSums, sum_in_order
 
 
 def classification_report(
@@ -48,37 +48,40 @@ def classification_report(
     real_marginal: ArrayLike | None = None,
     is_labelled: bool = True,
 ) -> dict[str, Any]:
-    """All numbers about one corpus that come from its class probabilities, ready for JSON.
+    """Metrics of one corpus that are computed from class probabilities, as JSON-compatible values.
 
     Args:
         truth: Class indices, `(n,)`.
-        probabilities: `(n, classes)`, each row adding up to 1; the prediction is the most probable
-            class, the lower index where two are equal.
-        labels: Name of each class, in the order of the columns, none twice.
-        set_size: Clips to draw for the metrics whose value depends on the number of clips
-            (`needs_equal_n` of their declarations): give all corpora of a report the same. A corpus
-            of fewer is used whole, and these metrics carry a `note`. None: all clips.
-        seed: Makes what is drawn repeatable.
-        sums: Over all clips of the corpus, where those given are a sample; None: they are all.
-        real_marginal: Mean probabilities of the real clips, `(classes,)`, which the AM score
-            compares with; None gives no AM score.
-        is_labelled: False for clips without labels: `truth` is then what they are predicted as, and
-            what needs labels has no value.
+        probabilities: `(n, classes)`; each row adds up to 1. The prediction is the most probable
+            class, the lower index of equal ones.
+        labels: Unique name of each class, in the order of the columns.
+        set_size: Number of clips to sample for the metrics whose value depends on the number of
+            clips (`needs_equal_n` of their declarations); use the same for all corpora of a
+            report. If the corpus has fewer clips, all of them are used and these metrics have a
+            `note`. None uses all clips.
+        seed: Seed of the samples.
+        sums: Sums over all clips of the corpus, if the given clips are a sample; None if they are
+            not.
+        real_marginal: Mean probabilities of the real clips, `(classes,)`, for the AM score; with
+            None there is no AM score.
+        is_labelled: False for clips without labels. `truth` then contains the predicted classes,
+            and metrics that need labels have no value.
 
     Returns:
         `clips`, `labelled`, `predicted` (clips by predicted class), `per_class` (by label: `clips`,
-        `accuracy`; by predicted class where there are no labels), `confusion` (rows are the truth;
-        None without labels), and measures: `accuracy` and `top_3` with Wilson's interval,
-        `balanced_accuracy` with that of its classes' Wilson intervals added by squares, `map_3` and
-        `log_loss` with ± 1.96 standard errors, `macro_f1` by bootstrap, `ece`,
-        `inception_score`, `modified_inception_score`, `am_score` and `effective_num_classes` by
-        half samples, because resampling with repetition would add their bias a second time. A
-        value is None where there are no clips; those of `top_3` and `map_3` also with three
-        classes or fewer, where any answer is among the three most probable.
+        `accuracy`; without labels by predicted class), `confusion` (rows are the truth; None
+        without labels), and measures: `accuracy` and `top_3` with Wilson intervals,
+        `balanced_accuracy` with the root of the sum of squares of the Wilson intervals of its
+        classes, `map_3` and `log_loss` with ± 1.96 standard errors, `macro_f1` with a bootstrap
+        interval. The intervals of `ece`, `inception_score`, `modified_inception_score`, `am_score`
+        and `effective_num_classes` are from half samples, because resampling with replacement
+        would double their bias. A value is None if there are no clips; those of `top_3` and
+        `map_3` also with three classes or fewer, where every class is among the three most
+        probable.
 
     Raises:
-        ValueError: The lengths differ, a class is out of range, a row is no distribution, or the
-            labels do not fit the columns.
+        ValueError: The lengths differ, a class is out of range, a row is not a distribution, or
+            the labels do not match the columns.
 
     Examples:
         >>> report = classification_report([0, 1], [[0.9, 0.1], [0.8, 0.2]], ["dog", "rain"])
@@ -93,12 +96,15 @@ def classification_report(
     if len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for probabilities of {classes} classes")
     if len(set(labels)) != classes:
-        twice = next(label for label in labels if list(labels).count(label) > 1)
-        raise ValueError(f"{classes} classes have only {len(set(labels))} names: {twice!r} twice")
+        duplicate = next(label for label in labels if list(labels).count(label) > 1)
+        raise ValueError(
+            f"{classes} classes have only {len(set(labels))} different names: {duplicate!r} is "
+            "not unique"
+        )
     of_all = ClassificationSums.of(truth, probabilities) if sums is None else sums
     confusion = of_all.confusion(classes)
     clips, correct = confusion.sum(axis=1), np.diagonal(confusion)
-    some = drawn(np.arange(n), n if set_size is None else set_size, seed)
+    some = sample_rows(np.arange(n), n if set_size is None else set_size, seed)
     report = {
         "clips": of_all.clips,
         "labelled": is_labelled,
@@ -121,15 +127,15 @@ def classification_report(
             row["accuracy"] = none
     for metric in METRICS:
         if metric.needs_equal_n and metric.key in report and set_size is not None:
-            report[metric.key] = report[metric.key] | fewer(len(some), set_size)
+            report[metric.key] = report[metric.key] | size_note(len(some), set_size)
     return report
 
 
 def _f1(confusion: NDArray[np.int64]) -> float:
-    """Mean F1 over the classes that are true or predicted at least once; as in scikit-learn."""
-    named = confusion.sum(axis=0) + confusion.sum(axis=1)
-    hits = np.diagonal(confusion)[named > 0]
-    return float(np.mean(2 * hits / named[named > 0])) if len(hits) else nan
+    """Mean F1 over the classes that are true or predicted at least once, as in scikit-learn."""
+    counts = confusion.sum(axis=0) + confusion.sum(axis=1)
+    hits = np.diagonal(confusion)[counts > 0]
+    return float(np.mean(2 * hits / counts[counts > 0])) if len(hits) else nan
 
 
 def _balanced(confusion: NDArray[np.int64]) -> Estimate:
@@ -140,25 +146,25 @@ def _balanced(confusion: NDArray[np.int64]) -> Estimate:
         return estimate(None, why="no clips")
     shares = correct / clips
     ends = np.array([wilson_interval(int(a), int(b)) for a, b in zip(correct, clips, strict=True)])
-    # Zou and Donner 2008: the sum's distance to its end is the root of the squared distances.
+    # Zou and Donner 2008: the half-width of a sum is the root of the sum of squared half-widths.
     below, above = np.sqrt(((ends - shares[:, None]) ** 2).sum(axis=0)) / len(clips)
     return estimate(shares.mean(), shares.mean() - below, shares.mean() + above)
 
 
 def _means(sums: ClassificationSums, classes: int) -> dict[str, Estimate]:
-    """Means over the clips, whose value does not depend on their number."""
+    """Metrics that are means over the clips, so their value does not depend on their number."""
     n = sums.clips
     if not n:
         names = ("top_3", "map_3", "log_loss")
         return {name: estimate(None, why="no clips") for name in names}
-    ranks, rank_squares, surprise, surprise_squares = fold(sums.rows)[0].tolist()
+    ranks, rank_squares, surprise, surprise_squares = sum_in_order(sums.rows)[0].tolist()
     found = {
         "top_3": proportion_estimate(sums.in_top, n),
         "map_3": mean_measure(ranks, rank_squares, n),
         "log_loss": mean_measure(surprise, surprise_squares, n),
     }
-    if classes <= TOP:
-        why = f"{classes} classes: each is among the {TOP} most probable"
+    if classes <= TOP_K:
+        why = f"{classes} classes: each is among the {TOP_K} most probable"
         found |= {name: estimate(None, why=why) for name in ("top_3", "map_3")}
     return found
 
@@ -166,7 +172,7 @@ def _means(sums: ClassificationSums, classes: int) -> dict[str, Estimate]:
 def _equal_n(
     truth: NDArray[np.int64], probabilities: NDArray[np.float64], real_marginal: ArrayLike | None
 ) -> dict[str, Estimate]:
-    """What depends on the number of clips: compared between equal numbers only."""
+    """Metrics that depend on the number of clips, so that only equal numbers are comparable."""
     names = (
         "macro_f1", "ece", "inception_score", "effective_num_classes",
         "modified_inception_score", "am_score",
@@ -188,7 +194,7 @@ def _equal_n(
         return _f1(np.bincount(cells[chosen], minlength=classes**2).reshape(classes, classes))
 
     def others(chosen: NDArray[np.int64]) -> tuple[float, ...]:
-        # One product with 0 and 1 is faster than gathering the rows.
+        # A product with counts is faster than gathering the rows.
         counts, of = np.bincount(chosen, minlength=n), len(chosen)
         marginal, mean_own = counts @ probabilities / of, own[chosen].mean()
         return (
@@ -199,10 +205,10 @@ def _equal_n(
             nan if real is None else am_score_from_means(marginal, real, mean_own),
         )
 
-    every = np.arange(n)
+    all_clips = np.arange(n)
     low, high = map(float, bootstrap_interval(f1, n))
-    found = {"macro_f1": resampling_estimate(f1(every), low, high, n, "clips")}
-    values = ends = others(every)
+    found = {"macro_f1": resampling_estimate(f1(all_clips), low, high, n, "clips")}
+    values = ends = others(all_clips)
     lows, highs = (ends, ends) if n < 4 else half_sample_interval(others, n, values, draws=100)
     limits = ((0, 1), (1, classes), (1, classes), (1, inf), (0, inf))
     for name, value, below, above, (floor, top) in zip(
@@ -210,7 +216,7 @@ def _equal_n(
     ):
         found[name] = resampling_estimate(value, max(below, floor), min(above, top), n, "clips")
     if n < 2:
-        found["modified_inception_score"] = estimate(None, why="a single clip makes no pair")
+        found["modified_inception_score"] = estimate(None, why="1 clip: a pair needs 2")
     if real is None:
         found["am_score"] = estimate(None, why="no real clips to compare with")
     return found

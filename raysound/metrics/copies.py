@@ -1,16 +1,16 @@
 """Copy detection by log-mel: the training window most similar to each generated window.
 
-A copy is found although its level is changed, it is shifted or rolled in time, or noise or a lossy
-codec is added. The classifier's embedding is not used. Two steps: `candidates` compares a vector a
-window by matrix products; `similarity` aligns the log-mels of the few best candidates.
-`threshold_of` calibrates on real clips above which similarity a clip counts as a copy.
+Copies are found despite a change of level, a shift or roll in time, added noise, or a lossy codec.
+The embedding of the classifier is not used. There are two steps: `candidates` compares one vector
+per window by matrix products; `similarity` aligns the log-mels of the best candidates.
+`threshold_of` calibrates, on real clips, the similarity from which a clip counts as a copy.
 
 Windows without variation, such as silence or a steady tone, have a similarity near 0 to every
-window, also to themselves: they are never copies.
+window, including themselves: they are never copies.
 
-A clip of several windows has one entry per window, and its most similar window counts (`by_clip`).
-Silence with which a short clip is padded is compared as if it were sound: a copy with the same
-padding is found; an excerpt whose padding covers steady sound of the original is not.
+A clip of several windows has one entry per window; `by_clip` takes its most similar window. Padding
+is compared like sound: a copy with the same padding is found; an excerpt whose padding covers
+steady sound of the original is not.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Copies:
     """One entry per generated window, or per generated clip after `by_clip`.
 
     Attributes:
-        index: the most similar training window, the lower index of two that are equal, `(n,)`;
-            -1 where there is no candidate.
-        similarity: to it, in [-1, 1], `(n,)`.
+        index: the most similar training window, the lower index of equal ones, `(n,)`; -1 if there
+            is no candidate.
+        similarity: similarity to this window, in [-1, 1], `(n,)`.
         lag: seconds by which sounds occur later than in the training window, `(n,)`; for a rolled
-            window, the smaller of the two directions.
+            window, the direction with the smaller lag.
     """
 
     index: NDArray[np.int64]
@@ -52,12 +52,12 @@ class Copies:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Above which similarity a clip counts as a copy.
+    """The similarity from which a clip counts as a copy.
 
     Attributes:
         value: a clip is a copy if its similarity is at least this; None if not calibrated.
         rate: share of real clips that may be flagged.
-        clips: real clips it was calibrated on.
+        clips: number of real clips of the calibration.
         why: reason, if there is no value.
     """
 
@@ -84,13 +84,13 @@ def find_copies(
         max_lag: seconds, see `similarity`.
         excluded: group of each training window `(m,)`, if `generated` are training windows
             themselves: windows of the same group are not compared. Used for `threshold_of`.
-        own: group of each of `generated` `(n,)`; None where they are all the training windows.
+        own: group of each of `generated` `(n,)`; None if they are all training windows, in order.
 
     Returns:
         One entry per generated window.
 
     Raises:
-        ValueError: windows of different shape, or `excluded` of another length.
+        ValueError: the shapes of the windows differ, or the lengths of groups and windows.
     """
     vectors = normalised(coarse_vectors(generated), reference.centre)
     groups = None
@@ -105,7 +105,7 @@ def find_copies(
     found, lag = similarity(generated, reference.patches, chosen, reference.frame_seconds, max_lag)
     if groups is not None:
         found = np.where(groups[1][chosen] == groups[0][:, np.newaxis], -np.inf, found)
-    # Of equal ones the lower index.
+    # Of equally similar windows the lower index comes first.
     order = np.lexsort((chosen, -found), axis=1)[:, 0]
     rows = np.arange(len(chosen))
     best = found[rows, order]
@@ -136,7 +136,7 @@ def threshold_of(real_similarities: ArrayLike, rate: float = 0.01) -> Threshold:
 
     With n clips and r = floor(rate (n + 1)), the value is the r-th largest similarity. A new clip
     of the same distribution is among the r largest of n + 1 with probability r / (n + 1). Real
-    clips that are duplicates of each other raise the value: look at those that reach it.
+    clips that are duplicates of each other increase the value: check the most similar real pairs.
 
     Source: V. Vovk, A. Gammerman and G. Shafer, "Algorithmic Learning in a Random World", Springer
     2005, section 2.2: conformal prediction.
@@ -144,16 +144,16 @@ def threshold_of(real_similarities: ArrayLike, rate: float = 0.01) -> Threshold:
     Args:
         real_similarities: of real clips to their most similar training clip of another group,
             `(n,)`.
-        rate: share of real clips that may be flagged, inside (0, 1).
+        rate: share of real clips that may be flagged, in (0, 1).
 
     Returns:
-        A threshold without value if n + 1 < 1 / rate.
+        A threshold; without a value if n + 1 < 1 / rate.
 
     Raises:
-        ValueError: a rate outside (0, 1), or a similarity that is not finite.
+        ValueError: the rate is outside (0, 1), or a similarity is not finite.
     """
     if not 0 < rate < 1:
-        raise ValueError(f"rate must lie inside (0, 1), got {rate}")
+        raise ValueError(f"rate must be in (0, 1), got {rate}")
     values = np.sort(np.asarray(real_similarities, np.float64))[::-1]
     if not np.isfinite(values).all():
         raise ValueError("a similarity of a real clip is not finite")
@@ -161,18 +161,18 @@ def threshold_of(real_similarities: ArrayLike, rate: float = 0.01) -> Threshold:
     needed = ceil(1 / rate - 1e-9) - 1
     if n < needed:
         return Threshold(
-            None, rate, n, f"{n} real clips: a threshold at {rate:.2%} needs {needed} or more"
+            None, rate, n, f"{n} real clips: a threshold at {rate:.2%} needs at least {needed}"
         )
     allowed = floor(rate * (n + 1) + 1e-9)
     return Threshold(float(values[allowed - 1]), rate, n)
 
 
 def copied_share(similarities: ArrayLike, threshold: Threshold) -> Estimate:
-    """Share of clips that are copies, with Wilson's interval for the choice of the clips.
+    """Share of clips that are copies, with the Wilson interval.
 
     Args:
         similarities: of generated clips, `(n,)`, see `by_clip`.
-        threshold: if it has no value, neither has the share, for the same reason.
+        threshold: without a value, the share has no value either, for the same reason.
     """
     if threshold.value is None:
         return estimate(None, why=threshold.why)

@@ -1,4 +1,4 @@
-"""The training window most similar to each window, by log-mel: candidates, then all alignments."""
+"""Search for the most similar training windows by log-mel: candidates, then their alignments."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# dB below the peak of a window; quieter parts hold the noise floor and what a codec removes.
+# Range in dB below the peak of a window; quieter parts are noise floor or removed by codecs.
 RANGE_DB = 30.0
 STEPS = 255
 DB_PER_NEPER = 10 / np.log(10)
-# Seconds: shorter frames are averaged to at most this, so that a short hop costs little more.
+# Seconds: shorter frames are averaged to at most this, so that a short hop takes little more time.
 FRAME_SECONDS = 0.03
-# dB, root mean square over all bands. ESC-10's steadiest clip varies by 0.8 dB before smoothing,
-# noise in a narrow band, with all other bands at the floor, by 0.2 dB.
-LEAST_VARIATION_DB = 0.1
+# dB, root mean square over all bands. The steadiest clip of ESC-10 varies by 0.8 dB before
+# smoothing, narrow-band noise with all other bands at the floor by 0.2 dB.
+MIN_VARIATION_DB = 0.1
 # Seconds, half the base of a triangle over time. Without it, a shift by half a frame lowers the
 # correlation of noise to 0.8.
 SMOOTHING_SECONDS = 0.09
-# Seconds at each end of a window: frames that reach beyond a cut differ between copy and original.
+# Seconds at each end of a window: frames across a cut differ between copy and original.
 MARGIN_SECONDS = 0.06
-# Seconds: linear shifts that are tried, to either side.
+# Seconds: maximum linear shift in either direction.
 MAX_LAG_SECONDS = 1.1
 CANDIDATES = 16
-# Of the coarse vectors: bands, modulation frequencies, and the largest step from frame to frame.
-COARSE_BANDS, COARSE_MODULATIONS, LARGEST_STEP = 16, 64, 0.15
+# Coarse vectors: bands, modulation frequencies, and maximum difference between frames.
+COARSE_BANDS, COARSE_MODULATIONS, MAX_STEP = 16, 64, 0.15
 # Entries of a block of coarse similarities: 16 MB.
 BLOCK = 4_000_000
 # Windows that `coarse_vectors` converts to float together.
-WINDOWS_TOGETHER = 64
+WINDOWS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class TrainingWindows:
 
     @classmethod
     def of(cls, windows: NDArray[np.uint8], frame_seconds: float) -> TrainingWindows:
-        """The reference of some `patches`; raises ValueError if there is none."""
+        """Prepares `patches` as training windows; raises ValueError if there are none."""
         if not len(windows):
             raise ValueError("copy detection needs training windows, got none")
         raw = coarse_vectors(windows)
@@ -61,12 +61,12 @@ class TrainingWindows:
 
 
 def frames_together(hop_seconds: float) -> int:
-    """Frames of a log-mel that are averaged to one frame of a patch."""
+    """Number of log-mel frames that are averaged to one frame of a patch."""
     return max(1, floor(FRAME_SECONDS / hop_seconds + 1e-9))
 
 
 def patches(log_mel: NDArray[np.floating[Any]], hop_seconds: float) -> NDArray[np.uint8]:
-    """Log-mels without their level: 255 at the window's peak, 0 at `RANGE_DB` below it and less.
+    """Log-mels relative to the peak of the window: 255 at the peak, 0 at `RANGE_DB` below or less.
 
     A step is 0.12 dB, and a patch takes at most a quarter of the memory of a float32 log-mel.
 
@@ -78,7 +78,7 @@ def patches(log_mel: NDArray[np.floating[Any]], hop_seconds: float) -> NDArray[n
         uint8 `(n, n_mels, frames)`; silence is 255 everywhere.
 
     Raises:
-        ValueError: another shape, or a value that is not finite.
+        ValueError: the shape is not `(n, n_mels, n_frames)`, or a value is not finite.
     """
     if log_mel.ndim != 3 or not log_mel.shape[2]:
         raise ValueError(f"log_mel must be (n, n_mels, n_frames), got {log_mel.shape}")
@@ -90,9 +90,10 @@ def patches(log_mel: NDArray[np.floating[Any]], hop_seconds: float) -> NDArray[n
     for row, window in enumerate(log_mel):
         values = window.astype(np.float32)
         if together > 1:
-            # A mean over twice as many frames, weighted by a triangle, aliases less.
-            wide = np.pad(values, ((0, 0), (together // 2, (together - 1) // 2)), "edge")
-            values = sum(wide[:, shift : shift + n_frames] for shift in range(together)) / together
+            # A triangular mean over twice as many frames reduces aliasing.
+            padded = np.pad(values, ((0, 0), (together // 2, (together - 1) // 2)), "edge")
+            values = sum(padded[:, shift : shift + n_frames] for shift in range(together))
+            values = values / together
         values = values[:, : frames * together].reshape(n_mels, frames, together).mean(axis=2)
         if not np.isfinite(values).all():
             raise ValueError(f"log_mel of window {row} is not finite")
@@ -104,12 +105,12 @@ def patches(log_mel: NDArray[np.floating[Any]], hop_seconds: float) -> NDArray[n
 
 
 def coarse_vectors(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A vector a window that depends little on shifts: mean spectrum and modulation spectrum.
+    """One vector per window, nearly shift-invariant: mean spectrum and modulation spectrum.
 
-    The first `n_mels` entries are the mean of each band less the mean of all. The others are
+    The first `n_mels` entries are the mean of each band minus the mean of all bands. The others are
     magnitudes of the Fourier transform over time of the differences between frames, averaged over
-    groups of bands and of modulation frequencies. A magnitude does not depend on a circular shift;
-    differences are clipped, because a cut to silence is one large difference.
+    groups of bands and of modulation frequencies. Magnitudes do not depend on circular shifts.
+    Differences are clipped, because a cut to silence is a single large difference.
 
     Args:
         windows: uint8 `(n, n_mels, frames)`, see `patches`.
@@ -124,22 +125,22 @@ def coarse_vectors(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
     per_band = np.diff(np.append(bands, n_mels))[:, np.newaxis]
     per_bin = np.diff(np.append(bins, length // 2))
     result = np.empty((n, n_mels + len(bands) * len(bins)), np.float32)
-    for start in range(0, n, WINDOWS_TOGETHER):
-        x = windows[start : start + WINDOWS_TOGETHER].astype(np.float32) / STEPS
+    for start in range(0, n, WINDOWS_PER_BLOCK):
+        x = windows[start : start + WINDOWS_PER_BLOCK].astype(np.float32) / STEPS
         rows = result[start : start + len(x)]
         mean = x.mean(axis=2)
         rows[:, :n_mels] = mean - mean.mean(axis=1, keepdims=True)
         pooled = np.add.reduceat(x, bands, axis=1) / per_band
-        steps = np.diff(pooled, axis=2).clip(-LARGEST_STEP, LARGEST_STEP)
+        steps = np.diff(pooled, axis=2).clip(-MAX_STEP, MAX_STEP)
         spectrum = np.abs(np.fft.rfft(steps, length, axis=2))[:, :, 1:]
         modulation = np.add.reduceat(spectrum, bins, axis=2) / per_bin
         rows[:, n_mels:] = modulation.reshape(len(x), -1)
-    # Both parts count alike.
+    # Both parts have equal weight.
     return np.concatenate([_unit(result[:, :n_mels]), _unit(result[:, n_mels:])], axis=1)
 
 
 def normalised(vectors: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coarse vectors less `centre`, with length 1, or 0 where nothing is left."""
+    """Coarse vectors minus `centre`, with length 1, or 0 if the difference is 0."""
     return _unit(vectors - centre)
 
 
@@ -151,17 +152,17 @@ def candidates(
 ) -> NDArray[np.int64]:
     """The `k` training windows with the largest inner product, by exact search in blocks.
 
-    Memory is bounded by `BLOCK` similarities beside the arguments and the result.
+    In addition to arguments and result, memory is bounded by `BLOCK` similarities.
 
     Args:
         generated: `(n, d)`, see `normalised`.
         reference: `(m, d)`.
-        k: at least 1; all if there are fewer than `k`.
-        groups: of `generated` and of `reference`, `(n,)` and `(m,)`: windows of one group come
-            after all others.
+        k: at least 1; with fewer than `k` training windows, all are returned.
+        groups: groups of `generated` and of `reference`, `(n,)` and `(m,)`: windows of the same
+            group come after all others.
 
     Returns:
-        Indices `(n, min(k, m))`, the best first, of equal ones the lower index first.
+        Indices `(n, min(k, m))`, the best first; of equal ones the lower index first.
     """
     k = min(k, len(reference))
     result = np.empty((len(generated), k), np.int64)
@@ -170,8 +171,8 @@ def candidates(
         block = generated[start : start + step] @ reference.T
         if groups is not None:
             block[groups[0][start : start + step, np.newaxis] == groups[1]] = -np.inf
-        least = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]
-        for row, (values, limit) in enumerate(zip(block, least, strict=True)):
+        limits = -np.partition(-block, k - 1, axis=1)[:, k - 1 : k]
+        for row, (values, limit) in enumerate(zip(block, limits, strict=True)):
             found = np.flatnonzero(values >= limit)
             order = np.lexsort((found, -values[found]))[:k]
             result[start + row] = found[order]
@@ -179,7 +180,7 @@ def candidates(
 
 
 class _Lags:
-    """All lags of two windows of equal length, and the frames that overlap at each."""
+    """All lags of two windows of equal length, and the overlapping frames at each lag."""
 
     def __init__(self, frames: int, frame_seconds: float, max_lag: float) -> None:
         self.margin = min(ceil(MARGIN_SECONDS / frame_seconds), (frames - 1) // 4)
@@ -193,7 +194,7 @@ class _Lags:
         self.length = 1 << (2 * size - 2).bit_length()
         limit = min(floor(max_lag / frame_seconds + 1e-9), (size - 1) // 2)
         self.linear = slice(size - 1 - limit, size + limit)
-        # A roll by `lag` of all frames is an overlap at `lag` and one at `lag` less the period.
+        # A roll by `lag` consists of an overlap at `lag` and one at `lag` minus the period.
         ahead = np.arange(2 * self.margin + 1, size)
         self.rolled = ahead
         self.one = ahead + size - 1
@@ -201,10 +202,10 @@ class _Lags:
 
 
 class _Sums:
-    """Sums over the overlap at each lag, of some windows.
+    """Sums of windows over the overlap at each lag.
 
     Attributes:
-        spectrum: complex64 `(n, n_mels, f)`, of the windows without their band means.
+        spectrum: complex64 `(n, n_mels, f)`, of the windows minus their band means.
         band: float32 `(n, n_mels, lags)`, sums.
         square: float32 `(n, lags)`, sums of squares over all bands.
     """
@@ -233,22 +234,22 @@ def similarity(
     """Correlation of each generated window with its candidates, at the best alignment.
 
     Pearson's correlation of all bands and frames of the overlap, after the mean of each band over
-    the overlap is removed, so that neither level nor a fixed filter matters. Alignments are shifts
-    of up to `max_lag`, and every roll, in which what leaves at one end enters at the other.
-    A variance counts as at least `LEAST_VARIATION_DB` squared.
+    the overlap is subtracted, so that it does not depend on the level or a fixed filter. Alignments
+    are shifts of up to `max_lag`, and all rolls (circular shifts).
+    A variance counts as at least `MIN_VARIATION_DB` squared.
 
     Args:
         generated: patches, `(n, n_mels, frames)`.
         reference: patches, `(m, n_mels, frames)`.
         chosen: indices into `reference`, `(n, k)`.
         frame_seconds: between two frames of the patches.
-        max_lag: seconds; at most half a window counts.
+        max_lag: seconds; limited to half a window.
 
     Returns:
         Correlations in [-1, 1], `(n, k)`, and lags in seconds, `(n, k)`, see `Copies`.
 
     Raises:
-        ValueError: windows of different shape.
+        ValueError: the shapes of the windows differ.
     """
     if generated.shape[1:] != reference.shape[1:]:
         raise ValueError(
@@ -256,7 +257,7 @@ def similarity(
         )
     n_mels, frames = reference.shape[1:]
     lags = _Lags(frames, frame_seconds, max_lag)
-    least = np.float32((LEAST_VARIATION_DB / RANGE_DB * STEPS) ** 2 * n_mels)
+    least = np.float32((MIN_VARIATION_DB / RANGE_DB * STEPS) ** 2 * n_mels)
     values = np.empty(chosen.shape, np.float32)
     shifts = np.empty(chosen.shape, np.float32)
     for row, found in enumerate(chosen):
@@ -313,36 +314,36 @@ def _correlation(
 
 
 def _starts(size: int, groups: int) -> NDArray[np.int64]:
-    """Where `groups` groups of about equal size start, or fewer."""
+    """Start indices of `groups` groups of about equal size; of `size` groups if that is fewer."""
     groups = min(groups, size)
     return np.arange(groups) * size // groups
 
 
 def _triangle(frame_seconds: float) -> NDArray[np.float32]:
-    """Weights of frames with the sum 1, an odd number; 1, 2, 3, 2, 1 ninths for 30 ms."""
+    """Triangular weights of an odd number of frames, with sum 1; (1, 2, 3, 2, 1) / 9 for 30 ms."""
     box = np.ones(max(1, round(SMOOTHING_SECONDS / frame_seconds)))
     weights = np.convolve(box, box)
     return (weights / weights.sum()).astype(np.float32)
 
 
 def _smoothed(windows: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Windows convolved over time with some weights; the frames at the ends are repeated."""
-    reach, frames = len(weights) // 2, windows.shape[2]
-    wide = np.pad(windows, ((0, 0), (0, 0), (reach, reach)), "edge").astype(np.float32)
-    result = weights[0] * wide[:, :, :frames]
+    """Convolves windows over time with `weights`; the first and last frame are repeated."""
+    radius, frames = len(weights) // 2, windows.shape[2]
+    padded = np.pad(windows, ((0, 0), (0, 0), (radius, radius)), "edge").astype(np.float32)
+    result = weights[0] * padded[:, :, :frames]
     for shift, weight in enumerate(weights[1:], start=1):
-        result += weight * wide[:, :, shift : shift + frames]
+        result += weight * padded[:, :, shift : shift + frames]
     return result
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Rounding is all that is left of a window at the centre.
+    # A window at the centre leaves only rounding errors.
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-5)
 
 
 def _running(values: NDArray[Any]) -> NDArray[Any]:
-    """Sums over the last axis of all entries before each, one more than there are entries."""
+    """Cumulative sums over the last axis, starting with 0: one entry more than `values`."""
     result = np.zeros((*values.shape[:-1], values.shape[-1] + 1), values.dtype)
     np.cumsum(values, axis=-1, out=result[..., 1:])
     return result

@@ -1,4 +1,4 @@
-"""All numbers about one scored corpus."""
+"""Metrics of one scored corpus."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from raysound.metrics.sums import ClassificationSums
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What the classifier made of some clips.
+    """Output of the classifier for some clips.
 
     Attributes:
-        truth: class that each was asked to be, or is predicted as where it has no label, `(n,)`.
+        truth: class of the label of each clip, or its predicted class without a label, `(n,)`.
         probabilities: `(n, classes)`.
         embedding: float32 `(n, size)`.
     """
@@ -32,11 +32,11 @@ class Scored:
     embedding: NDArray[np.float32]
 
     def take(self, rows: NDArray[np.int64]) -> Scored:
-        """Some of the clips, in any order and number."""
+        """The clips at these indices, in this order; indices may repeat."""
         return Scored(self.truth[rows], self.probabilities[rows], self.embedding[rows])
 
     def first(self, count: int) -> Scored:
-        """At most so many of the clips, from the first."""
+        """The first `count` clips, or all if there are fewer."""
         return self.take(np.arange(min(count, len(self.truth))))
 
 
@@ -44,8 +44,8 @@ class CorpusSums(NamedTuple):
     """Sums over all clips of a corpus.
 
     Attributes:
-        classification: of their probabilities.
-        balls: of where they lie among the reference clips; no clips where these are too few.
+        classification: sums of the probabilities.
+        balls: counts of reference balls; of no clips if there are too few reference clips.
     """
 
     classification: ClassificationSums
@@ -54,13 +54,13 @@ class CorpusSums(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RealClips:
-    """Real clips that corpora are set against, with what is the same for all of these.
+    """Real clips with which corpora are compared, with the values that all comparisons use.
 
     Attributes:
         embedding: `(m, size)`.
-        truth: class of each, `(m,)`.
-        marginal: their mean probabilities, `(classes,)`.
-        prepared: from the embeddings.
+        truth: class of each clip, `(m,)`.
+        marginal: mean probabilities, `(classes,)`.
+        prepared: result of `prepare` for the embeddings.
     """
 
     embedding: NDArray[np.float32]
@@ -70,10 +70,10 @@ class RealClips:
 
     @classmethod
     def of(cls, clips: Scored) -> RealClips:
-        """These clips as a reference, two or more.
+        """Prepares two or more clips as a reference.
 
         Raises:
-            ValueError: fewer than two.
+            ValueError: there are fewer than two clips.
         """
         marginal = clips.probabilities.mean(axis=0, dtype=np.float64)
         return cls(clips.embedding, clips.truth, marginal, prepare(clips.embedding))
@@ -90,22 +90,22 @@ def corpus_report(
     is_labelled: bool = True,
     kernels: KernelMatrices | None = None,
 ) -> dict[str, Any]:
-    """Classification, fidelity and diversity of one corpus, ready for JSON.
+    """Classification, fidelity and diversity of one corpus, as JSON-compatible values.
 
     Args:
-        scored: its clips; with `totals` a sample of them: the first PAIR_CLIPS stand for all, those
-            of a class for the class.
-        reference: the real clips that it is set against.
+        scored: the clips of the corpus, or, with `totals`, a sample: the first PAIR_CLIPS are the
+            sample of the corpus, the clips of a class are the sample of this class.
+        reference: real clips to compare with.
         labels: class names in the order of the probabilities.
-        set_size: clips that the metrics which depend on their number are computed on.
-        class_sizes: the same of each class.
-        seed: of all draws.
-        totals: sums over all clips; None: `scored` are all.
-        is_labelled: False for clips without labels, whose `truth` is what they are predicted as.
-        kernels: `mmd_kernels` of the first PAIR_CLIPS and the reference, if at hand.
+        set_size: number of clips for the metrics that depend on the number of clips.
+        class_sizes: the same for each class.
+        seed: seed of all samples.
+        totals: sums over all clips; None if `scored` contains all clips.
+        is_labelled: False for clips without labels; `truth` then contains the predicted classes.
+        kernels: `mmd_kernels` of the first PAIR_CLIPS and the reference; computed if None.
 
     Returns:
-        What `classification_report` and `fidelity_report` return, `per_class` with both's.
+        The merged results of `classification_report`, `fidelity_report` and `per_class_fidelity`.
     """
     some = scored if totals is None else scored.first(PAIR_CLIPS)
     report = classification_report(

@@ -1,6 +1,6 @@
-"""How close generated clips are to real ones in an embedding, and how varied they are.
+"""Fidelity and diversity of generated clips relative to real clips, from embeddings.
 
-Every measure's interval covers other clips of the same generator against the same reference.
+The interval of every measure covers other clips of the same generator against the same reference.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from raysound.metrics.checks import embeddings, indices, rows, same_dimensions
 from raysound.metrics.declarations import METRICS, PAIR_CLIPS
 from raysound.metrics.frechet import (
-    MOST_DIMENSIONS,
+    MAX_DIMENSIONS,
     PARTS,
-    cut,
-    factor,
+    covariance_factor,
     fad_inf,
     frechet_measure,
     infinite_measure,
-    refusal,
+    no_extrapolation_reason,
+    split_moments,
 )
-from raysound.metrics.intervals import FEWEST, Estimate, estimate
+from raysound.metrics.intervals import MIN_CLIPS_FOR_INTERVAL, Estimate, estimate
 from raysound.metrics.kernel import (
     KernelMatrices,
     bandwidth,
@@ -40,32 +40,33 @@ from raysound.metrics.neighbours import (
     per_clip,
     set_measures,
 )
-from raysound.metrics.sampling import drawn, fewer
+from raysound.metrics.sampling import sample_rows, size_note
 
-MOST_CLIPS_OF_A_CLASS = 1000
+MAX_CLIPS_PER_CLASS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real clips, with all that is the same for every corpus compared with them.
+    """Real clips with the values that every comparison with them uses.
 
     Attributes:
-        clips: Real clips in all.
-        sample: Up to 5,000 of them, for what is computed from pairs, `(m, d)`.
-        near: Squared distances to their 5 nearest others, `(m, 5)`; empty where there are fewer.
-        sigma: Bandwidth of the MMD; None, and `no_sigma` says why, where there is none.
-        no_sigma: Why there is no bandwidth.
-        own_kernel: Mean kernel between two of the sample.
-        moments: Of all clips.
-        factor: `factor(moments)`; None above 1,024 dimensions, where it is rarely needed.
-        parts: Moments of 8 random parts of all clips; empty where there are too few.
+        clips: Number of real clips.
+        sample: At most 5,000 of them, for metrics of pairs of clips, `(m, d)`.
+        near_squared: Squared distances to the 5 nearest other clips, `(m, 5)`; empty if there are
+            fewer.
+        sigma: Bandwidth of the MMD; None if there is none.
+        no_sigma_reason: Why there is no bandwidth; empty if there is one.
+        own_kernel: Mean kernel between two clips of the sample.
+        moments: Moments of all clips.
+        factor: `covariance_factor(moments)`; None above 1,024 dimensions.
+        parts: Moments of 8 random parts of all clips; empty if there are too few clips.
     """
 
     clips: int
     sample: NDArray[np.float64]
-    near: NDArray[np.float64]
+    near_squared: NDArray[np.float64]
     sigma: float | None
-    no_sigma: str
+    no_sigma_reason: str
     own_kernel: float
     moments: Moments
     factor: NDArray[np.float64] | None
@@ -73,21 +74,22 @@ class Reference:
 
 
 def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
-    """Compute once what every comparison with these real clips needs.
+    """Computes the values that every comparison with these real clips uses.
 
     Args:
-        reference: Embeddings, `(m, d)`, two clips or more.
-        seed: Makes the sample and the parts repeatable.
+        reference: Embeddings, `(m, d)`, two or more clips.
+        seed: Seed of the sample and the parts.
 
     Raises:
-        ValueError: Not `(m, d)`, a number that is not finite, or fewer than two clips.
+        ValueError: The shape is not `(m, d)`, a number is not finite, or there are fewer than two
+            clips.
     """
     array = rows("reference", reference)
     if len(array) < 2:
-        raise ValueError(f"a reference needs 2 clips or more, got {len(array)}")
+        raise ValueError(f"a reference needs at least 2 clips, got {len(array)}")
     of_all = moments(array)
     d = len(of_all.mean)
-    sample = embeddings("reference", drawn(array, PAIR_CLIPS, seed))
+    sample = embeddings("reference", sample_rows(array, PAIR_CLIPS, seed))
     sigma, why, own = None, "", 0.0
     try:
         sigma = bandwidth(sample, seed)
@@ -97,13 +99,15 @@ def prepare(reference: ArrayLike, seed: int = 0) -> Reference:
     return Reference(
         clips=len(array),
         sample=sample,
-        near=nearest_others(sample, K)[1] if len(sample) > K else np.empty((0, K)),
+        near_squared=nearest_others(sample, K)[1] if len(sample) > K else np.empty((0, K)),
         sigma=sigma,
-        no_sigma=why,
+        no_sigma_reason=why,
         own_kernel=own,
         moments=of_all,
-        factor=factor(of_all) if d <= MOST_DIMENSIONS else None,
-        parts=() if refusal(len(array), len(array), d) else cut(array, PARTS, seed),
+        factor=covariance_factor(of_all) if d <= MAX_DIMENSIONS else None,
+        parts=()
+        if no_extrapolation_reason(len(array), len(array), d)
+        else split_moments(array, PARTS, seed),
     )
 
 
@@ -116,30 +120,30 @@ def fidelity_report(
     counts: BallCounts | None = None,
     kernels: KernelMatrices | None = None,
 ) -> dict[str, Any]:
-    """All numbers about one corpus that come from its embeddings, ready for JSON.
+    """Metrics of one corpus that are computed from embeddings, as JSON-compatible values.
 
     Fréchet distance, recall and coverage depend on the number of clips (`needs_equal_n` of their
-    declarations), so they are computed on `set_size` clips drawn from the corpus: give all corpora
-    of a report the same. MMD is unbiased at any number and takes up to 5,000 clips, the
-    extrapolated Fréchet distance all that are given. Precision, density and authenticity are
+    declarations), so they are computed on `set_size` clips sampled from the corpus; use the same
+    `set_size` for all corpora of a report. MMD is unbiased and uses up to 5,000 clips, the
+    extrapolated Fréchet distance uses all given clips. Precision, density and authenticity are
     computed from `counts`.
 
     Args:
         generated: Embeddings, `(n, d)`, any number of clips.
-        reference: Embeddings of real clips, `(m, d)`, or `prepare` of them.
-        seed: Makes what is drawn repeatable.
-        set_size: Clips to draw, 1 or more; above 5,000 it is 5,000. A corpus of fewer is used whole
-            and the three carry a `note`.
-        counts: Of all clips of the corpus, where those given are a sample; None: they are all.
-        kernels: `mmd_kernels` of the two, if at hand.
+        reference: Embeddings of real clips, `(m, d)`, or the result of `prepare`.
+        seed: Seed of the samples.
+        set_size: Number of clips to sample, 1 or more, limited to 5,000. If the corpus has fewer
+            clips, all of them are used and the three measures have a `note`.
+        counts: Counts over all clips of the corpus, if `generated` is a sample; None if it is not.
+        kernels: `mmd_kernels` of both sets; computed if None.
 
     Returns:
-        `compared`, the clips drawn, and measures: `frechet_distance`, `fad_inf`,
+        `compared`, the number of sampled clips, and measures: `frechet_distance`, `fad_inf`,
         `mmd2_x100` (times 100), `recall`, `coverage`, `precision`, `density`, `authenticity`.
 
     Raises:
-        ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, a
-            reference of fewer than two clips, or a `set_size` below 1.
+        ValueError: A shape is not `(n, d)`, a number is not finite, the dimensions differ, the
+            reference has fewer than two clips, or `set_size` is below 1.
     """
     if set_size < 1:
         raise ValueError(f"set_size must be 1 or more, got {set_size}")
@@ -147,12 +151,12 @@ def fidelity_report(
     array = rows("generated", generated)
     same_dimensions(array, real.sample)
     set_size = min(set_size, PAIR_CLIPS)
-    some = embeddings("generated", drawn(array, set_size, seed))
+    some = embeddings("generated", sample_rows(array, set_size, seed))
     report: dict[str, Any] = {
         "compared": len(some),
         "frechet_distance": frechet_measure(some, real.moments, real.factor, seed=seed),
     }
-    why = refusal(len(array), real.clips, array.shape[1])
+    why = no_extrapolation_reason(len(array), real.clips, array.shape[1])
     if why or real.factor is None:
         report["fad_inf"] = estimate(None, why=why)
     else:
@@ -162,7 +166,7 @@ def fidelity_report(
     report |= _sets(some, real, seed) | _clips(array, real, counts)
     for metric in METRICS:
         if metric.needs_equal_n and metric.key in report:
-            report[metric.key] |= fewer(len(some), set_size)
+            report[metric.key] |= size_note(len(some), set_size)
     return report
 
 
@@ -176,11 +180,11 @@ def per_class_fidelity(
     set_sizes: Sequence[int],
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Each class's generated clips against its own real clips.
+    """Compares the generated clips of each class with the real clips of this class.
 
-    MMD takes up to 1,000 clips of a class on each side, with the bandwidth of the whole reference,
-    so that classes compare. Coverage, which depends on the number of clips, takes `set_sizes` of
-    them: give all corpora of a report the same.
+    MMD uses up to 1,000 clips of a class on each side, and the bandwidth of the complete reference,
+    so that classes are comparable. Coverage depends on the number of clips, so it is computed on
+    `set_sizes` clips; use the same `set_sizes` for all corpora of a report.
 
     Args:
         generated: Embeddings, `(n, d)`.
@@ -188,18 +192,19 @@ def per_class_fidelity(
         reference: Embeddings of real clips, `(m, d)`, two or more.
         reference_labels: Class indices, `(m,)`.
         classes: Name of each class, by index.
-        set_sizes: Clips of each class to draw for its coverage. A corpus of fewer is used whole,
-            and its coverage carries a `note`.
-        seed: Makes what is drawn repeatable.
+        set_sizes: Number of clips of each class to sample for coverage. If a class has fewer clips,
+            all of them are used and its coverage has a `note`.
+        seed: Seed of the samples.
 
     Returns:
-        By class name: `generated` and `reference`, clips; `mmd2_x100`, `coverage` and
-        `fad_inf`, measures. A value is None with a `why` below 10 clips on a
-        side, of a coverage below 10 to draw, or where there are too few for an extrapolation.
+        By class name: `generated` and `reference`, numbers of clips; `mmd2_x100`, `coverage` and
+        `fad_inf`, measures. A value is None, with a `why`, if a side has fewer than 10 clips, if
+        the coverage has a set size below 10, or if there are too few clips to extrapolate.
 
     Raises:
-        ValueError: Not `(n, d)`, a number that is not finite, dimensions that differ, labels that
-            do not fit, or fewer than two real clips.
+        ValueError: A shape is not `(n, d)`, a number is not finite, the dimensions or the numbers
+            of labels and clips differ, a class is out of range, or there are fewer than two real
+            clips.
     """
     x, y = rows("generated", generated), rows("reference", reference)
     same_dimensions(x, y)
@@ -224,13 +229,13 @@ def _of_class(
 ) -> dict[str, Any]:
     counts = {"generated": len(x), "reference": len(y)}
     for side, clips in counts.items():
-        if clips < FEWEST:
-            why = f"{clips} {side} clips: fewer than {FEWEST}"
+        if clips < MIN_CLIPS_FOR_INTERVAL:
+            why = f"{clips} {side} clips: fewer than {MIN_CLIPS_FOR_INTERVAL}"
             names = ("mmd2_x100", "coverage", "fad_inf")
             return {**counts, **{name: estimate(None, why=why) for name in names}}
     discrepancy = estimate(None, why=why)
     if sigma is not None:
-        some, real = (drawn(values, MOST_CLIPS_OF_A_CLASS, seed) for values in (x, y))
+        some, real = (sample_rows(values, MAX_CLIPS_PER_CLASS, seed) for values in (x, y))
         discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
     return {
         **counts,
@@ -241,22 +246,25 @@ def _of_class(
 
 
 def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Estimate:
-    if set_size < FEWEST:
-        return estimate(None, why=f"{set_size} real test clips of the class: fewer than {FEWEST}")
-    some = drawn(x, min(set_size, PAIR_CLIPS), seed)
-    found = set_measures(neighbours(some, drawn(y, PAIR_CLIPS, seed)), seed)["coverage"]
-    return found | fewer(len(some), set_size)
+    if set_size < MIN_CLIPS_FOR_INTERVAL:
+        return estimate(
+            None,
+            why=f"{set_size} real test clips of the class: fewer than {MIN_CLIPS_FOR_INTERVAL}",
+        )
+    some = sample_rows(x, min(set_size, PAIR_CLIPS), seed)
+    found = set_measures(neighbours(some, sample_rows(y, PAIR_CLIPS, seed)), seed)["coverage"]
+    return found | size_note(len(some), set_size)
 
 
 def mmd_kernels(generated: ArrayLike, reference: Reference, seed: int = 0) -> KernelMatrices | None:
-    """What the MMD of some clips is computed from; None where it has no value.
+    """Kernel matrices from which the MMD of some clips is computed; None if it has no value.
 
     Args:
-        generated: Embeddings, `(n, d)`; of more than 5,000 clips as many are drawn.
-        reference: The real clips.
-        seed: Makes what is drawn repeatable.
+        generated: Embeddings, `(n, d)`; at most 5,000 clips are sampled.
+        reference: Real clips.
+        seed: Seed of the sample.
     """
-    some = drawn(rows("generated", generated), PAIR_CLIPS, seed)
+    some = sample_rows(rows("generated", generated), PAIR_CLIPS, seed)
     if reference.sigma is None or len(some) < 2:
         return None
     return kernel_matrices(some, reference.sample, reference.sigma, reference.own_kernel)
@@ -266,8 +274,8 @@ def _mmd(kernels: KernelMatrices | None, clips: int, real: Reference, seed: int)
     if kernels is not None:
         return mmd_measure(kernels, seed)
     if real.sigma is None:
-        return estimate(None, why=real.no_sigma)
-    return estimate(None, why=f"{clips} clips: MMD needs 2 or more")
+        return estimate(None, why=real.no_sigma_reason)
+    return estimate(None, why=f"{clips} clips: MMD needs at least 2")
 
 
 def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Estimate]:
@@ -275,7 +283,7 @@ def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Estim
         if clips <= K:
             why = f"{clips} {side} clips: {K} neighbours need more"
             return {name: estimate(None, why=why) for name in ("recall", "coverage")}
-    return set_measures(neighbours(x, real.sample, K, real.near), seed)
+    return set_measures(neighbours(x, real.sample, K, real.near_squared), seed)
 
 
 def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[str, Estimate]:
@@ -286,6 +294,6 @@ def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[
     if why:
         return {name: estimate(None, why=why) for name in ("precision", "density", "authenticity")}
     if counts is None:
-        found = per_clip(x, real.sample, K, real.near)
+        found = per_clip(x, real.sample, K, real.near_squared)
         counts = BallCounts.of(found.balls, found.authentic)
     return clip_measures(counts)

@@ -1,8 +1,9 @@
-"""Fréchet distance between two sets of embeddings, each seen as a Gaussian.
+"""Fréchet distance between two sets of embeddings, each approximated by a Gaussian.
 
 d² = |μ₁ - μ₂|² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁ Σ₂)^½ with unbiased covariances. The trace of the root is
-taken from symmetric eigenvalues or from singular values; the matrix root of Σ₁ Σ₂, which need not
-be symmetric and has imaginary parts by rounding, is never formed. Unit: the embedding's, squared.
+computed from eigenvalues of a symmetric matrix or from singular values. The matrix root of Σ₁ Σ₂ is
+not computed, because it is in general not symmetric and rounding makes it complex. Unit: the square
+of the unit of the embedding.
 
 Source: D. C. Dowson and B. V. Landau, "The Fréchet distance between multivariate normal
 distributions", Journal of Multivariate Analysis 12, 1982, pp. 450-455; as a score of generators M.
@@ -24,20 +25,20 @@ from raysound.metrics.intervals import (
 )
 from raysound.metrics.moments import Moments, covariance, merge_moments, moments
 
-# Clips per dimension that the smallest half must have. From 1.5 on what the fit leaves of the bias
-# of Gaussian clips is within its noise; of heavy tails' it leaves a third to a seventh even above.
+# Minimum number of clips per dimension in a half. From 1.5, the fit removes the bias of Gaussian
+# clips up to its noise; with heavy tails, 1/7 to 1/3 of the bias remains.
 CLIPS_PER_DIMENSION = 2
-# Eigenvalues of more dimensions take minutes.
-MOST_DIMENSIONS = 1024
+# With more dimensions, eigenvalues take minutes.
+MAX_DIMENSIONS = 1024
 GROUPS = 32
 PARTS = 8
 
 
-def factor(of: Moments) -> NDArray[np.float64]:
-    """S with S Sᵀ = Σ, `(d, d)`: Cholesky's, or the symmetric root where Σ has no full rank.
+def covariance_factor(of: Moments) -> NDArray[np.float64]:
+    """S with S Sᵀ = Σ, `(d, d)`: the Cholesky factor, or the symmetric root if Σ is singular.
 
     Raises:
-        ValueError: Fewer than two clips.
+        ValueError: There are fewer than two clips.
     """
     try:
         return np.asarray(np.linalg.cholesky(covariance(of)), dtype=np.float64)
@@ -51,16 +52,16 @@ def moments_distance(
 ) -> float:
     """Fréchet distance d² of two sets from their moments.
 
-    tr (Σ₁ Σ₂)^½ = Σ √λ over the eigenvalues λ of Σ₂^½ Σ₁ Σ₂^½, which is symmetric. Any S with
-    S Sᵀ = Σ₂ serves in place of the root, in Sᵀ Σ₁ S: a Cholesky factor is the fastest.
+    tr (Σ₁ Σ₂)^½ = Σ √λ over the eigenvalues λ of the symmetric matrix Σ₂^½ Σ₁ Σ₂^½. Sᵀ Σ₁ S with
+    any S with S Sᵀ = Σ₂ has the same eigenvalues; the Cholesky factor is the fastest to compute.
 
     Args:
         a: Moments of one set.
-        b: Moments of the other.
-        factor_of_b: `factor(b)`, if it is at hand: many sets against one need it once.
+        b: Moments of the other set.
+        factor_of_b: `covariance_factor(b)`; computed if None. Pass it to compare many sets with b.
 
     Returns:
-        d² ≥ 0. Larger than the truth by about b/n at small n: compare equal n only.
+        d² ≥ 0. On average it exceeds the true distance by about c/n: compare equal n only.
 
     Raises:
         ValueError: A set has fewer than two clips, or the dimensions differ.
@@ -71,11 +72,13 @@ def moments_distance(
         9.0
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"sets of {len(a.mean)} and {len(b.mean)} dimensions: one network?")
+        raise ValueError(
+            f"sets of {len(a.mean)} and {len(b.mean)} dimensions: are they of one network?"
+        )
     of_a, of_b = covariance(a), covariance(b)
-    side = factor(b) if factor_of_b is None else factor_of_b
-    product = side.T @ of_a @ side
-    # The two triangles differ by rounding only; eigvalsh would read one of them.
+    root = covariance_factor(b) if factor_of_b is None else factor_of_b
+    product = root.T @ of_a @ root
+    # Rounding makes the two triangles differ, and eigvalsh reads only one of them.
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
     overlap = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
     return _distance(a.mean - b.mean, np.trace(of_a), np.trace(of_b), overlap)
@@ -84,8 +87,8 @@ def moments_distance(
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     """Fréchet distance d² of two sets of embeddings.
 
-    Where a set has fewer clips than dimensions, tr (Σ₁ Σ₂)^½ is the sum of the singular values of
-    X Yᵀ / √((n-1)(m-1)), X and Y centred: exact where the covariances have no full rank.
+    If a set has fewer clips than dimensions, tr (Σ₁ Σ₂)^½ is the sum of the singular values of
+    X Yᵀ / √((n-1)(m-1)) with X and Y centred, which is exact for singular covariances.
 
     Args:
         x: Embeddings, `(n, d)`.
@@ -95,8 +98,8 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
         d² ≥ 0.
 
     Raises:
-        ValueError: Not `(n, d)`, a number that is not finite, fewer than two clips, or the
-            dimensions differ.
+        ValueError: A shape is not `(n, d)`, a number is not finite, there are fewer than two
+            clips, or the dimensions differ.
 
     Examples:
         >>> round(frechet_distance([[0.0], [2.0]], [[3.0], [5.0]]), 9)
@@ -107,13 +110,13 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     if min(len(x), len(y)) >= x.shape[1]:
         return moments_distance(moments(x), moments(y))
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"a covariance needs 2 clips or more, got {len(x)} and {len(y)}")
-    near_x, near_y = x - x[0], y - y[0]
-    gap = x[0] - y[0] + near_x.mean(axis=0) - near_y.mean(axis=0)
-    near_x = (near_x - near_x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    near_y = (near_y - near_y.mean(axis=0)) / np.sqrt(len(y) - 1)
-    overlap = np.linalg.svd(near_x @ near_y.T, compute_uv=False).sum()
-    return _distance(gap, (near_x**2).sum(), (near_y**2).sum(), overlap)
+        raise ValueError(f"a covariance needs at least 2 clips, got {len(x)} and {len(y)}")
+    centred_x, centred_y = x - x[0], y - y[0]
+    gap = x[0] - y[0] + centred_x.mean(axis=0) - centred_y.mean(axis=0)
+    centred_x = (centred_x - centred_x.mean(axis=0)) / np.sqrt(len(x) - 1)
+    centred_y = (centred_y - centred_y.mean(axis=0)) / np.sqrt(len(y) - 1)
+    overlap = np.linalg.svd(centred_x @ centred_y.T, compute_uv=False).sum()
+    return _distance(gap, (centred_x**2).sum(), (centred_y**2).sum(), overlap)
 
 
 def frechet_measure(
@@ -125,97 +128,99 @@ def frechet_measure(
 ) -> Estimate:
     """Fréchet distance of embeddings `(n, d)` to a fixed set, with its interval.
 
-    The interval covers what other n clips of the same generator would give against the same set:
-    from half samples of 32 groups of clips. Below 4 clips per dimension there is none, for halves
-    then have no full rank, or nearly so, and spread more than the whole. Above, the interval is
-    about right for heavy tails and still 1.3 to 1.9 times too wide for Gaussian clips:
-    benchmarks/frechet_intervals.py measures both.
+    The interval, from half samples of 32 groups of clips, covers n other clips of the same
+    generator against the same set. Below 4 clips per dimension there is no interval, because the
+    covariances of halves are singular or nearly so, and halves vary more than the set. Above, the
+    interval is about correct for heavy tails and 1.3 to 1.9 times too wide for Gaussian clips; see
+    benchmarks/frechet_intervals.py.
     """
     n, d = x.shape
     if n < 2:
-        return estimate(None, why=f"{n} {what}: a covariance needs 2 or more")
+        return estimate(None, why=f"{n} {what}: a covariance needs at least 2")
     if n <= d:
         return estimate(_distance_of_few(x, b), why=_too_few(n, d, what))
     order = np.random.default_rng(seed).permutation(n)
     groups = [moments(x[part]) for part in np.array_split(order, min(GROUPS, n))]
     value = moments_distance(merge_moments(*groups), b, factor_of_b)
-    if n < fewest(d):
+    if n < min_clips(d):
         return estimate(value, why=_too_few(n, d, what))
-    if d > MOST_DIMENSIONS:
-        return estimate(value, why=f"{d} dimensions: its interval would take minutes")
-    found = _grouped(groups, lambda a: moments_distance(a, b, factor_of_b), value, n, what, seed)
+    if d > MAX_DIMENSIONS:
+        return estimate(value, why=f"{d} dimensions: an interval would take minutes")
+    found = _with_interval(
+        groups, lambda a: moments_distance(a, b, factor_of_b), value, n, what, seed
+    )
     return found if found["low"] is None else found | {"low": max(0.0, found["low"])}
 
 
 def _too_few(n: int, d: int, what: str) -> str:
-    return f"{n} {what}: {d} dimensions need {fewest(d)} for an interval"
+    return f"{n} {what}: {d} dimensions need {min_clips(d)} for an interval"
 
 
 def _distance_of_few(x: NDArray[np.float64], b: Moments) -> float:
-    """Fréchet distance of n ≤ d clips, from an n × n matrix in place of one of d × d."""
+    """Fréchet distance of n ≤ d clips, from an n × n matrix instead of a d × d matrix."""
     n = len(x)
-    near = x - b.mean
-    gap = near.mean(axis=0)
-    near = near - gap
-    eigenvalues = np.linalg.eigvalsh(near @ covariance(b) @ near.T / (n - 1))
+    centred = x - b.mean
+    gap = centred.mean(axis=0)
+    centred = centred - gap
+    eigenvalues = np.linalg.eigvalsh(centred @ covariance(b) @ centred.T / (n - 1))
     overlap = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
     trace = float(np.trace(b.m2) / (b.n - 1))
-    return _distance(gap, float((near**2).sum() / (n - 1)), trace, overlap)
+    return _distance(gap, float((centred**2).sum() / (n - 1)), trace, overlap)
 
 
 def fad_inf(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Estimate:
-    """Fréchet distance that infinitely many clips on both sides would have.
+    """Fréchet distance, extrapolated to infinitely many clips on both sides.
 
-    d² of finite sets is larger than the truth by about b/n. Both sets are cut at random into 8
-    parts; at f = 1/2, 3/4 and 1 of the parts of both, without repetition and each part equally
-    often, d² = a + b/f is fitted, and a, the value at infinite f, is the result. The interval
-    covers other clips of `x` against the same `y`.
+    The bias of d² is about c/n for finite sets. Both sets are divided at random into 8 parts. For
+    the fractions f = 1/2, 3/4 and 1 of the parts of both sets, in which each part occurs equally
+    often, d² = a + b/f is fitted. The result is a, the value at infinite f. The interval covers
+    other clips of `x` against the same `y`.
 
     Source: M. J. Chong and D. Forsyth, "Effectively unbiased FID and Inception Score and where to
-    find them", CVPR 2020, arXiv 1911.07023. They extrapolate the generator's clips only, for a
-    reference of 50,000; ours is small, and its bias is as large.
+    find them", CVPR 2020, arXiv 1911.07023. They extrapolate only the generated clips, for a
+    reference of 50,000. Here the reference is small, so its bias is as large.
 
     Args:
         x: Embeddings of the generated clips, `(n, d)`.
         y: Embeddings of the reference, `(m, d)`.
-        seed: Makes the parts repeatable.
+        seed: Seed of the division into parts.
 
     Returns:
-        A measure: it may be a little below 0 where the truth is near 0. Its value is None where
-        half of the clips of a set are fewer than 2 per dimension, for then d² is not linear in
-        1/n. Where embeddings have heavy tails, a third to a seventh of the bias stays in it,
-        which the interval does not cover: benchmarks/frechet_bias.py measures both.
+        A measure. It can be slightly negative if the true value is near 0. The value is None if
+        half of the clips of a set are fewer than 2 per dimension, because d² is then not linear in
+        1/n. With heavy-tailed embeddings, 1/7 to 1/3 of the bias remains, which the interval does
+        not cover; see benchmarks/frechet_bias.py.
 
     Raises:
-        ValueError: Not `(n, d)`, a number that is not finite, or the dimensions differ.
+        ValueError: A shape is not `(n, d)`, a number is not finite, or the dimensions differ.
     """
     x, y = rows("x", x), rows("y", y)
     same_dimensions(x, y)
-    why = refusal(len(x), len(y), x.shape[1])
+    why = no_extrapolation_reason(len(x), len(y), x.shape[1])
     if why:
         return estimate(None, why=why)
-    whole = moments(y)
-    return infinite_measure(x, cut(y, PARTS, seed), whole, factor(whole), seed)
+    of_y = moments(y)
+    return infinite_measure(x, split_moments(y, PARTS, seed), of_y, covariance_factor(of_y), seed)
 
 
-def refusal(generated: int, reference: int, d: int) -> str:
-    """Why no distance can be extrapolated for so many clips; empty where it can."""
-    if d > MOST_DIMENSIONS:
-        return f"{d} dimensions: more than {MOST_DIMENSIONS} would take minutes"
+def no_extrapolation_reason(generated: int, reference: int, d: int) -> str:
+    """Why the distance can't be extrapolated for these numbers of clips; empty if it can."""
+    if d > MAX_DIMENSIONS:
+        return f"{d} dimensions: more than {MAX_DIMENSIONS} would take minutes"
     for clips, name in ((generated, "generated"), (reference, "reference")):
-        if clips < fewest(d):
-            return f"{clips} {name} clips: {d} dimensions need {fewest(d)} for an extrapolation"
+        if clips < min_clips(d):
+            return f"{clips} {name} clips: {d} dimensions need {min_clips(d)} for an extrapolation"
     return ""
 
 
-def fewest(d: int) -> int:
-    """Clips that an interval or an extrapolation in `d` dimensions needs."""
-    # Each group must hold a clip.
+def min_clips(d: int) -> int:
+    """Minimum number of clips for an interval or an extrapolation in `d` dimensions."""
+    # Each group needs a clip.
     return max(2 * CLIPS_PER_DIMENSION * d, GROUPS)
 
 
-def cut(values: ArrayLike, parts: int, seed: int) -> list[Moments]:
-    """Moments of random parts of embeddings `(n, d)`, as equal in size as can be."""
+def split_moments(values: ArrayLike, parts: int, seed: int) -> list[Moments]:
+    """Moments of random parts of embeddings `(n, d)`, of sizes that differ by at most 1."""
     array = np.asarray(values)
     order = np.random.default_rng(seed).permutation(len(array))
     return [moments(array[np.sort(part)]) for part in np.array_split(order, parts)]
@@ -228,17 +233,17 @@ def infinite_measure(
     factor_of_b: NDArray[np.float64],
     seed: int = 0,
 ) -> Estimate:
-    """`fad_inf` against a set of which parts, moments and factor are at hand."""
-    groups = cut(x, GROUPS, seed + 1)
+    """`fad_inf` from the moments of the parts of `b`, of `b`, and its factor."""
+    groups = split_moments(x, GROUPS, seed + 1)
     size = GROUPS // PARTS
     parts = [merge_moments(*groups[i : i + size]) for i in range(0, GROUPS, size)]
-    whole = merge_moments(*parts)
-    value = extrapolate(parts, parts_of_b, moments_distance(whole, b, factor_of_b))
-    return _grouped(
+    merged = merge_moments(*parts)
+    value = extrapolate(parts, parts_of_b, moments_distance(merged, b, factor_of_b))
+    return _with_interval(
         groups,
         lambda a: moments_distance(a, b, factor_of_b),
         value,
-        whole.n,
+        merged.n,
         "clips",
         seed,
     )
@@ -249,22 +254,22 @@ def extrapolate(parts: Sequence[Moments], others: Sequence[Moments], full: float
     count = len(parts)
     fractions, distances = [1.0], [full]
     for fraction in (1 / 2, 3 / 4):
-        take = round(fraction * count)
-        at = []
-        # Windows around the circle: each part is in equally many, so what is linear cancels.
+        size = round(fraction * count)
+        values = []
+        # Circular windows contain each part equally often, so that linear terms cancel.
         for start in range(count):
-            window = [(start + step) % count for step in range(take)]
+            window = [(start + step) % count for step in range(size)]
             some, other = (
                 merge_moments(*(parts[i] for i in window)),
                 merge_moments(*(others[i] for i in window)),
             )
-            at.append(moments_distance(some, other))
+            values.append(moments_distance(some, other))
         fractions.append(fraction)
-        distances.append(float(np.mean(at)))
+        distances.append(float(np.mean(values)))
     return float(np.polyfit(1 / np.array(fractions), distances, 1)[1])
 
 
-def _grouped(
+def _with_interval(
     groups: Sequence[Moments],
     distance: Callable[[Moments], float],
     value: float,
@@ -272,12 +277,12 @@ def _grouped(
     what: str,
     seed: int,
 ) -> Estimate:
-    drawn = half_samples(len(groups), seed=seed)
-    at = [distance(merge_moments(*(groups[i] for i in half))) for half in drawn]
-    low, high = spread_interval(at, len(groups), value)
+    halves = half_samples(len(groups), seed=seed)
+    at_halves = [distance(merge_moments(*(groups[i] for i in half))) for half in halves]
+    low, high = spread_interval(at_halves, len(groups), value)
     return resampling_estimate(value, float(low), float(high), n, what)
 
 
 def _distance(gap: NDArray[np.float64], a: float, b: float, overlap: float) -> float:
-    # Of equal sets rounding leaves something below 0.
+    # For equal sets, rounding can give a negative value.
     return max(0.0, float(gap @ gap + a + b - 2 * overlap))

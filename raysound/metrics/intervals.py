@@ -1,8 +1,8 @@
-"""Measures and how far chance may have moved them: every interval is one of 95 %.
+"""Measures with 95 % confidence intervals.
 
-A measure is a dict `{"value", "low", "high"}` of floats, ready for JSON. Where the value or its
-interval is not known it is None, and `"why"` says so in words. A share of clips also holds their
-number as `"of"`.
+A measure is a dict `{"value", "low", "high"}` of floats that can be written as JSON. If the value
+or its interval is not known, it is None, and `"why"` states the reason. A share of clips also has
+their number as `"of"`.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ Estimate = dict[str, Any]
 Statistic = Callable[[NDArray[np.int64]], ArrayLike]
 
 Z = NormalDist().inv_cdf(0.975)
-# A spread taken from fewer clips says more about those clips than about the next ones.
-FEWEST = 10
+# A spread of fewer clips does not estimate that of other clips.
+MIN_CLIPS_FOR_INTERVAL = 10
 
 
 def estimate(
     value: float | None, low: float | None = None, high: float | None = None, why: str = ""
 ) -> Estimate:
-    """A measure; one without an interval says why."""
+    """A measure; `why` is the reason if the value or the interval is missing."""
     known: Estimate = {
         name: None if number is None else float(number)
         for name, number in (("value", value), ("low", low), ("high", high))
@@ -33,30 +33,31 @@ def estimate(
 
 
 def resampling_estimate(value: float, low: float, high: float, n: int, what: str) -> Estimate:
-    """A measure with the interval that resampling `n` clips gave; `what` names them.
+    """A measure with an interval from resampling `n` clips; `what` names them in messages.
 
-    An interval of no width is none: where all resamples agree, they cannot show how far off they
-    all are (as when 20 of 20 clips are right).
+    There is no interval below 10 clips, or if it has no width: if all resamples agree, for example
+    because 20 of 20 clips are right, they do not show the error of the value.
     """
     low, high = min(low, value), max(high, value)
-    if n < FEWEST:
-        return estimate(value, why=f"{n} {what}: fewer than the {FEWEST} an interval needs")
+    if n < MIN_CLIPS_FOR_INTERVAL:
+        why = f"{n} {what}: an interval needs at least {MIN_CLIPS_FOR_INTERVAL}"
+        return estimate(value, why=why)
     if not high - low > 1e-12 * abs(value):
-        return estimate(value, why=f"any part of the {what} gives this value: no spread to go by")
+        return estimate(value, why=f"every part of the {what} gives this value: no spread")
     return estimate(value, low, high)
 
 
 def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> Estimate:
-    """A mean of numbers of 0 and up, with ± 1.96 standard errors, from their sums.
+    """Mean of non-negative numbers ± 1.96 standard errors, from their sums.
 
-    The standard error is √((Σx² - (Σx)² / n) / (n (n - 1))). By the central limit theorem a mean of
-    many numbers is normal; of ten it is not quite, and its interval covers less than it claims.
+    The standard error is √((Σx² - (Σx)² / n) / (n (n - 1))). The mean of many numbers is normally
+    distributed (central limit theorem). With only ten numbers, the interval covers less than 95 %.
 
     Args:
         total: Σx.
         squares: Σx².
-        n: How many, 1 or more.
-        what: Names them.
+        n: Number of summands, 1 or more.
+        what: Name of the summands in messages.
 
     Examples:
         >>> found = mean_measure(50.0, 30.0, 100)
@@ -65,30 +66,30 @@ def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> E
     """
     mean = total / n
     variance = max(0.0, squares - total * mean) / max(1, n - 1)
-    reach = Z * sqrt(variance / n)
-    return resampling_estimate(mean, max(0.0, mean - reach), mean + reach, n, what)
+    half_width = Z * sqrt(variance / n)
+    return resampling_estimate(mean, max(0.0, mean - half_width), mean + half_width, n, what)
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share of `correct` out of `n`.
+    """Wilson score interval of the share of `correct` out of `n`.
 
     With p = correct / n and z the two-sided normal quantile of `confidence`, its ends are
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n). Unlike the textbook p ± z √(p(1-p)/n) it
-    stays inside [0, 1] and keeps a width when all or none are correct.
+    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n). Unlike the normal approximation
+    p ± z √(p(1-p)/n), it is inside [0, 1] and has a width if all or none are correct.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
     Journal of the American Statistical Association 22 (158), 1927, pp. 209-212.
 
     Args:
-        correct: Clips that were right, 0 to `n`.
-        n: Clips in all.
-        confidence: Coverage aimed at, inside (0, 1).
+        correct: Number of correct clips, 0 to `n`.
+        n: Number of clips.
+        confidence: Nominal coverage, in (0, 1).
 
     Returns:
-        `(low, high)`, shares in [0, 1]; `(0.0, 1.0)` where `n` is 0, for then nothing is known.
+        `(low, high)`, shares in [0, 1]; `(0.0, 1.0)` if `n` is 0.
 
     Raises:
-        ValueError: `correct` lies outside 0 to `n`, or `confidence` outside (0, 1).
+        ValueError: `correct` is outside 0 to `n`, or `confidence` is outside (0, 1).
 
     Examples:
         >>> low, high = wilson_interval(80, 100)
@@ -98,28 +99,28 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         (0.0, 1.0)
     """
     if not 0 <= correct <= n:
-        raise ValueError(f"correct must lie in 0..n, got correct={correct} and n={n}")
+        raise ValueError(f"correct must be in 0..n, got correct={correct} and n={n}")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie inside (0, 1), got {confidence}")
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if n == 0:
         return 0.0, 1.0
     return wilson_ends(correct, n, NormalDist().inv_cdf(0.5 + confidence / 2))
 
 
 def wilson_ends(correct: int, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval at the normal quantile `z`, for `n` of 1 or more; see `wilson_interval`."""
+    """Wilson interval at the normal quantile `z` for `n` ≥ 1; see `wilson_interval`."""
     share = correct / n
-    shrink = 1 + z**2 / n
-    centre = (share + z**2 / (2 * n)) / shrink
-    half = z / shrink * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # The ends are exact at none and all correct; rounding would leave 1e-18 in their place.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
+    denominator = 1 + z**2 / n
+    centre = (share + z**2 / (2 * n)) / denominator
+    half_width = z / denominator * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # The ends are exact if none or all are correct; rounding would give 1e-18 instead of 0.
+    low = 0.0 if correct == 0 else max(0.0, centre - half_width)
+    high = 1.0 if correct == n else min(1.0, centre + half_width)
     return low, high
 
 
 def proportion_estimate(correct: int, n: int) -> Estimate:
-    """A share with Wilson's interval; value None, interval [0, 1] where there are no clips."""
+    """A share with the Wilson interval; without clips the value is None, the interval [0, 1]."""
     low, high = wilson_interval(int(correct), int(n))
     return {**estimate(int(correct) / int(n) if n else None, low, high), "of": int(n)}
 
@@ -127,22 +128,22 @@ def proportion_estimate(correct: int, n: int) -> Estimate:
 def bootstrap_interval(
     statistic: Statistic, n: int, resamples: int = 200, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile bootstrap: the 2.5 % and 97.5 % quantiles over samples drawn with replacement.
+    """Percentile bootstrap: the 2.5 % and 97.5 % quantiles over samples with replacement.
 
-    For means and what is close to one. A statistic biased by the number of clips is biased twice
-    here, and repeated clips are each other's neighbours at distance 0: see `half_sample_interval`.
+    Use it for means and similar statistics. It doubles the bias of statistics that depend on the
+    number of clips, and repeated clips are neighbours at distance 0: see `half_sample_interval`.
 
     Source: B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7
     (1), 1979, pp. 1-26.
 
     Args:
-        statistic: Takes indices `(n,)` of 0 to `n - 1`, returns a number or a vector of them.
-        n: Clips, 1 or more.
-        resamples: How many samples are drawn.
-        seed: Makes the draws repeatable.
+        statistic: Takes indices `(n,)` in 0 to `n - 1`, returns a number or a vector.
+        n: Number of clips, 1 or more.
+        resamples: Number of samples.
+        seed: Seed of the samples.
 
     Returns:
-        `(low, high)`, each of the statistic's shape.
+        `(low, high)`, each with the shape of the statistic.
 
     Raises:
         ValueError: `n` or `resamples` is below 1.
@@ -158,13 +159,13 @@ def bootstrap_interval(
 
 
 def half_samples(n: int, draws: int = 30, seed: int = 0) -> NDArray[np.int64]:
-    """Indices of `draws` random halves of `n` clips without repetition, `(draws, n // 2)`, sorted.
+    """Sorted indices of `draws` random halves of `n` clips, `(draws, n // 2)`; no index repeats.
 
     Raises:
-        ValueError: Fewer than 4 clips, or fewer than 2 draws.
+        ValueError: There are fewer than 4 clips, or fewer than 2 draws.
     """
     if n < 4 or draws < 2:
-        raise ValueError(f"halves need 4 clips and 2 draws or more, got {n} and {draws}")
+        raise ValueError(f"halves need at least 4 clips and 2 draws, got {n} and {draws}")
     rng = np.random.default_rng(seed)
     return np.array([np.sort(rng.permutation(n)[: n // 2]) for _ in range(draws)])
 
@@ -172,9 +173,9 @@ def half_samples(n: int, draws: int = 30, seed: int = 0) -> NDArray[np.int64]:
 def spread_interval(
     at_halves: ArrayLike, n: int, value: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`value` ± 1.96 times the spread of `at_halves`, see `half_sample_interval`."""
+    """`value` ± 1.96 standard deviations of `at_halves`, see `half_sample_interval`."""
     sd = np.std(np.asarray(at_halves, dtype=np.float64), axis=0, ddof=1)
-    # Halves of an odd n are a little smaller than what they leave out.
+    # Corrects for odd n, where a half is smaller than its complement.
     sd = sd * sqrt((n // 2) / (n - n // 2))
     return np.asarray(value - Z * sd), np.asarray(value + Z * sd)
 
@@ -184,27 +185,27 @@ def half_sample_interval(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`value` ± 1.96 times the standard deviation of the statistic over random halves.
 
-    A mean of m out of n clips without replacement has the variance σ²/m · (1 - m/n): with m = n/2
-    that is σ²/n, the variance of the mean of all n clips. So, to first order, the halves spread
-    around their own mean as the value of all clips spreads around its expectation: the
-    delete-half jackknife. No clip is ever repeated, unlike in a bootstrap. It covers the
-    statistic's expectation at n clips; a bias that depends on n stays in it.
+    The mean of m out of n clips without replacement has the variance σ²/m · (1 - m/n). With
+    m = n/2 this is σ²/n, the variance of the mean of all n clips. To first order, the halves
+    therefore vary around their mean as the value of all clips varies around its expectation: the
+    delete-half jackknife. Unlike in a bootstrap, no clip is repeated. The interval covers the
+    expectation of the statistic at n clips, including its bias at n clips.
 
     Source: J. Shao and C. F. J. Wu, "A general theory for jackknife variance estimation", Annals of
     Statistics 17 (3), 1989, pp. 1176-1197: deleting d of n clips, in random subsets.
 
     Args:
-        statistic: Takes distinct indices `(n // 2,)`, returns a number or a vector of them.
-        n: Clips, 4 or more.
-        value: The statistic of all clips.
-        draws: Random halves, 2 or more; 30 know the spread to about 13 %.
-        seed: Makes the draws repeatable.
+        statistic: Takes distinct indices `(n // 2,)`, returns a number or a vector.
+        n: Number of clips, 4 or more.
+        value: Statistic of all clips.
+        draws: Number of random halves, 2 or more; 30 determine the spread to about 13 %.
+        seed: Seed of the halves.
 
     Returns:
-        `(low, high)`, each of the statistic's shape.
+        `(low, high)`, each with the shape of the statistic.
 
     Raises:
-        ValueError: Fewer than 4 clips, or fewer than 2 draws.
+        ValueError: There are fewer than 4 clips, or fewer than 2 draws.
     """
     at_halves = np.array(
         [statistic(half) for half in half_samples(n, draws, seed)], dtype=np.float64
@@ -213,11 +214,12 @@ def half_sample_interval(
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """How much larger `a` is than `b`, two measures of different clips, with its interval.
+    """Difference `a` - `b` of two measures of different clips, with its interval.
 
     Square-and-add: with the difference D = a - b, low = D - √((a - a.low)² + (b.high - b)²) and
-    high = D + √((a.high - a)² + (b - b.low)²). Intervals need not be symmetric. The two must be
-    independent: two corpora against one fixed reference are, a corpus and a part of it are not.
+    high = D + √((a.high - a)² + (b - b.low)²). The intervals may be asymmetric. The measures must
+    be independent: those of two corpora against one fixed reference are, those of a corpus and of
+    a part of it are not.
 
     Source: R. G. Newcombe, "Interval estimation for the difference between independent
     proportions", Statistics in Medicine 17, 1998, pp. 873-890 (method 10); for any measure G. Y.
@@ -225,13 +227,13 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     approach", Statistics in Medicine 27, 2008, pp. 1693-1702.
 
     Returns:
-        A measure, and `significant`: whether 0 lies outside the interval; False without one.
+        A measure with `significant`: whether the interval excludes 0; False without an interval.
 
     Examples:
         >>> faithful = {"value": 0.8, "low": 0.7, "high": 0.9}
         >>> poor = {"value": 0.5, "low": 0.4, "high": 0.6}
-        >>> apart = difference(faithful, poor)
-        >>> f"{apart['value']:.2f} {apart['low']:.2f} {apart['high']:.2f}", apart["significant"]
+        >>> found = difference(faithful, poor)
+        >>> f"{found['value']:.2f} {found['low']:.2f} {found['high']:.2f}", found["significant"]
         ('0.30 0.16 0.44', True)
     """
     for one in (a, b):
@@ -249,24 +251,24 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
-    """How much larger the share of true in `a` is than in `b`, of the same clips, with interval.
+    """Difference of the shares of True in `a` and in `b` for the same clips, with its interval.
 
-    As `difference`, of the two shares' Wilson intervals, with their correlation φ: low = D -
-    √(l₁² - 2 φ l₁ u₂ + u₂²), where l₁ = a - a.low and u₂ = b.high - b, and high likewise. Where
-    most clips agree it is much narrower than that of two sets of clips.
+    As `difference`, from the Wilson intervals of the shares and their correlation φ: low =
+    D - √(l₁² - 2 φ l₁ u₂ + u₂²), where l₁ = a - a.low and u₂ = b.high - b; high is analogous. If
+    most clips agree, the interval is much narrower than that of two sets of clips.
 
     Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial
     proportions based on paired data", Statistics in Medicine 17, 1998, pp. 2635-2650 (method 10).
 
     Args:
         a: Booleans, `(n,)`.
-        b: Of the same clips in the same order, `(n,)`.
+        b: Booleans of the same clips in the same order, `(n,)`.
 
     Returns:
-        A measure in [-1, 1], and `significant`: whether 0 lies outside the interval.
+        A measure in [-1, 1] with `significant`: whether the interval excludes 0.
 
     Raises:
-        ValueError: The two are not of one length, or no clip is there.
+        ValueError: The lengths differ, or there are no clips.
 
     Examples:
         >>> found = paired_difference([True] * 8 + [False] * 2, [True] * 7 + [False] * 3)
@@ -275,46 +277,47 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
     """
     one, other = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if one.shape != other.shape or one.ndim != 1 or not len(one):
-        raise ValueError(f"two rows of the same clips are wanted, got {one.shape}, {other.shape}")
+        raise ValueError(f"a and b must be (n,) of the same clips: {one.shape}, {other.shape}")
     n = len(one)
     both, neither = int((one & other).sum()), int((~one & ~other).sum())
     only_a, only_b = int((one & ~other).sum()), int((~one & other).sum())
     product: float = both * neither - only_a * only_b
     if product > 0:
-        # A correction for continuity, that few clips may not look more alike than they are.
+        # Continuity correction, so that few clips do not overestimate the correlation.
         product = max(0, product - n / 2)
     sides = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     phi = product / sqrt(sides) if sides else 0.0
     of_a, of_b = proportion_estimate(one.sum(), n), proportion_estimate(other.sum(), n)
 
-    def reach(x: float, y: float) -> float:
+    def combined(x: float, y: float) -> float:
         return sqrt(max(0.0, x**2 - 2 * phi * x * y + y**2))
 
     gap = of_a["value"] - of_b["value"]
-    low = gap - reach(of_a["value"] - of_a["low"], of_b["high"] - of_b["value"])
-    high = gap + reach(of_a["high"] - of_a["value"], of_b["value"] - of_b["low"])
+    low = gap - combined(of_a["value"] - of_a["low"], of_b["high"] - of_b["value"])
+    high = gap + combined(of_a["high"] - of_a["value"], of_b["value"] - of_b["low"])
     return {**estimate(gap, low, high), "significant": bool(low > 0 or high < 0)}
 
 
 def paired_p_value(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p-value of "a share of true in `a` equals that in `b`", of the same clips.
+    """Two-sided p-value of equal shares of True in `a` and in `b`, for the same clips.
 
-    McNemar's exact test: of the clips on which the two differ, half are expected to be true in `a`
-    alone. Twice the smaller tail of that binomial distribution, at most 1; exact tests are slightly
-    conservative, so it may exceed 0.05 where `paired_difference`'s interval just excludes 0.
+    McNemar's exact test: of the clips on which the two differ, half are expected to be True only
+    in `a`. The p-value is twice the smaller tail of this binomial distribution, at most 1. Exact
+    tests are slightly conservative, so it can exceed 0.05 if the interval of `paired_difference`
+    just excludes 0.
 
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions
     or percentages", Psychometrika 12 (2), 1947, pp. 153-157.
 
     Args:
         a: Booleans, `(n,)`.
-        b: Of the same clips in the same order, `(n,)`.
+        b: Booleans of the same clips in the same order, `(n,)`.
 
     Returns:
-        A probability in [0, 1], 1 where no clip differs.
+        A probability in [0, 1], 1 if no clip differs.
 
     Raises:
-        ValueError: The two are not of one length.
+        ValueError: The lengths differ.
 
     Examples:
         >>> f"{paired_p_value([True] * 8 + [False] * 2, [False] * 8 + [True] * 2):.4f}"
@@ -322,11 +325,11 @@ def paired_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """
     one, other = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if one.shape != other.shape or one.ndim != 1:
-        raise ValueError(f"two rows of the same clips are wanted, got {one.shape}, {other.shape}")
+        raise ValueError(f"a and b must be (n,) of the same clips: {one.shape}, {other.shape}")
     only_a, only_b = int((one & ~other).sum()), int((~one & other).sum())
-    n, fewer = only_a + only_b, min(only_a, only_b)
-    # Logarithms: 2**n is beyond a float from 1024 clips on.
+    n, smaller = only_a + only_b, min(only_a, only_b)
+    # Logarithms, because 2**n overflows a float from n = 1024.
     logs = [
-        lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - n * log(2) for k in range(fewer + 1)
+        lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - n * log(2) for k in range(smaller + 1)
     ]
     return min(1.0, 2 * fsum(exp(value) for value in logs))

@@ -1,10 +1,10 @@
 """Maximum mean discrepancy (MMD²) between two sets of embeddings, with a Gaussian kernel.
 
 MMD² = mean k(x, x') + mean k(y, y') - 2 mean k(x, y), means over pairs of different clips, with
-k(x, y) = exp(-|x - y|² / 2σ²) and σ the median distance between two reference clips. It asks for no
-shape of the sets and is unbiased at any number of clips, so it may come out below 0. The unit is
-1/100: MMD² times 100. The package kadtk has the same factor, but takes σ from the evaluated clips,
-so that its numbers differ from these and σ changes from generator to generator.
+k(x, y) = exp(-|x - y|² / 2σ²) and σ the median distance between two reference clips. It makes no
+assumption about the distributions and is unbiased for any number of clips, so it can be negative.
+Values are MMD² times 100. The package kadtk uses the same factor, but takes σ from the evaluated
+clips, so that its values differ and σ depends on the generator.
 
 Source: A. Gretton et al., "A kernel two-sample test", JMLR 13, 2012, lemma 6; as Kernel Audio
 Distance (KAD) Y. Chung et al., arXiv 2502.15602.
@@ -27,16 +27,16 @@ from raysound.metrics.intervals import (
 )
 
 SCALE = 100
-MEDIAN_OF = 2000
+MAX_CLIPS_FOR_MEDIAN = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class KernelMatrices:
-    """What MMD² of a set, and of any part of it, is computed from.
+    """Kernel values from which MMD² of a set, and of any part of it, is computed.
 
     Attributes:
-        own: Kernel between the generated clips, `(n, n)`; its diagonal is 0.
-        cross: Mean kernel of each generated clip to the reference, `(n,)`.
+        own: Kernel between the generated clips, `(n, n)`; the diagonal is 0.
+        cross: Mean kernel between each generated clip and the reference, `(n,)`.
         reference: Mean kernel between two different reference clips.
     """
 
@@ -46,19 +46,19 @@ class KernelMatrices:
 
 
 def bandwidth(reference: ArrayLike, seed: int = 0) -> float:
-    """Median distance between two clips of up to 2,000 drawn from the reference, more than 0.
+    """Median distance between two reference clips, from at most 2,000 sampled clips; above 0.
 
     Raises:
-        ValueError: Fewer than two clips, or more than half of the pairs are copies.
+        ValueError: There are fewer than two clips, or more than half of the pairs are copies.
     """
     values = embeddings("reference", reference)
     if len(values) < 2:
-        raise ValueError(f"a median distance needs 2 reference clips or more, got {len(values)}")
-    if len(values) > MEDIAN_OF:
-        values = np.random.default_rng(seed).choice(values, MEDIAN_OF, replace=False)
+        raise ValueError(f"a median distance needs at least 2 reference clips, got {len(values)}")
+    if len(values) > MAX_CLIPS_FOR_MEDIAN:
+        values = np.random.default_rng(seed).choice(values, MAX_CLIPS_FOR_MEDIAN, replace=False)
     median = float(np.median(pdist(values)))
     if median == 0:
-        raise ValueError("half of the reference clips are copies of one: no distance to scale by")
+        raise ValueError("the median distance of the reference is 0: too many clips are copies")
     return median
 
 
@@ -67,7 +67,7 @@ def kernel_mean(reference: NDArray[np.float64], sigma: float) -> float:
     near = reference - centre(reference)
     n = len(near)
     total = sum(_kernel(block, sigma).sum() for _, block in squared_distances(near, near))
-    # A clip's kernel with itself is 1.
+    # The kernel of a clip with itself is 1.
     return float((total - n) / (n * (n - 1)))
 
 
@@ -80,19 +80,19 @@ def kernel_matrices(
     """Kernel matrices of generated `(n, d)` and reference `(m, d)` embeddings.
 
     Args:
-        generated: Embeddings, two clips or more.
-        reference: Embeddings, two clips or more.
-        sigma: `bandwidth(reference)`, if at hand.
-        reference_mean: `kernel_mean(reference, sigma)`, if at hand.
+        generated: Embeddings, two or more clips.
+        reference: Embeddings, two or more clips.
+        sigma: `bandwidth(reference)`; computed if None.
+        reference_mean: `kernel_mean(reference, sigma)`; computed if None.
 
     Raises:
-        ValueError: Not `(n, d)`, a number that is not finite, fewer than two clips, or the
-            dimensions differ.
+        ValueError: A shape is not `(n, d)`, a number is not finite, there are fewer than two
+            clips, or the dimensions differ.
     """
     x, y = embeddings("generated", generated), embeddings("reference", reference)
     same_dimensions(x, y)
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"MMD needs 2 clips or more on both sides, got {len(x)} and {len(y)}")
+        raise ValueError(f"MMD needs at least 2 clips on both sides, got {len(x)} and {len(y)}")
     sigma = bandwidth(y) if sigma is None else sigma
     mean = kernel_mean(y, sigma) if reference_mean is None else reference_mean
     x, y = x - centre(y), y - centre(y)
@@ -109,11 +109,11 @@ def mmd2_x100(generated: ArrayLike, reference: ArrayLike) -> float:
     """Unbiased MMD², times 100.
 
     Args:
-        generated: Embeddings, `(n, d)`, two clips or more.
-        reference: Embeddings, `(m, d)`, two clips or more; they set the bandwidth.
+        generated: Embeddings, `(n, d)`, two or more clips.
+        reference: Embeddings, `(m, d)`, two or more clips; they determine the bandwidth.
 
     Returns:
-        At most 200; near 0, on either side, where the sets are alike.
+        A value of at most 200; near 0, positive or negative, if the distributions are equal.
 
     Raises:
         ValueError: As `kernel_matrices` and `bandwidth`.
@@ -126,30 +126,30 @@ def mmd2_x100(generated: ArrayLike, reference: ArrayLike) -> float:
 
 
 def mmd_measure(kernels: KernelMatrices, seed: int = 0, what: str = "clips") -> Estimate:
-    """MMD², times 100, with the interval that other clips of the generator would give it.
+    """MMD², times 100, with an interval for other clips of the same generator.
 
-    The reference is held fixed: rows of one report differ by their generators only.
+    The reference is fixed, because all corpora of a report share it.
     """
     n = len(kernels.cross)
     if n < 4:
-        return estimate(None, why=f"{n} {what}: fewer than the 4 an estimate needs")
+        return estimate(None, why=f"{n} {what}: MMD needs at least 4")
     value = float(_estimates(kernels, None)[0])
     low, high = spread_interval(_estimates(kernels, half_samples(n, seed=seed)), n, value)
     return resampling_estimate(value, float(low), float(high), n, what)
 
 
 def decreases(kernels: KernelMatrices) -> NDArray[np.float64]:
-    """How much MMD², times 100, decreases when each generated clip alone is left out, `(n,)`.
+    """Decrease of MMD², times 100, if a single generated clip is left out, for each clip, `(n,)`.
 
-    Positive for a clip that lies farther from the reference than the others do, negative for one
-    that the set would lack.
+    Positive for clips that are farther from the reference than the others, negative for clips that
+    improve the set.
 
     Raises:
-        ValueError: Fewer than three clips.
+        ValueError: There are fewer than three clips.
     """
     n = len(kernels.cross)
     if n < 3:
-        raise ValueError(f"MMD without a clip needs 3 clips or more, got {n}")
+        raise ValueError(f"MMD without a clip needs at least 3 clips, got {n}")
     rows = kernels.own.sum(axis=1)
     own, cross = rows.sum(), kernels.cross.sum()
     own_without = (own - 2 * rows) / ((n - 1) * (n - 2))
@@ -167,7 +167,7 @@ def _estimates(kernels: KernelMatrices, parts: NDArray[np.int64] | None) -> NDAr
         chosen = np.zeros((n, len(parts)))
         np.put_along_axis(chosen, parts.T, 1, axis=0)
     size = chosen.sum(axis=0)
-    # All parts in one product; indexing the matrix for each costs ten times as much.
+    # One product for all parts; indexing the matrix for each part takes ten times as long.
     own = np.einsum("ij,ij->j", chosen, kernels.own @ chosen) / (size * (size - 1))
     return SCALE * (own + kernels.reference - 2 * (kernels.cross @ chosen) / size)
 

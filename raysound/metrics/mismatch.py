@@ -1,4 +1,4 @@
-"""What sets a corpus apart before anyone listens: rate, bandwidth, loudness and length."""
+"""Technical differences between corpora: sample rate, bandwidth, level, length and silence."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysound.metrics.sums import fold
+from raysound.metrics.sums import sum_in_order
 
-# What is worth telling; level and length only where chance can't explain it.
+# Thresholds of the reported differences; level and length must also be significant.
 LEVEL_DB = 3.0
 BAND_DB = 20.0
 BAND_SHARE = 1 / 16
 LENGTH_RATIO = 1.25
 RATE_SHARE = 0.05
 SILENCE_SHARE = 0.05
-# Natural log power, with room for rounding, at and below which a frame holds no sound.
-EMPTY = np.log(1e-10) + 1e-3
-DB = 10 / np.log(10)
+# Natural log power, with a tolerance for rounding, up to which a frame is silent.
+SILENT_LOG_POWER = np.log(1e-10) + 1e-3
+DB_PER_NEPER = 10 / np.log(10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +29,9 @@ class SoundSums:
     """Sums over the clips of some parts of a corpus.
 
     Attributes:
-        rates: clips by the sample rate of their file, Hz.
-        rows: float64 `(parts, 1 + n_mels)`: the sum of the clips' shares of digital silence,
-            padding left out, and the sum of their spectra, natural log power; see `sums.fold`.
+        rates: number of clips by the sample rate of their file, Hz.
+        rows: float64 `(parts, 1 + n_mels)`: the sum of the shares of digital silence, without
+            padding, and the sum of the spectra, natural log power; see `sums.sum_in_order`.
     """
 
     rates: Mapping[int, int]
@@ -49,27 +49,27 @@ class SoundSums:
         """Sums over the clips of one part.
 
         Args:
-            sample_rate: of the files, Hz, `(n,)`.
-            duration: of the files, s, `(n,)`.
+            sample_rate: sample rate of the files, Hz, `(n,)`.
+            duration: duration of the files, s, `(n,)`.
             nonsilent_fraction: share of the frames that are not digital silence, `(n,)`.
-            spectrum: mean log-mel where there is sound, natural log power, `(n, n_mels)`.
-            clip_length: s, what shorter clips are padded to.
+            spectrum: mean log-mel of the nonsilent frames, natural log power, `(n, n_mels)`.
+            clip_length: s, length to which shorter clips are padded.
         """
-        # What a short clip is padded with is ours, and of its length another row tells.
-        own = np.minimum(1, duration / clip_length)
-        silent = 1 - np.minimum(1, nonsilent_fraction / own)
+        # Padding is not counted as silence; the length of clips is compared separately.
+        unpadded = np.minimum(1, duration / clip_length)
+        silent = 1 - np.minimum(1, nonsilent_fraction / unpadded)
         rates, counts = np.unique(sample_rate, return_counts=True)
         rows = np.append(silent.sum(dtype=np.float64), spectrum.sum(axis=0, dtype=np.float64))
         return cls(dict(zip(rates.tolist(), counts.tolist(), strict=True)), rows[np.newaxis])
 
     @property
     def clips(self) -> int:
-        """How many clips there are."""
+        """Number of clips."""
         return sum(self.rates.values())
 
 
 def merge_sounds(parts: Sequence[SoundSums]) -> SoundSums:
-    """Sums over one part or more, in their order; the rows stay apart."""
+    """Merges the sums of one or more parts, in their order; the rows are concatenated."""
     rates = Counter[int]()
     for one in parts:
         rates.update(one.rates)
@@ -78,12 +78,13 @@ def merge_sounds(parts: Sequence[SoundSums]) -> SoundSums:
 
 @dataclass(frozen=True, eq=False)
 class CorpusSound:
-    """How the clips of one corpus sound.
+    """Technical properties of the clips of one corpus.
 
     Attributes:
-        sums: over all clips.
-        level_db: mean mel power where there is sound, dB, of a sample of them; see `sound_of`.
-        duration: of the files of the same sample, s.
+        sums: sums over all clips.
+        level_db: mean mel power of the nonsilent frames, dB, of a sample of the clips; see
+            `spectrum_and_level`.
+        duration: duration of the files of the same sample, s.
     """
 
     sums: SoundSums
@@ -93,31 +94,32 @@ class CorpusSound:
     @property
     def means(self) -> NDArray[np.float64]:
         """Mean share of digital silence, and mean spectrum, `(1 + n_mels,)`."""
-        return fold(self.sums.rows)[0] / self.sums.clips
+        return sum_in_order(self.sums.rows)[0] / self.sums.clips
 
 
-def sound_of(
+def spectrum_and_level(
     log_mel: NDArray[np.floating[Any]],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Mean spectrum and level of log-mels over the frames that hold sound, and how many do.
+    """Mean spectrum and level of the nonsilent frames of log-mels, and the share of these frames.
 
-    Padding is digital silence, and says nothing of how loud a clip is. Of a clip without any sound
-    all frames count.
+    Silent frames, such as padding, do not count for the level of a clip. If all frames of a clip
+    are silent, all of them are used.
 
     Args:
         log_mel: natural log power, `(n, n_mels, n_frames)`.
 
     Returns:
-        Mean log-mel `(n, n_mels)`; `(n,)` in dB, 10 log10 of the power, summed over bands and
-        averaged over frames, of which only differences mean anything; share of frames, `(n,)`.
+        Mean log-mel, `(n, n_mels)`; level in dB, 10 log10 of the power summed over bands and
+        averaged over frames, `(n,)`, of which only differences are meaningful; share of nonsilent
+        frames, `(n,)`.
     """
     spectra = np.empty(log_mel.shape[:2], np.float32)
     levels = np.empty(len(log_mel), np.float32)
     shares = np.empty(len(log_mel), np.float32)
     for row, clip in enumerate(log_mel):
-        nonsilent_fraction = clip.max(axis=0) > EMPTY
-        frames = clip[:, nonsilent_fraction] if nonsilent_fraction.any() else clip
-        spectra[row], shares[row] = frames.mean(axis=1), nonsilent_fraction.mean()
+        nonsilent = clip.max(axis=0) > SILENT_LOG_POWER
+        frames = clip[:, nonsilent] if nonsilent.any() else clip
+        spectra[row], shares[row] = frames.mean(axis=1), nonsilent.mean()
         power = np.exp(frames, dtype=np.float64).sum(axis=0).mean()
         levels[row] = 10 * np.log10(power)
     return spectra, levels, shares
@@ -131,20 +133,20 @@ def mismatches(
     band_edges: NDArray[np.float64],
     normalised: bool = False,
 ) -> list[dict[str, Any]]:
-    """What a reader must know before comparing a generated corpus with the real one.
+    """Technical differences between a generated corpus and the real corpus.
 
     Args:
-        name: of the generated corpus.
-        generated: its clips.
+        name: name of the generated corpus.
+        generated: the generated clips.
         real: the real clips.
-        classifier_rate: Hz, what every clip is resampled to.
+        classifier_rate: Hz, sample rate to which every clip is resampled.
         band_edges: lower edge of each mel band, Hz, `(n_mels,)`.
-        normalised: `features.loudness` is set.
+        normalised: whether `features.loudness` is set.
 
     Returns:
         Rows of `corpus`, `kind` (`sample_rate`, `band_limit`, `level`, `length` or `silence`),
-        `real`, `generated` (Hz, Hz, dB, s, a share of the frames) and `text`, a sentence. None
-        where a corpus has no clip.
+        `real`, `generated` (Hz, Hz, dB, s, share of the frames) and `text`, a sentence. Empty if a
+        corpus has no clips.
     """
     if not generated.sums.clips or not real.sums.clips:
         return []
@@ -166,27 +168,27 @@ def mismatches(
     ]
 
 
-_Found = list[tuple[str, float, float, str]]
+_Findings = list[tuple[str, float, float, str]]
 
 
-def _rates(name: str, generated: CorpusSound, real: CorpusSound, classifier_rate: int) -> _Found:
-    ours, theirs = _commonest(real.sums.rates), _commonest(generated.sums.rates)
-    # What both hold above the classifier's band is cut off from both.
+def _rates(name: str, generated: CorpusSound, real: CorpusSound, classifier_rate: int) -> _Findings:
+    ours, theirs = _most_common_rate(real.sums.rates), _most_common_rate(generated.sums.rates)
+    # Frequencies above the band of the classifier are removed from both corpora.
     if ours == theirs or min(ours, theirs) >= classifier_rate:
-        return _some_rates(name, generated, real, classifier_rate)
+        return _mixed_rates(name, generated, real, classifier_rate)
     lower = "generated" if theirs < ours else "real"
     text = (
-        f"{name} is sampled at {theirs} Hz, the real sounds at {ours} Hz: above "
-        f"{min(ours, theirs) / 2:g} Hz the {lower} clips hold nothing, and the classifier uses "
+        f"{name} has a sample rate of {theirs} Hz, the real sounds of {ours} Hz: above "
+        f"{min(ours, theirs) / 2:g} Hz the {lower} clips contain no sound, and the classifier uses "
         f"frequencies up to {classifier_rate / 2:g} Hz; compare at the same rate"
     )
     return [("sample_rate", ours, theirs, text)]
 
 
-def _some_rates(
+def _mixed_rates(
     name: str, generated: CorpusSound, real: CorpusSound, classifier_rate: int
-) -> _Found:
-    """Of corpora of the same commonest rate: clips of lower ones among them."""
+) -> _Findings:
+    """Compares the shares of clips with lower rates, if the most common rates are equal."""
     ours, theirs = (
         sum(count for rate, count in sound.sums.rates.items() if rate < classifier_rate)
         / sound.sums.clips
@@ -195,84 +197,88 @@ def _some_rates(
     if abs(theirs - ours) < RATE_SHARE:
         return []
     text = (
-        f"{theirs:.0%} of {name}'s clips and {ours:.0%} of the real ones are sampled at less than "
-        f"{classifier_rate} Hz: they lack treble that the classifier uses; compare at the same rate"
+        f"{theirs:.0%} of the clips of {name} and {ours:.0%} of the real clips have a sample rate "
+        f"below {classifier_rate} Hz: they lack high frequencies that the classifier uses; compare "
+        "at the same rate"
     )
-    # The lowest of each side.
     return [("sample_rate", min(real.sums.rates), min(generated.sums.rates), text)]
 
 
 def _band_limit(
     name: str, generated: CorpusSound, real: CorpusSound, band_edges: NDArray[np.float64]
-) -> _Found:
-    above = DB * (real.means[1:] - generated.means[1:])
-    whole = float(band_edges[-1])
+) -> _Findings:
+    above = DB_PER_NEPER * (real.means[1:] - generated.means[1:])
+    highest = float(band_edges[-1])
     for missing, of_real in ((above > BAND_DB, False), (-above > BAND_DB, True)):
-        # Of the highest bands only: anything else is a matter of the sound, not of its bandwidth.
+        # Only the highest bands show a band limit; other bands differ with the sounds.
         kept = len(missing) - int(np.cumprod(missing[::-1]).sum())
         if len(missing) - kept < max(1, BAND_SHARE * len(missing)) or kept == 0:
             continue
         top = float(band_edges[kept])
         if of_real:
             text = (
-                f"above {top:.0f} Hz {name} is {BAND_DB:g} dB or more louder than the real sounds: "
-                "noise in it, or real sounds that were made at a lower sample rate"
+                f"above {top:.0f} Hz, {name} is at least {BAND_DB:g} dB louder than the real "
+                "sounds: it contains noise, or the real sounds were made at a lower sample rate"
             )
-            return [("band_limit", top, whole, text)]
+            return [("band_limit", top, highest, text)]
         text = (
-            f"{name} has next to no sound above {top:.0f} Hz: there it is {BAND_DB:g} dB or more "
-            "below the real sounds, as sounds are that were made at a lower sample rate"
+            f"above {top:.0f} Hz, {name} is at least {BAND_DB:g} dB quieter than the real sounds: "
+            "it was probably made at a lower sample rate"
         )
-        return [("band_limit", whole, top, text)]
+        return [("band_limit", highest, top, text)]
     return []
 
 
-def _levels(name: str, generated: CorpusSound, real: CorpusSound, normalised: bool) -> _Found:
+def _levels(name: str, generated: CorpusSound, real: CorpusSound, normalised: bool) -> _Findings:
     ours, theirs = float(np.median(real.level_db)), float(np.median(generated.level_db))
-    if abs(ours - theirs) < max(LEVEL_DB, _chance(generated.level_db, real.level_db)):
+    if abs(ours - theirs) < max(
+        LEVEL_DB, _three_standard_errors(generated.level_db, real.level_db)
+    ):
         return []
     word = "louder" if theirs > ours else "quieter"
     advice = (
-        "features.loudness equalises whole clips, not the frames that hold sound, nor mel bands"
+        "features.loudness equalises complete clips, not their nonsilent frames or mel bands"
         if normalised
-        else "if level is not what you compare, features.loudness: {rms: -23} makes all clips equal"
+        else "to compare without level differences, set features.loudness: {rms: -23}"
     )
     text = (
         f"{name} is {abs(theirs - ours):.1f} dB {word} than the real sounds (medians), and the "
-        f"classifier takes account of level; {advice}"
+        f"classifier depends on the level; {advice}"
     )
     return [("level", ours, theirs, text)]
 
 
-def _lengths(name: str, generated: CorpusSound, real: CorpusSound) -> _Found:
+def _lengths(name: str, generated: CorpusSound, real: CorpusSound) -> _Findings:
     ours, theirs = float(np.median(real.duration)), float(np.median(generated.duration))
-    few = abs(ours - theirs) < _chance(generated.duration, real.duration)
+    few = abs(ours - theirs) < _three_standard_errors(generated.duration, real.duration)
     if few or max(ours, theirs) < LENGTH_RATIO * min(ours, theirs):
         return []
     word = "longer" if theirs > ours else "shorter"
     text = (
-        f"{name} has {word} clips than the real corpus: {theirs:.2f} s and {ours:.2f} s (medians)"
+        f"{name} has {word} clips than the real corpus: {theirs:.2f} s, real {ours:.2f} s (medians)"
     )
     return [("length", ours, theirs, text)]
 
 
-def _silence(name: str, generated: CorpusSound, real: CorpusSound) -> _Found:
+def _silence(name: str, generated: CorpusSound, real: CorpusSound) -> _Findings:
     ours, theirs = float(real.means[0]), float(generated.means[0])
     if abs(ours - theirs) < SILENCE_SHARE:
         return []
     text = (
-        f"{ours:.0%} of the real sounds' frames are digital silence, of {name}'s {theirs:.0%}: the "
-        "classifier sees a noise floor or its absence; trim the real clips, or pad alike"
+        f"{ours:.0%} of the real frames and {theirs:.0%} of the frames of {name} are digital "
+        "silence, which the classifier distinguishes from a noise floor; trim or pad both alike"
     )
     return [("silence", ours, theirs, text)]
 
 
-def _chance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
-    """What the medians of two draws from one corpus seldom differ by: three standard errors."""
+def _three_standard_errors(
+    one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]
+) -> float:
+    """Three standard errors of the difference of the medians of two samples of one corpus."""
     variance = sum(np.var(values, dtype=np.float64) / len(values) for values in (one, other))
     return float(3 * np.sqrt(np.pi / 2 * variance))
 
 
-def _commonest(rates: Mapping[int, int]) -> int:
-    """The lowest of equally common ones."""
+def _most_common_rate(rates: Mapping[int, int]) -> int:
+    """The most common sample rate; the lowest of equally common rates."""
     return min(rates, key=lambda rate: (-rates[rate], rate))

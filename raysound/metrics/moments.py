@@ -1,4 +1,4 @@
-"""Count, mean and scatter of embeddings, that can be taken in parts and put together."""
+"""Count, mean and scatter matrix of embeddings; the moments of parts can be merged."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import embeddings, rows
 
-# Bounds the float64 copy of a block to a few MB; fixed, so that a set always gives the same bits.
+# Bounds the float64 copy of a block to a few MB; fixed, so that results are bitwise equal.
 BLOCK = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a Gaussian fit of a set needs.
+    """The moments of a Gaussian fit.
 
     Attributes:
-        n: Clips.
-        mean: Their mean, `(d,)` float64.
+        n: Number of clips.
+        mean: Mean, `(d,)` float64.
         m2: Σ (x - mean)(x - mean)ᵀ, `(d, d)` float64: the covariance times n - 1.
     """
 
@@ -27,10 +27,10 @@ class Moments:
 
 
 def moments(values: ArrayLike) -> Moments:
-    """Moments of embeddings `(n, d)`, taken block by block in the order of the rows.
+    """Moments of embeddings `(n, d)`, computed block by block in the order of the rows.
 
     Raises:
-        ValueError: Not `(n, d)`, no clips, or a number that is not finite.
+        ValueError: The shape is not `(n, d)`, there are no clips, or a number is not finite.
 
     Examples:
         >>> both = moments([[1.0, 0.0], [3.0, 0.0]])
@@ -45,7 +45,7 @@ def moments(values: ArrayLike) -> Moments:
 
 
 def merge_moments(*parts: Moments) -> Moments:
-    """Moments of the union of disjoint parts; any grouping agrees to about 1e-12, relatively.
+    """Moments of the union of disjoint parts; groupings differ by about 1e-12, relative.
 
     n = Σ nᵢ, mean = Σ nᵢ meanᵢ / n, m2 = Σ m2ᵢ + Σ nᵢ (meanᵢ - mean)(meanᵢ - mean)ᵀ.
 
@@ -53,18 +53,20 @@ def merge_moments(*parts: Moments) -> Moments:
     computing sample variances", Stanford STAN-CS-79-773, 1979.
 
     Raises:
-        ValueError: No parts, or parts of different dimensions.
+        ValueError: There are no parts, or their dimensions differ.
     """
     if not parts:
         raise ValueError("nothing to merge: at least one part is needed")
     if len({len(part.mean) for part in parts}) > 1:
-        raise ValueError(f"parts of {[len(part.mean) for part in parts]} dimensions: one network?")
+        raise ValueError(
+            f"parts of {[len(part.mean) for part in parts]} dimensions: are they of one network?"
+        )
     counts = np.array([part.n for part in parts], dtype=np.float64)
     means = np.stack([part.mean for part in parts])
-    # Seen from the first mean, an offset common to all costs no digits.
+    # Differences to the first mean keep their precision if all clips have a large offset.
     mean = means[0] + counts @ (means - means[0]) / counts.sum()
-    away = (means - mean) * np.sqrt(counts)[:, None]
-    m2 = away.T @ away
+    deviations = (means - mean) * np.sqrt(counts)[:, None]
+    m2 = deviations.T @ deviations
     for part in parts:
         m2 += part.m2
     return Moments(sum(part.n for part in parts), mean, m2)
@@ -74,16 +76,16 @@ def covariance(of: Moments) -> NDArray[np.float64]:
     """Unbiased covariance m2 / (n - 1), `(d, d)`.
 
     Raises:
-        ValueError: Fewer than two clips, which have none.
+        ValueError: There are fewer than two clips.
     """
     if of.n < 2:
-        raise ValueError(f"a covariance needs 2 clips or more, got {of.n}")
+        raise ValueError(f"a covariance needs at least 2 clips, got {of.n}")
     return of.m2 / (of.n - 1)
 
 
 def _block(values: NDArray[np.float64]) -> Moments:
-    # Seen from the first row, the mean of a far-away cluster keeps its digits.
-    seen = values - values[0]
-    centre = seen.mean(axis=0)
-    seen -= centre
-    return Moments(len(values), values[0] + centre, seen.T @ seen)
+    # Differences to the first row keep their precision if all clips have a large offset.
+    centred = values - values[0]
+    centre = centred.mean(axis=0)
+    centred -= centre
+    return Moments(len(values), values[0] + centre, centred.T @ centred)

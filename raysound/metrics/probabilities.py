@@ -1,6 +1,6 @@
-"""What a classifier's probabilities say beyond its best guess.
+"""Metrics of one corpus from the class probabilities of the classifier.
 
-`probabilities` is `(n, classes)`. Metrics of one corpus; every one is NaN where there are no clips.
+`probabilities` is `(n, classes)`. Without clips, every metric is NaN.
 """
 
 from math import nan
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raysound.metrics.checks import distributions, indices, scored
 
-# -log of it is 27.6: one clip that was thought impossible cannot make the mean infinite.
+# Lower bound of probabilities in logarithms, -log is 27.6: keeps means finite.
 FLOOR = 1e-12
 BINS = 15
 
@@ -18,7 +18,7 @@ BINS = 15
 def true_ranks(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
     """Rank of each clip's true class, 1 for the most probable, `(n,)`.
 
-    Of equally probable classes the one of lower index comes first, as in `argmax`.
+    Of equally probable classes the lower index comes first, as in `argmax`.
 
     Raises:
         ValueError: The lengths differ, a class is out of range, or a probability is not finite.
@@ -31,15 +31,15 @@ def true_ranks(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
 
 
 def map_at_k(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
-    """Mean average precision of the `k` best guesses where a clip has one true class.
+    """Mean average precision of the `k` most probable classes, for clips with one true class.
 
-    It is the mean of 1/rank of the true class, 0 where the rank is beyond `k`: FSDKaggle2018's
-    score with k = 3. Ties go to the lower index.
+    This is the mean of 1/rank of the true class, 0 if the rank is above `k`. With k = 3 it is the
+    score of FSDKaggle2018. Of equally probable classes the lower index comes first.
 
     Args:
         truth: Class indices, `(n,)`.
-        probabilities: `(n, classes)`; only their order within a clip counts.
-        k: How many classes may be named, 1 or more; with 1 it is the accuracy.
+        probabilities: `(n, classes)`; only their order within a clip matters.
+        k: Number of classes, 1 or more; with 1 it is the accuracy.
 
     Returns:
         A score in [0, 1].
@@ -58,7 +58,7 @@ def map_at_k(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
 
 
 def clip_log_losses(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:
-    """-log of each true class's probability, in nats, `(n,)`, each in [0, 27.6]: see `FLOOR`."""
+    """-log of the probability of each true class, in nats, `(n,)`, in [0, 27.6]: see `FLOOR`."""
     probabilities = distributions(probabilities)
     truth, probabilities = scored(truth, probabilities)
     own = np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0]
@@ -66,7 +66,7 @@ def clip_log_losses(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.fl
 
 
 def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
-    """Predicted class and bin of its probability: `BINS` bins of equal width, upper end inside."""
+    """Predicted class and bin of its probability: `BINS` bins of equal width, (low, high]."""
     bins = np.ceil(probabilities.max(axis=1) * BINS).astype(np.int64) - 1
     return probabilities.argmax(axis=1), np.clip(bins, 0, BINS - 1)
 
@@ -74,30 +74,30 @@ def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], 
 def ece_from_bins(
     bins: NDArray[np.int64], right: NDArray[np.bool_], confidence: NDArray[np.float64]
 ) -> float:
-    """Σ over the bins of |sum of right - sum of confidence| / n."""
+    """Σ over the bins of |number of right clips - sum of confidence| / n."""
     gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(bins)) if len(bins) else nan
 
 
 def expected_calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
-    """Expected calibration error: how far confidence is from accuracy, over 15 bins.
+    """Expected calibration error: difference between confidence and accuracy, over 15 bins.
 
-    The clips are put into 15 bins of equal width by the probability of their predicted class; it
-    is Σ over the bins of (clips in bin / n) · |accuracy of bin - mean confidence of bin|. Chance
-    alone makes it larger than 0, the more so the fewer the clips.
+    The clips are sorted into 15 bins of equal width by the probability of their predicted class.
+    The error is Σ over the bins of (clips in bin / n) · |accuracy of bin - mean confidence of bin|.
+    By chance it is above 0; this bias decreases with the number of clips.
 
     Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks",
     ICML 2017, equation 3.
 
     Args:
         truth: Class indices, `(n,)`.
-        probabilities: `(n, classes)`, each row adding up to 1.
+        probabilities: `(n, classes)`; each row adds up to 1.
 
     Returns:
-        A share in [0, 1]; 0 is calibrated.
+        A share in [0, 1]; 0 for a calibrated classifier.
 
     Raises:
-        ValueError: The lengths differ, a class is out of range, or a row is no distribution.
+        ValueError: The lengths differ, a class is out of range, or a row is not a distribution.
 
     Examples:
         >>> expected_calibration_error([0, 1], [[1.0, 0.0], [1.0, 0.0]])
@@ -116,28 +116,28 @@ def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def inception_score_from_entropies(marginal: NDArray[np.float64], own: float) -> float:
-    """exp(entropy of the marginal - mean of the clips' own entropies), in [1, classes]."""
+    """exp(entropy of the marginal - mean entropy of the clips), in [1, classes]."""
     return float(np.clip(np.exp(entropies(marginal) - own), 1, len(marginal)))
 
 
 def inception_score(probabilities: ArrayLike) -> float:
-    """Exp of the mean divergence between a clip's probabilities and their mean over the corpus.
+    """Exp of the mean divergence between the probabilities of a clip and their mean.
 
-    IS = exp(mean of KL(p(class | clip) || p(class))): high where every clip is clear and the
-    classes are many. Taken over all clips at once: splits bias it downwards on small corpora.
-    Scores of two classifiers cannot be compared.
+    IS = exp(mean of KL(p(class | clip) || p(class))): high if every prediction is certain and there
+    are many predicted classes. It is computed without splits, which bias it downwards on small
+    corpora. Scores of different classifiers are not comparable.
 
     Source: T. Salimans et al., "Improved techniques for training GANs", NeurIPS 2016; on splits S.
     Barratt and R. Sharma, "A note on the inception score", arXiv 1801.01973.
 
     Args:
-        probabilities: `(n, classes)`, each row adding up to 1.
+        probabilities: `(n, classes)`; each row adds up to 1.
 
     Returns:
         A score in [1, classes].
 
     Raises:
-        ValueError: A row is no distribution.
+        ValueError: A row is not a distribution.
 
     Examples:
         >>> inception_score([[1.0, 0.0], [0.0, 1.0]])
@@ -159,8 +159,8 @@ def modified_inception_score_from_means(
     Args:
         marginal: Mean probabilities, `(classes,)`.
         mean_logs: Mean of their logarithms, `(classes,)`.
-        own: Mean of the clips' entropies.
-        n: Clips; NaN where there is one.
+        own: Mean entropy of the clips.
+        n: Number of clips; with fewer than 2 the result is NaN.
     """
     if n < 2:
         return nan
@@ -172,20 +172,20 @@ def modified_inception_score(probabilities: ArrayLike) -> float:
     """Exp of the mean divergence between the probabilities of two different clips.
 
     mIS = exp(mean over i ≠ j of KL(p(class | clip i) || p(class | clip j))): like the inception
-    score, and also high where clips of one class differ in their probabilities. Probabilities
-    below 1e-12 count as 1e-12 in the logarithm. Over all pairs, where published code draws some.
+    score, but also high if the probabilities of clips of one class differ. Probabilities below
+    1e-12 count as 1e-12 in the logarithm. The mean is over all pairs; published code samples pairs.
 
     Source: S. Gurumurthy, R. K. Sarvadevabhatla, R. V. Babu, "DeLiGAN: generative adversarial
     networks for diverse and limited data", CVPR 2017.
 
     Args:
-        probabilities: `(n, classes)`, each row adding up to 1.
+        probabilities: `(n, classes)`; each row adds up to 1.
 
     Returns:
-        A score of 1 and up; NaN for fewer than two clips.
+        A score of 1 or more; NaN for fewer than two clips.
 
     Raises:
-        ValueError: A row is no distribution.
+        ValueError: A row is not a distribution.
 
     Examples:
         >>> round(modified_inception_score([[0.9, 0.1], [0.1, 0.9]]), 4)
@@ -205,29 +205,29 @@ def modified_inception_score(probabilities: ArrayLike) -> float:
 def am_score_from_means(
     marginal: NDArray[np.float64], real: NDArray[np.float64], own: float
 ) -> float:
-    """KL(real || marginal) + mean of the clips' entropies: see `am_score`."""
+    """KL(real || marginal) + mean entropy of the clips: see `am_score`."""
     floored = np.log(np.maximum(marginal, FLOOR))
     divergence = float(-entropies(real) - real @ floored)
     return max(0.0, divergence) + own
 
 
 def am_score(probabilities: ArrayLike, real: ArrayLike) -> float:
-    """Activation maximization score: low where clips are clear and classes as frequent as real.
+    """Activation maximization score: low for certain predictions with the real class frequencies.
 
-    AM = KL(mean real probabilities || mean probabilities) + mean entropy of a clip's own. Mean
-    probabilities below 1e-12 count as 1e-12 in the logarithm.
+    AM = KL(mean real probabilities || mean probabilities) + mean entropy of the probabilities of a
+    clip. Mean probabilities below 1e-12 count as 1e-12 in the logarithm.
 
     Source: Z. Zhou et al., "Activation maximization generative adversarial nets", ICLR 2018.
 
     Args:
-        probabilities: `(n, classes)`, each row adding up to 1.
-        real: Of the real clips, `(m, classes)`.
+        probabilities: `(n, classes)`; each row adds up to 1.
+        real: Probabilities of the real clips, `(m, classes)`.
 
     Returns:
-        Nats, 0 and up; NaN where either side has no clips.
+        A score in nats, 0 or more; NaN if a side has no clips.
 
     Raises:
-        ValueError: A row is no distribution.
+        ValueError: A row is not a distribution.
 
     Examples:
         >>> am_score([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]])
@@ -241,10 +241,10 @@ def am_score(probabilities: ArrayLike, real: ArrayLike) -> float:
 
 
 def effective_num_classes(prediction: ArrayLike, classes: int) -> float:
-    """How many classes the predictions spread over, as an effective number.
+    """Effective number of predicted classes.
 
     exp(-Σ q log q) with q the share of the clips predicted as each class: k classes predicted
-    equally often give k. A corpus that collapsed to few sounds shows here.
+    equally often give k. It is low if the generator collapses to few sounds.
 
     Source: M. O. Hill, "Diversity and evenness", Ecology 54 (2), 1973: the number of order 1.
 
@@ -256,7 +256,7 @@ def effective_num_classes(prediction: ArrayLike, classes: int) -> float:
         A number in [1, classes].
 
     Raises:
-        ValueError: A class lies outside 0 to `classes - 1`.
+        ValueError: A class is outside 0 to `classes - 1`.
 
     Examples:
         >>> round(effective_num_classes([0, 0, 1, 1], classes=5), 6)

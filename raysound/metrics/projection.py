@@ -19,7 +19,8 @@ def principal_plane(embedding: NDArray[np.float32]) -> Plane:
 
     Returns:
         A function that projects embeddings `(m, size)` to `(m, 2)`, in the unit of the embedding.
-        The largest weight of each axis is positive, so that signs do not depend on the machine.
+        The weight of each axis with the largest magnitude is positive, so that signs do not
+        depend on the machine.
 
     Examples:
         >>> plane = principal_plane(np.array([[0.0, 0, 0], [4, 0, 0], [2, 1, 0]], np.float32))

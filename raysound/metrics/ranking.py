@@ -1,4 +1,4 @@
-"""Generators in order of a metric, and which of them differ significantly."""
+"""Ranks generators by a metric and tests their differences for significance."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from raysound.metrics.significance import adjusted_p_values, significant
 
 
 def ranking(corpora: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The generators by accuracy, or by MMD where no corpus has labels; best first.
+    """Ranks the generators by accuracy, or by MMD if no corpus has labels; best first.
 
     Args:
         corpora: measures by metric, by corpus.
 
     Returns:
-        `metric`; `order`, those without a value of it last; `pairs` of any two that have one: `a`,
-        the better one, `b`, `metric`, `difference` (a measure, a's less b's, its interval is one of
-        95 % for this pair alone), `p_adjusted`, by Holm's method over all pairs, and `significant`,
-        whether that is below 0.05.
+        `metric`; `order`, with the generators without a value last; `pairs`, every pair of
+        generators with a value: `a`, the better one, `b`, `metric`, `difference` (a measure, the
+        value of a minus that of b, with the 95 % interval of this pair alone), `p_adjusted`, by
+        Holm's method over all pairs, and `significant`, whether `p_adjusted` is below 0.05.
     """
     has_labels = any(row["accuracy"]["value"] is not None for row in corpora.values())
     metric, sign = ("accuracy", -1) if has_labels else ("mmd2_x100", 1)

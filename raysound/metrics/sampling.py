@@ -1,4 +1,4 @@
-"""Equal numbers of clips for the metrics whose value depends on how many there are."""
+"""Random samples of equal size, for metrics whose value depends on the number of clips."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def drawn(values: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
-    """At most `most` of the rows, drawn without repetition and kept in order."""
-    if len(values) <= most:
+def sample_rows(values: NDArray[Any], max_rows: int, seed: int) -> NDArray[Any]:
+    """Samples at most `max_rows` rows without replacement; keeps their order."""
+    if len(values) <= max_rows:
         return values
-    return values[np.sort(np.random.default_rng(seed).permutation(len(values))[:most])]
+    return values[np.sort(np.random.default_rng(seed).permutation(len(values))[:max_rows])]
 
 
-def fewer(clips: int, set_size: int) -> dict[str, str]:
-    """The note of a measure that had fewer clips than those of other corpora; empty otherwise."""
+def size_note(clips: int, set_size: int) -> dict[str, str]:
+    """The `note` of a measure computed on fewer clips than `set_size`; empty otherwise."""
     return {"note": f"{clips} clips, others {set_size}"} if clips < set_size else {}

@@ -1,7 +1,7 @@
-"""Bounded selections of clips, which can be taken per part and put together.
+"""Bounded selections of clips; selections of parts can be merged.
 
-A clip is in a selection if its key is among the smallest of its group. The smallest of a whole are
-among the smallest of its parts, so it does not matter how a corpus is cut.
+A clip is selected if its value is among the smallest of its group. The smallest values of a corpus
+are among the smallest of its parts, so the division into parts does not matter.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from raysound.metrics.declarations import EMBEDDING_NUMBERS, PAIR_CLIPS
 
-CLIPS_OF_A_CELL = 20
-# Of all cells of a corpus, but one each: names are most of a page of many classes.
-CLIPS_OF_CELLS = 40_000
-# A clip's place among all, and what decides whether it is selected. 28 bytes.
+CLIPS_PER_CELL = 20
+# Bound over all cells of a corpus, at least one per cell: with many classes, names are most of the
+# page.
+CLIPS_OF_ALL_CELLS = 40_000
+# Position of a clip and the values by which it is selected: 28 bytes.
 ENTRY = np.dtype(
     [
         ("part", np.int32),
@@ -27,20 +28,20 @@ ENTRY = np.dtype(
         ("truth", np.int16),
         ("prediction", np.int16),
         ("probability", np.float32),
-        ("asked", np.float32),
+        ("target_probability", np.float32),
     ]
 )
 
 
 class Limits(NamedTuple):
-    """How many clips of a corpus are selected.
+    """Numbers of selected clips of a corpus.
 
     Attributes:
-        of_class: For the metrics of a class, of each.
-        examples: Of a class the least and the most probable, as many of each.
+        per_class: Clips of each class for the metrics per class.
+        examples: Clips of each class with the lowest and with the highest target probability, each.
     """
 
-    of_class: int
+    per_class: int
     examples: int
 
 
@@ -51,7 +52,7 @@ def limits(classes: int, embedding_size: int, examples: int) -> Limits:
 
 
 def keys(clip_ids: Sequence[str]) -> NDArray[np.uint64]:
-    """A number drawn for each clip by its name, `(n,)`: the first 8 bytes of its SHA-256."""
+    """Pseudorandom number of each clip, `(n,)`: the first 8 bytes of the SHA-256 of its name."""
     digests = b"".join(
         hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in clip_ids
     )
@@ -59,14 +60,14 @@ def keys(clip_ids: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def smallest(
-    values: NDArray[np.generic], most: int, groups: NDArray[np.int64] | None = None
+    values: NDArray[np.generic], count: int, groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
-    """Whether each value is among the `most` smallest of its group; of equal ones the first counts.
+    """Whether each value is among the `count` smallest of its group; of equal values the first is.
 
     Args:
         values: `(n,)`.
-        most: Of each group.
-        groups: Of each value, `(n,)`; None for one group.
+        count: Number of values per group.
+        groups: Group of each value, `(n,)`; None for a single group.
 
     Examples:
         >>> smallest(np.array([3, 1, 2, 1]), 2).tolist()
@@ -75,42 +76,43 @@ def smallest(
     groups = np.zeros(len(values), np.int64) if groups is None else groups
     order = np.lexsort((values, groups))
     ordered = groups[order]
-    place = np.arange(len(values)) - np.searchsorted(ordered, ordered)
+    rank = np.arange(len(values)) - np.searchsorted(ordered, ordered)
     chosen = np.zeros(len(values), bool)
-    chosen[order] = place < most
+    chosen[order] = rank < count
     return chosen
 
 
 def sampled(entries: NDArray[np.void]) -> NDArray[np.void]:
-    """Entries in the order of their keys: the first n of them are a sample of n clips."""
+    """Entries sorted by key: the first n are a random sample of n clips."""
     return entries[np.lexsort((entries["row"], entries["part"], entries["key"]))]
 
 
-def of_cells(entries: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Of each cell of the confusion matrix the clips whose prediction is most probable."""
+def cell_mask(entries: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Selects the clips of each confusion-matrix cell with the most probable predictions."""
     cells = entries["truth"].astype(np.int64) << 32 | entries["prediction"]
-    found = len(np.unique(cells))
-    most = max(1, min(CLIPS_OF_A_CELL, CLIPS_OF_CELLS // max(1, found)))
-    return smallest(-entries["probability"], most, cells)
+    occupied = len(np.unique(cells))
+    count = max(1, min(CLIPS_PER_CELL, CLIPS_OF_ALL_CELLS // max(1, occupied)))
+    return smallest(-entries["probability"], count, cells)
 
 
-def of_examples(entries: NDArray[np.void], limit: Limits) -> NDArray[np.bool_]:
-    """Of each class the clips that are least and most probable as what they were asked to be."""
+def example_mask(entries: NDArray[np.void], limit: Limits) -> NDArray[np.bool_]:
+    """Selects the clips of each class with the lowest and the highest target probability."""
     truth = entries["truth"].astype(np.int64)
-    # The last of equally probable clips is the more convincing one, as where all are sorted.
-    last = smallest(-entries["asked"][::-1], limit.examples, truth[::-1])[::-1]
-    return smallest(entries["asked"], limit.examples, truth) | last
+    # Of equally probable clips the last one counts as the highest, as in a sorted list.
+    last = smallest(-entries["target_probability"][::-1], limit.examples, truth[::-1])[::-1]
+    return smallest(entries["target_probability"], limit.examples, truth) | last
 
 
 def select(entries: NDArray[np.void], limit: Limits) -> NDArray[np.void]:
-    """Those entries, in their order, that are in any selection.
+    """Entries that are in any selection, in their order.
 
-    A sample of PAIR_CLIPS of all clips, one of each class, the clips of each cell, the examples.
+    The selections are a sample of PAIR_CLIPS clips, a sample per class, the clips of each cell and
+    the examples.
 
     Args:
-        entries: Of ENTRY, by part and row.
-        limit: How many.
+        entries: Array of ENTRY, sorted by part and row.
+        limit: Numbers of clips.
     """
     chosen = smallest(entries["key"], PAIR_CLIPS)
-    chosen |= smallest(entries["key"], limit.of_class, entries["truth"].astype(np.int64))
-    return entries[chosen | of_cells(entries) | of_examples(entries, limit)]
+    chosen |= smallest(entries["key"], limit.per_class, entries["truth"].astype(np.int64))
+    return entries[chosen | cell_mask(entries) | example_mask(entries, limit)]

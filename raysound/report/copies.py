@@ -1,4 +1,4 @@
-"""Copies of training clips, as lines of text and for the page."""
+"""Copies of training clips: lines of text, and values for the page."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from raysound.report.measures import format_estimate
 
-# Pairs with pictures and players: of a generated corpus, and of the real clips.
+# Maximum number of pairs with pictures and players: per generated corpus, and of real clips.
 PAIRS_OF_CORPUS, REAL_PAIRS = 3, 2
 
 
 class ShownWindow(NamedTuple):
-    """One window to look at and to listen to.
+    """A window with its picture and audio.
 
     Attributes:
-        log_mel: `(n_mels, n_frames)`, mel band 0 lowest in pitch.
-        audio: a FLAC file.
-        seconds_per_frame: of the log-mel.
+        log_mel: `(n_mels, n_frames)`; mel band 0 is the lowest.
+        audio: content of a FLAC file.
+        seconds_per_frame: seconds between two frames of the log-mel.
     """
 
     log_mel: NDArray[np.float32]
@@ -30,13 +30,13 @@ class ShownWindow(NamedTuple):
 
 
 class ShownPair(NamedTuple):
-    """A clip and the training clip that it resembles most.
+    """A clip and its most similar training clip.
 
     Attributes:
-        corpus: of the clip; None for a pair of training clips.
-        rank: place among the pairs of the corpus in metrics.json, from 0.
-        clip: its window that resembles a training window most.
-        training: that training window.
+        corpus: corpus of the clip; None for a pair of training clips.
+        rank: index among the pairs of the corpus in metrics.json, from 0.
+        clip: the window of the clip that is most similar to a training window.
+        training: this training window.
     """
 
     corpus: str | None
@@ -48,17 +48,17 @@ class ShownPair(NamedTuple):
 def pairs_to_show(
     copies: Mapping[str, Any], most: int
 ) -> list[tuple[str | None, int, Mapping[str, Any]]]:
-    """The pairs that get pictures and players.
+    """Selects the pairs with pictures and players.
 
-    In turns: the most similar pair of each generated corpus and of the real clips, then the next
-    ones.
+    The most similar pair of each generated corpus and of the real clips comes first, then the
+    second most similar ones, and so on.
 
     Args:
-        copies: of metrics.json.
-        most: pairs.
+        copies: `copies` of metrics.json.
+        most: maximum number of pairs.
 
     Returns:
-        Corpus, None for the real clips, rank and pair, see `ShownPair`.
+        Corpus (None for the real clips), rank and pair, see `ShownPair`.
     """
     pairs = {
         name: row["pairs"][:PAIRS_OF_CORPUS]
@@ -76,7 +76,7 @@ def pairs_to_show(
 
 
 def copy_lines(copies: Mapping[str, Any] | None) -> Iterator[str]:
-    """The threshold and the training clips, then one line per corpus; none without a search."""
+    """The threshold and the number of training clips, then one line per corpus; empty for None."""
     if copies is None:
         return
     threshold, training = copies["threshold"], copies["training"]
@@ -107,15 +107,15 @@ def copy_lines(copies: Mapping[str, Any] | None) -> Iterator[str]:
 def shown_copies(
     copies: Mapping[str, Any] | None, cards: Mapping[tuple[str | None, int], Any]
 ) -> dict[str, Any] | None:
-    """`copies` of metrics.json with all that the template needs.
+    """`copies` of metrics.json with the additional values of the template.
 
     Args:
-        copies: of metrics.json; None without a search.
-        cards: of the clip and of the training clip, by corpus and rank of the pair.
+        copies: `copies` of metrics.json; None without copy detection.
+        cards: cards of the clip and of the training clip, by corpus and rank of the pair.
 
     Returns:
-        The same, with `cards` and `flagged` in each pair, and `order`, the generated corpora that
-        have pairs, those with the most copies first.
+        `copies` with `cards` and `flagged` in each pair, and `order`, the generated corpora with
+        pairs, by decreasing share of copies.
     """
     if copies is None:
         return None

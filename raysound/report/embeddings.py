@@ -1,4 +1,4 @@
-"""Distances in other embeddings than the classifier's, as lines of text."""
+"""Metrics in embeddings other than that of the classifier, as lines of text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from raysound.report.measures import format_estimate
 
 
 def rows_of(embedding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The rows of one embedding by the name that is shown, corpora first."""
+    """The rows of one embedding by displayed name, corpora first."""
     rows = {f"{name} (test)" if name == "real" else name: row for name, row in
             embedding["corpora"].items()}  # fmt: skip
     return rows | embedding["anchors"]
 
 
 def embedding_lines(embeddings: Mapping[str, Any]) -> Iterator[str]:
-    """One line per embedding and corpus, below one with the metrics' names; none without any."""
+    """A header, then one line per embedding and corpus; empty without embeddings."""
     shown = [
         (name, corpus, row)
         for name, embedding in embeddings.items()
@@ -31,12 +31,12 @@ def embedding_lines(embeddings: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'embedding':<{wide}}  {'corpus':<{width}}  clips  {names}"
     for name, corpus, row in shown:
         values = "  ".join(
-            f"{format_estimate(row[metric.key], metric.form):>{column(metric.name)}}"
+            f"{format_estimate(row[metric.key], metric.format):>{column(metric.name)}}"
             for metric in EMBEDDING_METRICS
         )
         yield f"{name:<{wide}}  {corpus:<{width}}  {row['clips']:5d}  {values}"
 
 
 def column(name: str) -> int:
-    """Width of a metric's column."""
+    """Width of the column of a metric."""
     return max(8, len(name))

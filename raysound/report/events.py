@@ -1,4 +1,4 @@
-"""The numbers of metrics.json as TensorBoard events."""
+"""The metrics of metrics.json as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from raysound.metrics.declarations import COPIED_SHARE, EMBEDDING_METRICS, METRI
 def write_events(metrics: dict[str, Any], folder: str) -> None:
     """Writes each metric of each corpus and anchor as a scalar `metric/corpus`.
 
-    Those of other embeddings are `embedding.metric/corpus`, the share of copies is
+    Metrics of other embeddings are `embedding.metric/corpus`, the share of copies is
     `copies.share/corpus`. The step is the epoch of the classifier.
 
     Args:
         metrics: content of metrics.json.
-        folder: where the event file goes; what lies there is replaced.
+        folder: folder of the event file; its content is replaced.
     """
     scalars: list[tuple[str, Sequence[Metric], dict[str, Any]]] = [("", METRICS, metrics)]
     if metrics["copies"] is not None:

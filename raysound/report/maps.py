@@ -1,4 +1,4 @@
-"""The map of embeddings as inline SVG: colour and shape show the class, filled is generated."""
+"""Map of the embeddings as inline SVG; colour and shape show the class, real clips are hollow."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 SIZE, MARGIN = 720, 16
 COLOURS = 8
-# Paths around the origin, the most different ones first; with the colours 200 marks.
+# SVG paths around the origin, the most distinct first; with 8 colours they give 200 marks.
 SHAPES = (
     "m-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0 -6.4 0z",  # disc
     "m-3 -3h6v6h-6z",  # square
@@ -50,15 +50,15 @@ class MapPoint:
 
 
 def embedding_map(points: Sequence[MapPoint], labels: list[str], order: list[str]) -> Markup | None:
-    """Draw clips where they lie, a group a corpus; None without a clip.
+    """Draws the clips at their positions, with one group per corpus; None without clips.
 
     Args:
-        points: The clips. The first corpus of `order` is drawn hollow.
-        labels: Class names. Each of 200 has its own pair of colour and shape; then they repeat.
-        order: Corpora, the first undermost.
+        points: The clips. Those of the first corpus of `order` are hollow.
+        labels: Class names. The first 200 have unique pairs of colour and shape; then they repeat.
+        order: Corpora in drawing order, the first at the bottom.
 
     Returns:
-        An `<svg>` element whose groups carry the corpus's place in `order` as `data-corpus`.
+        An `<svg>` element. Its groups have the index of the corpus in `order` as `data-corpus`.
     """
     if not points:
         return None
@@ -87,7 +87,7 @@ def embedding_map(points: Sequence[MapPoint], labels: list[str], order: list[str
 
 
 def legend_mark(number: int) -> Markup:
-    """The mark of a class, as a small `<svg>`."""
+    """Mark of a class as a small `<svg>`."""
     return Markup(f'<svg viewBox="0 0 12 12" aria-hidden="true">{_mark(number, 6, 6)}</path></svg>')
 
 

@@ -1,4 +1,4 @@
-"""The metrics in words: how a number of each is written, what to warn of, what is significant."""
+"""Formatting of metrics, warnings about failed checks, and significant differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,12 +19,12 @@ ANCHOR_WORDS = {
 
 
 def format_estimate(measure: Mapping[str, Any], form: str) -> str:
-    """A measure's value in its form, a dash where it has none."""
+    """Formats the value of a measure; a dash if there is none."""
     return number(measure["value"], form)
 
 
 def number(value: float | None, form: str) -> str:
-    """A number of some form, with a minus that is as wide as a plus."""
+    """Formats a number, with the typographic minus; a dash for None."""
     if value is None:
         return "–"
     text = f"{value:.1%}" if form == "percent" else format(value, form)
@@ -36,7 +36,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
-    """In words, the checks that don't hold: where the classifier can't be trusted."""
+    """A line per failed check, that is, per metric for which the classifier can't be trusted."""
     return [
         f"{_NAMES[check['metric']]} of {check['anchor'].replace('_', ' ')} is "
         f"{check['value']:.4g}; "
@@ -48,7 +48,7 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def skipped_check_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """In words, the checks that could not be made: of which anchor, in which metrics, and why."""
+    """A line per anchor and reason with the metrics whose checks were skipped."""
     found: dict[tuple[str, str], list[str]] = {}
     for check in metrics["sanity"]:
         if check["passed"] is None:
@@ -60,17 +60,17 @@ def skipped_check_lines(metrics: Mapping[str, Any]) -> list[str]:
 def differing_from_real(
     corpora: Mapping[str, Mapping[str, Any]], real: Mapping[str, Any] | None
 ) -> dict[str, dict[str, float]]:
-    """By corpus, the metrics of the first table that differ significantly from the real row's.
+    """Metrics of the first table that differ significantly from the real row, by corpus.
 
-    All comparisons of these corpora are one family, adjusted by Holm's method. Left out are metrics
-    without a better direction, and values that depend on the number of clips and had fewer.
+    All comparisons of these corpora are one family, adjusted by Holm's method. Metrics without a
+    better direction are excluded, and metrics with a note that they had fewer clips than others.
 
     Args:
         corpora: Measures by metric, by corpus; without the real row.
-        real: The real row; None, or without a clip, gives no differences.
+        real: The real row; None or a row without clips gives no differences.
 
     Returns:
-        By corpus, by key of the metric: its value less the real one's.
+        By corpus, by key of the metric: the value minus the real value.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in corpora}
     if real is None:
@@ -90,7 +90,7 @@ def differing_from_real(
 
 
 def worse(differences: Mapping[str, float]) -> list[str]:
-    """Names of the metrics but accuracy whose difference from the real row is for the worse."""
+    """Names of the metrics, except accuracy, that are worse than in the real row."""
     return [
         metric.name
         for metric in HEADLINE
@@ -101,7 +101,7 @@ def worse(differences: Mapping[str, float]) -> list[str]:
 
 
 def not_worse_than_real(anchor: Mapping[str, Any], real: Mapping[str, Any] | None) -> Sequence[str]:
-    """Names of the metrics of the table in which an anchor is no worse than the real test clips."""
+    """Names of the metrics of the table in which an anchor is not worse than real test clips."""
     if real is None:
         return []
     names = []

@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing from outside."""
+"""The report as a self-contained HTML page."""
 
 import base64
 import hashlib
@@ -53,7 +53,7 @@ class Rejects(NamedTuple):
 
     Attributes:
         shown: Rows of `corpus`, `clip_id`, `label` and `reason`, at most REJECTS_SHOWN.
-        counts: All of them, by corpus and kind of reason: see `kind_of`.
+        counts: Number of all rejected clips by corpus and kind of reason, see `kind_of`.
     """
 
     shown: Sequence[Mapping[str, Any]]
@@ -70,27 +70,27 @@ def render(
     settings_yaml: str,
     pairs: Sequence[ShownPair] = (),
 ) -> str:
-    """Write the report.
+    """Renders the report.
 
     Args:
-        metrics: The content of metrics.json. The first corpus of role `real` holds the real test
-            clips.
-        history: One row an epoch of the classifier's training; may be empty.
+        metrics: Content of metrics.json. The first corpus with the role `real` contains the real
+            test clips.
+        history: One row per epoch of the training of the classifier; may be empty.
         examples: Clips to show; may be empty.
-        cells: By corpus, the clips behind each cell (label, predicted class) of its
-            confusion matrix; what is left out opens nothing.
+        cells: Clips of each cell (label, predicted class) of the confusion matrix, by corpus; a
+            missing cell lists no clips.
         points: Clips on the map of embeddings; may be empty.
-        rejects: Some rejected clips, and how many there are of each kind.
-        settings_yaml: The settings as they were read.
+        rejects: Sample of the rejected clips, and the number of all by kind.
+        settings_yaml: The settings as YAML.
         pairs: Clips to show beside training clips; may be empty.
 
     Returns:
-        A complete HTML page. Whatever came in as text is escaped in it.
+        A complete HTML page. All text from arguments is escaped.
 
     Raises:
-        KeyError: `metrics` lacks a part.
-        jinja2.UndefinedError: A corpus or a row lacks a part.
-        ValueError: An example's spectrogram is empty.
+        KeyError: `metrics` lacks a key.
+        jinja2.UndefinedError: A corpus or a row lacks a key.
+        ValueError: The spectrogram of an example is empty.
     """
     labels = metrics["classifier"]["labels"]
     corpora = corpus_rows(metrics["corpora"], labels)
@@ -157,7 +157,7 @@ def render(
 
 
 def environment() -> Environment:
-    """The templates, with the filters that they write numbers by."""
+    """Template environment with the filters for numbers."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -171,7 +171,7 @@ def environment() -> Environment:
 
 
 def _data(content: dict[str, Any]) -> Markup:
-    """JSON that nothing in it can end before its time."""
+    """JSON with `<`, `>` and `&` escaped, so that text can't close the `<script>` element."""
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

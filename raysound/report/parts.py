@@ -1,4 +1,4 @@
-"""Parts of the evaluation page as the template takes them."""
+"""Values of the templates of the evaluation page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,46 +15,47 @@ from raysound.report.measures import ANCHOR_WORDS, differing_from_real, not_wors
 
 METRIC_NAMES = {metric.key: metric.name for metric in METRICS}
 REJECT_KINDS_SHOWN = 100
-# What differs from clip to clip in a reason: what is quoted, paths, numbers.
+# Parts of a reason that differ between clips: quoted text, paths, numbers.
 _OF_ONE_CLIP = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*[^\s:,;]|\d+(?:[.,]\d+)*")
 CONFUSIONS_NAMED = 4
-ROOMY_CLASSES = 12  # matrices of more classes are drawn small, and folded up but for the first
-MATRIX_CLASSES = 150  # of more classes there is no matrix, but a list of the largest confusions
+ROOMY_CLASSES = 12  # matrices of more classes are small, and collapsed except for the first
+MATRIX_CLASSES = 150  # more classes have a list of the largest confusions instead of a matrix
 PAIRS_LISTED = 200
-# Behind a cell of a confusion matrix: how many clips, and some of them with their probability.
+# By cell of a confusion matrix: number of clips, and some clips with their probability.
 Cells = Mapping[tuple[int, int], tuple[int, Sequence[tuple[str, float]]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One clip to look at and to listen to."""
+    """A clip with its picture and audio."""
 
     corpus: str
     clip_id: str
     kind: Literal["hardest", "convincing"]
-    """Of its class and corpus: the least or the most probable as what it was asked to be, or as
-    what it is predicted as."""
+    """Lowest or highest probability of the label (without labels, of the predicted class) among the
+    clips of its class and corpus."""
     label: str | None
-    """What the clip was asked to be, or is; None without labels."""
+    """Label of the clip; None without labels."""
     prediction: str
-    """Class of the highest probability."""
+    """Most probable class."""
     probability: float
     """The classifier's probability of `prediction`, in [0, 1]."""
     target_probability: float | None
     """The classifier's probability of `label`, in [0, 1]; None without labels."""
     nearest_train_clip_id: str | None
-    """The training clip that it is nearest to, if it was set against them."""
+    """The nearest training clip; None if it was not computed."""
     log_mel: NDArray[np.float32]
-    """`(n_mels, n_frames)`, mel band 0 lowest in pitch."""
+    """`(n_mels, n_frames)`; mel band 0 is the lowest."""
     audio: bytes
-    """A FLAC file."""
+    """Content of a FLAC file."""
     seconds_per_frame: float
     windows: int = 1
-    """Of the clip: `log_mel` and `audio` are its first, the probabilities are means over all."""
+    """Number of windows: `log_mel` and `audio` are those of the first window, the probabilities are
+    means over all windows."""
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from clip to clip: paths, what is quoted, numbers.
+    """A reason without the parts that differ between clips: paths, quoted text, numbers.
 
     Examples:
         >>> kind_of("decodes to 3 samples, its header says 44100")
@@ -64,7 +65,7 @@ def kind_of(reason: str) -> str:
 
 
 def common_kinds(counts: Mapping[tuple[str, str], int]) -> list[tuple[tuple[str, str], int]]:
-    """The commonest kinds of rejects by corpus, and of each corpus the others in one row."""
+    """The most common kinds of rejects by corpus; the others of each corpus are in one row."""
     common = sorted(counts, key=lambda key: (-counts[key], key))
     found = {key: counts[key] for key in common[:REJECT_KINDS_SHOWN]}
     for corpus, kind in common[REJECT_KINDS_SHOWN:]:
@@ -74,22 +75,22 @@ def common_kinds(counts: Mapping[tuple[str, str], int]) -> list[tuple[tuple[str,
 
 
 def percent(share: float | None) -> str:
-    """Write a share as a percentage with one decimal, a dash for None."""
+    """Formats a share as a percentage with one decimal; a dash for None."""
     return "–" if share is None else f"{share:.1%}"
 
 
 def interval(measure: dict[str, Any]) -> str:
-    """Write the interval of a measure with a `low` and a `high`, as `83.1–92.4%`."""
+    """Formats the interval of a measure, for example `83.1–92.4%`."""
     return f"{100 * measure['low']:.1f}–{measure['high']:.1%}"
 
 
 def seconds(value: float) -> str:
-    """Write a time on an axis without needless noughts."""
+    """Formats a time on an axis, without trailing zeros."""
     return f"{value:g}"
 
 
 def corpus_rows(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
-    """Put the real corpora first, then the generated ones by accuracy, unscored ones last."""
+    """Rows of the corpora: real corpora first, then generated ones by accuracy, unscored last."""
     rows: list[dict[str, Any]] = [{"name": name, **corpus} for name, corpus in corpora.items()]
     real = next((row for row in rows if row["role"] == "real"), None)
 
@@ -120,7 +121,7 @@ def corpus_rows(corpora: dict[str, Any], labels: list[str]) -> list[dict[str, An
 
 
 def anchor_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """The anchors in order, each with its checks by metric and where it is not worse than real."""
+    """Rows of the anchors: checks by metric, and the metrics that are not worse than real."""
     real = next((row for row in metrics["corpora"].values() if row["role"] == "real"), None)
     return [
         {
@@ -138,7 +139,7 @@ def anchor_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def ranking_rows(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each ranked generator, those it does not differ from, and where it is worse than real."""
+    """Rows of the ranking: generators without a significant difference, and worse metrics."""
     close: dict[str, list[str]] = {name: [] for name in ranking["order"]}
     for pair in ranking["pairs"]:
         if not pair["significant"]:
@@ -158,7 +159,7 @@ def ranking_rows(ranking: dict[str, Any], corpora: list[dict[str, Any]]) -> list
 
 
 def cell_clips(cells: Mapping[str, Cells], corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By corpus, in the page's order: `row,column` → how many, and some of them."""
+    """By corpus, in the order of the page: `row,column` → number of clips, and some clips."""
     made = []
     for corpus in corpora:
         shown = {
@@ -175,12 +176,12 @@ def cell_clips(cells: Mapping[str, Cells], corpora: list[dict[str, Any]]) -> lis
 def _against(
     measure: dict[str, Any], real: dict[str, Any] | None, gap: float | None
 ) -> tuple[float | None, str]:
-    """An accuracy as a share of the real one, and in which direction it differs significantly.
+    """Accuracy as a share of the real accuracy, and the direction of a significant difference.
 
     Args:
         measure: The accuracy.
-        real: That of the real test clips.
-        gap: Their difference; None where it is not significant.
+        real: Accuracy of the real test clips.
+        gap: Difference of both; None if it is not significant.
     """
     if measure["value"] is None:
         return None, "unscored"
@@ -193,7 +194,7 @@ def _against(
 
 
 def _histogram(corpus: dict[str, Any], real: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Clips of a corpus by predicted class, their share, and the share of the real clips."""
+    """Number and share of clips by predicted class, and the share of the real clips."""
     clips = max(1, corpus["clips"])
     return [
         {
@@ -210,7 +211,7 @@ def _histogram(corpus: dict[str, Any], real: dict[str, Any] | None) -> list[dict
 def _confusions(
     matrix: list[list[int]] | None, labels: list[str], most: int
 ) -> list[dict[str, Any]]:
-    """Name the confusions that hold the most clips."""
+    """The confusions with the most clips."""
     if matrix is None:
         return []
     counts = np.array(matrix, dtype=np.int64).reshape(len(labels), len(labels))
@@ -232,7 +233,7 @@ def _confusions(
 def cards_by_corpus(
     examples: Sequence[Example], order: list[str], low: float, high: float
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The cards of the example clips, by corpus, in the order of the corpora."""
+    """Cards of the example clips by corpus, in the order of the corpora."""
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in order}
     for example in examples:
         card = {
@@ -245,7 +246,7 @@ def cards_by_corpus(
 
 
 def window_card(shown: Example | ShownWindow, low: float, high: float) -> dict[str, Any]:
-    """The picture and the sound of a window as the templates take them."""
+    """Picture and audio of a window for the templates."""
     length = shown.log_mel.shape[1] * shown.seconds_per_frame
     return {
         "picture": pictures.spectrogram(shown.log_mel, low, high),

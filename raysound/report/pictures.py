@@ -1,4 +1,4 @@
-"""The report's spectrograms as PNG data URIs."""
+"""Spectrograms of the report as PNG data URIs."""
 
 import base64
 import io
@@ -14,18 +14,18 @@ MAX_COLUMNS = 640
 
 
 def colour_range(log_mels: Iterable[NDArray[np.float32]]) -> tuple[float, float]:
-    """The log-mel values that get the darkest and the brightest colour in one report.
+    """The log-mel values of the darkest and the brightest colour of a report.
 
     Args:
         log_mels: Spectrograms, each `(n_mels, n_frames)`.
 
     Returns:
-        `(low, high)` in the spectrograms' own unit, `low < high`; `(0.0, 1.0)` where there is
-        nothing to measure.
+        `(low, high)` in the unit of the spectrograms, `low < high`; `(0.0, 1.0)` without values
+        above silence.
     """
-    # One range for the whole report: the classifier depends on levels, and a range for every clip
-    # would show a hiss at -70 dB as loud as a siren. The lowest value is left out since it
-    # is digital silence, whose logarithm is only the small number that was added to it.
+    # One range per report: the classifier depends on levels, and with a range per clip a hiss at
+    # -70 dB would look as loud as a siren. The lowest value is excluded: it is digital silence,
+    # whose logarithm is that of the offset.
     values = np.concatenate([np.zeros(0), *(np.ravel(log_mel) for log_mel in log_mels)])
     values = values[np.isfinite(values)]
     sounding = values[values > values.min() + 1e-3] if values.size else values
@@ -36,16 +36,17 @@ def colour_range(log_mels: Iterable[NDArray[np.float32]]) -> tuple[float, float]
 
 
 def spectrogram(log_mel: NDArray[np.float32], low: float, high: float) -> str:
-    """Paint a log-mel spectrogram.
+    """Draws a log-mel spectrogram.
 
     Args:
-        log_mel: `(n_mels, n_frames)`, mel band 0 lowest in pitch.
-        low: Value that gets the darkest colour, as do all below.
-        high: Value that gets the brightest colour, as do all above.
+        log_mel: `(n_mels, n_frames)`; mel band 0 is the lowest.
+        low: Value of the darkest colour; lower values have the same colour.
+        high: Value of the brightest colour; higher values have the same colour.
 
     Returns:
-        A PNG as a `data:` URI, one pixel a band and a frame, band 0 at the bottom. More than 640
-        frames are drawn together, the loudest of each group, so that a click stays visible.
+        A PNG as a `data:` URI with one pixel per band and frame, band 0 at the bottom. Spectrograms
+        of more than 640 frames are reduced to the maximum of groups of frames, so that clicks stay
+        visible.
 
     Raises:
         ValueError: `log_mel` is not two-dimensional or is empty.
@@ -64,31 +65,31 @@ def spectrogram(log_mel: NDArray[np.float32], low: float, high: float) -> str:
         cmap=matplotlib.colormaps["magma"],
         origin="lower",
         format="png",
-        metadata={"Software": "raysound"},  # in place of a version, so that bytes stay the same
+        metadata={"Software": "raysound"},  # without a version, so that bytes are reproducible
     )
     return data_uri(png.getvalue(), "image/png")
 
 
 def colour_scale() -> str:
-    """Paint the colours of `spectrogram` from dark to bright, as a PNG `data:` URI."""
+    """Draws the colours of `spectrogram` from dark to bright, as a PNG `data:` URI."""
     return spectrogram(np.linspace(0, 1, 256, dtype=np.float32)[None, :], 0, 1)
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Write a file's content so that a page can hold it."""
+    """Encodes the content of a file as a `data:` URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers for an axis, as 0, 2, 4 or 0, 0.5, 1.
+    """Round numbers for an axis, for example 0, 2, 4 or 0, 0.5, 1.
 
     Args:
         low: Start of the axis.
         high: End of the axis, above `low`.
-        count: About how many steps to aim at.
+        count: Approximate number of steps.
 
     Returns:
-        Multiples of 1, 2 or 5 times a power of ten that lie in `[low, high]`, ascending.
+        Multiples of 1, 2 or 5 times a power of ten in `[low, high]`, ascending.
     """
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))

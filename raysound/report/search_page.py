@@ -1,4 +1,4 @@
-"""What came of a search, as one HTML page that loads nothing from outside."""
+"""Results of a search as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class TrialRow:
     """One trial of a search.
 
     Attributes:
-        number: from 1, in the order they were drawn.
-        trial_id: its folder's name.
+        number: number from 1, in the order of sampling.
+        trial_id: name of the folder.
         state: finished, stopped, failed, or not begun.
-        values: of the searched settings, by path.
-        history: a row an epoch.
-        selected: the row of the selected epoch; None without an epoch.
-        error: why it failed, in a line.
+        values: values of the searched settings, by path.
+        history: one row per epoch.
+        selected: row of the selected epoch; None without epochs.
+        error: one-line error message of a failed trial.
     """
 
     number: int
@@ -37,32 +37,32 @@ class TrialRow:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the validation clips, in [0, 1], in the selected epoch."""
+        """Validation accuracy of the selected epoch, in [0, 1]."""
         return self.selected["validation_accuracy"] if self.selected else None
 
     @property
     def loss(self) -> float | None:
-        """Of the validation clips, in nats, in the selected epoch."""
+        """Validation loss of the selected epoch, in nats."""
         return self.selected["validation_loss"] if self.selected else None
 
     @property
     def selected_epoch(self) -> int | None:
-        """From 1."""
+        """Number of the selected epoch, from 1."""
         return self.selected["epoch"] if self.selected else None
 
     @property
     def epochs(self) -> int:
-        """How many were trained."""
+        """Number of trained epochs."""
         return len(self.history)
 
     @property
     def seconds(self) -> float:
-        """Of training and validation."""
+        """Time of training and validation, in seconds."""
         return round(sum(row["seconds"] for row in self.history), 1)
 
 
 def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """The trials by validation accuracy, and loss where that is equal; failed ones last."""
+    """Trials by decreasing validation accuracy, then increasing loss; failed trials come last."""
 
     def rank(row: TrialRow) -> tuple[bool, float, float]:
         return row.state == "failed", -(row.accuracy or 0.0), row.loss or math.inf
@@ -71,7 +71,7 @@ def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def best_of(rows: Sequence[TrialRow]) -> TrialRow | None:
-    """The best trial that did not fail; None where there is none."""
+    """The best trial that did not fail; None if there is none."""
     usable = [row for row in ranked(rows) if row.state != "failed" and row.selected]
     return usable[0] if usable else None
 
@@ -84,18 +84,18 @@ def render_search(
     epochs_allowed: int,
     settings_yaml: str,
 ) -> str:
-    """Write the page.
+    """Renders the page.
 
     Args:
-        name: Of the experiment.
+        name: Name of the experiment.
         rows: The trials.
-        best: The one that is recommended.
+        best: The recommended trial.
         settings: Paths of the searched settings.
-        epochs_allowed: Epochs of all trials, had each trained to its end.
-        settings_yaml: The settings as they were read.
+        epochs_allowed: Number of epochs if no trial stops early.
+        settings_yaml: The settings as YAML.
 
     Returns:
-        A complete HTML page. Whatever came in as text is escaped in it.
+        A complete HTML page. All text from arguments is escaped.
     """
     begun = [row for row in rows if row.history]
     whole = [row for row in begun if row.state != "failed"]
@@ -122,7 +122,7 @@ def render_search(
 
 
 def _effect(setting: str, rows: Sequence[TrialRow], best: TrialRow | None) -> dict[str, Any]:
-    """What a setting did to accuracy: a drawing over its range, or a row a choice."""
+    """Accuracy by the value of a setting: a chart over its range, or one row per choice."""
     measured = [(row.values[setting], row.accuracy or 0.0, row is best) for row in rows]
     numbers = {value for value, *_ in measured if _is_number(value)}
     if len(numbers) > 1 and all(_is_number(value) for value, *_ in measured):
@@ -150,7 +150,7 @@ def _is_number(value: object) -> bool:
 
 
 def setting_text(value: object) -> str:
-    """A setting's value in few letters."""
+    """Value of a setting as short text."""
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ from raysound.wording import counted
 
 
 def trials_csv(rows: list[TrialRow]) -> str:
-    """A line a trial, its values as JSON."""
+    """CSV with one line per trial; the values of settings are JSON."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     measured = ["state", "accuracy", "loss", "selected_epoch", "epochs", "seconds"]
@@ -27,7 +27,7 @@ def trials_csv(rows: list[TrialRow]) -> str:
 
 
 def summary_lines(rows: list[TrialRow], best: TrialRow | None, most: int) -> Iterator[str]:
-    """What the search came to, as lines of text."""
+    """Summary of the search as lines of text."""
     states = Counter(row.state for row in rows)
     spent = sum(row.epochs for row in rows)
     ended = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -39,5 +39,5 @@ def summary_lines(rows: list[TrialRow], best: TrialRow | None, most: int) -> Ite
 
 
 def last_line(text: str) -> str:
-    """What an error says, without the way it took."""
+    """Last non-empty line of a traceback: the error message."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

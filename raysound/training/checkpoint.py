@@ -1,4 +1,4 @@
-"""A trained classifier on disk: weights as safetensors, and as JSON what their use requires."""
+"""Checkpoints of a trained classifier: weights as safetensors, metadata as JSON."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ PROGRESS = "progress.pt"
 
 @dataclass(frozen=True)
 class ClassifierMetadata:
-    """What `checkpoint.json` holds.
+    """Content of `checkpoint.json`.
 
     Attributes:
         model: name in `raysound.models.MODELS`.
         labels: class names in the order of the logits.
-        features: what the log-mels it learned from were made with.
-        normalisation: of the training set.
-        training: the training settings, seed included.
-        metrics: of the epoch it was taken at.
-        data: clips a split, and the digest of the split it was trained with.
-        versions: of the packages that made it.
+        features: feature settings of the training data.
+        normalisation: normalisation of the training set.
+        training: training settings, including the seed.
+        metrics: metrics of the epoch of the checkpoint.
+        data: number of clips per split, and the digest of the split.
+        versions: versions of the packages used for training.
     """
 
     model: str
@@ -50,12 +50,12 @@ class ClassifierMetadata:
 
 
 def read_weights(uri: str) -> dict[str, Tensor]:
-    """Tensors by name, of a safetensors file or of a PyTorch state dict, which may run no code.
+    """Reads tensors by name from a safetensors file or a PyTorch state dict; executes no code.
 
-    A state dict may lie under the key `state_dict`, as in checkpoints of Lightning.
+    A state dict may be under the key `state_dict`, as in checkpoints of Lightning.
 
     Raises:
-        UserError: there is no such file, or it holds no weights.
+        UserError: the file can't be read, or it contains no weights.
     """
     data = read_weights_file(uri)
     try:
@@ -63,40 +63,41 @@ def read_weights(uri: str) -> dict[str, Tensor]:
     except safetensors.SafetensorError:
         try:
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # zip, pickle and torch each have errors of their own
+        except Exception as error:  # zip, pickle and torch raise different errors
             raise UserError(
                 f"model.weights: {uri} is neither a safetensors file nor a state dict of tensors"
             ) from error
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"model.weights: {uri} holds no tensors by name")
+        raise UserError(f"model.weights: {uri} contains no named tensors")
     return tensors
 
 
 def read_weights_file(uri: str) -> bytes:
-    """The file that `read_weights` reads. Raises UserError where it can't be read."""
+    """Content of the file for `read_weights`. Raises UserError if it can't be read."""
     try:
         return storage.read_bytes(uri)
     except OSError as error:
         raise UserError(f"model.weights: {uri} can't be read: {error}") from error
 
 
-def fitting(
+def matching_weights(
     model: EmbeddingClassifier, weights: Mapping[str, Tensor], uri: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Those of some weights that fit a model by name and shape.
+    """Selects the weights that match a model by name and shape.
 
     Args:
         model: the classifier.
-        weights: their names may begin with `model.` or `module.`, as wrappers write them.
-        uri: where they were read, for the error.
+        weights: tensors by name; names may begin with `model.` or `module.`, the prefixes of
+            wrapper modules.
+        uri: file of the weights, for the error message.
 
     Returns:
-        The fitting weights, and the model's names for which there are none.
+        The matching weights, and the names of the model without a weight.
 
     Raises:
-        UserError: none fits.
+        UserError: no weight matches.
     """
     state = model.state_dict()
 
@@ -111,14 +112,14 @@ def fitting(
     best = max(map(without, ("", "model.", "module.")), key=len)
     if not best:
         raise UserError(
-            f"model.weights: none of the {len(weights)} tensors of {uri} fits the model by name "
-            "and shape: is it of another model.name?"
+            f"model.weights: none of the {len(weights)} tensors of {uri} matches the model by name "
+            "and shape: is it for another model.name?"
         )
     return best, [name for name in state if name not in best]
 
 
 def save(folder: str, weights: Mapping[str, Tensor], checkpoint: ClassifierMetadata) -> None:
-    """Writes weights and metadata; the metadata comes last, so a folder that has it is whole."""
+    """Writes weights, then metadata: a folder with metadata has a complete checkpoint."""
     weights = {key: value.contiguous().cpu() for key, value in weights.items()}
     storage.write_bytes(storage.join(folder, WEIGHTS), safetensors.torch.save(weights))
     metadata = {
@@ -133,11 +134,11 @@ def save(folder: str, weights: Mapping[str, Tensor], checkpoint: ClassifierMetad
 
 
 class Weights(NamedTuple):
-    """Of a training after some epoch, each by name.
+    """Weights after an epoch of training, each by name.
 
     Attributes:
-        model: after the last epoch.
-        averaged: their running mean; empty where there is none.
+        model: weights of the model.
+        averaged: exponential moving average of the weights; empty if it is not used.
     """
 
     model: Mapping[str, Tensor]
@@ -145,14 +146,14 @@ class Weights(NamedTuple):
 
 
 def save_progress(folder: str, weights: Weights, progress: TrainState) -> None:
-    """Writes the state after an epoch to one file, atomically."""
+    """Writes the training state after an epoch to one file, atomically."""
     file = io.BytesIO()
     torch.save({"weights": weights._asdict(), "state": vars(progress)}, file)
     storage.write_bytes(storage.join(folder, PROGRESS), file.getvalue())
 
 
 def load_progress(folder: str) -> tuple[Weights, TrainState] | None:
-    """Reads what `save_progress` wrote; None before the first epoch. Can't execute code."""
+    """Reads the file of `save_progress`; None before the first epoch. Executes no code."""
     uri = storage.join(folder, PROGRESS)
     if not storage.exists(uri):
         return None
@@ -162,7 +163,7 @@ def load_progress(folder: str) -> tuple[Weights, TrainState] | None:
 
 
 def is_complete(folder: str) -> bool:
-    """True where a run has finished and left its checkpoint."""
+    """True if the folder has a complete checkpoint."""
     return storage.exists(storage.join(folder, METADATA_FILE))
 
 
@@ -173,7 +174,7 @@ def load_metadata(folder: str) -> ClassifierMetadata:
         UserError: there is no checkpoint in the folder.
     """
     if not is_complete(folder):
-        raise UserError(f"{folder} holds no checkpoint: run jobs/train.py first")
+        raise UserError(f"{folder} contains no checkpoint: run jobs/train.py first")
     metadata = json.loads(storage.read_bytes(storage.join(folder, METADATA_FILE)))
     del metadata["feature_id"]
     metadata["features"] = FeatureSettings(**metadata["features"])
@@ -184,7 +185,7 @@ def load_metadata(folder: str) -> ClassifierMetadata:
 
 
 def load_model(folder: str, checkpoint: ClassifierMetadata) -> EmbeddingClassifier:
-    """The trained model, on the CPU, in eval mode."""
+    """Loads the trained model on the CPU, in eval mode."""
     model = build(checkpoint.model, len(checkpoint.labels))
     weights = storage.read_bytes(storage.join(folder, WEIGHTS))
     model.load_state_dict(safetensors.torch.load(weights))

@@ -352,7 +352,7 @@ def test_too_few_real_clips_have_no_threshold_and_the_reason_is_shown(
     metrics = json.loads((output / "metrics.json").read_text())
     schema = json.loads((root / "docs/metrics.schema.json").read_text())
     Draft202012Validator(schema).validate(metrics)
-    why = "75 real clips: a threshold at 1.00% needs 99 or more"
+    why = "75 real clips: a threshold at 1.00% needs at least 99"
     assert metrics["copies"]["threshold"] == {"value": None, "clips": 75, "why": why}
     for row in metrics["copies"]["corpora"].values():
         assert (row["share"]["value"], row["share"]["why"]) == (None, why)

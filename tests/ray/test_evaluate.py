@@ -93,9 +93,9 @@ def test_the_anchors_are_in_the_metrics(metrics: dict[str, Any]) -> None:
     assert [row for row in metrics["sanity"] if row["passed"] is False] == []
     made = {(row["anchor"], row["metric"]) for row in metrics["sanity"] if row["passed"]}
     assert len(made) >= 12
-    # Three test clips a class are too few to repeat one.
+    # Three test clips per class are too few to repeat one of them.
     skipped_checks = [row for row in metrics["sanity"] if row["anchor"] == "one_clip_per_class"]
-    assert {row["why"] for row in skipped_checks} == {"needs more than 5 real test clips a class"}
+    assert {row["why"] for row in skipped_checks} == {"needs more than 5 real test clips per class"}
 
 
 def test_scores_do_not_depend_on_the_number_of_tasks(

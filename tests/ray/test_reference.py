@@ -27,7 +27,7 @@ from raysound.distributed.training.trainer import train_classifier
 from raysound.errors import UserError
 from raysound.evaluation.comparison import compare, compare_files, skipped_lines
 from raysound.evaluation.predictions import as_array, prediction_parts
-from raysound.metrics.sampling import drawn
+from raysound.metrics.sampling import sample_rows
 from raysound.metrics.selection import keys
 from raysound.settings.loading import from_tree
 from tests.html_tree import Tree, assert_harmless
@@ -165,7 +165,7 @@ def test_the_moments_give_the_frechet_distance_of_metrics_json(
     tables = pa.concat_tables([storage.read_table(uri) for uri in uris])
     found = against["metrics"]["embeddings"]["conv"]["corpora"]["flat"]
     order = np.argsort(keys(tables["clip_id"].to_pylist()))
-    own = drawn(as_array(tables["embedding"]).astype(np.float64)[order], found["compared"], 0)
+    own = sample_rows(as_array(tables["embedding"]).astype(np.float64)[order], found["compared"], 0)
     (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/reference.md").read_text(), re.S)
     of_conv = {
         key.rpartition("/")[2]: array

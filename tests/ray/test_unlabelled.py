@@ -22,7 +22,7 @@ from raysound.evaluation.comparison import compare_files
 from raysound.evaluation.predictions import as_array, read_predictions
 from raysound.metrics.declarations import METRICS
 from raysound.metrics.kernel import mmd2_x100
-from raysound.metrics.sampling import drawn
+from raysound.metrics.sampling import sample_rows
 from raysound.metrics.selection import keys
 from raysound.settings.loading import from_tree
 from raysound.storage import read_table
@@ -106,7 +106,7 @@ def test_scores_of_probabilities_equal_plain_numpy(unlabelled: dict[str, Any]) -
         assert table["label"].null_count == table["target_probability"].null_count == len(table)
         in_order = np.argsort(keys(table["clip_id"].to_pylist()))
         p = as_array(table["probabilities"]).astype(np.float64)[in_order]
-        p = drawn(p / p.sum(axis=1, keepdims=True), row["compared"], 0)
+        p = sample_rows(p / p.sum(axis=1, keepdims=True), row["compared"], 0)
         log = np.log(np.maximum(p, 1e-12))
         divergences = [
             (p[i] * (log[i] - log[j])).sum() for i in range(len(p)) for j in range(len(p)) if i != j

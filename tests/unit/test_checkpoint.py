@@ -33,7 +33,7 @@ NOTE = ClassifierMetadata(
 )
 
 
-def test_a_classifier_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_loaded_classifier_equals_the_saved_one(tmp_path: Path) -> None:
     model = build("cnn", 2).eval()
     log_mel = np.random.default_rng(0).standard_normal((3, 8, 101)).astype(np.float32)
 
@@ -51,7 +51,7 @@ def test_a_classifier_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_a_person_can_read_the_note(tmp_path: Path) -> None:
+def test_the_metadata_is_readable_json(tmp_path: Path) -> None:
     checkpoint.save(str(tmp_path), build("cnn", 2).state_dict(), NOTE)
 
     note = json.loads((tmp_path / "checkpoint.json").read_text())
@@ -61,8 +61,8 @@ def test_a_person_can_read_the_note(tmp_path: Path) -> None:
     assert note["labels"] == ["bell", "狗"]
 
 
-def test_a_folder_without_its_note_is_no_checkpoint(tmp_path: Path) -> None:
-    """The note is written last: weights alone are a run that was cut off."""
+def test_a_folder_without_metadata_is_no_checkpoint(tmp_path: Path) -> None:
+    """The metadata is written last: weights alone are from an interrupted run."""
     checkpoint.save(str(tmp_path), build("cnn", 2).state_dict(), NOTE)
     (tmp_path / "checkpoint.json").unlink()
 
@@ -73,10 +73,10 @@ def test_a_folder_without_its_note_is_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
-def test_progress_comes_back_bit_by_bit(
+def test_loaded_progress_is_bitwise_equal(
     tmp_path: Path, optimizer: str, layout: torch.memory_format
 ) -> None:
-    """In any memory layout, and before an optimiser has taken its first step."""
+    """This holds for any memory layout, and before the first step of an optimiser."""
     model = build("cnn", 2).to(memory_format=layout)
     made = getattr(torch.optim, optimizer)(model.parameters(), lr=0.01)
     for step in range(2):
@@ -84,21 +84,21 @@ def test_progress_comes_back_bit_by_bit(
         weights = Weights(model.state_dict(), {})
         checkpoint.save_progress(str(tmp_path), weights, progress)
 
-        there = checkpoint.load_progress(str(tmp_path))
+        loaded = checkpoint.load_progress(str(tmp_path))
 
-        assert there is not None
+        assert loaded is not None
         for name, value in model.state_dict().items():
-            assert torch.equal(there[0].model[name], value)
-        assert there[0].averaged == {}
-        assert there[1].history == progress.history
-        assert (there[1].scheduler, there[1].steps) == ({"best": 0.5}, 7)
-        again = getattr(torch.optim, optimizer)(model.parameters(), lr=0.5)
-        again.load_state_dict(there[1].optimizer)
-        assert again.param_groups[0]["lr"] == 0.01
-        for parameter, theirs in made.state.items():
-            for key, value in theirs.items():
-                mine = again.state[parameter].get(key)
-                assert value is mine is None or torch.equal(mine, value), key
+            assert torch.equal(loaded[0].model[name], value)
+        assert loaded[0].averaged == {}
+        assert loaded[1].history == progress.history
+        assert (loaded[1].scheduler, loaded[1].steps) == ({"best": 0.5}, 7)
+        other = getattr(torch.optim, optimizer)(model.parameters(), lr=0.5)
+        other.load_state_dict(loaded[1].optimizer)
+        assert other.param_groups[0]["lr"] == 0.01
+        for parameter, state in made.state.items():
+            for key, value in state.items():
+                actual = other.state[parameter].get(key)
+                assert value is actual is None or torch.equal(actual, value), key
         model(torch.randn(4, 1, 16, 20)).sum().backward()
         made.step()
 
@@ -108,7 +108,7 @@ def test_before_the_first_epoch_there_is_no_progress(tmp_path: Path) -> None:
     assert checkpoint.load_progress(str(tmp_path / "absent")) is None
 
 
-# Going on from progress
+# Resuming from progress
 
 HISTORY = [
     {"epoch": 1, "lr": 0.1 + 0.2, "train_loss": 1e-310, "validation_loss": None, "seconds": 1 / 3},
@@ -117,7 +117,7 @@ HISTORY = [
 
 
 class Net(nn.Module):
-    """Weights of all kinds: a map, a vector, running statistics and a count."""
+    """A network with convolution weights, vectors, running statistics and a counter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,19 +125,19 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(3)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """A number."""
+        """Returns a scalar."""
         return self.norm(self.conv(inputs)).square().mean()
 
 
 def plain(value: Any) -> Any:
-    """JSON knows no tuples; a momentum that has not begun is as good as none."""
+    """Converts tuples to lists and drops None, such as the momentum before the first step."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if item is not None}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """Equal bit by bit, types of tensors too."""
+    """Asserts that values are bitwise equal and tensors have equal dtypes and shapes."""
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys()
         for key in expected:
@@ -173,10 +173,10 @@ SCHEDULERS = [
     "optimizer", OPTIMIZERS, ids=lambda value: f"{value['name']}{value.get('momentum', '')}"
 )
 @pytest.mark.parametrize("steps", [0, 3])
-def test_what_goes_on_from_progress_goes_the_same_way(
+def test_resumed_training_gives_identical_results(
     optimizer: dict[str, Any], scheduler: dict[str, Any] | None, steps: int, tmp_path: Path
 ) -> None:
-    """Into a fresh optimiser and schedule, which then go on as the first ones do."""
+    """A new optimiser and schedule with the loaded state continue like the original ones."""
     settings = TrainingSettings(epochs=6, optimizer=optimizer, scheduler=scheduler)
     torch.manual_seed(0)
     model, inputs = Net(), torch.randn(4, 1, 5, 5)
@@ -227,12 +227,12 @@ def test_what_goes_on_from_progress_goes_the_same_way(
 
 
 def progress_of(steps: int, size: int = 10) -> tuple[Weights, TrainState]:
-    """Weights that say at which step they were taken."""
+    """Progress whose weights have the number of the step as values."""
     weights = {"a": torch.full((size,), float(steps)), "b.c": torch.tensor(steps)}
     return Weights(weights, {}), TrainState([], {"state": {}, "param_groups": []}, {}, steps)
 
 
-def test_progress_of_an_epoch_takes_the_place_of_that_before(tmp_path: Path) -> None:
+def test_progress_of_an_epoch_replaces_that_of_the_previous_epoch(tmp_path: Path) -> None:
     for steps in (1, 2):
         checkpoint.save_progress(str(tmp_path), *progress_of(steps))
 
@@ -243,14 +243,14 @@ def test_progress_of_an_epoch_takes_the_place_of_that_before(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.PROGRESS]
 
 
-def test_progress_is_no_checkpoint_yet(tmp_path: Path) -> None:
+def test_progress_is_not_a_complete_checkpoint(tmp_path: Path) -> None:
     checkpoint.save_progress(str(tmp_path), *progress_of(1))
 
     assert not checkpoint.is_complete(str(tmp_path))
 
 
-def test_progress_that_is_read_while_it_is_written_is_whole(tmp_path: Path) -> None:
-    """A worker may be killed, or another look, at any time: it is the old file or the new one."""
+def test_progress_is_written_atomically(tmp_path: Path) -> None:
+    """A reader sees the old file or the new one at any time."""
     folder, size = str(tmp_path), 300_000
     checkpoint.save_progress(folder, *progress_of(0, size))
 
@@ -271,7 +271,7 @@ def test_progress_that_is_read_while_it_is_written_is_whole(tmp_path: Path) -> N
     assert seen == sorted(seen)
 
 
-def test_progress_that_can_not_be_written_leaves_the_last(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_previous_progress(tmp_path: Path) -> None:
     checkpoint.save_progress(str(tmp_path), *progress_of(1))
     weights, progress = progress_of(2)
 
@@ -284,8 +284,8 @@ def test_progress_that_can_not_be_written_leaves_the_last(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.PROGRESS]
 
 
-def test_weights_that_share_memory_or_lie_otherwise_are_written(tmp_path: Path) -> None:
-    """The classifier so far is often the model itself, and on a GPU maps lie channels last."""
+def test_weights_with_shared_memory_or_other_layouts_are_written(tmp_path: Path) -> None:
+    """The averaged weights may be those of the model, and GPU training uses channels_last."""
     maps = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     part = torch.arange(12.0).view(3, 4).t()
     weights = {"maps": maps, "again": maps, "part": part}
@@ -299,7 +299,7 @@ def test_weights_that_share_memory_or_lie_otherwise_are_written(tmp_path: Path) 
 
 
 class Pickled:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -308,8 +308,8 @@ class Pickled:
         return (Path.touch, (self.path,))
 
 
-def test_nothing_that_is_read_is_unpickled(tmp_path: Path) -> None:
-    """A pickle could run anything: what others wrote may lie in a shared folder."""
+def test_loading_does_not_unpickle(tmp_path: Path) -> None:
+    """A pickle can execute code, and files in a shared folder may be written by others."""
     sign = tmp_path / "unpickled"
     pickle.loads(pickle.dumps(Pickled(sign)))
     sign.unlink()
@@ -332,7 +332,7 @@ def test_nothing_that_is_read_is_unpickled(tmp_path: Path) -> None:
 # Normalisation and scores
 
 
-def test_normalisation_brings_every_band_to_mean_0_and_spread_1() -> None:
+def test_normalised_bands_have_mean_0_and_standard_deviation_1() -> None:
     rng = np.random.default_rng(0)
     log_mel = rng.standard_normal((50, 3, 40)) * [[1], [5], [0.5]] + [[-20], [3], [0]]
     normalise = Normalisation(tuple(log_mel.mean((0, 2))), tuple(log_mel.std((0, 2))))
@@ -345,7 +345,7 @@ def test_normalisation_brings_every_band_to_mean_0_and_spread_1() -> None:
     torch.testing.assert_close(actual.std((0, 1, 3)), torch.ones(3), atol=1e-3, rtol=0)
 
 
-def test_a_band_that_was_silent_in_training_does_not_blow_up() -> None:
+def test_a_band_that_is_silent_in_training_stays_bounded() -> None:
     normalise = Normalisation((-23.0,), (0.0,))
 
     actual = normalise(torch.full((1, 1, 5), -3.0))
@@ -366,7 +366,7 @@ def test_scores_are_probabilities_and_do_not_depend_on_the_batch_size() -> None:
     np.testing.assert_allclose(score(model, plain, log_mel, 3)[0], probabilities, rtol=1e-4)
 
 
-def test_windows_are_averaged_clip_by_clip() -> None:
+def test_windows_are_averaged_per_clip() -> None:
     values = np.array([[1, 0], [0, 1], [0.5, 0.5], [0.2, 0.8]], np.float32)
 
     actual = mean_by_clip(values, np.array([0, 2, 3]))

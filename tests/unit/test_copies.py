@@ -84,7 +84,7 @@ def with_noise(wave: np.ndarray) -> np.ndarray:
         (lambda x: shifted(x, -0.73, False), -0.73),
         (lambda x: shifted(x, 0.52, True), 0.52),
         (lambda x: shifted(x, -1.0, True), -1.0),
-        # Any roll is aligned, also one further than the linear shifts.
+        # All rolls are aligned, including those beyond the maximum linear shift.
         (lambda x: shifted(x, 1.8, True), 1.8),
         (lambda x: with_noise(0.6 * shifted(x, 0.41, False)), 0.41),
     ],
@@ -105,7 +105,7 @@ def test_an_exact_copy_has_similarity_1(waves, reference) -> None:
 
 
 def test_similarity_is_the_correlation_of_the_overlap() -> None:
-    """Against the definition, written out for each alignment of random patches."""
+    """It equals the definition, computed for each alignment of random patches."""
     rng = np.random.default_rng(3)
     one, other = rng.integers(0, 256, size=(2, 1, 5, 40), dtype=np.uint8)
     ((value,),), ((lag,),) = similarity(one, other, np.array([[0]]), HOP, max_lag=10 * HOP)
@@ -140,7 +140,7 @@ def test_independent_sounds_are_not_similar(independent) -> None:
     assert independent.similarity.max() < 0.75
 
 
-def test_silence_and_steady_tones_match_nothing_not_even_themselves(waves) -> None:
+def test_silence_and_steady_tones_match_no_window(waves) -> None:
     t = np.arange(SETTINGS.clip_samples) / 16000
     tone = (0.3 * np.sin(2 * np.pi * 500 * t)).astype(np.float32)
     flat = patches_of([np.zeros_like(tone), tone, tone * 0.1])
@@ -174,16 +174,16 @@ def test_the_block_size_does_not_change_the_candidates(monkeypatch) -> None:
         assert (candidates(x, y, 8) == expected).all()
 
 
-def test_a_window_does_not_depend_on_those_beside_it(waves, reference) -> None:
-    made = patches_of(waves[:6])
-    together = find_copies(made, reference)
-    alone = [find_copies(made[row : row + 1], reference) for row in range(6)]
+def test_the_result_of_a_window_does_not_depend_on_other_windows(waves, reference) -> None:
+    windows = patches_of(waves[:6])
+    together = find_copies(windows, reference)
+    alone = [find_copies(windows[row : row + 1], reference) for row in range(6)]
 
     assert together.index.tolist() == [int(one.index[0]) for one in alone]
     assert together.similarity == pytest.approx([one.similarity[0] for one in alone], abs=1e-6)
 
 
-def test_more_candidates_than_training_windows_are_all_of_them() -> None:
+def test_candidates_are_limited_to_the_training_windows() -> None:
     x = np.eye(3, dtype=np.float32)
     assert candidates(x, x, 16)[:, 0].tolist() == [0, 1, 2]
     assert candidates(x, x, 16).shape == (3, 3)
@@ -202,7 +202,7 @@ def test_the_memory_of_the_search_is_bounded(monkeypatch) -> None:
         tracemalloc.stop()
 
 
-def test_the_group_of_a_training_clip_is_not_compared(reference, waves) -> None:
+def test_training_clips_of_the_same_group_are_not_compared(reference, waves) -> None:
     doubled = TrainingWindows.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
     groups = np.array([*range(CLIPS), 0, 1, 2])
     found = find_copies(doubled.patches, doubled, excluded=groups)
@@ -219,18 +219,18 @@ def test_the_group_of_a_training_clip_is_not_compared(reference, waves) -> None:
     assert (alone.similarity == -1).all()
 
 
-def test_some_training_clips_are_searched_as_all_are(reference, waves) -> None:
-    """Groups of several windows: each finds the best of another group, however large its own is."""
+def test_a_search_of_some_training_clips_equals_that_of_all(reference, waves) -> None:
+    """Each window finds the best window of another group, for any size of its own group."""
     doubled = TrainingWindows.of(np.concatenate([reference.patches, patches_of(waves[:3])]), HOP)
     groups = np.array([*(np.arange(CLIPS) // 20), 7, 8, 9])
-    whole = find_copies(doubled.patches, doubled, k=2, excluded=groups)
-    assert whole.index[:3].tolist() == [CLIPS, CLIPS + 1, CLIPS + 2]
-    assert (groups[whole.index] != groups).all()
+    of_all = find_copies(doubled.patches, doubled, k=2, excluded=groups)
+    assert of_all.index[:3].tolist() == [CLIPS, CLIPS + 1, CLIPS + 2]
+    assert (groups[of_all.index] != groups).all()
 
     some = np.array([1, 5, CLIPS])
     found = find_copies(doubled.patches[some], doubled, k=2, excluded=groups, own=groups[some])
-    assert found.index.tolist() == whole.index[some].tolist()
-    assert found.similarity == pytest.approx(whole.similarity[some], abs=1e-6)
+    assert found.index.tolist() == of_all.index[some].tolist()
+    assert found.similarity == pytest.approx(of_all.similarity[some], abs=1e-6)
     with pytest.raises(ValueError, match="2 and 27 groups for 3 windows and 27 training windows"):
         find_copies(doubled.patches[some], doubled, excluded=groups, own=groups[:2])
 
@@ -247,7 +247,7 @@ def test_patches_do_not_depend_on_the_level_and_average_short_frames() -> None:
     assert patches(np.full((1, 4, 9), -23.03, np.float32), 0.03).min() == 255
 
 
-def test_patches_refuse_what_is_no_log_mel() -> None:
+def test_patches_raise_on_invalid_log_mels() -> None:
     with pytest.raises(ValueError, match="n_mels, n_frames"):
         patches(np.zeros((4, 5), np.float32), 0.03)
     with pytest.raises(ValueError, match="window 1 is not finite"):
@@ -256,15 +256,15 @@ def test_patches_refuse_what_is_no_log_mel() -> None:
         TrainingWindows.of(np.zeros((0, 4, 9), np.uint8), 0.03)
 
 
-def test_windows_of_other_shape_are_refused(reference) -> None:
+def test_windows_of_different_shapes_raise_an_error(reference) -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         similarity(reference.patches[:, :, 1:], reference.patches, np.zeros((CLIPS, 1), int), HOP)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 9])
 def test_short_windows_are_compared_without_an_error(frames) -> None:
-    made = np.random.default_rng(frames).integers(0, 256, size=(6, 8, frames), dtype=np.uint8)
-    found = find_copies(made, TrainingWindows.of(made, HOP))
+    windows = np.random.default_rng(frames).integers(0, 256, size=(6, 8, frames), dtype=np.uint8)
+    found = find_copies(windows, TrainingWindows.of(windows, HOP))
 
     assert np.isfinite(found.similarity).all()
     if frames > 3:
@@ -279,7 +279,7 @@ def test_coarse_vectors_have_length_1_less_the_centre(reference) -> None:
     assert not normalised(reference.centre[np.newaxis], reference.centre).any()
 
 
-def test_the_best_window_counts_for_a_clip() -> None:
+def test_a_clip_has_the_similarity_of_its_best_window() -> None:
     windows = Copies(
         np.array([4, 5, 6, 7]),
         np.array([0.2, 0.9, 0.9, 0.1], np.float32),
@@ -305,7 +305,7 @@ def test_the_threshold_flags_no_more_than_its_rate_of_new_real_clips() -> None:
 def test_too_few_real_clips_have_no_threshold_and_a_reason() -> None:
     short = threshold_of(np.linspace(0, 0.5, 98), 0.01)
     assert short.value is None
-    assert short.why == "98 real clips: a threshold at 1.00% needs 99 or more"
+    assert short.why == "98 real clips: a threshold at 1.00% needs at least 99"
 
     assert threshold_of(np.linspace(0, 0.5, 99), 0.01).value == 0.5
     assert threshold_of(np.linspace(0, 0.5, 199), 0.01).value < 0.5
@@ -322,7 +322,7 @@ def test_the_share_of_copies_counts_those_that_reach_the_threshold() -> None:
     assert none["why"].startswith("1 real clips: a threshold at 1.00%")
 
 
-def test_a_threshold_refuses_rates_and_similarities_that_are_none() -> None:
+def test_a_threshold_raises_on_invalid_rates_and_similarities() -> None:
     with pytest.raises(ValueError, match="rate"):
         threshold_of([0.1], 1.0)
     with pytest.raises(ValueError, match="not finite"):

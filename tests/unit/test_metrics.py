@@ -27,7 +27,7 @@ def scored(draw, min_clips=0):
 
 
 def test_docstring_examples_run():
-    """Every function's example gives what its docstring shows."""
+    """The examples of the docstrings give the documented results."""
     result = doctest.testmod(classification)
 
     assert result.attempted >= 3
@@ -42,7 +42,7 @@ def test_docstring_examples_run():
         (15, 148, 0.0624, 0.1605),
         (0, 20, 0.0000, 0.1611),
         (1, 29, 0.0061, 0.1718),
-        # Worked by hand with z = 1.959964.
+        # Computed by hand with z = 1.959964.
         (80, 100, 0.7112, 0.8666),
         (294, 300, 0.9571, 0.9908),
         (5, 10, 0.2366, 0.7634),
@@ -53,15 +53,15 @@ def test_wilson_interval_equals_published_values(correct, n, low, high):
     assert wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_wilson_interval_of_nothing_knows_nothing():
-    """Without clips the interval is all of [0, 1]."""
+def test_wilson_interval_without_clips_is_0_to_1():
+    """Without clips nothing is known about the share."""
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 @fast
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_holds_the_share_and_mirrors(pair):
-    """The interval holds the share, stays in [0, 1], and swapping right and wrong mirrors it."""
+def test_wilson_interval_contains_the_share_and_is_symmetric(pair):
+    """The interval is inside [0, 1] and contains the share; swapping right and wrong mirrors it."""
     correct, n = pair
 
     low, high = wilson_interval(correct, n)
@@ -75,7 +75,7 @@ def test_wilson_interval_holds_the_share_and_mirrors(pair):
 @fast
 @given(st.integers(0, 50), st.floats(0.5, 0.94))
 def test_wilson_interval_widens_with_confidence_and_narrows_with_clips(correct, confidence):
-    """More confidence makes it wider, ten times the clips make it narrower."""
+    """It is wider for a higher confidence and narrower for ten times the clips."""
 
     def width(correct, n, confidence):
         low, high = wilson_interval(correct, n, confidence)
@@ -89,19 +89,19 @@ def test_wilson_interval_widens_with_confidence_and_narrows_with_clips(correct, 
     ("arguments", "message"),
     [((5, 4), ["5", "4"]), ((-1, 4), ["-1", "4"]), ((1, 4, 1.0), ["1.0"]), ((1, 4, 0), ["0"])],
 )
-def test_wilson_interval_refuses_impossible_counts(arguments, message):
-    """Counts outside 0..n and a confidence outside (0, 1) are refused by name."""
-    with pytest.raises(ValueError, match="must lie") as caught:
+def test_wilson_interval_raises_on_invalid_arguments(arguments, message):
+    """The error names counts outside 0..n and a confidence outside (0, 1)."""
+    with pytest.raises(ValueError, match="must be in") as caught:
         wilson_interval(*arguments)
 
     assert all(value in str(caught.value) for value in message)
 
 
 def test_report_of_known_clips():
-    """Every number of a small corpus equals its hand-computed value."""
+    """The metrics of a small corpus equal hand-computed values."""
     probabilities = [
         [0.7, 0.1, 0.1, 0.1],  # dog, right
-        [0.1, 0.7, 0.1, 0.1],  # dog, predicted as rain; third by the tie
+        [0.1, 0.7, 0.1, 0.1],  # dog, predicted as rain; rank 2 by the tie
         [0.0, 0.6, 0.3, 0.1],  # rain, right
         [0.3, 0.3, 0.3, 0.1],  # siren, predicted as dog by the tie
         [0.4, 0.3, 0.2, 0.1],  # siren, predicted as dog
@@ -127,8 +127,8 @@ def test_report_of_known_clips():
 
 @fast
 @given(scored())
-def test_report_survives_json(clips):
-    """The report holds only plain numbers, so JSON gives back the same thing, without NaN."""
+def test_report_is_unchanged_by_json(clips):
+    """The report has only plain values without NaN, so that JSON returns an equal report."""
     truth, probabilities = clips
     labels = [f"class {index}" for index in range(probabilities.shape[1])]
 
@@ -145,8 +145,8 @@ def test_report_survives_json(clips):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 4])
-def test_three_most_probable_of_three_classes_are_no_measure(classes):
-    """Each clip's class is among them whatever the classifier says: no value, and the reason."""
+def test_top_3_has_no_value_for_three_classes_or_fewer(classes):
+    """Every class is among the three most probable, so there is a reason instead of a value."""
     probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), 40)
     truth = np.arange(40) % classes
 
@@ -161,7 +161,7 @@ def test_three_most_probable_of_three_classes_are_no_measure(classes):
 
 
 def test_report_of_no_clips():
-    """A corpus without a scored clip has None for its values, not zero."""
+    """The values of a corpus without scored clips are None, not zero."""
     report = classification_report([], np.zeros((0, 2)), ["dog", "rain"])
 
     assert report["clips"] == 0
@@ -185,8 +185,8 @@ def test_report_of_no_clips():
         (lambda: classification_report([0], [[1.0, 0.0]], ["a", "a"]), ["'a'", "2", "1"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, message):
-    """Lengths, classes and probabilities that cannot be are refused, and the error names them."""
+def test_errors_name_the_invalid_values(call, message):
+    """Invalid lengths, classes and probabilities raise errors that name them."""
     with pytest.raises(ValueError, match=r"\d|float") as caught:
         call()
 

@@ -29,8 +29,8 @@ def test_the_schema_file_is_generated_from_the_types(root: Path) -> None:
     assert measures <= set(corpus["required"])
 
 
-def test_the_schema_refuses_what_no_evaluation_writes() -> None:
-    """A missing or unknown key, another version, a number out of its range."""
+def test_the_schema_rejects_invalid_metrics() -> None:
+    """Missing or unknown keys, another version, and numbers out of range are invalid."""
     validator = Draft202012Validator(json.loads(metrics_schema()))
     accuracy = ("corpora", "faithful", "accuracy")
     changes: list[tuple[tuple[str, ...], Any]] = [
@@ -54,15 +54,15 @@ def test_the_schema_refuses_what_no_evaluation_writes() -> None:
         assert not validator.is_valid({k: v for k, v in metrics().items() if k != key}), key
 
 
-def test_a_report_holds_the_declared_metrics_and_no_others() -> None:
+def test_a_report_has_exactly_the_declared_metrics() -> None:
     row = metrics()["corpora"]["faithful"]
 
     measures = {key for key, entry in row.items() if isinstance(entry, dict) and "value" in entry}
     assert measures == set(KEYS)
 
 
-def test_each_metric_that_needs_equal_numbers_says_so_where_it_had_fewer() -> None:
-    """And no other does."""
+def test_metrics_that_need_equal_numbers_have_a_note_if_there_are_fewer_clips() -> None:
+    """Other metrics have no note."""
     report = classification_report([0, 1] * 10, [[0.8, 0.2]] * 20, ["a", "b"], set_size=30)
 
     noted = {key for key, entry in report.items() if isinstance(entry, dict) and "note" in entry}
@@ -70,7 +70,7 @@ def test_each_metric_that_needs_equal_numbers_says_so_where_it_had_fewer() -> No
     assert report["inception_score"]["note"] == "20 clips, others 30"
 
 
-def test_the_schema_version_stands_in_one_place(root: Path) -> None:
+def test_the_schema_version_is_defined_in_one_place(root: Path) -> None:
     found = [
         path.relative_to(root).as_posix()
         for path in sorted((root / "raysound").rglob("*.py"))

@@ -31,8 +31,8 @@ def report(x, y, set_size=10_000, seed=0):
     return fidelity_report(x, y, seed=seed, set_size=set_size)
 
 
-def test_report_holds_the_functions_values():
-    """On whole sets each value is its function's, within 1e-7, and inside its interval."""
+def test_report_equals_the_functions():
+    """For complete sets each value equals its function, within 1e-7, and is in its interval."""
     x, y = normal(0, 150, scale=0.9), normal(1, 200)
 
     found = report(x, y, set_size=150)
@@ -52,7 +52,7 @@ def test_report_holds_the_functions_values():
 
 
 def test_a_prepared_reference_gives_the_same_report():
-    """Prepared once or each time, the bits are the same; JSON takes them."""
+    """Results are bitwise equal if the reference is prepared once or each time."""
     x, y = normal(0, 80), normal(1, 90)
 
     once = report(x, prepare(y))
@@ -62,22 +62,22 @@ def test_a_prepared_reference_gives_the_same_report():
     assert once != report(x[:40], y)
 
 
-def test_set_size_is_drawn_and_a_smaller_corpus_is_noted():
-    """Of a larger corpus a seeded part is compared where the number of clips counts, else all."""
+def test_set_size_clips_are_sampled_and_smaller_corpora_have_a_note():
+    """Metrics that depend on the number of clips use a seeded sample, the others all clips."""
     x, y = normal(0, 300, shift=0.5), normal(1, 200)
 
-    part = report(x, y, set_size=60)
+    sampled = report(x, y, set_size=60)
 
-    assert part["compared"] == 60
-    assert part == report(x, y, set_size=60)
-    assert part["recall"] != report(x, y, set_size=60, seed=1)["recall"]
-    whole = per_clip(x, y)
+    assert sampled["compared"] == 60
+    assert sampled == report(x, y, set_size=60)
+    assert sampled["recall"] != report(x, y, set_size=60, seed=1)["recall"]
+    of_all = per_clip(x, y)
     for name, function in (("precision", precision), ("authenticity", authenticity)):
-        assert (part[name]["value"], part[name]["of"]) == (function(whole), 300)
-    assert part["density"]["value"] == pytest.approx(density(whole))
-    # Its distance is that of 60 clips, further from the truth than that of 300.
-    assert part["frechet_distance"]["value"] > report(x, y, 300)["frechet_distance"]["value"]
-    assert part["mmd2_x100"]["value"] == pytest.approx(mmd2_x100(x, y))
+        assert (sampled[name]["value"], sampled[name]["of"]) == (function(of_all), 300)
+    assert sampled["density"]["value"] == pytest.approx(density(of_all))
+    # The distance of 60 clips has a larger bias than that of 300 clips.
+    assert sampled["frechet_distance"]["value"] > report(x, y, 300)["frechet_distance"]["value"]
+    assert sampled["mmd2_x100"]["value"] == pytest.approx(mmd2_x100(x, y))
     small = report(x[:30], y, set_size=60)
     noted = {name for name in MEASURES if "note" in small[name]}
     assert noted == {metric.key for metric in METRICS if metric.needs_equal_n} & set(MEASURES)
@@ -85,8 +85,8 @@ def test_set_size_is_drawn_and_a_smaller_corpus_is_noted():
 
 
 @pytest.mark.parametrize("clips", [0, 1, 2, 3, 5, 6, 12])
-def test_few_clips_have_reasons_in_place_of_numbers(clips):
-    """Every measure has a value with an interval, or says in words what is missing."""
+def test_measures_of_few_clips_have_a_reason(clips):
+    """Every measure has a value with an interval, or a reason why it is missing."""
     found = report(normal(0, clips), normal(1, 100))
 
     assert found["compared"] == clips
@@ -114,8 +114,8 @@ def test_few_clips_have_reasons_in_place_of_numbers(clips):
     ids=["one sound", "one real sound", "n < d", "copies", "far", "tiny", "relu", "same", "3 real"],
 )
 @pytest.mark.filterwarnings("error")
-def test_odd_corpora_have_numbers_without_a_crash(x, y):
-    """Collapse, low rank, offsets and copies give finite numbers or reasons, and no warning."""
+def test_degenerate_corpora_have_finite_values_or_reasons(x, y):
+    """Collapse, low rank, offsets and copies raise no error and no warning."""
     found = report(x, y)
 
     json.dumps(found, allow_nan=False)
@@ -124,8 +124,8 @@ def test_odd_corpora_have_numbers_without_a_crash(x, y):
         assert one.get("why") or None not in (one["value"], one["low"], one["high"]), name
 
 
-def test_a_copied_training_set_is_found_out():
-    """Perfect fidelity and coverage with no authentic clip: the pair tells memorising."""
+def test_a_copied_training_set_has_zero_authenticity():
+    """Fidelity and coverage are perfect, but no clip is authentic."""
     y = normal(1, 300)
 
     found = report(y[::-1], y)
@@ -137,7 +137,7 @@ def test_a_copied_training_set_is_found_out():
 
 
 def test_worse_generators_score_worse():
-    """Shift by shift every distance grows and every share but authenticity falls."""
+    """With the shift, every distance increases and every share except authenticity decreases."""
     y = prepare(normal(1, 400))
     reports = [report(normal(0, 300, shift=by), y) for by in (0, 0.5, 1, 2)]
 
@@ -150,7 +150,7 @@ def test_worse_generators_score_worse():
 
 
 def test_per_class_finds_the_class_that_fails():
-    """Of three classes the one that sounds like another is far; one with few clips says so."""
+    """A class that sounds like another one is far from it; a class with few clips has a reason."""
     labels = np.arange(240) % 3
     centres = np.eye(3)[:, [0, 1, 2] + [0] * 5].astype(np.float32) * 4
     y = normal(1, 240) + centres[labels]
@@ -171,32 +171,32 @@ def test_per_class_finds_the_class_that_fails():
     json.dumps(found, allow_nan=False)
 
 
-def test_per_class_coverage_is_of_as_many_clips_in_every_row():
-    """Of one law: the many clips of a generator cover no more than the few of the test split."""
+def test_per_class_coverage_uses_equal_numbers_of_clips():
+    """For one distribution, many generated clips do not cover more than few test clips."""
     y, labels = normal(1, 65), np.zeros(65, int)
 
-    def covers(clips, set_size):
+    def coverage(clips, set_size):
         of = np.zeros(clips, int)
         return per_class_fidelity(
             normal(clips, clips), of, y, labels, ["dog"], set_sizes=[set_size]
         )["dog"]["coverage"]  # fmt: skip
 
-    real, generated = covers(20, 20), covers(400, 20)
+    real, generated = coverage(20, 20), coverage(400, 20)
     assert abs(real["value"] - generated["value"]) < 0.2
-    assert covers(400, 65)["value"] > real["value"]
-    assert covers(12, 20)["note"] == "12 clips, others 20"
-    assert covers(400, 9)["why"] == "9 real test clips of the class: fewer than 10"
+    assert coverage(400, 65)["value"] > real["value"]
+    assert coverage(12, 20)["note"] == "12 clips, others 20"
+    assert coverage(400, 9)["why"] == "9 real test clips of the class: fewer than 10"
 
 
 def of_one_class(labels):
-    """Nine generated clips of some labels against nine real ones."""
+    """Nine generated clips with `labels` against nine real clips of one class."""
     return per_class_fidelity(
         normal(0, 9), labels, normal(1, 9), [0] * 9, ["a"], set_sizes=[9]
     )  # fmt: skip
 
 
-def test_per_class_uses_the_bandwidth_of_the_whole_reference():
-    """A class that is tight in itself is not measured with a magnifying glass."""
+def test_per_class_uses_the_bandwidth_of_the_complete_reference():
+    """The MMD of a class with a small spread is not increased by a small bandwidth."""
     labels = np.arange(100) % 2
     y = normal(1, 100) * np.where(labels == 0, 0.01, 5)[:, None]
     x = y + 0.05
@@ -220,16 +220,16 @@ def test_per_class_uses_the_bandwidth_of_the_whole_reference():
         (lambda: of_one_class([1] * 9), ["0..0"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, message):
-    """Two networks, no reference, NaN and labels that do not fit are errors that name them."""
+def test_errors_name_the_invalid_values(call, message):
+    """Different dimensions, no reference, NaN and invalid labels raise errors that name them."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         call()
 
     assert all(value in str(caught.value) for value in message)
 
 
-def test_small_corpora_cost_little():
-    """300 clips of 512 dimensions: under 2 s of processor time against a prepared reference."""
+def test_the_report_of_a_small_corpus_is_fast():
+    """300 clips of 512 dimensions take under 2 s of CPU time with a prepared reference."""
     y = prepare(normal(1, 600, 512))
     start = time.process_time()
 

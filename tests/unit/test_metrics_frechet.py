@@ -8,7 +8,7 @@ from raysound.metrics import frechet
 from raysound.metrics import moments as moments_module
 from raysound.metrics.frechet import (
     CLIPS_PER_DIMENSION,
-    factor,
+    covariance_factor,
     fad_inf,
     frechet_distance,
     frechet_measure,
@@ -22,7 +22,7 @@ def normal(seed, n, d, scale=1.0, shift=0.0):
 
 
 def by_scipy(x, y):
-    """The textbook formula with scipy's matrix root."""
+    """The formula with the matrix root of scipy."""
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     gap = x.mean(axis=0) - y.mean(axis=0)
     return gap @ gap + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
@@ -30,12 +30,12 @@ def by_scipy(x, y):
 
 def measured(x, y, **keywords):
     of_y = moments(y)
-    return frechet_measure(x, of_y, factor(of_y), **keywords)
+    return frechet_measure(x, of_y, covariance_factor(of_y), **keywords)
 
 
 @pytest.mark.parametrize("module", [frechet, moments_module])
 def test_docstring_examples_run(module):
-    """Every example gives what its docstring shows."""
+    """The examples of the docstrings give the documented results."""
     result = doctest.testmod(module)
 
     assert result.attempted >= 2
@@ -43,22 +43,22 @@ def test_docstring_examples_run(module):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7])
-def test_parts_give_the_same_moments(parts):
-    """Cut anywhere, mean and covariance agree with numpy's to 1e-12, the distance to 1e-11."""
+def test_merged_parts_give_the_same_moments(parts):
+    """Mean and covariance equal those of numpy to 1e-12, the distance is equal to 1e-11."""
     x = normal(0, 5000, 12, scale=np.logspace(-2, 1, 12), shift=3)
     y = normal(1, 300, 12)
 
-    whole = merge_moments(*(moments(part) for part in np.array_split(x, parts)))
+    merged = merge_moments(*(moments(part) for part in np.array_split(x, parts)))
 
-    assert whole.n == 5000
-    np.testing.assert_allclose(whole.mean, x.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(covariance(whole), np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12)
+    assert merged.n == 5000
+    np.testing.assert_allclose(merged.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(covariance(merged), np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12)
     expected = moments_distance(moments(x), moments(y))
-    assert moments_distance(whole, moments(y)) == pytest.approx(expected, rel=1e-11)
+    assert moments_distance(merged, moments(y)) == pytest.approx(expected, rel=1e-11)
 
 
-def test_merging_in_any_grouping_agrees():
-    """((a, b), c), (a, (b, c)) and (c, a, b) agree to 1e-12; one clip is a part like another."""
+def test_merging_does_not_depend_on_the_grouping():
+    """((a, b), c), (a, (b, c)) and (c, a, b) agree to 1e-12; a part may have a single clip."""
     a, b, c = (moments(normal(seed, n, 5, shift=100)) for seed, n in ((0, 1), (1, 40), (2, 3000)))
 
     first = merge_moments(merge_moments(a, b), c)
@@ -68,7 +68,7 @@ def test_merging_in_any_grouping_agrees():
         assert other.n == first.n == 3041
 
 
-def test_a_huge_offset_costs_no_digits():
+def test_a_large_offset_does_not_reduce_the_precision():
     """Clips around 1e7 have the covariance of the same clips around 0, to 1e-6."""
     x = normal(0, 5000, 4)
 
@@ -78,8 +78,8 @@ def test_a_huge_offset_costs_no_digits():
 
 
 @pytest.mark.parametrize("case", ["alike", "shifted", "wide", "correlated", "n near d"])
-def test_distance_equals_scipys(case):
-    """On covariances of full rank it is the textbook formula, within 1e-7."""
+def test_distance_equals_the_formula_with_scipy(case):
+    """For covariances of full rank, within 1e-7."""
     x, y = normal(0, 400, 16), normal(1, 300, 16)
     x = {
         "alike": x, "shifted": x + 2, "wide": 3 * x, "correlated": x @ normal(2, 16, 16),
@@ -91,7 +91,7 @@ def test_distance_equals_scipys(case):
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 200), (200, 10), (10, 12), (64, 200)])
-def test_fewer_clips_than_dimensions_agree_however_computed(n, m):
+def test_methods_agree_for_fewer_clips_than_dimensions(n, m):
     """Singular values, eigenvalues and the Gram matrix agree to 1e-6 of the traces."""
     x, y = normal(0, n, 64, scale=2), normal(1, m, 64)
     scale = 5 * 64
@@ -119,8 +119,8 @@ def test_fewer_clips_than_dimensions_agree_however_computed(n, m):
         "n < d", "n > d", "constant", "copies", "collinear", "tiny", "far away", "dead dimensions",
     ],
 )  # fmt: skip
-def test_a_set_against_itself_is_at_zero(x):
-    """0 up to 1e-6 of the trace, never below, whatever the rank; a shuffled set too."""
+def test_the_distance_of_a_set_to_itself_is_zero(x):
+    """Up to 1e-6 of the trace, and never negative, for any rank and order of the clips."""
     shuffled = x[np.random.default_rng(0).permutation(len(x))]
     trace = np.trace(np.cov(x, rowvar=False)) + 1e-30
 
@@ -128,26 +128,26 @@ def test_a_set_against_itself_is_at_zero(x):
     assert 0 <= moments_distance(moments(x), moments(shuffled)) <= 1e-6 * trace
 
 
-def test_constant_sets_are_apart_by_their_means():
-    """Without spread only the means count: (3, 4) away is 25."""
+def test_the_distance_of_constant_sets_is_that_of_their_means():
+    """Without spread only the means count: a difference of (3, 4) gives 25."""
     x = np.tile([3.0, 4.0], (30, 1))
 
     assert frechet_distance(x, 0 * x) == pytest.approx(25)
     assert moments_distance(moments(x), moments(0 * x)) == pytest.approx(25)
 
 
-def test_distance_scales_and_turns_with_the_space():
-    """Ten times the unit is a hundred times d²; a rotation of both changes nothing (1e-9)."""
+def test_distance_is_invariant_to_rotation_and_scales_quadratically():
+    """A factor of 10 multiplies d² by 100; rotating or shifting both sets does not change it."""
     x, y = normal(0, 200, 8, scale=2), normal(1, 100, 8)
-    turn = np.linalg.qr(normal(2, 8, 8))[0]
+    rotation = np.linalg.qr(normal(2, 8, 8))[0]
 
     assert frechet_distance(10 * x, 10 * y) == pytest.approx(100 * frechet_distance(x, y))
-    assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y))
+    assert frechet_distance(x @ rotation, y @ rotation) == pytest.approx(frechet_distance(x, y))
     assert frechet_distance(x + 5, y + 5) == pytest.approx(frechet_distance(x, y))
 
 
-def test_distance_grows_with_the_shift_and_with_the_spread():
-    """It moves one way as a generator gets worse."""
+def test_distance_increases_with_the_shift_and_with_the_spread():
+    """It increases monotonically."""
     y = normal(1, 500, 8)
     shifted = [frechet_distance(normal(0, 500, 8, shift=by), y) for by in (0, 0.2, 0.5, 1, 3)]
     wider = [frechet_distance(normal(0, 500, 8, scale=by), y) for by in (1, 1.3, 2, 4)]
@@ -157,11 +157,11 @@ def test_distance_grows_with_the_shift_and_with_the_spread():
 
 
 def test_intervals_cover_the_expectation():
-    """Of 200 generators 90 to 99 % hold the mean distance."""
+    """The intervals of 90 to 99 % of 200 generators contain the mean distance."""
     n, d = 400, 8
     y = normal(1, 300, d)
     of_y = moments(y)
-    root = factor(of_y)
+    root = covariance_factor(of_y)
 
     found = [
         frechet_measure(normal(seed, n, d, scale=1.5, shift=0.3), of_y, root, seed=seed)
@@ -174,7 +174,7 @@ def test_intervals_cover_the_expectation():
 
 @pytest.mark.parametrize("n", [10, 40, 45, 60, 159, 160])
 def test_an_interval_needs_four_clips_per_dimension(n):
-    """Below that it would be up to three times too wide; the value is given all the same."""
+    """With fewer clips it would be up to three times too wide; the value is still given."""
     found = measured(normal(0, n, 40), normal(1, 300, 40))
 
     assert found["value"] > 0
@@ -186,7 +186,10 @@ def test_an_interval_needs_four_clips_per_dimension(n):
 
 
 def test_extrapolation_removes_the_bias_and_covers_the_truth():
-    """Truth 0 and 16 · 0.25: a tenth of the bias is left, and 90 to 100 % hold the truth."""
+    """For the true values 0 and 16 · 0.25, at most a tenth of the bias remains.
+
+    At least 85 % of the intervals contain the true value.
+    """
     for shift, truth in ((0.0, 0.0), (0.5, 4.0)):
         y = normal(10_000, 20_000, 16)
         plain, found = [], []
@@ -202,8 +205,8 @@ def test_extrapolation_removes_the_bias_and_covers_the_truth():
             assert 0.85 <= np.mean(inside) <= 1.0
 
 
-def test_extrapolation_repeats_and_is_free_of_the_order():
-    """The same seed gives the same bits; another seed something close."""
+def test_extrapolation_is_reproducible():
+    """The same seed gives bitwise equal results, another seed a similar value."""
     x, y = normal(0, 400, 8, scale=1.2), normal(1, 400, 8)
 
     one = fad_inf(x, y, 3)
@@ -214,8 +217,8 @@ def test_extrapolation_repeats_and_is_free_of_the_order():
 
 
 @pytest.mark.parametrize(("n", "m", "message"), [(63, 900, "generated"), (900, 63, "reference")])
-def test_extrapolation_refuses_too_few_clips_in_words(n, m, message):
-    """Halves of fewer than 2 clips per dimension give no value and say which side is short."""
+def test_extrapolation_of_too_few_clips_has_a_reason(n, m, message):
+    """Halves of fewer than 2 clips per dimension have no value; the reason names the side."""
     assert 2 * CLIPS_PER_DIMENSION * 16 == 64
 
     refused = fad_inf(normal(0, n, 16), normal(1, m, 16))
@@ -244,8 +247,8 @@ def test_extrapolation_refuses_too_few_clips_in_words(n, m, message):
         (lambda: fad_inf(np.ones((9, 3)), np.ones((9, 4))), ["3", "4"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, message):
-    """One clip, no clips, two networks and NaN are errors that name them."""
+def test_errors_name_the_invalid_values(call, message):
+    """Too few clips, different dimensions and NaN raise errors that name them."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         call()
 

@@ -21,12 +21,12 @@ from raysound.metrics.intervals import (
 
 
 def covered(experiments, truth):
-    """Share of the intervals that hold the truth."""
+    """Share of the intervals that contain the true value."""
     return np.mean([low <= truth <= high for low, high in experiments])
 
 
 def test_docstring_examples_run():
-    """Every function's example gives what its docstring shows."""
+    """The examples of the docstrings give the documented results."""
     result = doctest.testmod(intervals)
 
     assert result.attempted >= 6
@@ -34,8 +34,8 @@ def test_docstring_examples_run():
 
 
 @pytest.mark.parametrize("interval", [bootstrap_interval, half_sample_interval])
-def test_interval_of_a_mean_is_the_textbook_one(interval):
-    """Of 400 clips both come to mean ± 1.96 s/√n, within the noise of their draws (15 %)."""
+def test_interval_of_a_mean_equals_the_formula(interval):
+    """For 400 clips both give mean ± 1.96 s/√n, within the noise of the samples (15 %)."""
     values = np.random.default_rng(0).exponential(size=400)
     keywords = (
         {"resamples": 2000} if interval is bootstrap_interval else {"value": values.mean()}
@@ -50,7 +50,7 @@ def test_interval_of_a_mean_is_the_textbook_one(interval):
 
 @pytest.mark.parametrize("n", [51, 60])
 def test_half_samples_cover_the_expectation(n):
-    """Of 300 experiments 90 to 99 % hold the mean; odd n too."""
+    """90 to 99 % of 300 intervals contain the mean, for even and odd n."""
     rng = np.random.default_rng(n)
     experiments = []
     for seed in range(300):
@@ -65,7 +65,7 @@ def test_half_samples_cover_the_expectation(n):
 
 
 def test_bootstrap_covers_the_expectation():
-    """Of 200 experiments 90 to 99 % hold the mean of a skewed law."""
+    """90 to 99 % of 200 intervals contain the mean of a skewed distribution."""
     rng = np.random.default_rng(4)
     experiments = []
     for seed in range(200):
@@ -77,8 +77,8 @@ def test_bootstrap_covers_the_expectation():
     assert 0.90 <= covered(experiments, 1) <= 0.99
 
 
-def test_an_odd_half_is_scaled():
-    """Of 5 clips, halves of 2 vary more than 5 clips do by (1/2 - 1/5) / (1/5) = 1.5."""
+def test_half_samples_of_an_odd_number_of_clips_are_scaled():
+    """The variance of halves of 2 of 5 clips is (1/2 - 1/5) / (1/5) = 1.5 times that of 5 clips."""
     values = np.array([0.0, 1.0, 5.0, 2.0, 9.0])
 
     low, high = half_sample_interval(lambda chosen: values[chosen].mean(), 5, 3.4, draws=20000)
@@ -87,7 +87,7 @@ def test_an_odd_half_is_scaled():
 
 
 def test_a_statistic_may_be_a_vector():
-    """Several numbers at once have the intervals that each has alone, whatever the order."""
+    """Each entry of a vector has the same interval as alone."""
     values = np.random.default_rng(1).standard_normal((40, 2))
 
     together = bootstrap_interval(lambda chosen: values[chosen].mean(axis=0), 40)
@@ -100,15 +100,15 @@ def test_a_statistic_may_be_a_vector():
     assert (half_both[0] < mean).all()
 
 
-def test_draws_repeat_with_their_seed_alone():
-    """The same seed gives the same halves, another gives others; a half repeats no clip."""
-    drawn = half_samples(11, draws=50, seed=3)
+def test_half_samples_depend_only_on_their_seed():
+    """The same seed gives the same halves, another seed other halves; no clip repeats in a half."""
+    halves = half_samples(11, draws=50, seed=3)
 
-    assert drawn.shape == (50, 5)
-    assert (drawn == half_samples(11, draws=50, seed=3)).all()
-    assert (drawn != half_samples(11, draws=50, seed=4)).any()
-    assert all(len(set(half)) == 5 for half in drawn.tolist())
-    assert set(drawn.ravel().tolist()) == set(range(11))
+    assert halves.shape == (50, 5)
+    assert (halves == half_samples(11, draws=50, seed=3)).all()
+    assert (halves != half_samples(11, draws=50, seed=4)).any()
+    assert all(len(set(half)) == 5 for half in halves.tolist())
+    assert set(halves.ravel().tolist()) == set(range(11))
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_draws_repeat_with_their_seed_alone():
         lambda: bootstrap_interval(np.mean, 5, resamples=0),
     ],
 )
-def test_too_few_clips_are_refused(call):
-    """What cannot be drawn is an error with both numbers."""
+def test_too_few_clips_or_samples_raise_an_error(call):
+    """The error names both numbers."""
     with pytest.raises(ValueError, match=r"got \d+ and \d+"):
         call()
 
 
-def test_an_interval_of_no_width_is_none():
-    """Where all resamples agree, or clips are few, there is a reason in place of an interval."""
+def test_an_interval_without_width_is_none():
+    """If all resamples agree, or there are few clips, there is a reason instead of an interval."""
     assert resampling_estimate(0.5, 0.5, 0.5, 100, "clips")["low"] is None
     assert "no spread" in resampling_estimate(0.5, 0.5, 0.5, 100, "clips")["why"]
     assert "9 clips" in resampling_estimate(0.5, 0.4, 0.6, 9, "clips")["why"]
@@ -140,15 +140,15 @@ def test_an_interval_of_no_width_is_none():
 
 def test_difference_equals_newcombe():
     """Method 10 of Newcombe 1998, table II, example (a): 56/70 - 48/80 is 0.0524 to 0.3339."""
-    apart = difference(proportion_estimate(56, 70), proportion_estimate(48, 80))
+    found = difference(proportion_estimate(56, 70), proportion_estimate(48, 80))
 
-    assert apart["value"] == pytest.approx(0.2)
-    assert (apart["low"], apart["high"]) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-    assert apart["significant"]
+    assert found["value"] == pytest.approx(0.2)
+    assert (found["low"], found["high"]) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert found["significant"]
 
 
-def test_difference_turns_round_and_covers():
-    """Swapped it is mirrored; of 400 experiments 90 to 99 % hold the truth."""
+def test_difference_is_antisymmetric_and_covers_the_truth():
+    """Swapping the measures mirrors it; 90 to 99 % of 400 intervals contain the true value."""
     rng = np.random.default_rng(2)
     experiments = []
     for _ in range(400):
@@ -156,16 +156,16 @@ def test_difference_turns_round_and_covers():
             proportion_estimate(rng.binomial(60, 0.8), 60),
             proportion_estimate(rng.binomial(40, 0.7), 40),
         )
-        apart, back = difference(a, b), difference(b, a)
-        assert (back["low"], back["high"]) == pytest.approx((-apart["high"], -apart["low"]))
-        assert apart["significant"] == (apart["low"] > 0 or apart["high"] < 0)
-        experiments.append((apart["low"], apart["high"]))
+        found, swapped = difference(a, b), difference(b, a)
+        assert (swapped["low"], swapped["high"]) == pytest.approx((-found["high"], -found["low"]))
+        assert found["significant"] == (found["low"] > 0 or found["high"] < 0)
+        experiments.append((found["low"], found["high"]))
 
     assert 0.90 <= covered(experiments, 0.1) <= 0.99
 
 
-def test_difference_without_an_interval_tells_nothing_apart():
-    """A value or an interval that is missing on one side is missing in the difference, with why."""
+def test_difference_without_an_interval_is_not_significant():
+    """If a measure lacks a value or an interval, so does the difference, with the same reason."""
     known = estimate(1.0, 0.9, 1.1)
 
     no_interval = difference(known, estimate(2.0, why="3 clips"))
@@ -178,15 +178,15 @@ def test_difference_without_an_interval_tells_nothing_apart():
     assert (no_value["why"], no_value["significant"]) == ("too few", False)
 
 
-def test_a_share_is_wilsons():
-    """A share of nothing has no value and the whole interval."""
+def test_a_share_has_the_wilson_interval():
+    """A share of no clips has no value and the interval [0, 1]."""
     assert proportion_estimate(0, 0) == {"value": None, "low": 0.0, "high": 1.0, "of": 0}
     low, high = wilson_interval(3, 10)
     assert proportion_estimate(3, 10) == {"value": 0.3, "low": low, "high": high, "of": 10}
 
 
-def test_paired_shares_are_compared_clip_by_clip():
-    """The table of Newcombe's paper, 36, 12, 2 and 0 clips, of classifiers that mostly agree."""
+def test_paired_difference_equals_newcombe():
+    """The example of Newcombe 1998: 36, 12, 2 and 0 clips of classifiers that mostly agree."""
     both, only_a, only_b = np.repeat([0, 1, 2], [36, 12, 2]) == np.arange(3)[:, None]
 
     found = paired_difference(both | only_a, both | only_b)
@@ -206,18 +206,18 @@ def test_paired_shares_are_compared_clip_by_clip():
 
 def test_paired_intervals_cover_the_truth():
     rng = np.random.default_rng(0)
-    held = 0
+    inside = 0
     for _ in range(1000):
         one = rng.random(100) < 0.85
         swapped = rng.random(100) < 0.1
         other = np.where(swapped, rng.random(100) < 0.5, one)
         found = paired_difference(one, other)
-        held += found["low"] <= 0.85 - (0.9 * 0.85 + 0.1 * 0.5) <= found["high"]
-    assert 0.93 <= held / 1000 <= 0.985
+        inside += found["low"] <= 0.85 - (0.9 * 0.85 + 0.1 * 0.5) <= found["high"]
+    assert 0.93 <= inside / 1000 <= 0.985
 
 
 @pytest.mark.parametrize(("a", "b"), [([True], [True, False]), ([], [])])
-def test_paired_shares_of_other_clips_are_refused(a, b):
+def test_paired_difference_raises_on_different_lengths(a, b):
     with pytest.raises(ValueError, match="the same clips"):
         paired_difference(a, b)
 
@@ -227,7 +227,7 @@ def test_paired_shares_of_other_clips_are_refused(a, b):
     [(0, 0, 5), (1, 0, 0), (5, 1, 9), (3, 3, 0), (12, 30, 158), (0, 40, 3), (700, 800, 9)],
 )
 def test_the_paired_p_value_is_that_of_the_exact_binomial_test(only_a, only_b, alike):
-    """Of the clips on which two classifiers differ; whatever they agree on has no part in it."""
+    """Only clips on which the two classifiers differ have an effect."""
     a = [True] * only_a + [False] * only_b + [True] * alike
     b = [False] * only_a + [True] * only_b + [True] * alike
 
@@ -237,6 +237,6 @@ def test_the_paired_p_value_is_that_of_the_exact_binomial_test(only_a, only_b, a
     assert paired_p_value(b, a) == paired_p_value(a, b)
 
 
-def test_the_paired_p_value_wants_two_rows_of_one_length():
-    with pytest.raises(ValueError, match="two rows of the same clips"):
+def test_the_paired_p_value_raises_on_different_lengths():
+    with pytest.raises(ValueError, match=r"must be \(n,\) of the same clips"):
         paired_p_value([True, False], [True])

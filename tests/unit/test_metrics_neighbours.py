@@ -30,8 +30,8 @@ def normal(seed, n, d, scale=1.0, shift=0.0):
     return values.astype(np.float32)
 
 
-def four(x, y, k=5):
-    """What the package prdc computes, too."""
+def prdc_metrics(x, y, k=5):
+    """The metrics that the package prdc computes as well."""
     found = neighbour_metrics(x, y, k)
     return {key: found[key] for key in ("precision", "recall", "density", "coverage")}
 
@@ -58,42 +58,42 @@ CASES = {
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("case", CASES)
 def test_four_metrics_equal_prdc(case, k, capsys):
-    """Exactly the shares of prdc 0.2, for every k."""
+    """They equal those of prdc 0.2 for every k."""
     x, y = (values.astype(np.float64) for values in CASES[case])
 
-    assert four(x, y, k) == pytest.approx(compute_prdc(y, x, nearest_k=k), abs=1e-12)
+    assert prdc_metrics(x, y, k) == pytest.approx(compute_prdc(y, x, nearest_k=k), abs=1e-12)
     capsys.readouterr()
 
 
-def test_a_far_away_origin_changes_nothing():
-    """Around 1e4 float32 keeps three digits of a unit, and the shares stay those around 0."""
+def test_an_offset_does_not_change_the_metrics():
+    """The metrics around 1e4, where float32 has three decimal places, equal those around 0."""
     x, y = (np.round(values * 64) / 64 for values in (normal(0, 200, 8), normal(1, 150, 8)))
 
-    assert four(x + 1e4, y + 1e4) == four(x, y)
+    assert prdc_metrics(x + 1e4, y + 1e4) == prdc_metrics(x, y)
 
 
-def test_copies_are_at_distance_zero_exactly():
-    """Repeated clips have radius 0, and nothing is strictly nearer than that."""
+def test_copies_have_distance_zero():
+    """Repeated clips have the radius 0, so no clip is in their ball."""
     y = np.repeat(normal(0, 4, 32), 10, axis=0)
 
     assert (nearest_others(y.astype(float), 5)[1] == 0).all()
-    assert four(y, y) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+    assert prdc_metrics(y, y) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
 
 
-def test_blocks_do_not_show():
-    """Distances in blocks are scipy's, within 1e-12, however small the block."""
+def test_distances_equal_scipy():
+    """Within 1e-12."""
     x, y = normal(0, 37, 5).astype(float), normal(1, 23, 5).astype(float)
     found = np.vstack([block for _, block in squared_distances(x, y)])
 
     np.testing.assert_allclose(found, cdist(x, y) ** 2, rtol=1e-12)
 
 
-def test_collapse_is_precise_and_recalls_nothing():
-    """Few good sounds: precision high, recall and coverage low; noise is the reverse."""
+def test_collapse_has_a_high_precision_and_a_low_recall():
+    """Few good sounds have high precision, low recall and coverage; noise is the opposite."""
     y = normal(1, 500, 8)
-    collapsed = four(normal(0, 300, 8, scale=0.05), y)
-    noise = four(normal(0, 300, 8, scale=5), y)
-    faithful = four(normal(0, 300, 8), y)
+    collapsed = prdc_metrics(normal(0, 300, 8, scale=0.05), y)
+    noise = prdc_metrics(normal(0, 300, 8, scale=5), y)
+    faithful = prdc_metrics(normal(0, 300, 8), y)
 
     assert collapsed["precision"] > 0.95
     assert collapsed["recall"] < 0.05
@@ -104,7 +104,7 @@ def test_collapse_is_precise_and_recalls_nothing():
 
 
 def test_intervals_cover_the_expectation():
-    """Of 100 generators 88 to 100 % hold the mean of each share, halves not idly wide."""
+    """88 to 100 % of 100 intervals contain the mean of each share, and they are not too wide."""
     y = normal(1, 150, 6)
     found = [measures_of(normal(seed, 120, 6, scale=0.8), y, seed) for seed in range(2, 102)]
 
@@ -116,14 +116,14 @@ def test_intervals_cover_the_expectation():
         assert width < 2.5 * 2 * 1.96 * np.std(values), name
 
 
-def test_measures_hold_the_functions_values():
-    """The report of the five is the functions', repeatable, and says when halves are too small."""
+def test_measures_equal_the_functions():
+    """They are reproducible, and have a reason if half samples are too small."""
     x, y = normal(0, 60, 4), normal(1, 70, 4)
 
     measures = measures_of(x, y)
 
     assert {name: one["value"] for name, one in measures.items()} == pytest.approx(
-        {**four(x, y), "authenticity": authenticity(per_clip(x, y))}
+        {**prdc_metrics(x, y), "authenticity": authenticity(per_clip(x, y))}
     )
     assert measures_of(x, y) == measures
     few = measures_of(x[:11], y)
@@ -133,8 +133,8 @@ def test_measures_hold_the_functions_values():
     assert few["density"]["low"] < few["density"]["high"]
 
 
-def test_blocks_of_clips_do_not_show():
-    """Clips are set against the reference 2,048 at a time; each has what it has alone."""
+def test_results_per_clip_do_not_depend_on_blocks():
+    """Clips are compared in blocks of 2,048; the result of a clip equals that of the clip alone."""
     x, y = normal(0, 4100, 4), normal(1, 300, 4)
 
     found = per_clip(x, y)
@@ -145,17 +145,21 @@ def test_blocks_of_clips_do_not_show():
     assert len(per_clip(x[:0], y).balls) == 0
 
 
-def test_recall_of_halves_is_the_recall_of_those_clips():
-    """What half samples take from the list of 32 neighbours is what prdc finds from scratch."""
+def test_recall_of_halves_equals_that_of_these_clips():
+    """The result from the list of 32 neighbours equals that computed from the clips of the half."""
     x, y = normal(0, 80, 4, scale=0.7), normal(1, 70, 4)
-    of, drawn = neighbours(x, y), half_samples(80, draws=8)
+    of, halves = neighbours(x, y), half_samples(80, draws=8)
 
-    assert _recalls(of, drawn) == pytest.approx([four(x[half], y)["recall"] for half in drawn])
-    assert _coverages(of, drawn) == pytest.approx([four(x[half], y)["coverage"] for half in drawn])
+    assert _recalls(of, halves) == pytest.approx(
+        [prdc_metrics(x[half], y)["recall"] for half in halves]
+    )
+    assert _coverages(of, halves) == pytest.approx(
+        [prdc_metrics(x[half], y)["coverage"] for half in halves]
+    )
 
 
-def test_a_copy_is_not_authentic():
-    """Of copies none is, of far clips all are, of the same source about half."""
+def test_copies_are_not_authentic():
+    """No copy is authentic, all distant clips are, and about half of the clips of one source."""
     y = normal(1, 400, 8)
 
     assert authenticity(per_clip(y[:50], y)) == 0
@@ -167,7 +171,7 @@ def test_a_copy_is_not_authentic():
 
 
 def test_authenticity_by_hand():
-    """Reference 0, 1, 5: clip 0.6 is nearer to 1 than 1 to 0; clip 8 is nearer to 5 than 5 to 1."""
+    """Reference 0, 1, 5: clip 0.6 is nearer to 1 than 1 to 0, clip 8 is nearer to 5 than 5 to 1."""
     y = np.array([[0.0], [1.0], [5.0]])
 
     found = per_clip([[0.6], [8.0], [9.5], [-1.5]], y, k=1)
@@ -177,27 +181,27 @@ def test_authenticity_by_hand():
 
 @pytest.mark.parametrize("case", CASES)
 def test_nearest_and_realism_equal_brute_force(case):
-    """Index and distance are scipy's; realism is within 1e-3 of the definition."""
+    """Index and distance equal those of scipy; realism equals its definition within 1e-3."""
     x, y = (values.astype(np.float64) for values in CASES[case])
-    away = cdist(x, y)
+    distances = cdist(x, y)
     radii = np.sort(cdist(y, y), axis=1)[:, 5]
-    kept = radii <= np.median(radii)
+    eligible = radii <= np.median(radii)
     with np.errstate(divide="ignore", invalid="ignore"):
-        realism = (radii[kept] / away[:, kept]).max(axis=1)
+        realism = (radii[eligible] / distances[:, eligible]).max(axis=1)
 
     found = nearest_reference_clips(x, y)
 
-    np.testing.assert_allclose(found.distance, away.min(axis=1), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(away[np.arange(len(x)), found.index], found.distance, rtol=1e-9)
-    ordinary = np.isfinite(found.realism)
-    assert (found.realism[~ordinary] == np.inf).all()
-    assert (found.distance[~ordinary] == 0).all()
-    np.testing.assert_allclose(found.realism[ordinary], realism[ordinary], rtol=1e-3)
+    np.testing.assert_allclose(found.distance, distances.min(axis=1), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(distances[np.arange(len(x)), found.index], found.distance, rtol=1e-9)
+    finite = np.isfinite(found.realism)
+    assert (found.realism[~finite] == np.inf).all()
+    assert (found.distance[~finite] == 0).all()
+    np.testing.assert_allclose(found.realism[finite], realism[finite], rtol=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
 def test_copies_are_found_among_near_copies(shift):
-    """The copy wins over clips a millionth away, at distance 0; of equal ones the lower index."""
+    """The copy, at distance 0, is nearer than clips at 1e-6; of equal ones the lower index."""
     y = normal(1, 300, 64, shift=shift)
     y[100:140] = y[99] + normal(2, 40, 64, scale=1e-6)
     y[200] = y[10]
@@ -213,7 +217,7 @@ def test_copies_are_found_among_near_copies(shift):
 
 
 def test_realism_is_above_one_inside_a_ball():
-    """Centre of the reference is realistic, ten widths away is not; it falls with the distance."""
+    """It is above 1 at the centre of the reference, and decreases with the distance."""
     y = normal(1, 500, 8)
     x = np.linspace(0.01, 30, 9)[:, None] * np.ones(8) / 8**0.5
 
@@ -231,7 +235,7 @@ def test_nearest_of_no_clips_is_empty():
 
 
 def brute_mmd(x, y):
-    """The U-statistic by scipy, bandwidth from y."""
+    """The U-statistic computed with scipy; the bandwidth is that of `y`."""
     sigma = np.median(pdist(y))
 
     def kernel(a, b):
@@ -245,10 +249,10 @@ def brute_mmd(x, y):
 @pytest.mark.parametrize("shift", [0, 1e5])
 @pytest.mark.parametrize("case", CASES)
 def test_mmd_equals_its_definition(case, shift):
-    """Within 1e-8 of scipy's kernels, and no digit lost to a common offset (1e-6)."""
+    """Within 1e-8 of kernels of scipy; within 1e-6 with a common offset."""
     x, y = (values.astype(np.float64) for values in CASES[case])
     if case == "tiny" and shift:
-        pytest.skip("an offset of 1e11 widths leaves no digits in the input itself")
+        pytest.skip("the input has no precision left at an offset of 1e11 widths")
 
     assert mmd2_x100(x + shift, y + shift) == pytest.approx(
         brute_mmd(x, y), abs=1e-6 if shift else 1e-8
@@ -256,8 +260,8 @@ def test_mmd_equals_its_definition(case, shift):
     assert bandwidth(y) == pytest.approx(np.median(pdist(y)), rel=1e-7)
 
 
-def test_mmd_example_runs():
-    """The docstring's number is right."""
+def test_docstring_examples_run():
+    """The examples of the docstrings give the documented results."""
     for module, examples in ((kernel, 1), (neighbours_module, 2)):
         result = doctest.testmod(module)
 
@@ -265,8 +269,8 @@ def test_mmd_example_runs():
         assert result.failed == 0
 
 
-def test_mmd_is_unbiased_and_grows():
-    """Of one law the mean over 60 pairs is 0 within its noise, some below 0; shifts raise it."""
+def test_mmd_is_unbiased_and_increases_with_the_shift():
+    """For one distribution, the mean over 60 pairs is 0 within its noise, and some are negative."""
     y = normal(1, 100, 8)
     alike = [mmd2_x100(normal(seed, 50, 8), normal(seed + 500, 60, 8)) for seed in range(60)]
     shifted = [mmd2_x100(normal(0, 80, 8, shift=by), y) for by in (0, 0.3, 0.6, 1, 2)]
@@ -277,8 +281,8 @@ def test_mmd_is_unbiased_and_grows():
     assert shifted[-1] > 10
 
 
-def test_bandwidth_is_the_references_not_the_generators():
-    """The generator of four times the spread is farther than that of half: no own bandwidth."""
+def test_bandwidth_is_that_of_the_reference():
+    """A generator with four times the spread has a larger MMD than one with half the spread."""
     y = normal(1, 300, 16)
 
     assert mmd2_x100(normal(0, 300, 16, scale=4), y) > mmd2_x100(normal(0, 300, 16, scale=0.5), y)
@@ -290,7 +294,7 @@ def test_bandwidth_is_the_references_not_the_generators():
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_mmd_intervals_cover_the_expectation(shift):
-    """Of 200 generators 90 to 100 % hold the mean MMD; where it is far from 0, at most 99 %."""
+    """90 to 100 % of 200 intervals contain the mean MMD; at most 99 % if it is far from 0."""
     y = normal(1, 200, 5)
     sigma = bandwidth(y)
     mean = kernel_mean(y.astype(float), sigma)
@@ -321,8 +325,8 @@ def test_mmd_intervals_cover_the_expectation(shift):
         (lambda: mmd2_x100(np.full((9, 3), np.inf), normal(1, 9, 3)), ["inf", "clip 0"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, message):
-    """Too few clips, two networks and copies are errors that name them."""
+def test_errors_name_the_invalid_values(call, message):
+    """Too few clips, different dimensions and copies raise errors that name them."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         call()
 

@@ -29,8 +29,8 @@ SPREAD = ("macro_f1", "map_3", "log_loss", "ece")
 NEW = (*SPREAD, "inception_score", "effective_num_classes", "balanced_accuracy")
 
 
-def drawn(seed, clips=200, classes=7, sharpness=0.3):
-    """Probabilities of some sharpness, and truth drawn from them, so calibrated."""
+def sample_predictions(seed, clips=200, classes=7, sharpness=0.3):
+    """Calibrated predictions: random probabilities, and truth sampled from them."""
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.full(classes, sharpness), clips)
     truth = (probabilities.cumsum(axis=1) < rng.random((clips, 1))).sum(axis=1)
@@ -42,7 +42,7 @@ def named(classes):
 
 
 def test_docstring_examples_run():
-    """Every function's example gives what its docstring shows."""
+    """The examples of the docstrings give the documented results."""
     result = doctest.testmod(module)
 
     assert result.attempted >= 5
@@ -60,7 +60,7 @@ def test_docstring_examples_run():
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_counts_of_predictions_equal_scikit_learn(case):
-    """Within 1e-12, classes without clips or predictions included."""
+    """Within 1e-12, including classes without clips or predictions."""
     classes, pairs = case
     truth, prediction = np.array(pairs).T
 
@@ -79,8 +79,8 @@ def test_counts_of_predictions_equal_scikit_learn(case):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_likelihood_and_top_k_equal_scikit_learn(seed):
-    """log_loss within 1e-12 above the floor; top-k where no probabilities tie."""
-    truth, probabilities = drawn(seed, sharpness=1.0)
+    """Within 1e-12, for probabilities above the floor and without ties."""
+    truth, probabilities = sample_predictions(seed, sharpness=1.0)
     labels = range(7)
 
     report = classification_report(truth, probabilities, named(7))
@@ -102,12 +102,12 @@ def test_likelihood_and_top_k_equal_scikit_learn(seed):
 
 
 def test_map_at_k_is_between_accuracy_and_top_k():
-    """1 at rank 1, 1/2 at 2, 1/3 at 3, 0 beyond; ties go to the lower index."""
+    """It is 1 / rank, 0 beyond rank k; of equally probable classes the lower index comes first."""
     even = [[0.25] * 4] * 4
 
     assert map_at_k([0, 1, 2, 3], even, 3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 4)
     assert map_at_k([0, 1, 2, 3], even, 1) == 0.25
-    truth, probabilities = drawn(0)
+    truth, probabilities = sample_predictions(0)
     scores = [map_at_k(truth, probabilities, k) for k in range(1, 8)]
     assert scores == sorted(scores)
     report = classification_report(truth, probabilities, named(7))
@@ -115,8 +115,8 @@ def test_map_at_k_is_between_accuracy_and_top_k():
     assert scores[2] < report["top_3"]["value"]
 
 
-def test_the_impossible_costs_a_finite_amount():
-    """One-hot rows: 0 nats where right, 27.6 where wrong; a row of float32 passes."""
+def test_the_log_loss_of_one_hot_rows_is_finite():
+    """It is 0 nats for right clips and 27.6 for wrong ones, also for float32."""
     one_hot = np.eye(3, dtype=np.float32)
 
     assert clip_log_losses([0, 1, 2], one_hot).tolist() == [0, 0, 0]
@@ -125,8 +125,8 @@ def test_the_impossible_costs_a_finite_amount():
 
 
 def test_calibration_error_by_hand():
-    """Bins are (k/15, (k+1)/15]; gaps inside a bin cancel, gaps of two bins do not."""
-    # 0.6 is 9/15 and belongs to the bin below it, with 0.55; both: accuracy 1/2, confidence 0.575.
+    """Bins are (k/15, (k+1)/15]; differences inside a bin cancel, those of two bins do not."""
+    # 0.6 is 9/15, in the same bin as 0.55; accuracy of this bin 1/2, confidence 0.575.
     rows = [[0.6, 0.4], [0.55, 0.45], [1.0, 0.0], [0.9, 0.1]]
 
     assert expected_calibration_error([0, 1, 0, 0], rows) == pytest.approx(
@@ -136,19 +136,19 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error([1, 0], [[1.0, 0.0], [0.0, 1.0]]) == 1
 
 
-def test_calibration_error_tells_the_sure_from_the_calibrated():
-    """Calibrated probabilities score near 0, their fourth powers do not."""
-    truth, probabilities = drawn(3, clips=20_000)
-    sure = probabilities**4 / (probabilities**4).sum(axis=1, keepdims=True)
+def test_calibration_error_increases_with_overconfidence():
+    """It is near 0 for calibrated probabilities, but not for their normalised fourth powers."""
+    truth, probabilities = sample_predictions(3, clips=20_000)
+    overconfident = probabilities**4 / (probabilities**4).sum(axis=1, keepdims=True)
 
     assert expected_calibration_error(truth, probabilities) < 0.015
-    assert expected_calibration_error(truth, sure) > 0.1
+    assert expected_calibration_error(truth, overconfident) > 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_inception_score_equals_its_definition(seed):
-    """Exp of the mean KL to the marginal by scipy, within 1e-12, zeros included."""
-    _, probabilities = drawn(seed, sharpness=0.05)
+    """Exp of the mean KL to the marginal by scipy, within 1e-12, including zeros."""
+    _, probabilities = sample_predictions(seed, sharpness=0.05)
     probabilities[:20] = np.eye(7)[seed]
     marginal = probabilities.mean(axis=0)
     expected = np.exp(rel_entr(probabilities, marginal).sum(axis=1).mean())
@@ -159,7 +159,7 @@ def test_inception_score_equals_its_definition(seed):
 @pytest.mark.parametrize("clips", [2, 60])
 def test_modified_inception_score_equals_its_definition(clips):
     """Exp of the mean KL over all pairs of different clips, by scipy, within 1e-9."""
-    _, probabilities = drawn(0, clips=clips)
+    _, probabilities = sample_predictions(0, clips=clips)
     divergences = [
         entropy(a, b) for i, a in enumerate(probabilities)
         for j, b in enumerate(probabilities) if i != j
@@ -170,7 +170,7 @@ def test_modified_inception_score_equals_its_definition(clips):
 
 
 def test_modified_inception_score_of_extremes():
-    """Clips that are all alike have 1, a single one none; what was impossible counts as 1e-12."""
+    """It is 1 for equal clips and NaN for a single clip; a probability of 0 counts as 1e-12."""
     assert modified_inception_score(np.full((5, 10), 0.1)) == pytest.approx(1, rel=1e-12)
     assert math.isnan(modified_inception_score(np.eye(3)[:1]))
     assert modified_inception_score(np.eye(2)) == pytest.approx(1 / FLOOR, rel=1e-9)
@@ -179,8 +179,8 @@ def test_modified_inception_score_of_extremes():
 @pytest.mark.parametrize("seed", range(3))
 def test_am_score_equals_its_definition(seed):
     """KL of the real mean to the mean, plus the mean entropy, by scipy, within 1e-9."""
-    _, probabilities = drawn(seed, sharpness=0.2)
-    _, real = drawn(seed + 10, clips=90)
+    _, probabilities = sample_predictions(seed, sharpness=0.2)
+    _, real = sample_predictions(seed + 10, clips=90)
     expected = entropy(real.mean(axis=0), probabilities.mean(axis=0))
     expected += entropy(probabilities, axis=1).mean()
 
@@ -190,9 +190,9 @@ def test_am_score_equals_its_definition(seed):
     assert math.isnan(am_score(np.empty((0, 7)), real))
 
 
-def test_a_report_without_labels_has_what_needs_none():
-    """The same values as with labels, and clips by predicted class."""
-    truth, probabilities = drawn(4)
+def test_a_report_without_labels_has_the_metrics_that_need_none():
+    """They equal those with labels; clips are counted by predicted class."""
+    truth, probabilities = sample_predictions(4)
     prediction = probabilities.argmax(axis=1)
     arguments = {"set_size": 150, "real_marginal": np.full(7, 1 / 7)}
     labelled = classification_report(truth, probabilities, named(7), **arguments)
@@ -220,7 +220,7 @@ def test_a_report_without_labels_has_what_needs_none():
 
 
 def test_inception_score_of_extremes():
-    """One-hot and balanced gives the classes, whatever n; one class, or no opinion, gives 1."""
+    """Balanced one-hot rows give the number of classes; one class or uniform rows give 1."""
     for clips in (10, 100, 400):
         one_hot = np.eye(10)[np.arange(clips) % 10]
         assert inception_score(one_hot) == pytest.approx(10, rel=1e-12)
@@ -229,8 +229,8 @@ def test_inception_score_of_extremes():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_predicted_classes_is_the_entropy_of_the_histogram(seed):
-    """Scipy's entropy, within 1e-12; collapse is 1, balance is the number of classes."""
+def test_effective_num_classes_equals_its_definition(seed):
+    """Exp of the entropy by scipy, within 1e-12; 1 for one class, n for n equally frequent ones."""
     prediction = np.random.default_rng(seed).integers(0, 4, 60) ** 2
 
     expected = np.exp(entropy(np.bincount(prediction)))
@@ -240,8 +240,8 @@ def test_predicted_classes_is_the_entropy_of_the_histogram(seed):
     assert effective_num_classes(list(range(12)), 12) == pytest.approx(12)
 
 
-def test_no_clips_are_nan():
-    """Functions give NaN, the report None with the reason."""
+def test_metrics_without_clips_are_nan():
+    """Functions return NaN, the report has None with the reason."""
     nothing = np.zeros((0, 3))
 
     assert all(
@@ -268,17 +268,17 @@ def test_no_clips_are_nan():
         (lambda: clip_log_losses([0], [[math.nan, 1.0]]), ["nan", "clip 0"]),
     ],
 )
-def test_wrong_input_is_refused_with_its_values(call, message):
-    """What is no distribution or no class is an error that names it."""
+def test_errors_name_the_invalid_values(call, message):
+    """Rows that are not a distribution and invalid classes raise errors that name them."""
     with pytest.raises(ValueError, match=r"\d") as caught:
         call()
 
     assert all(value in str(caught.value) for value in message)
 
 
-def test_report_holds_the_functions_values():
-    """Every new number of the report is its function's, inside its interval, and repeatable."""
-    truth, probabilities = drawn(8)
+def test_report_equals_the_functions():
+    """Each value of the report equals its function, is in its interval, and is reproducible."""
+    truth, probabilities = sample_predictions(8)
     prediction = probabilities.argmax(axis=1)
     expected = {
         "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(truth, prediction),
@@ -302,8 +302,8 @@ def test_report_holds_the_functions_values():
 
 @pytest.mark.parametrize("clips", [1, 2, 3, 4, 9])
 def test_report_of_few_clips_has_values_without_intervals(clips):
-    """Below ten clips resampling gives no interval, and the report says how few there are."""
-    truth, probabilities = drawn(1, clips=clips)
+    """Below ten clips resampling gives no interval; the reason names the number of clips."""
+    truth, probabilities = sample_predictions(1, clips=clips)
 
     report = classification_report(truth, probabilities, named(7))
 
@@ -314,8 +314,8 @@ def test_report_of_few_clips_has_values_without_intervals(clips):
     assert report["balanced_accuracy"]["low"] < report["balanced_accuracy"]["high"]
 
 
-def test_what_depends_on_the_number_of_clips_is_computed_on_equal_numbers():
-    """More clips of one distribution raise it; of as many clips drawn, the mean is the same."""
+def test_metrics_that_depend_on_the_number_of_clips_use_equal_numbers():
+    """They increase with the number of clips; for samples of equal size the mean is the same."""
 
     def report(clips, set_size, seed):
         rng = np.random.default_rng([seed, clips, set_size])
@@ -335,8 +335,8 @@ def test_what_depends_on_the_number_of_clips_is_computed_on_equal_numbers():
         assert abs(a.mean() - c.mean()) < 3 * (a.std() + c.std()) / 10**0.5, name
 
 
-def test_a_perfect_classifier_keeps_a_wide_balanced_accuracy():
-    """All right on few clips is not certainty: Wilson's width stays, no bootstrap is shown."""
+def test_the_balanced_accuracy_of_a_perfect_classifier_has_an_interval():
+    """If all of few clips are right, the Wilson interval has a width; the bootstrap has none."""
     report = classification_report(np.arange(20) % 2, np.eye(2)[np.arange(20) % 2], named(2))
 
     assert report["balanced_accuracy"]["value"] == 1
@@ -344,9 +344,11 @@ def test_a_perfect_classifier_keeps_a_wide_balanced_accuracy():
     assert report["macro_f1"]["low"] is None
 
 
-def test_intervals_cover_what_they_claim():
-    """Of 100 corpora of 150 clips 89 or more hold the expectation, and none is idly wide."""
-    reports = [classification_report(*drawn(seed, clips=150), named(7)) for seed in range(100)]
+def test_intervals_cover_the_expectation():
+    """At least 89 of 100 intervals of 150 clips contain it, and the intervals are not too wide."""
+    reports = [
+        classification_report(*sample_predictions(seed, clips=150), named(7)) for seed in range(100)
+    ]
 
     for name in NEW:
         expectation = np.mean([report[name]["value"] for report in reports])
@@ -357,9 +359,9 @@ def test_intervals_cover_what_they_claim():
         assert np.mean(widths) < 2 * 1.96 * spread * 1.5, name
 
 
-def test_a_large_corpus_takes_seconds():
-    """20,000 clips of 50 classes: under 5 s even on a busy core; 100,000 take 3 s on a free one."""
-    truth, probabilities = drawn(0, clips=20_000, classes=50)
+def test_the_report_of_a_large_corpus_is_fast():
+    """20,000 clips of 50 classes take under 5 s of CPU time; 100,000 take 3 s on an idle core."""
+    truth, probabilities = sample_predictions(0, clips=20_000, classes=50)
     start = time.process_time()
 
     classification_report(truth, probabilities, named(50))

@@ -22,23 +22,23 @@ def test_docstring_examples_run():
 
 
 def test_p_is_below_5_percent_exactly_where_the_95_percent_interval_excludes_0():
-    """Of 2,000 pairs: shares of any size, estimates with spreads, one of each."""
+    """For 2,000 pairs of shares, of estimates with spreads, and of one of each."""
     rng = np.random.default_rng(0)
-    apart = []
+    verdicts = []
     for number in range(2000):
         n, m = rng.integers(1, 400, 2)
         shares = [proportion_estimate(rng.integers(0, of + 1), of) for of in (n, m)]
         spreads = [estimate(v, v - a, v + b) for v, a, b in rng.random((2, 3))]
         a, b = (shares, spreads, (shares[0], spreads[1]))[number % 3]
-        apart.append(difference(a, b)["significant"])
-        assert (p_value(a, b) < 0.05) == apart[-1]
+        verdicts.append(difference(a, b)["significant"])
+        assert (p_value(a, b) < 0.05) == verdicts[-1]
         assert p_value(a, b) == p_value(b, a)
-    assert 400 < sum(apart) < 1600
+    assert 400 < sum(verdicts) < 1600
 
 
 @pytest.mark.parametrize(("one", "other"), [((90, 100), (70, 100)), ((50, 50), (188, 200))])
 def test_p_of_shares_inverts_newcombes_interval(one, other):
-    """At the confidence 1 - p the interval of the difference, made of Wilson's, ends at 0."""
+    """At the confidence 1 - p, one end of the interval of the difference is 0."""
     a, b = proportion_estimate(*one), proportion_estimate(*other)
     p = p_value(a, b)
 
@@ -48,15 +48,15 @@ def test_p_of_shares_inverts_newcombes_interval(one, other):
     assert sqrt((a["value"] - low_a) ** 2 + (high_b - b["value"]) ** 2) == pytest.approx(gap)
 
 
-def test_p_of_estimates_with_spreads_is_the_normal_one():
-    """Standard errors 3 and 4, difference 10: z = 2."""
+def test_p_of_estimates_with_spreads_is_that_of_the_normal_distribution():
+    """Standard errors 3 and 4 and a difference of 10 give z = 2."""
     p = p_value(spread(10.0, 3.0), spread(0.0, 4.0))
 
     assert p == pytest.approx(2 * NormalDist().cdf(-2), rel=1e-6)
 
 
-def test_p_at_the_ends():
-    """Equal values 1, a huge difference 0, no interval none."""
+def test_p_in_limiting_cases():
+    """It is 1 for equal values, 0 for a huge difference, and None without an interval."""
     far, none = spread(1e9, 1.0), estimate(1.0, why="3 clips")
 
     assert p_value(spread(2.0, 1.0), spread(2.0, 5.0)) == 1
@@ -66,7 +66,7 @@ def test_p_at_the_ends():
 
 
 def test_holm_equals_its_definition():
-    """Going up through the sorted p-values it rejects while p ≤ α / (hypotheses left)."""
+    """In ascending order, hypotheses are rejected while p ≤ α / (remaining hypotheses)."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         values = (rng.random(rng.integers(1, 20)) ** 4).tolist()

@@ -1,4 +1,4 @@
-"""The metrics of the embeddings against torch-fidelity 0.4, the images' reference tool."""
+"""Comparison with torch-fidelity 0.4, a reference implementation for images."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_frechet_distance_equals_fid(n, d):
 
 @pytest.mark.parametrize("n", [7, 300])
 def test_inception_score_equals_isc_of_one_split(n):
-    """Within 1e-9; torch-fidelity takes logits, and is asked for one split."""
+    """Within 1e-9; torch-fidelity takes logits and computes a single split."""
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     logits = normal(2, n, 10, scale=3)
@@ -46,7 +46,7 @@ def test_inception_score_equals_isc_of_one_split(n):
 
 @pytest.mark.parametrize("scale", [0.5, 1, 2])
 def test_precision_and_recall_equal_prc(scale):
-    """Exactly its shares, at its k of 3; it counts ≤ and these have no ties."""
+    """Exact for k = 3; torch-fidelity counts distances ≤ radius, but there are no ties here."""
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
     x, y = normal(0, 150, 8, scale=scale), normal(1, 200, 8)

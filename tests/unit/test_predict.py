@@ -67,7 +67,7 @@ def test_rejected_files_are_reported_after_the_predictions(
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="contains no checkpoint"):
         predict_command(str(tmp_path), "a.wav")
 
 

@@ -18,7 +18,7 @@ EMPTY = {"value": None, "low": None, "high": None, "why": "no clips"}
 
 
 def row(right: int, of: int, **measures: dict[str, Any]) -> dict[str, Any]:
-    """A generated corpus of that accuracy; other metrics have no value unless given."""
+    """A generated corpus with this accuracy; other metrics have no value unless given."""
     return {
         **dict.fromkeys((metric.key for metric in METRICS), EMPTY),
         "role": "generated",
@@ -62,13 +62,13 @@ def comparison_alarm(rng: np.random.Generator) -> bool:
 
 
 def reading_alarm(rng: np.random.Generator) -> bool:
-    """Whether one of ten generators as good as real sounds is said to differ from them."""
+    """Whether one of ten generators as good as real sounds differs significantly from them."""
     real, *corpora = ({metric.key: estimate(rng) for metric in METRICS} for _ in range(11))
     return any(differing_from_real(dict(enumerate(corpora)), real).values())
 
 
 @pytest.mark.parametrize("alarm", [ranking_alarm, comparison_alarm, reading_alarm])
-def test_equal_generators_give_a_false_alarm_in_one_table_of_twenty_at_most(
+def test_at_most_one_table_of_twenty_has_a_false_positive(
     alarm: Callable[[np.random.Generator], bool],
 ) -> None:
     """At most 10 of 200 tables are expected; 20 would be 3.2 standard deviations more."""

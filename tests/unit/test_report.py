@@ -44,7 +44,7 @@ BREAKOUT = '"><img src=x onerror=alert(1)>'
 
 
 def page(**changes):
-    """The parsed page of a small full report, parts of it changed."""
+    """The parsed page of a small complete report with some arguments changed."""
     return Tree(html(**changes)).root
 
 
@@ -53,7 +53,7 @@ def row_of(tree, name):
 
 
 def test_page_loads_nothing_from_outside():
-    """The page has no link and no script but its own, and every source is inside it."""
+    """It has no external link, script or source."""
     tree = page()
 
     assert_harmless(tree)
@@ -65,7 +65,7 @@ def test_page_loads_nothing_from_outside():
 
 
 def test_page_forbids_loading_by_its_policy():
-    """The policy forbids everything else, in case escaping has a gap."""
+    """The policy is a second protection if escaping fails."""
     tree = page()
     policies = [
         meta.attributes["content"]
@@ -84,8 +84,8 @@ def test_page_forbids_loading_by_its_policy():
 @pytest.mark.parametrize(
     "evil", [SCRIPT, BREAKOUT, "a' onload='x", "</style>", "{{ 7 * 7 }}", "&lt;"]
 )
-def test_text_from_outside_does_nothing(evil):
-    """A label, clip id, corpus, reason or setting that looks like markup is shown as it is."""
+def test_text_from_outside_is_escaped(evil):
+    """Labels, clip ids, corpora, reasons and settings that look like markup are shown as text."""
     labels = [evil, "rain", "siren", "rooster"]
     tree = page(
         metrics=metrics_of(
@@ -122,8 +122,8 @@ def test_text_from_outside_does_nothing(evil):
 
 @settings(max_examples=15, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
-def test_any_label_leaves_the_page_whole(label):
-    """Whatever the label, the page has the same elements as with a plain one."""
+def test_labels_do_not_change_the_structure_of_the_page(label):
+    """With any label, the page has the same elements as with a plain label."""
 
     def tags(label):
         labels = [label, "-", "--"]
@@ -137,7 +137,7 @@ def test_any_label_leaves_the_page_whole(label):
 
 
 def test_table_shows_the_numbers_of_the_metrics():
-    """Clips, rejected, and each metric of the table with its interval are those given."""
+    """Numbers of clips and rejects, and each metric with its interval, equal the input."""
     given_metrics = metrics()
     tree = page(metrics=given_metrics)
 
@@ -166,8 +166,8 @@ def test_table_shows_the_numbers_of_the_metrics():
         assert drawn == "--value:{value};--low:{low};--high:{high}".format(**accuracy)
 
 
-def test_every_metric_has_its_column_and_its_meaning():
-    """The folded table holds all, of corpora and anchors alike, and the method explains each."""
+def test_every_metric_has_a_column_and_a_description():
+    """The collapsed table has all metrics of corpora and anchors; the method describes each."""
     given_metrics = metrics()
     tree = page(metrics=given_metrics)
     table = tree.one("table", class_="every")
@@ -183,18 +183,18 @@ def test_every_metric_has_its_column_and_its_meaning():
     assert len(list(tree.one("dl", class_="meaning").all("dt"))) == len(keys)
 
 
-def test_what_has_no_value_says_why():
-    """A dash, and the reason where it can be read without a mouse."""
+def test_missing_values_have_a_reason():
+    """There is a dash, and the reason is visible without a mouse."""
     row = row_of(page(), "empty")
     cells = {cell.attributes["data-metric"]: cell for cell in row.all("td", class_="measure")}
 
     assert cells["mmd2_x100"].one("span", class_="value").text == "–"
     assert cells["mmd2_x100"].attributes["data-value"] == ""
-    assert cells["mmd2_x100"].one("small", class_="why").text == "0 clips: MMD needs 2 or more"
+    assert cells["mmd2_x100"].one("small", class_="why").text == "0 clips: MMD needs at least 2"
 
 
-def test_anchors_show_where_each_number_must_lie():
-    """Held checks are marked so; an anchor names the metrics in which it is not worse than real."""
+def test_anchors_show_their_checks():
+    """Passed checks are marked; an anchor names the metrics that are not worse than real."""
     given_metrics = metrics()
     tree = page(metrics=given_metrics)
 
@@ -214,8 +214,8 @@ def test_anchors_show_where_each_number_must_lie():
     assert "Accuracy" in copy.one("small", class_="not_worse_than_real").text
 
 
-def test_a_classifier_that_fails_a_check_is_warned_of_at_the_top():
-    """In words, in red, before any number."""
+def test_failed_checks_give_a_warning_at_the_top():
+    """The warning is before all metrics, and the check is marked as failed."""
     given_metrics = metrics()
     check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
     check |= {"passed": False, "value": 0.75, "bound": 0.5}
@@ -231,8 +231,8 @@ def test_a_classifier_that_fails_a_check_is_warned_of_at_the_top():
     assert broken.text == "✕ must be below"
 
 
-def test_mismatch_is_told_at_the_top():
-    """As it stands in metrics.json."""
+def test_mismatches_are_shown_at_the_top():
+    """The text is that of metrics.json."""
     row = {
         "corpus": "poor",
         "kind": "level",
@@ -247,7 +247,7 @@ def test_mismatch_is_told_at_the_top():
 
 
 def test_ranking_names_those_that_do_not_differ_significantly():
-    """In both directions; a lone generator has no ranking."""
+    """In both directions; a single generator has no ranking."""
     corpora = {
         "real": corpus("real", 57, 60),
         "first": corpus("generated", 90, 100),
@@ -266,8 +266,8 @@ def test_ranking_names_those_that_do_not_differ_significantly():
     assert not list(page(metrics=metrics_of(alone)).all("section", id="ranking"))
 
 
-def test_classification_accuracy_scores_have_a_section_of_their_own():
-    """Without scores it says how to get them; without generated corpora there is none."""
+def test_classification_accuracy_scores_have_a_section():
+    """Without scores it names the command; without generated corpora there is no section."""
     share = {"value": 0.8, "low": 0.7, "high": 0.9}
 
     def row(lost, p, missing=()):
@@ -303,7 +303,7 @@ def test_classification_accuracy_scores_have_a_section_of_their_own():
 
 
 def test_other_embeddings_have_a_table_each():
-    """A column a metric, a row a corpus and anchor; what has no value is a dash that says why."""
+    """It has a column per metric, a row per corpus and anchor, and reasons for missing values."""
     assert 'id="embeddings"' not in html()
     keys = {metric.key for metric in EMBEDDING_METRICS}
     shown = metrics()
@@ -334,7 +334,7 @@ def test_other_embeddings_have_a_table_each():
 
 
 @pytest.mark.parametrize("evil", [SCRIPT, BREAKOUT])
-def test_names_of_copies_do_nothing(evil):
+def test_names_of_copies_are_escaped(evil):
     corpora = {"real": corpus("real", 9, 12), evil: corpus("generated", 7, 12)}
     copies = copies_of(corpora, real_pairs=[pair(evil, evil)])
     copies["corpora"][evil]["pairs"] = [pair(evil, evil)]
@@ -351,13 +351,13 @@ def test_names_of_copies_do_nothing(evil):
 
 
 def with_copies(**changes):
-    """Metrics with copies, which are changed."""
+    """Metrics with copies, changed by `changes`."""
     given = metrics()
     return given | {"copies": copies_of(given["corpora"], **changes)}
 
 
 def test_copies_have_a_section_with_shares_and_pairs_side_by_side():
-    """Two pictures and two players a pair that is shown, all pairs in a list."""
+    """Each shown pair has two pictures and two players; all pairs are in a list."""
     assert 'id="copies"' not in html()
     pairs = [shown_pair("faithful", 0), shown_pair("faithful", 2), shown_pair(None, 0)]
     given = with_copies()
@@ -397,7 +397,7 @@ def test_copies_have_a_section_with_shares_and_pairs_side_by_side():
 
 
 def test_without_a_threshold_nothing_is_called_a_copy():
-    why = "9 real clips: a threshold at 1.00% needs 99 or more"
+    why = "9 real clips: a threshold at 1.00% needs at least 99"
     none = {"value": None, "clips": 9, "why": why}
     tree = page(metrics=with_copies(threshold=none), pairs=[shown_pair("poor", 1)])
 
@@ -414,8 +414,8 @@ def test_without_a_threshold_nothing_is_called_a_copy():
     ]
 
 
-def test_the_colours_of_pairs_are_those_of_the_examples():
-    """One scale for the page: a pair that is louder than all examples widens it."""
+def test_pairs_and_examples_have_the_same_colour_scale():
+    """A pair that is louder than all examples extends the scale."""
     narrow, wide = (
         html(metrics=with_copies(), pairs=[shown_pair("poor", 0, level)]) for level in (0, 20)
     )
@@ -435,8 +435,8 @@ def test_copies_are_lines_of_text():
     assert list(copy_lines(None)) == []
 
 
-def test_pairs_are_shown_in_turns():
-    """The most similar ones of each corpus and of the real clips first."""
+def test_pairs_alternate_between_corpora():
+    """The most similar pairs of each corpus and of the real clips come first."""
     copies = with_copies()["copies"]
     copies["corpora"]["poor"]["pairs"] = [pair("p.wav", "q.wav")]
     shown = [(name, rank) for name, rank, _ in pairs_to_show(copies, 100)]
@@ -447,8 +447,8 @@ def test_pairs_are_shown_in_turns():
     assert pairs_to_show(copies, 0) == []
 
 
-def test_cells_carry_the_clips_behind_them():
-    """As data for the script: the count, then names and probabilities."""
+def test_the_data_of_the_script_has_the_clips_of_each_cell():
+    """It has the count, then names and probabilities."""
     given_metrics = metrics()
     tree = page(metrics=given_metrics)
     data = json.loads(tree.one("script", id="data").children[0])
@@ -457,16 +457,16 @@ def test_cells_carry_the_clips_behind_them():
         each for each in tree.all("table", class_="matrix")
         if each.attributes["data-name"] == "faithful"
     )  # fmt: skip
-    behind = data["cells"][int(table.attributes["data-corpus"])]
-    named = {cell.attributes["data-cell"]: int(cell.text) for cell in table.all("td") if cell.text}
-    assert {cell: found[0] for cell, found in behind.items()} == named
-    count, *clips = behind["0,0"]
+    cells = data["cells"][int(table.attributes["data-corpus"])]
+    counts = {cell.attributes["data-cell"]: int(cell.text) for cell in table.all("td") if cell.text}
+    assert {cell: found[0] for cell, found in cells.items()} == counts
+    count, *clips = cells["0,0"]
     assert len(clips) == min(20, count)
     assert clips[0] == ["faithful/0/0.wav", 0.9]
 
 
-def test_the_map_has_a_mark_a_clip():
-    """Real ones hollow, corpora to be hidden one by one, classes in the legend."""
+def test_the_map_has_a_mark_per_clip():
+    """Real clips are hollow, and each corpus has a check box."""
     given_metrics = metrics()
     points = points_of(given_metrics["corpora"])
     tree = page(metrics=given_metrics, points=points)
@@ -486,7 +486,7 @@ def test_the_map_has_a_mark_a_clip():
 
 
 def test_table_has_real_first_then_the_best_generator():
-    """The classifier's own score leads, then accuracy falls, and what has none comes last."""
+    """Real clips come first, then generators by decreasing accuracy, then those without one."""
     rows = [row.attributes.get("data-corpus") for row in page().all("tr")]
 
     assert [name for name in rows if name] == ["real", "faithful", "poor", "empty"]
@@ -497,7 +497,7 @@ def readings(tree):
 
 
 def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
-    """66 of 100 differ from 80 of 100 at 95 % alone, but not among 25 comparisons."""
+    """66 and 80 of 100 differ as a single comparison, but not as one of 25 comparisons."""
     tree = page(
         metrics=metrics_of(
             {
@@ -523,7 +523,7 @@ def test_reading_follows_from_the_adjusted_p_value_of_the_difference():
 
 
 def test_lede_names_the_best_generator_and_the_ceiling():
-    """The first sentence holds the best generator's accuracy and the classifier's own."""
+    """The first sentence has the accuracy of the best generator and that of real clips."""
     lede = page().one("p", class_="lede").text
 
     assert lede.startswith("The classifier, trained on real sounds, predicts the label of 91.0% of")
@@ -531,8 +531,8 @@ def test_lede_names_the_best_generator_and_the_ceiling():
     assert "95.0% of held-out real clips" in lede
 
 
-def test_a_collapsed_generator_leads_with_a_caveat():
-    """Every clip recognised, and each class always the same: the lede and the ranking say so."""
+def test_a_collapsed_generator_with_the_best_accuracy_has_a_caveat():
+    """The lede and the ranking name the metrics in which it is worse than real sounds."""
     real, collapsed = corpus("real", 95, 100), corpus("generated", 100, 100)
     places = 4 * np.eye(4, 6)[np.arange(100) % 4]
     collapsed |= numbers(100, 100, LABELS, places=places)
@@ -550,8 +550,8 @@ def test_a_collapsed_generator_leads_with_a_caveat():
     assert "worse" not in ranked[1]
 
 
-def test_a_corpus_of_fewer_clips_says_so_beside_its_numbers():
-    """And is not called worse for it."""
+def test_metrics_of_fewer_clips_have_a_note():
+    """The corpus is not called worse in these metrics."""
     few = corpus("generated", 28, 30)
     tree = page(metrics=metrics_of({"real": corpus("real", 57, 60), "few": few}))
 
@@ -566,8 +566,8 @@ def test_a_corpus_of_fewer_clips_says_so_beside_its_numbers():
     assert "Fréchet" not in reading.text
 
 
-def test_each_of_200_classes_has_a_mark_of_its_own():
-    """A pair of colour and shape: of eight colours and drawings that differ."""
+def test_each_of_200_classes_has_a_unique_mark():
+    """A mark is a pair of one of eight colours and a shape."""
     points = [MapPoint("real", f"class {n}", n, n, f"{n}.wav") for n in range(200)]
     drawn = Tree(maps.embedding_map(points, [point.label for point in points], ["real"])).root
 
@@ -581,8 +581,8 @@ def test_each_of_200_classes_has_a_mark_of_its_own():
     assert {colour for colour, _ in marks} == {f"c{number}" for number in range(8)}
 
 
-def test_the_method_names_what_depends_on_the_number_of_clips():
-    """All that are declared so, and how many clips they were computed on."""
+def test_the_method_names_the_metrics_that_depend_on_the_number_of_clips():
+    """It names all declared metrics, and the number of clips that they are computed on."""
     text = page().one("section", id="method").text
 
     assert (
@@ -595,7 +595,7 @@ def test_the_method_names_what_depends_on_the_number_of_clips():
 
 @pytest.mark.parametrize("value", [None, 0.5])
 def test_a_skipped_check_is_listed_and_has_no_mark(value):
-    """A value without an interval has no mark either: the check is undecided, not failed."""
+    """An undecided check, of a value without an interval, is not marked as failed either."""
     given_metrics = metrics()
     check = next(row for row in given_metrics["sanity"] if row["metric"] == "coverage")
     check |= {"passed": None, "why": "too few", "value": value}
@@ -615,12 +615,12 @@ def test_a_skipped_check_is_listed_and_has_no_mark(value):
         (-0.0001, "percent", "0.0%"), (-1.5, ".2f", "−1.50"), (None, ".2f", "–"),
     ],
 )  # fmt: skip
-def test_numbers_keep_what_sets_them_apart(value, form, text):
+def test_numbers_are_formatted(value, form, text):
     assert number(value, form) == text
 
 
 def test_accuracy_per_class_shows_every_class_and_corpus():
-    """A row a class, a column a corpus, in the order of the table of corpora."""
+    """There is a row per class and a column per corpus, in the order of the corpora."""
     given_metrics = metrics()
     table = page(metrics=given_metrics).one("table", class_="classes")
 
@@ -637,8 +637,8 @@ def test_accuracy_per_class_shows_every_class_and_corpus():
 
 
 @pytest.mark.parametrize("classes", [4, 50])
-def test_confusion_matrices_hold_the_counts(classes):
-    """Each cell is the count given, nought left blank; many classes are folded after the first."""
+def test_confusion_matrices_show_the_counts(classes):
+    """Cells with 0 are blank; with many classes, all matrices but the first are collapsed."""
     labels = [f"class {index}" for index in range(classes)]
     corpora = {
         "real": corpus("real", 90, 100, labels),
@@ -655,8 +655,8 @@ def test_confusion_matrices_hold_the_counts(classes):
     assert len(list(section.all("details"))) == (0 if classes == 4 else 1)
 
 
-def test_many_classes_have_a_list_in_place_of_a_matrix():
-    """Whose size does not grow with their square, and whose cells open their clips."""
+def test_many_classes_have_a_list_instead_of_a_matrix():
+    """Its size does not grow with the square of the classes; its cells list their clips."""
     labels = [f"class {number:03d}" for number in range(400)]
     given_metrics = metrics_of({"real": corpus("real", 500, 800, labels)}, labels)
     text = html(metrics=given_metrics, examples=[], points=[])
@@ -674,7 +674,7 @@ def test_many_classes_have_a_list_in_place_of_a_matrix():
 
 
 def test_confusion_rows_follow_the_labels_of_the_classifier():
-    """A metrics.json with sorted keys names the rows of the matrix no differently."""
+    """The order of the keys in metrics.json does not matter."""
     given_metrics = metrics()
     for each in given_metrics["corpora"].values():
         each["per_class"] = dict(sorted(each["per_class"].items()))
@@ -685,7 +685,7 @@ def test_confusion_rows_follow_the_labels_of_the_classifier():
 
 
 @pytest.mark.parametrize(("windows", "count"), [(1, 0), (3, 1)])
-def test_an_example_of_several_windows_says_that_its_first_one_is_shown(windows, count):
+def test_an_example_of_several_windows_states_that_the_first_is_shown(windows, count):
     text = "First of 3 windows; the probabilities are means over all windows."
     shown = [
         part.text for part in page(examples=[example(windows=windows)]).all("p", class_="clip")
@@ -694,8 +694,8 @@ def test_an_example_of_several_windows_says_that_its_first_one_is_shown(windows,
     assert shown.count(text) == count
 
 
-def test_each_example_has_its_card():
-    """One picture and one player an example, and right or wrong said in words."""
+def test_each_example_has_a_card():
+    """A card has a picture, a player, and the verdict right or wrong."""
     tree = page(
         examples=[
             example(),
@@ -726,7 +726,7 @@ def test_each_example_has_its_card():
 
 
 def test_rejects_are_counted_and_the_first_hundred_listed():
-    """Counts cover all rejects; 100 rows are listed and the rest is said to be elsewhere."""
+    """The counts include all rejects; 100 rows are listed, and the file of the rest is named."""
     rows = [
         {
             "corpus": "faithful" if index % 3 else "poor",
@@ -759,12 +759,12 @@ def test_rejects_are_counted_and_the_first_hundred_listed():
         ("no such file", "no such file"),
     ],
 )  # fmt: skip
-def test_reasons_that_differ_in_numbers_and_paths_are_of_one_kind(reason, kind):
+def test_the_kind_of_a_reason_has_no_numbers_paths_and_quotes(reason, kind):
     assert kind_of(reason) == kind
 
 
 def test_rare_kinds_of_rejects_share_a_row():
-    """Reasons that all differ neither fill the page nor change the count."""
+    """The number of rows is bounded, and the total count is unchanged."""
     counts = {("poor", f"reason {'x' * n}"): 1 + (n < 50) for n in range(400)}
     section = page(rejects=Rejects([], counts)).one("section", id="rejects")
 
@@ -776,15 +776,15 @@ def test_rare_kinds_of_rejects_share_a_row():
 
 
 def test_page_without_generated_corpora():
-    """A classifier alone is reported with its own score."""
+    """The lede has the accuracy of the classifier."""
     tree = page(metrics=metrics_of({"real": corpus("real", 19, 20, LABELS)}, LABELS))
 
     assert "predicts the label of 95.0% of held-out real clips" in tree.one("p", class_="lede").text
     assert len(list(tree.all("table", class_="matrix"))) == 1
 
 
-def test_page_of_nothing():
-    """No scored clip, no history, no example and no reject still make a whole page."""
+def test_page_without_clips():
+    """A page without scored clips, history, examples and rejects is complete."""
     tree = page(
         metrics=metrics_of(
             {"real": corpus("real", 0, 0, LABELS), "new": corpus("generated", 0, 0, LABELS)}, LABELS
@@ -805,7 +805,7 @@ def test_page_of_nothing():
 
 
 def test_a_missing_number_is_an_error():
-    """A corpus without its rejected count is refused instead of shown with a gap."""
+    """A corpus without its number of rejects raises an error."""
     given_metrics = metrics()
     del given_metrics["corpora"]["poor"]["rejected"]
 
@@ -814,7 +814,7 @@ def test_a_missing_number_is_an_error():
 
 
 def test_same_input_gives_the_same_page():
-    """Nothing in the page depends on the clock or on chance."""
+    """The page does not depend on time or chance."""
     given_metrics = metrics()
     cells, points = cells_of(given_metrics["corpora"]), points_of(given_metrics["corpora"])
     arguments = (given_metrics, history(), [example()], cells, points, rejects_of(), "")
@@ -822,8 +822,8 @@ def test_same_input_gives_the_same_page():
     assert render(*arguments) == render(*arguments)
 
 
-def test_spectrogram_is_a_pixel_a_band_and_frame_with_low_bands_below():
-    """A loud lowest band is a bright bottom row of the picture."""
+def test_spectrogram_has_a_pixel_per_band_and_frame():
+    """A loud lowest band gives a bright bottom row of the picture."""
     log_mel = np.full((64, 50), -8, dtype=np.float32)
     log_mel[0] = 2
 
@@ -836,7 +836,7 @@ def test_spectrogram_is_a_pixel_a_band_and_frame_with_low_bands_below():
 
 
 def test_long_spectrogram_keeps_its_clicks():
-    """A single loud frame among ten thousand is still bright in the narrowed picture."""
+    """A single loud frame of ten thousand is bright in the reduced picture."""
     log_mel = np.zeros((8, 10_000), dtype=np.float32)
     log_mel[:, 4321] = 1
 
@@ -848,14 +848,14 @@ def test_long_spectrogram_keeps_its_clicks():
 
 
 @pytest.mark.parametrize("shape", [(64,), (64, 0), (0, 10)])
-def test_spectrogram_refuses_what_is_none(shape):
-    """An empty or flat array is refused with its shape."""
+def test_spectrogram_raises_on_invalid_shapes(shape):
+    """The error names the shape of an empty or one-dimensional array."""
     with pytest.raises(ValueError, match=re.escape(str(shape))):
         pictures.spectrogram(np.zeros(shape, dtype=np.float32), 0, 1)
 
 
 def test_colour_range_leaves_digital_silence_out():
-    """Padding at the floor does not darken the sounds, and no sounds give a usable range."""
+    """Padding does not change the range, and there is a valid range without sound."""
     sound = np.linspace(-3, 3, 1000, dtype=np.float32)[None, :]
     padded = np.concatenate([np.full((1, 9000), -11.5, dtype=np.float32), sound], axis=1)
 
@@ -870,7 +870,7 @@ def test_colour_range_leaves_digital_silence_out():
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e4))
 def test_ticks_are_even_and_few(low, span):
-    """Ticks lie on the axis, evenly, and are neither crowded nor missing."""
+    """2 to 6 ticks are on the axis at equal distances."""
     places = pictures.ticks(low, low + span)
     steps = np.diff(places)
 
@@ -881,7 +881,7 @@ def test_ticks_are_even_and_few(low, span):
 
 
 def test_learning_curves_mark_the_selected_epoch():
-    """Three drawings with named axes, and the selected epoch written into each."""
+    """Three charts have named axes and name the selected epoch."""
     svgs = list(page().one("div", class_="curves").all("svg"))
 
     assert len(svgs) == 3
@@ -894,8 +894,8 @@ def test_learning_curves_mark_the_selected_epoch():
     assert [len(figure.axes[0].lines) for figure in figures] == [3, 3, 2]
 
 
-def test_learning_curves_stay_inside_their_drawing():
-    """Every point lies inside the axes, which start at 0."""
+def test_learning_curves_are_inside_their_axes():
+    """All points are inside the axes, which start at 0."""
     axes = charts.learning_curves(history(9), 3)[0].axes[0]
     points = axes.lines[0].get_xydata()
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -908,8 +908,8 @@ def test_learning_curves_stay_inside_their_drawing():
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_learning_curves_leave_out_what_is_no_number(value):
-    """A loss that is not finite, or missing, is left out."""
+def test_learning_curves_skip_missing_and_non_finite_values(value):
+    """Other epochs are drawn."""
     rows = history(4)
     rows[1]["train_loss"] = value
 
@@ -926,7 +926,7 @@ def test_learning_curves_of_one_epoch():
 
 
 def test_charts_take_their_colours_from_the_page_and_repeat_no_identifier():
-    """The same bytes each time, so that a report can be compared with another."""
+    """They are bitwise reproducible, so that reports can be compared."""
     figures = charts.learning_curves(history(4), 3)
     drawn = [charts.svg(figure) for figure in figures]
     names = [name for svg in drawn for name in re.findall(r' id="([^"]*)"', svg)]

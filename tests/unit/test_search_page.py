@@ -14,7 +14,7 @@ BREAKOUT = '"><img src=x onerror=alert(1)>'
 def trial(
     number: int, accuracies: list[float], state: str = "finished", **changes: Any
 ) -> TrialRow:
-    """A trial whose loss is one minus its accuracy, an epoch of two seconds for each."""
+    """A trial with one epoch of two seconds per accuracy; the loss is one minus the accuracy."""
     history = [
         {
             "epoch": epoch, "train_loss": 2 / epoch, "validation_loss": 1 - accuracy,
@@ -38,7 +38,7 @@ def trial(
 
 
 def rows() -> list[TrialRow]:
-    """Three trials and one that failed after a fine beginning."""
+    """Three trials, and one with a high accuracy that failed."""
     step = {"name": "StepLR", "step_size": 10, "gamma": 0.1}
     return [
         trial(1, [0.2, 0.3], "stopped"),
@@ -99,7 +99,7 @@ def test_every_trial_is_a_row_with_its_values_and_error() -> None:
     assert [row.one("th").text for row in table.all("tr", class_="picked")] == ["2"]
 
 
-def test_three_curves_have_a_line_a_trial_and_the_best_on_top() -> None:
+def test_three_charts_have_a_line_per_trial_with_the_best_on_top() -> None:
     assert len(list(page(rows()).one("section", id="curves").all("svg"))) == 3
     figures = charts.trial_curves([row.history for row in rows()], 1)
 
@@ -111,7 +111,7 @@ def test_three_curves_have_a_line_a_trial_and_the_best_on_top() -> None:
         assert len(lines[-1].get_xdata()) == 3
 
 
-def test_a_number_has_dots_over_its_range_and_a_choice_a_row_each() -> None:
+def test_numbers_have_a_chart_and_choices_have_a_table() -> None:
     rate, schedule = page(rows()).one("div", class_="effects").all("h3")
     assert [rate.text, schedule.text] == ["training.optimizer.lr", "training.scheduler"]
 
@@ -128,7 +128,7 @@ def test_a_number_has_dots_over_its_range_and_a_choice_a_row_each() -> None:
     assert choices == [["none", "2", "55.0%", "80.0%"], ["StepLR(10, 0.1)", "1", "60.0%", "60.0%"]]
 
 
-def test_a_search_in_which_nothing_succeeded_has_a_page() -> None:
+def test_a_search_without_a_successful_trial_has_a_page() -> None:
     tree = page([trial(1, [], "failed", error="too large"), trial(2, [], "not begun")])
 
     assert "No trial of 2 succeeded" in tree.text
@@ -136,17 +136,17 @@ def test_a_search_in_which_nothing_succeeded_has_a_page() -> None:
     assert "No trial completed an epoch" in tree.text
 
 
-def test_a_loss_that_is_no_number_does_not_spoil_the_drawing() -> None:
-    wild = trial(1, [0.1, 0.1])
-    wild.history[1]["validation_loss"] = math.nan
-    wild.history[1]["train_loss"] = math.inf
+def test_a_loss_that_is_not_finite_is_left_out_of_the_charts() -> None:
+    diverged = trial(1, [0.1, 0.1])
+    diverged.history[1]["validation_loss"] = math.nan
+    diverged.history[1]["train_loss"] = math.inf
 
-    html = render_search("x", [wild], wild, ["training.optimizer.lr"], 2, "")
+    html = render_search("x", [diverged], diverged, ["training.optimizer.lr"], 2, "")
 
     assert not re.search(r"[\s,\"](nan|inf)[\s,\"]", html)
 
 
-def test_text_from_outside_does_nothing() -> None:
+def test_text_from_outside_is_escaped() -> None:
     evil = [trial(1, [0.4], values={"training.optimizer.lr": BREAKOUT, "training.scheduler": 1}),
             trial(2, [], "failed", error=BREAKOUT)]  # fmt: skip
     tree = page(evil, yaml=BREAKOUT, name=BREAKOUT)
@@ -164,11 +164,11 @@ def test_text_from_outside_does_nothing() -> None:
         ({"low": 1, "high": 2}, "(1, 2)"),
     ],
 )  # fmt: skip
-def test_values_are_shown_in_few_letters(value: object, text: str) -> None:
+def test_values_are_shown_as_short_text(value: object, text: str) -> None:
     assert setting_text(value) == text
 
 
-def test_an_axis_of_logarithms_has_marks_even_where_no_two_powers_of_ten_are() -> None:
+def test_a_logarithmic_axis_of_less_than_two_decades_has_tick_labels() -> None:
     figure = charts.effect("x", [(1.1e-4, 0.5, False), (7e-3, 0.6, True)])
     words = [text.text for text in Tree(charts.svg(figure)).root.all("text")]
 

@@ -1,4 +1,4 @@
-"""The clips that the report shows, chosen from the parts of the predictions."""
+"""Selection of the clips of the report from the parts of the predictions."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from raysound.metrics.corpus import RealClips
 from raysound.metrics.selection import Limits
 from tests.made_predictions import CLASSES, LABELS, SIZE, make_predictions
 
-PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=1000, examples=2))
+PLAN = Plan(LABELS, 1.0, SIZE, Limits(per_class=1000, examples=2))
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def test_cells_hold_their_most_probable_clips(shown: dict[str, Any]) -> None:
     assert {cell: count for cell, (count, _) in found.items()} == cells
     for cell, (count, clips) in found.items():
         assert len(clips) == min(count, 20)
-        sure = [value for _, value in clips]
-        assert sure == sorted(sure, reverse=True)
-        assert sure == [round(probability[name], 4) for name, _ in clips]
+        probabilities = [value for _, value in clips]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert probabilities == [round(probability[name], 4) for name, _ in clips]
         own = [
             row["probability"]
             for row in rows
             if (row["label"], row["prediction"]) == tuple(LABELS[index] for index in cell)
         ]
-        assert sure[0] == round(max(own), 4)
+        assert probabilities[0] == round(max(own), 4)
 
 
 def test_examples_by_parts_equal_those_of_the_table(shown: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.intervals import mean_measure
 from raysound.metrics.neighbours import BallCounts, per_clip
 from raysound.metrics.selection import ENTRY, Limits, keys, sampled, select, smallest
-from raysound.metrics.sums import ClassificationSums, fold, merge_sums
+from raysound.metrics.sums import ClassificationSums, merge_sums, sum_in_order
 from tests.made_predictions import BANDS, CLASSES, LABELS, SIZE, clips, make_predictions
 
-PLAN = Plan(LABELS, 1.0, SIZE, Limits(of_class=7, examples=2))
+PLAN = Plan(LABELS, 1.0, SIZE, Limits(per_class=7, examples=2))
 
 
 def cuts(count: int, parts: int, seed: int) -> list[slice]:
@@ -50,14 +50,14 @@ def test_merged_sums_do_not_depend_on_the_grouping(
     ]
     one_by_one = np.zeros((0, 4))
     for one in found:
-        one_by_one = fold(np.concatenate([one_by_one, one.rows]))
+        one_by_one = sum_in_order(np.concatenate([one_by_one, one.rows]))
     total, left = None, found
     for size in [*groups, parts]:
         some, left = left[:size], left[size:]
         if some:
             merged = merge_sums(some if total is None else [total, merge_sums(some)])
             total = ClassificationSums(
-                merged.cells, merged.counts, merged.in_top, fold(merged.rows)
+                merged.cells, merged.counts, merged.in_top, sum_in_order(merged.rows)
             )
 
     whole = ClassificationSums.of(truth, probabilities)
@@ -76,7 +76,7 @@ def test_folded_rows_do_not_depend_on_the_grouping(cut: int) -> None:
     for row in rows.tolist():
         total = [total[0] + row[0], total[1] + row[1]]
 
-    assert fold(np.concatenate([fold(rows[:cut]), rows[cut:]])).tolist() == [total]
+    assert sum_in_order(np.concatenate([sum_in_order(rows[:cut]), rows[cut:]])).tolist() == [total]
 
 
 def test_a_report_from_sums_equals_that_from_clips() -> None:
@@ -133,7 +133,7 @@ def test_a_report_of_many_clips_averages_all_and_samples_sets() -> None:
 
 @pytest.mark.parametrize("n", [20, 100, 1000])
 def test_the_interval_of_a_mean_covers_its_expectation(n: int) -> None:
-    """For skewed numbers such as log losses, in 90 % of samples, and 95 % of large ones."""
+    """For skewed numbers such as log losses, in 90 % of samples, and in 95 % of large samples."""
     draws = np.random.default_rng(n).exponential(1.0, (600, n))
     found = [mean_measure(float(x.sum()), float((x * x).sum()), n) for x in draws]
 
@@ -154,7 +154,7 @@ def entries_of(count: int, seed: int) -> np.ndarray:
     entries["key"] = rng.integers(0, count // 2, count)
     entries["truth"], entries["prediction"] = rng.integers(0, CLASSES, (2, count))
     entries["probability"] = rng.integers(0, 30, count) / 30
-    entries["asked"] = rng.integers(0, 30, count) / 30
+    entries["target_probability"] = rng.integers(0, 30, count) / 30
     return entries
 
 
@@ -166,8 +166,8 @@ def test_selection_by_parts_equals_selection_of_all_entries(seed: int, parts: in
     limit = PLAN.limit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "PAIR_CLIPS", 25)
-        patch.setattr(selection, "CLIPS_OF_A_CELL", 3)
-        patch.setattr(selection, "CLIPS_OF_CELLS", 30)
+        patch.setattr(selection, "CLIPS_PER_CELL", 3)
+        patch.setattr(selection, "CLIPS_OF_ALL_CELLS", 30)
         whole = select(entries, limit)
         held = entries[:0]
         for part in cuts(400, parts, seed):
@@ -186,7 +186,7 @@ def test_selections_hold_the_expected_entries() -> None:
     drawn = sampled(entries)
     assert (np.diff(drawn["key"].astype(np.int64)) >= 0).all()
     assert sorted(drawn.tolist()) == sorted(entries.tolist())
-    cells = entries[selection.of_cells(entries)]
+    cells = entries[selection.cell_mask(entries)]
     for truth, prediction in np.ndindex(CLASSES, CLASSES):
         kept, there = (
             np.sort(of[(of["truth"] == truth) & (of["prediction"] == prediction)]["probability"])
@@ -265,4 +265,4 @@ def test_empty_sums_give_an_empty_report() -> None:
     assert found["clips"] == 0
     assert found["accuracy"]["value"] is None
     assert found["precision"] == {"value": None, "low": None, "high": None, "why": "no clips"}
-    assert sums.fold(none.classification.rows).shape == (0, 4)
+    assert sums.sum_in_order(none.classification.rows).shape == (0, 4)

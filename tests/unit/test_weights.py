@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raysound.errors import UserError
 from raysound.models import build
-from raysound.training.checkpoint import fitting, read_weights
+from raysound.training.checkpoint import matching_weights, read_weights
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_what_fits_by_name_and_shape_is_taken(weights: dict[str, Tensor], prefix
     given = {f"{prefix}{name}": value for name, value in weights.items()}
     given["other"] = torch.zeros(1)
 
-    found, missing = fitting(build("cnn", 10), given, "file")
-    of_three, untrained = fitting(build("cnn", 3), given, "file")
+    found, missing = matching_weights(build("cnn", 10), given, "file")
+    of_three, untrained = matching_weights(build("cnn", 3), given, "file")
 
     assert missing == []
     assert all(torch.equal(found[name], weights[name]) for name in weights)
@@ -48,8 +48,8 @@ def test_what_fits_by_name_and_shape_is_taken(weights: dict[str, Tensor], prefix
 
 
 def test_weights_of_another_model_are_refused(weights: dict[str, Tensor]) -> None:
-    with pytest.raises(UserError, match=r"none of the 12 tensors of cnn\.pt fits the model .* of "):
-        fitting(build("resnetish18", 10), weights, "cnn.pt")
+    with pytest.raises(UserError, match=r"none of the 12 tensors of cnn\.pt matches .* is it for "):
+        matching_weights(build("resnetish18", 10), weights, "cnn.pt")
 
 
 class Command:
@@ -75,7 +75,7 @@ def test_a_file_without_weights_is_one_line(tmp_path: Path) -> None:
             read_weights(str(tmp_path / name))
     assert not (tmp_path / "written").exists()
     torch.save({"epoch": 3}, tmp_path / "none")
-    with pytest.raises(UserError, match="/none holds no tensors by name"):
+    with pytest.raises(UserError, match="/none contains no named tensors"):
         read_weights(str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"model\.weights: .*/absent can't be read"):
         read_weights(str(tmp_path / "absent"))

@@ -36,7 +36,7 @@ from raysound.metrics.anchors import split_in_halves
 from raysound.metrics.corpus import Scored
 from raysound.metrics.declarations import PAIR_CLIPS
 from raysound.metrics.fidelity import Reference, fidelity_report, prepare
-from raysound.metrics.sampling import drawn
+from raysound.metrics.sampling import sample_rows
 from raysound.settings.schema import Config
 from raysound.wording import counted
 
@@ -265,7 +265,7 @@ def measure_embedded(
 
 def measure_real_anchors(clips: Scored, real: Reference, set_size: int) -> dict[str, Any]:
     """Runs in a Ray task: distances of copied training clips, and between halves of them."""
-    calls = {"training_copy": (drawn(clips.embedding, set_size, 0), real)}
+    calls = {"training_copy": (sample_rows(clips.embedding, set_size, 0), real)}
     half, other = split_in_halves(clips)
     if len(other.truth) > 1:
         calls["real_halves"] = (half.embedding, prepare(other.embedding))

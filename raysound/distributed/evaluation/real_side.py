@@ -78,7 +78,7 @@ def sample_real(
     train, test = (read_scored(predictions, "real", part, plan) for part in entries)
     set_size = min(test_sums.classification.clips, SET_CLIPS)
     class_counts = test_sums.classification.confusion(len(plan.labels)).sum(axis=1)
-    class_sizes = np.minimum(class_counts, plan.limit.of_class).tolist()
+    class_sizes = np.minimum(class_counts, plan.limit.per_class).tolist()
     references = ReferenceSet(prepare_reference(train), set_size, class_sizes)
     return RealSample(train, test, entries[0], train_sums, references)
 

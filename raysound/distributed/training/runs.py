@@ -72,6 +72,6 @@ def log_weights(config: Config, classes: int) -> None:
     uri = config.model.weights
     if uri is not None:
         model = build(config.model.name, classes)
-        found, missing = checkpoint.fitting(model, checkpoint.read_weights(uri), uri)
+        found, missing = checkpoint.matching_weights(model, checkpoint.read_weights(uri), uri)
         untrained = f"; not loaded: {', '.join(missing)}" if missing else ""
         logger.info("%d tensors loaded from %s%s", len(found), uri, untrained)

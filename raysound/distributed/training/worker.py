@@ -143,7 +143,7 @@ def train_on(worker: WorkerContext, loop_config: dict[str, Any]) -> None:
     classifier = build(metadata.model, len(metadata.labels))
     if loop_config["weights"] is not None and worker.checkpoint is None:
         weights = checkpoint.read_weights(loop_config["weights"])
-        fitting, _ = checkpoint.fitting(classifier, weights, loop_config["weights"])
+        fitting, _ = checkpoint.matching_weights(classifier, weights, loop_config["weights"])
         classifier.load_state_dict(fitting, strict=False)
     averaged = copy.deepcopy(classifier) if settings.ema_decay else None
     progress = None
