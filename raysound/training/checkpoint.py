@@ -15,6 +15,7 @@ from torch import Tensor
 from raysound import storage
 from raysound.errors import UserError
 from raysound.models import EmbeddingClassifier, build
+from raysound.models.combined import MeanOfCrops
 from raysound.settings.features import FeatureSettings
 from raysound.training.inference import Normalisation
 from raysound.training.loop import TrainState
@@ -188,4 +189,8 @@ def load_model(folder: str, checkpoint: ClassifierMetadata) -> EmbeddingClassifi
     model = build(checkpoint.model, len(checkpoint.labels))
     weights = storage.read_bytes(storage.join(folder, WEIGHTS))
     model.load_state_dict(safetensors.torch.load(weights))
+    crops = checkpoint.training.get("test_crops")
+    if crops is not None:
+        frames = checkpoint.features.frames_of(checkpoint.training["crop_length"])
+        model = MeanOfCrops(model, frames, crops)
     return model.eval()
