@@ -38,9 +38,11 @@ def crop(log_mel: Tensor, frames: int, max_stretch: float = 0.0, padding: int = 
     # The first and the last possible start; a stretched clip may be shorter than the result.
     ends = length - 1 - (width - 1) * factor + padding, torch.full_like(factor, -padding)
     low, high = torch.minimum(*ends), torch.maximum(*ends)
-    start = low + (high - low) * sample()
-    if not max_stretch:
-        start = start.round()
+    if max_stretch:
+        start = low + (high - low) * sample()
+    else:
+        # Full frames, all of them equally probable.
+        start = torch.minimum(low + ((high - low + 1) * sample()).floor(), high)
     position = start + factor * torch.arange(width, device=log_mel.device)
     before = position.floor()
     weight = (position - before).unsqueeze(1)
