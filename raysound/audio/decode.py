@@ -1,4 +1,4 @@
-"""One sound file → waveforms of exactly `clip_length`: decode, mix down, resample, cut or pad."""
+"""Decodes sound files into windows of `clip_length`: mix down, resample, cut or pad."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from raysound.corpora.formats.samples import Unreadable as Unreadable
 from raysound.corpora.formats.views import Part
 from raysound.settings.features import FeatureSettings
 
-# Resampling kernels grow with the terms of the ratio of two rates. This keeps every common pair
-# exact, and shifts the pitch of an odd one by less than half a thousandth: under a cent.
+# Maximum numerator or denominator of the ratio of two rates, because the resampling kernel grows
+# with both. Common pairs of rates are exact; others shift the pitch by less than 0.05 %, a cent.
 LARGEST_RATIO_TERM = 2000
-# Of a window. Encoders make clips a few frames longer than asked: no reason to hear them twice.
+# Share of a window. Encoders extend clips by a few frames, which need no window of their own.
 LEAST_SURPLUS = 0.05
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a sound file says of itself.
+    """Properties of a sound file.
 
     Attributes:
         duration: seconds.
         sample_rate: Hz.
-        gain: what brings the clip to `features.loudness`; None where that is none.
+        gain: gain that brings the clip to `features.loudness`; None without this setting.
     """
 
     duration: float
@@ -52,21 +52,22 @@ class Clip(Source):
     """One decoded clip.
 
     Attributes:
-        windows: float32 `(n_windows, clip_samples)`, mono, at the settings' sample rate.
+        windows: float32 `(n_windows, clip_samples)`, mono, at the configured sample rate.
     """
 
     windows: np.ndarray
 
 
 def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
-    """Reads one sound file into windows of exactly `clip_length`, all of them at once.
+    """Reads all windows of one sound file, each exactly `clip_length` long.
 
     Args:
         file: path, URI, or a seekable binary file, in any format that libsndfile reads.
-        settings: of the windows.
+        settings: settings of the windows.
 
     Raises:
-        Reject: the file is missing, empty, no sound, cut short, or holds NaN or absurd samples.
+        Reject: the file is missing, empty, truncated or not a sound file, or a sample is NaN,
+            infinite or beyond 2**31.
     """
     pairs = [(source, as_float(window).copy()) for source, window in Decoder(settings).read(file)]
     source = pairs[0][0]
@@ -74,55 +75,56 @@ def read_clip(file: str | BinaryIO, settings: FeatureSettings) -> Clip:
 
 
 def read_window(file: str | BinaryIO, settings: FeatureSettings, number: int = 0) -> np.ndarray:
-    """Reads one window of a sound file, and no more of the file than that takes.
+    """Reads one window of a sound file, and only the part of the file that it needs.
 
-    With `features.loudness` the whole file is read, because its loudness sets the gain.
+    With `features.loudness` the complete file is read, because the gain depends on its loudness.
 
     Args:
         file: see `read_clip`.
-        settings: of the window.
-        number: of the window, from 0.
+        settings: settings of the window.
+        number: number of the window, from 0.
 
     Returns:
-        float32 `(clip_samples,)`, mono, at the settings' sample rate.
+        float32 `(clip_samples,)`, mono, at the configured sample rate.
 
     Raises:
-        Reject: see `read_clip`, as far as the file is read; or it ends before the window.
+        Reject: see `read_clip`, for the part that is read; or the file ends before the window.
     """
     for place, (_, window) in enumerate(Decoder(settings).read(file)):
         if place == number:
             return as_float(window).copy()
-    raise Reject(f"ends before its window {number + 1}")
+    raise Reject(f"the sound ends before window {number + 1}")
 
 
 class Decoder:
-    """Sound files → windows of exactly `clip_length`, one file at a time.
+    """Decodes sound files into windows of `clip_length`, one file at a time.
 
-    However long a file is, no more of it is held than a window and a block; the buffers are kept
-    from file to file, for fresh ones would cost as much as the decoding. With `features.loudness` a
-    file is read twice: once to measure it, once for its windows.
+    At most one window and one block of a file are in memory. The buffers are reused for all files,
+    because new ones would cost as much as the decoding. With `features.loudness` a file is read
+    twice: to measure its loudness, and for its windows.
     """
 
     def __init__(self, settings: FeatureSettings) -> None:
         self.settings = settings
         self.window = {dtype: np.empty(settings.clip_samples, dtype) for dtype in (INT, FLOAT)}
-        self.held = new_buffers()
+        self.buffers = new_buffers()
 
     def read(
         self, file: str | BinaryIO, after_piece: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Source, np.ndarray]]:
-        """Yields what the file says of itself, and window after window.
+        """Yields the windows of a file.
 
-        What is wrong with a file may show only at its end: it is sound when all were taken.
+        A fault may be found only at the end of the file, so the file is valid only if the iterator
+        is exhausted.
 
         Args:
             file: path, URI, or a seekable binary file, in any format that libsndfile reads.
             after_piece: called after each piece of a file whose loudness is measured.
 
         Yields:
-            The source, and a window at the settings' rate: float32 `(clip_samples,)` within 2**31,
-            or int16, where 32768 stands for 1. The next one is written over it. With
-            `features.loudness` it is float32 and has the gain of the whole file.
+            The source, and a window `(clip_samples,)` at the configured rate: float32 within
+            ±2**31, or int16 with full scale at 32768. The next window overwrites it. With
+            `features.loudness` it is float32 and has the gain of the complete file.
 
         Raises:
             Reject: see `read_clip`.
@@ -145,7 +147,7 @@ class Decoder:
         except OSError as error:
             raise Unreadable(f"can't be read: {error.strerror or error}") from error
         except ValueError as error:
-            # pyarrow's word for a path that is none, such as one with a NUL in it.
+            # pyarrow raises it for an invalid path, such as one that contains NUL.
             raise Reject(f"can't be read: {error}") from error
 
     @contextmanager
@@ -154,7 +156,7 @@ class Decoder:
         try:
             for part in found:
                 sounds.append(open_part(part))
-            yield Samples(sounds, found, self.held)
+            yield Samples(sounds, found, self.buffers)
         finally:
             for sound in sounds:
                 sound.close()
@@ -172,7 +174,7 @@ class Decoder:
         try:
             starts = window_starts(length, wanted, self.settings.long_clips)
         except (MemoryError, ValueError, OverflowError) as error:
-            raise Reject("its header tells no length, or one that can't be true") from error
+            raise Reject("the header states no length, or an impossible one") from error
         for start in map(int, starts):
             begin, end = max(start, 0), min(start + wanted, length)
             inner = _span(samples, ratio, begin, end)
@@ -195,13 +197,15 @@ def _open(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
 
 @lru_cache(maxsize=256)
 def resampling_ratio(source_rate: int, target_rate: int) -> Fraction:
-    """Source samples for one sample at the target rate (Hz), as near as its terms may be.
+    """Source samples per target sample; rates in Hz.
+
+    The numerator and the denominator are at most LARGEST_RATIO_TERM; other ratios are approximated.
 
     Raises:
-        Reject: no sound has a rate so far from the other.
+        Reject: the ratio of the rates exceeds LARGEST_RATIO_TERM.
     """
     if max(source_rate, target_rate) > LARGEST_RATIO_TERM * min(source_rate, target_rate):
-        raise Reject(f"a sample rate of {source_rate} Hz can't be brought to {target_rate} Hz")
+        raise Reject(f"a sample rate of {source_rate} Hz can't be resampled to {target_rate} Hz")
     ratio = Fraction(source_rate, target_rate)
     if ratio > 1:
         return 1 / (1 / ratio).limit_denominator(LARGEST_RATIO_TERM)
@@ -217,21 +221,21 @@ def resample(waveform: np.ndarray, ratio: Fraction) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _resampler(ratio: Fraction) -> Resample:
-    """Made once a ratio and process: the kernel costs more than its use."""
+    """Cached, because the kernel costs more than its use."""
     return Resample(ratio.numerator, ratio.denominator)
 
 
 def _length(samples: Samples, ratio: Fraction) -> int:
     """Samples of the resampled file."""
-    # In whole numbers: a division of fractions costs as much as reading a small header.
+    # Integer arithmetic, because dividing fractions costs as much as reading a small header.
     return -(-samples.frames * ratio.denominator // ratio.numerator)
 
 
 def _span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray:
-    """Samples `[begin, end)` of the resampled file, from no more of the file than they hear.
+    """Samples `[begin, end)` of the resampled file, from the part of the file that they need.
 
-    A piece that begins where the pattern of phases does, with the reach of the kernel on both
-    sides, gives what the whole file would.
+    A piece that starts at a multiple of the source term, extended by the kernel width on both
+    sides, gives the same samples as the complete file.
     """
     source, target = ratio.numerator, ratio.denominator
     if source == target:
@@ -244,17 +248,16 @@ def _span(samples: Samples, ratio: Fraction, begin: int, end: int) -> np.ndarray
 
 
 def window_starts(length: int, clip_samples: int, long_clips: str) -> np.ndarray:
-    """Where the windows of a waveform begin, ascending.
+    """The first samples of the windows of a waveform, ascending.
 
-    A short one stands in the middle of its window, which begins before it: zeros on both sides,
-    the odd zero behind. A long one is cut: `start` and `center` keep one window; `split` keeps as
-    few as cover it, evenly spread, so that neighbours overlap instead of the last one being
-    padded. What exceeds whole windows by less than LEAST_SURPLUS earns no window of its own: the
-    two ends are trimmed alike.
+    A short waveform is centred in one window with a negative start: zeros are added on both sides,
+    the extra one at the end. For a long waveform, `start` and `center` keep one window. `split`
+    keeps the smallest number of windows that cover it, evenly spaced, so that windows overlap and
+    need no padding. A remainder below LEAST_SURPLUS of a window is trimmed equally at both ends.
 
     Args:
-        length: of the waveform, in samples.
-        clip_samples: length of a window.
+        length: samples of the waveform.
+        clip_samples: samples of a window.
         long_clips: split, center or start.
 
     Returns:
@@ -274,9 +277,9 @@ def window_starts(length: int, clip_samples: int, long_clips: str) -> np.ndarray
 
 
 def encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:
-    """A mono waveform `(n_samples,)` as a 16-bit file, `WAV` or `FLAC`.
+    """Encodes a mono waveform `(n_samples,)` as a 16-bit file, `WAV` or `FLAC`.
 
-    What exceeds full scale is scaled down to it, not clipped; nothing is made louder.
+    A waveform that exceeds full scale is scaled down to it, not clipped; none is amplified.
     """
     file = io.BytesIO()
     peak = float(np.abs(waveform).max(initial=1.0))

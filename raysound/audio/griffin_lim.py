@@ -1,4 +1,4 @@
-"""Log-mel → waveform: the plainest generator there is, a real clip through log-mel and back."""
+"""Reconstructs waveforms from log-mels: a baseline generator from real clips."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torchaudio.transforms import GriffinLim
 from raysound.audio.log_mel import filterbank
 from raysound.settings.features import FeatureSettings
 
-# More change little.
+# More updates change little.
 UPDATES = 50
 
 
 def log_mel_to_waveform(
     log_mel: Tensor, settings: FeatureSettings, iterations: int, seed: int
 ) -> Tensor:
-    """Finds a waveform whose log-mel is near the one given.
+    """Reconstructs a waveform from its log-mel.
 
-    The phase is guessed by Griffin and Lim's iteration (IEEE TASSP 32, 1984) with momentum
+    The phase is estimated by the iteration of Griffin and Lim (IEEE TASSP 32, 1984) with momentum
     (Perraudin et al., 2013).
 
     Args:
         log_mel: `(n_mels, n_frames)`, natural log of power.
-        settings: what it was made with.
-        iterations: more give a smoother phase.
-        seed: of the first guess of the phase.
+        settings: settings of the log-mel.
+        iterations: number of iterations; more give a better phase.
+        seed: seed of the initial phase.
 
     Returns:
         float32 `(clip_samples,)`.
@@ -43,10 +43,10 @@ def log_mel_to_waveform(
 
 
 def unmel(mel: Tensor, filters: Tensor) -> Tensor:
-    """The non-negative power spectrum whose mel power is nearest, by multiplicative updates.
+    """Finds the non-negative power spectrum with the nearest mel power.
 
-    Lee and Seung (Nature 401, 1999). A least-squares inverse would go below zero and, cut off
-    there, fill the quiet bands.
+    Uses the multiplicative updates of Lee and Seung (Nature 401, 1999). A least-squares inverse
+    has negative values; clipping them would add power to the quiet bands.
 
     Args:
         mel: power `(n_mels, n_frames)`.

@@ -1,4 +1,4 @@
-"""Waveform → log-mel, equal to torchaudio's MelSpectrogram followed by log(max(x, 1e-10))."""
+"""Computes log-mels, equal to torchaudio's MelSpectrogram followed by log(max(x, 1e-10))."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torchaudio.functional import melscale_fbanks
 
 from raysound.settings.features import FeatureSettings
 
-# Natural log of it is what silence is written as: -23.03.
+# The log-mel of silence is its natural log, -23.03.
 POWER_FLOOR = 1e-10
-# Frames that go through all steps together: on a CPU they stay in the cache of one core.
+# Frames that are processed together; on a CPU they fit into the cache of one core.
 CPU_FRAMES, GPU_FRAMES = 128, 32768
-# Mel bands that share one matrix product, over the Fourier bins that any of them uses.
+# Mel bands per matrix product, over the Fourier bins that any of them uses.
 BANDS_TOGETHER = 16
 
 
@@ -25,8 +25,8 @@ class LogMel:
     weighted by a periodic Hann window, Fourier transformed, squared, and summed by triangular
     filters on the HTK mel scale without normalisation; the power is floored at 1e-10.
 
-    The buffers between the steps are kept from call to call (fresh ones would cost more than the
-    arithmetic): one thread at a time may call it.
+    Not thread-safe: the buffers are reused between calls, because new ones would cost more than the
+    arithmetic.
     """
 
     def __init__(self, settings: FeatureSettings, device: torch.device | str = "cpu") -> None:
@@ -37,7 +37,7 @@ class LogMel:
         self.rows = CPU_FRAMES if self.device.type == "cpu" else GPU_FRAMES
         n_bins = settings.n_fft // 2 + 1
         window = torch.hann_window(settings.n_fft, device=self.device)
-        # What a sample is worth goes into the window: a power of two, so nothing is rounded.
+        # The window includes the scale of int16, a power of two, so nothing is rounded.
         self.windows = {torch.float32: window, torch.int16: window / 32768}
         self.bands = [
             (first, low, high, weights.to(self.device))
@@ -51,11 +51,14 @@ class LogMel:
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, out: Tensor | None = None) -> Tensor:
-        """Log-mel of some waveforms, on their device.
+        """Computes the log-mels of some waveforms, on their device.
 
         Args:
-            waveform: float32 within 2**31, or int16, where 32768 stands for 1; `(..., n_samples)`.
-            out: where to write the result, float32 or float16; a new float32 tensor if None.
+            waveform: `(..., n_samples)`, float32 within ±2**31, or int16 with full scale at 32768.
+            out: tensor for the result, float32 or float16; a new float32 tensor if None.
+
+        Returns:
+            `(..., n_mels, n_frames)`.
 
         Raises:
             RuntimeError: `n_samples` does not exceed half of `n_fft`.
@@ -66,7 +69,7 @@ class LogMel:
         if out is None:
             out = torch.empty(shape, device=self.device)
         clips, results = waveform.reshape(-1, n_samples), out.view(-1, self.n_mels, n_frames)
-        # Either some pieces of one clip, or all frames of some clips.
+        # Processes either pieces of one clip or all frames of several clips.
         together = max(1, self.rows // n_frames)
         step = min(n_frames, -(-n_frames // -(-n_frames // self.rows)))
         if len(self.mel) != together * n_frames:
@@ -84,7 +87,7 @@ class LogMel:
         return out
 
     def _pad(self, clips: Tensor) -> Tensor:
-        """Mirrors half a window at both ends, without repeating the sample at the edge."""
+        """Pads by reflection with half a window at both ends."""
         half, (count, length) = self.n_fft // 2, clips.shape
         if length <= half:
             raise RuntimeError(f"{length} samples can't be mirrored by {half}: n_fft is too large")
@@ -96,14 +99,14 @@ class LogMel:
         return self.padded
 
     def _mel_power(self, frames: Tensor, window: Tensor, first: int) -> None:
-        """Frames `(clips, k, n_fft)` → mel power, into the buffer from its row `first`."""
+        """Writes the mel power of frames `(clips, k, n_fft)` to the buffer, from row `first`."""
         key = (frames.shape[0], frames.shape[1], first)
         if key not in self.views:
             self.views[key] = self._make_views(*key)
         views = self.views[key]
         torch.mul(frames, window, out=views.frames)
         torch.fft.rfft(views.rows, out=views.spectrum)
-        # Real and imaginary parts stand in turns; squared, the doubled filters sum both.
+        # Real and imaginary parts alternate; the doubled filters sum the squares of both.
         torch.mul(views.parts, views.parts, out=views.parts)
         for used, weights, mel in views.bands:
             torch.mm(used, weights, out=mel)
@@ -120,7 +123,7 @@ class LogMel:
 
 
 class _Views(NamedTuple):
-    """The buffers, as far as some frames fill them."""
+    """Views of the buffers for a number of frames."""
 
     frames: Tensor
     rows: Tensor
@@ -130,9 +133,11 @@ class _Views(NamedTuple):
 
 
 def _bands(filters: Tensor) -> list[tuple[int, int, int, Tensor]]:
-    """The filterbank in pieces: first band, first and last part of the spectrum used, weights.
+    """Divides the filterbank into pieces, because most of it is zero.
 
-    Most of the filterbank is zero: low bands hear none of the high bins, and the reverse.
+    Returns:
+        First band, first and last (exclusive) used column of the spectrum, and weights of each
+        piece. A Fourier bin has two columns: its real and its imaginary part.
     """
     pieces = []
     for first in range(0, filters.shape[1], BANDS_TOGETHER):

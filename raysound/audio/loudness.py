@@ -1,4 +1,4 @@
-"""The loudness of a mono clip, and the gain that brings it to `features.loudness`."""
+"""Measures the loudness of mono clips, and normalizes it to `features.loudness`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from raysound.corpora.formats.samples import FLOAT, LARGEST_SAMPLE, as_float
 from raysound.settings.features import LOUDNESS_FLOOR, FeatureSettings
 
-# BS.1770-4: gating blocks of 400 ms that overlap by 75 %, so one begins every 100 ms.
+# BS.1770-4: gating blocks of 400 ms that overlap by 75 %, so a block begins every 100 ms.
 STEPS_PER_SECOND, STEPS_OF_A_BLOCK = 10, 4
-# LU below the mean of the blocks that reach the absolute threshold.
+# Relative threshold, LU below the mean of the blocks that reach the absolute threshold.
 RELATIVE_GATE = -10.0
-# What BS.1770-4 adds, so that a sine of 997 Hz has its level in dBFS.
+# Offset of BS.1770-4, which makes the loudness of a 997 Hz sine equal to its level in dBFS.
 OFFSET = -0.691
-# A clip is measured in pieces: an hour-long one is never held as a whole.
+# Clips are measured in pieces of this length, which bounds the memory for long clips.
 SECONDS_TOGETHER = 10
-# The rate, Hz, of which BS.1770-4 gives the coefficients.
+# Sample rate of the coefficients in BS.1770-4, Hz.
 STANDARD_RATE = 48000
 
-# Takes the first and the last sample (exclusive), and returns float32 or int16 `(n,)`.
+# (first sample, last sample exclusive) → float32 or int16 `(n,)`.
 Span = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What brings a clip to `features.loudness`.
+    """The gain that brings a clip to `features.loudness`.
 
     Attributes:
-        decibels: dB, or None for a clip below LOUDNESS_FLOOR, which keeps its level.
+        decibels: gain in dB; None for a clip below LOUDNESS_FLOOR, which keeps its level.
         peak: largest absolute sample of the mono clip before the gain; 1 is full scale.
     """
 
@@ -40,17 +40,17 @@ class Gain:
 
     @property
     def factor(self) -> float:
-        """What each sample is multiplied with."""
+        """The factor of each sample."""
         return 1.0 if self.decibels is None else 10 ** (self.decibels / 20)
 
     def apply(self, waveform: np.ndarray) -> np.ndarray:
-        """A waveform of int16 or float32 with the gain, as float32; what exceeds 1 is kept."""
+        """Applies the gain to an int16 or float32 waveform; returns float32, not clipped to 1."""
         gained: np.ndarray = as_float(waveform) * FLOAT.type(self.factor)
         return gained
 
 
 def normalise(waveform: np.ndarray, settings: FeatureSettings) -> np.ndarray:
-    """A whole clip at `features.loudness`, as float32 `(n,)`; unchanged where that is none."""
+    """Normalizes a complete clip to `features.loudness`, if it is set; returns float32 `(n,)`."""
     if settings.loudness is None:
         return as_float(waveform)
     return measured_gain(lambda begin, end: waveform[begin:end], len(waveform), settings).apply(
@@ -71,9 +71,9 @@ def measured_gain(
     clipped.
 
     Args:
-        span: gives the samples of the mono clip at the settings' rate; asked in ascending order.
+        span: returns samples of the mono clip at the configured rate; called in ascending order.
         length: samples of the clip, at least one.
-        settings: whose `loudness` is not None.
+        settings: `loudness` must not be None.
         after_piece: called after every SECONDS_TOGETHER of the clip.
     """
     wanted = settings.loudness
@@ -82,7 +82,7 @@ def measured_gain(
     weighting = KWeighting(rate) if wanted.lufs is not None else None
     together = SECONDS_TOGETHER * rate
     steps = np.arange(SECONDS_TOGETHER * STEPS_PER_SECOND) * rate // STEPS_PER_SECOND
-    # Sums of squares, of each step of 100 ms or of each piece.
+    # Sums of squares per step of 100 ms, or per piece.
     energies, peak = [], 0.0
     for begin in range(0, length, together):
         samples = as_float(span(begin, min(begin + together, length)))
@@ -100,7 +100,7 @@ def measured_gain(
         level = decibels(float(energy.sum()) / length)
     if level < LOUDNESS_FLOOR:
         return Gain(None, peak)
-    # So that the log-mel is finite: a sample that no block holds may be as large as it likes.
+    # Keeps the log-mel finite: samples after the last block do not affect the level.
     most = 20 * math.log10(LARGEST_SAMPLE / peak)
     return Gain(min(wanted.level - level, most), peak)
 
@@ -108,24 +108,24 @@ def measured_gain(
 def integrated_loudness(energy: np.ndarray, length: int, rate: int) -> float:
     """Integrated loudness of a mono clip by ITU-R BS.1770-4, LUFS.
 
-    A clip shorter than 400 ms is one block. What remains behind the last whole step of 100 ms
-    belongs to no block.
+    A clip shorter than 400 ms is one block. Samples after the last complete step of 100 ms
+    belong to no block.
 
     Args:
-        energy: sums of squared K-weighted samples of each step of 100 ms, the last one perhaps
-            incomplete; step `k` begins at sample `k * rate // 10`.
+        energy: sum of squared K-weighted samples per step of 100 ms; the last step may be
+            incomplete. Step `k` begins at sample `k * rate // 10`.
         length: samples of the clip.
         rate: Hz.
 
     Returns:
-        -inf where no block reaches the absolute threshold.
+        LUFS; -inf if no block reaches the absolute threshold.
     """
-    whole = (STEPS_PER_SECOND * length + STEPS_PER_SECOND - 1) // rate
-    if whole < STEPS_OF_A_BLOCK:
+    steps = (STEPS_PER_SECOND * length + STEPS_PER_SECOND - 1) // rate
+    if steps < STEPS_OF_A_BLOCK:
         blocks = np.array([energy.sum() / length])
     else:
-        edges = np.arange(whole + 1) * rate // STEPS_PER_SECOND
-        sums = np.lib.stride_tricks.sliding_window_view(energy[:whole], STEPS_OF_A_BLOCK).sum(1)
+        edges = np.arange(steps + 1) * rate // STEPS_PER_SECOND
+        sums = np.lib.stride_tricks.sliding_window_view(energy[:steps], STEPS_OF_A_BLOCK).sum(1)
         blocks = sums / (edges[STEPS_OF_A_BLOCK:] - edges[:-STEPS_OF_A_BLOCK])
     gated = blocks[blocks > 10 ** ((LOUDNESS_FLOOR - OFFSET) / 10)]
     if not len(gated):
@@ -135,15 +135,15 @@ def integrated_loudness(energy: np.ndarray, length: int, rate: int) -> float:
 
 
 def decibels(power: float) -> float:
-    """10 log10 of a power, -inf for 0. Of a mean square it is dBFS."""
+    """10 log10 of a power; -inf for 0. For a mean square the unit is dBFS."""
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
 class KWeighting:
-    """The K-weighting of ITU-R BS.1770-4 at any sample rate; takes a clip piece by piece."""
+    """The K-weighting filter of ITU-R BS.1770-4 at any sample rate, for a clip in pieces."""
 
     def __init__(self, rate: int) -> None:
-        # It takes half a second to import, and most extractions do without.
+        # Imported here, because it takes half a second and most extractions do not need it.
         from scipy.signal import sosfilt
 
         self.filter = sosfilt
@@ -151,7 +151,7 @@ class KWeighting:
         self.state = np.zeros((2, 2))
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """The next float64 samples `(n,)`, weighted."""
+        """Filters the next float64 samples `(n,)`."""
         weighted, self.state = self.filter(self.sections, samples, zi=self.state)
         return weighted
 
@@ -159,9 +159,9 @@ class KWeighting:
 def k_weighting(rate: int) -> np.ndarray:
     """The two biquads of the K-weighting, float64 `(2, 6)`, rows of b0, b1, b2, 1, a1, a2.
 
-    ITU-R BS.1770-4 (annex 1, tables 1 and 2) gives them at 48 kHz, and asks for the same frequency
-    response at other rates. The analogue filters behind the tables, as libebur128 and pyloudnorm
-    document them, are put through the bilinear transform, K = tan(pi f0 / rate):
+    ITU-R BS.1770-4 (annex 1, tables 1 and 2) defines them at 48 kHz, and requires the same
+    frequency response at other rates. They are the bilinear transform, with K = tan(pi f0 / rate),
+    of the analogue filters that libebur128 and pyloudnorm document:
 
     - a high shelf of f0 1681.97 Hz, Q 0.7072, and VH = 10^(4.0 dB / 20):
       (VH s² + VB s K / Q + K²) / (s² + s K / Q + K²), where VB = VH^0.49967 and

@@ -1,4 +1,4 @@
-"""The bytes of a corpus's clips: files of their own, members of tar files, rows of Parquet."""
+"""Opens the clips of a corpus: separate files, members of tar files, rows of Parquet files."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from raysound.errors import UserError
 
 Sound = str | BinaryIO | Reject
 
-# Files of an object store that are fetched at a time, while others are decoded.
+# Concurrent downloads from an object store, while other files are decoded.
 FETCHED_AHEAD = 16
-# A larger one goes through the disk.
+# Bytes; larger files are stored on disk.
 LARGEST_IN_MEMORY = 32 << 20
 
 
 def open_sounds(clips: pa.Table) -> Iterator[Sound]:
-    """What holds each clip of some manifest rows, in their order.
+    """Opens the clips of manifest rows, in their order.
 
     Yields:
-        A path of this machine, a seekable binary file, or the reason why there is none.
+        A local path, a seekable binary file, or the reject if the clip can't be opened.
     """
     rows = clips.select(["path", "offset", "size"]).to_pylist()
-    for (path, whole), run in itertools.groupby(rows, key=_container):
-        if whole:
+    for (path, is_file), run in itertools.groupby(rows, key=_container):
+        if is_file:
             yield from _files(run)
         elif path.endswith(".tar"):
             yield from _tar_members(path, run)
@@ -45,14 +45,14 @@ def open_sounds(clips: pa.Table) -> Iterator[Sound]:
 
 
 def open_chosen(clips: pa.Table) -> Iterator[tuple[int, Sound]]:
-    """The same of manifest rows in any order, as they lie in their files; with each row's place."""
+    """Yields row number and sound of manifest rows, in the order of their position in files."""
     order = pc.sort_indices(clips, [("path", "ascending"), ("offset", "ascending")])
     yield from zip(order.to_pylist(), open_sounds(clips.take(order)), strict=True)
 
 
 def _container(row: dict[str, Any]) -> tuple[str, bool]:
-    whole = row["offset"] is None
-    return ("" if whole else row["path"], whole)
+    is_file = row["offset"] is None
+    return ("" if is_file else row["path"], is_file)
 
 
 def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
@@ -64,17 +64,17 @@ def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
 
 
 def _local(row: dict[str, Any]) -> Sound:
-    """A path; whoever opens a pipe or a device would wait for ever, or read without an end."""
+    """The path; or a reject, because opening a pipe or reading a device may never end."""
     path: str = row["path"]
     if (row["size"] or 0) < 0 and os.path.exists(path) and not os.path.isfile(path):
-        return Reject("no sound file: it is a folder, pipe, socket or device")
+        return Reject("not a sound file, but a folder, pipe, socket or device")
     return path
 
 
 def _ahead(
     function: Callable[[dict[str, Any]], Sound], rows: Iterator[dict[str, Any]]
 ) -> Iterator[Sound]:
-    """The function's results in order, some of them under way while one is used."""
+    """Yields the function's results in order; computes FETCHED_AHEAD of them in advance."""
     with ThreadPoolExecutor(FETCHED_AHEAD) as pool:
         waiting = deque(pool.submit(function, row) for row in itertools.islice(rows, FETCHED_AHEAD))
         while waiting:
@@ -84,8 +84,8 @@ def _ahead(
 
 
 def _fetch(row: dict[str, Any]) -> Sound:
-    """A whole file of an object store: decoders read in small pieces, each would be a request."""
-    copy = tempfile.SpooledTemporaryFile(LARGEST_IN_MEMORY)  # noqa: SIM115 - the decoder's to use
+    """Downloads a complete file, because each small read of the decoder would be a request."""
+    copy = tempfile.SpooledTemporaryFile(LARGEST_IN_MEMORY)  # noqa: SIM115 - the decoder uses it
     try:
         with storage.open_stream(row["path"]) as file:
             shutil.copyfileobj(file, copy, 1 << 20)
@@ -129,5 +129,5 @@ def _parquet_rows(path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Sound]:
                 yield io.BytesIO(audio) if audio is not None else Reject("its row holds no bytes")
     except (OSError, UserError, pa.ArrowException) as error:
         reason = f"{path} can't be read: {error}"
-    # One for each row, or the clips of the next file would stand under the names of these.
+    # One result per row; otherwise the next file's clips would be assigned to these rows.
     yield from (Unreadable(reason) for _ in wanted)

@@ -1,4 +1,4 @@
-"""The cells of a table file as text: CSV of any dialect, JSON, JSON lines, Parquet."""
+"""Reads the cells of table files as text: CSV of any dialect, JSON, JSON lines, Parquet."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from raysound.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
-# Rows that are Python objects at a time; all the others stand in Arrow's columns.
+# Rows converted to Python objects at a time; all others are stored in Arrow columns.
 ROWS_AT_ONCE = 1 << 16
 
 Read = tuple[list[str], pa.Table]
 
 
 def to_columns(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Rows → columns, some at a time: a million rows never are a million Python objects."""
+    """Converts rows to columns in batches, so that few rows are Python objects at a time."""
     rows = iter(rows)
     batches = []
     while some := list(islice(rows, ROWS_AT_ONCE)):
@@ -42,7 +42,7 @@ def to_columns(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
 
 
 def each(column: pa.ChunkedArray, function: Callable[[Any], Any], kind: pa.DataType) -> Any:
-    """A function of every value, as a column; again some at a time."""
+    """Applies a function to every value of a column, in batches."""
     chunks = [
         pa.array([function(value) for value in chunk.slice(start, ROWS_AT_ONCE).to_pylist()], kind)
         for chunk in column.chunks
@@ -54,22 +54,22 @@ def each(column: pa.ChunkedArray, function: Callable[[Any], Any], kind: pa.DataT
 def read_cells(
     uri: str, wanted: Collection[str], files: Sequence[str], sounds: Collection[str], warn: Warn
 ) -> Read | None:
-    """Some columns of a table file.
+    """Reads some columns of a table file.
 
     Args:
-        uri: of the file; its ending says what it is.
-        wanted: names of columns, in small letters with `_` between words.
-        files: those of them that hold names of files. A table without a header is one of which a
-            cell of the first row is the name of a sound; it has the columns file_name and label.
-        sounds: endings of sounds.
-        warn: called with a line about how it was read.
+        uri: URI of the file; its suffix determines the format.
+        wanted: names of columns, in lower case with `_` between words.
+        files: the wanted columns that contain file names. If a cell of the first row is the name
+            of a sound file, the table has no header; its columns are file_name and label.
+        sounds: suffixes of sound files.
+        warn: called with one line if the text is not UTF-8.
 
     Returns:
-        The names of all columns as they are written, and the wanted ones as text, null where a
-        cell is empty; None if no column holds names of files.
+        The original names of all columns, and the wanted columns as text, with null for empty
+        cells; None if no column contains file names.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the file can't be read.
     """
     suffix = posixpath.splitext(uri)[1].lower()
     try:
@@ -95,14 +95,14 @@ def _decoded(data: bytes, uri: str, warn: Warn) -> str:
 
 
 def _plain(column: object) -> str:
-    """A column's name in small letters, `_` between its words."""
+    """A column's name in lower case, with `_` between words."""
     return re.sub(r"[^a-z0-9]+", "_", str(column).strip().lower()).strip("_")
 
 
 def _table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], wanted: Collection[str]
 ) -> pa.Table:
-    """The wanted columns of rows of cells, which may be short; of two with one name the first."""
+    """The wanted columns of rows, which may be short; of columns with equal names, the first."""
     plain = [_plain(name) for name in header]
     places = [place for place, name in enumerate(plain) if name in wanted]
     places = [place for place in places if plain.index(plain[place]) == place]
@@ -125,7 +125,7 @@ def _csv(
 ) -> Read | None:
     declared = re.match(r'"?sep=(.)"?\r?\n', text)
     text = text[declared.end() :] if declared else text.lstrip("\r\n")
-    # AudioSet's header is the last of its comments.
+    # The header of an AudioSet table is its last comment line.
     comments = re.match(r"(?:#[^\n]*\n)*#([^\n]*\n)", text)
     if comments:
         header = (
@@ -140,7 +140,7 @@ def _csv(
         return first, _table(next(rows), rows, wanted)
     is_sound = re.compile(rf"(?i)\.(?:{'|'.join(ending[1:] for ending in sounds)})$")
     if len(first) == 1 and (parts := first[0].split()) and is_sound.search(parts[0]):
-        # `a.wav dog`, as Kaldi has it.
+        # The format of Kaldi: `a.wav dog`.
         rows = (row[0].split(None, 1) for row in rows)
         first = parts[:2]
     place = next((place for place, cell in enumerate(first) if is_sound.search(cell.strip())), None)
@@ -163,7 +163,7 @@ def _csv(
 
 
 def _records(text: str, delimiter: str) -> Iterator[list[str]]:
-    """The rows of a CSV file that are not empty."""
+    """The non-empty rows of a CSV file."""
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True)
     try:
@@ -173,7 +173,7 @@ def _records(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _json(text: str, suffix: str, wanted: Collection[str], files: Sequence[str]) -> Read | None:
-    """A list of objects, an object of them by file name, or of labels by file name."""
+    """Reads a list of objects, or an object that maps file names to objects or to labels."""
     if suffix == ".json":
         content = json.loads(text)
     else:
@@ -215,14 +215,14 @@ def _parquet(uri: str, wanted: Collection[str], files: Sequence[str]) -> Read | 
 
 
 def as_text(column: pa.ChunkedArray, name: str, source: str) -> pa.ChunkedArray:
-    """A column of names as text.
+    """Converts a column of names to text.
 
     Raises:
-        UserError: its type is none of which a value is one name.
+        UserError: a value of the column's type is not a single name.
     """
     try:
         return column.cast(pa.string())
     except pa.ArrowException as error:
         raise UserError(
-            f"{source}: the column '{name}' holds {column.type}, not one name a clip"
+            f"{source}: the column '{name}' holds {column.type}, not one name per clip"
         ) from error

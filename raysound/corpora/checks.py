@@ -1,4 +1,4 @@
-"""What is wrong with a corpus, found in its manifest before anything is decoded."""
+"""Checks of a corpus by its manifest, before any clip is decoded."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_classes(labels: dict[str, list[str]]) -> None:
-    """Raises UserError for a generated corpus with a class that the real one lacks.
+    """Checks that each generated corpus has only classes of the real corpus.
 
     Args:
-        labels: of each corpus by its name, `real` among them.
+        labels: the labels of each corpus by its name, including `real`.
+
+    Raises:
+        UserError: a generated corpus has a class that the real corpus lacks.
     """
     real = {_key(label): label for label in labels["real"]}
     for name in labels:
@@ -38,7 +41,7 @@ def check_classes(labels: dict[str, list[str]]) -> None:
 
 
 def check_unlabelled(name: str, path: str) -> None:
-    """Tells that a generated corpus has no labels. Raises UserError for the real one."""
+    """Logs that a generated corpus has no labels. Raises UserError for the real corpus."""
     if name == "real":
         raise UserError(
             f"{path}: the real clips have no labels: put each into a folder named after its class, "
@@ -53,12 +56,12 @@ def _key(label: str) -> str:
 
 
 def _spelled(label: str) -> str:
-    """A name in quotes, with letters escaped that look like others."""
+    """A name in quotes; non-ASCII letters, which may look like others, are escaped."""
     return quoted(label) if label.isascii() else ascii(label)
 
 
 def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
-    """Raises UserError for clips of a corpus with which no classifier can be trained."""
+    """Raises UserError if no classifier can be trained on the clips of a corpus."""
     labels = check_class_count(clips, corpus)
     trained = set(clips.filter(pc.equal(clips["split"], "train"))["label"].to_pylist())
     if set(labels) - trained:
@@ -66,8 +69,8 @@ def check_clips(config: Config, clips: pa.Table, corpus: str = "real") -> None:
         raise UserError(f"no usable training clip of {missing} in {corpus}")
     if config.training.needs_validation and not _count(clips, "validation"):
         raise UserError(
-            "no validation clip to choose the best epoch, a plateau or the end by: raise "
-            "corpora.real.split.validation_fraction, or set training.checkpoint_policy: last"
+            "no validation clip to select the best epoch, to detect a plateau or to stop early: "
+            "raise corpora.real.split.validation_fraction, or set training.checkpoint_policy: last"
         )
 
 
@@ -75,7 +78,7 @@ def check_class_count(clips: pa.Table, corpus: str = "real") -> list[str]:
     """The classes of a corpus, sorted.
 
     Raises:
-        UserError: there is just one.
+        UserError: the corpus has only one class.
     """
     labels: list[str] = sorted(pc.unique(clips["label"]).to_pylist())
     if len(labels) < 2:
@@ -87,14 +90,14 @@ def check_class_count(clips: pa.Table, corpus: str = "real") -> list[str]:
 
 
 def check_real(clips: pa.Table, config: Config) -> str | None:
-    """Looks at the manifest of the real corpus as training and evaluation will.
+    """Checks the manifest of the real corpus for training and evaluation.
 
     Returns:
-        A line, where too few clips leave none to validate or to test; else None.
+        A one-line message if no clip is left for validation or for test; otherwise None.
 
     Raises:
-        UserError: a single class, folds that the corpus lacks, a group on both sides of a split, or
-            a class without a training clip, in any of the splits that the config asks for.
+        UserError: in any of the configured splits, there is a single class, a fold that the corpus
+            lacks, a group on both sides of the split, or a class without a training clip.
     """
     check_class_count(clips)
     for settings in configured_splits(clips, config):
@@ -114,10 +117,10 @@ def check_real(clips: pa.Table, config: Config) -> str | None:
 
 
 def configured_splits(clips: pa.Table, config: Config) -> list[SplitSettings]:
-    """The splits that a config asks for: its own, or one a fold.
+    """The configured splits: a single one, or one per fold with `training.folds: all`.
 
     Raises:
-        UserError: one a fold, and the corpus has no two.
+        UserError: `training.folds` is `all`, and the corpus has fewer than two folds.
     """
     split = real_corpus(config).split
     if config.training.folds != "all":
@@ -127,16 +130,16 @@ def configured_splits(clips: pa.Table, config: Config) -> list[SplitSettings]:
 
 
 def folds_of(clips: pa.Table) -> list[str]:
-    """The folds of a corpus, of which training.folds: all makes a classifier each.
+    """The folds of a corpus; with `training.folds: all` one classifier is trained per fold.
 
     Raises:
-        UserError: it has none, or just one.
+        UserError: the corpus has fewer than two folds.
     """
     folds: list[str] = pc.unique(clips["fold"].combine_chunks().drop_null()).to_pylist()
     if len(folds) < 2:
         raise UserError(
-            "training.folds: all wants a real corpus with a column fold that names two or "
-            f"more; it has {len(folds)}"
+            "training.folds: all needs a real corpus with a column fold of two or more folds; it "
+            f"has {len(folds)}"
         )
     return folds
 

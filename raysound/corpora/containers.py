@@ -1,4 +1,4 @@
-"""Corpora packed into few large files: tar (WebDataset), and Parquet that holds the bytes."""
+"""Reads corpora in few large files: tar (WebDataset), and Parquet with embedded sound files."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import pyarrow.parquet as pq
 from raysound.corpora.layouts import HIDDEN, quoted, split_word, utf8
 from raysound.errors import UserError
 
-# Where Parquet files keep the sound, and where the label; Hugging Face's names first.
+# Columns of Parquet files for the sound and for the label; the names of Hugging Face come first.
 AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
 LABEL_COLUMNS = (
     "label", "labels", "category", "class", "class_label", "primary_label", "scene_label", "genre",
     "species", "word", "command", "emotion",
 )  # fmt: skip
-# Of the files beside a sound in a tar file: the later one's word goes before the earlier one's.
+# Metadata files of a sound in a tar file; a later suffix takes precedence over an earlier one.
 NOTE_SUFFIXES = (".txt", ".json", ".cls")
-# Zeros that may follow the last member of a tar file; more stand for what never was downloaded.
+# Maximum number of zeros after the last member of a tar file; more mean a partial download.
 LARGEST_PADDING = 1 << 20
-# Rows of a Parquet file whose sounds are decoded from it at a time.
+# Rows of a Parquet file that are read at a time.
 ROWS_TOGETHER = 16
 
 Row = dict[str, Any]
@@ -36,24 +36,25 @@ Row = dict[str, Any]
 def tar_clips(
     file: BinaryIO, suffixes: frozenset[str], other: Callable[[str], object] = lambda name: None
 ) -> Iterator[Row]:
-    """The sounds of a tar file: members of one name, up to its first dot, are one sample.
+    """Lists the sounds of a tar file. Members with the same name up to the first dot are a sample.
 
-    The label stands in `name.cls`, else as `label` in `name.json` (which may hold `fold`, `split`
-    and `group` too), else in `name.txt`; without any, the folder that the sound stands in is its
-    label, and where each of these has one split above or below it, that is its split. A sound
-    of several in a sample, such as `name.left.wav`, may have a `name.left.cls` of its own.
+    The label is the content of `name.cls`, or `label` in `name.json` (which may also contain
+    `fold`, `split` and `group`), or the content of `name.txt`, in this order of precedence. If
+    none of them exists, the label is the folder of the sound; if each folder has one split folder
+    above or below it, this is the split. If a sample has several sounds, such as `name.left.wav`,
+    each sound may have its own `name.left.cls`.
 
     Args:
         file: an uncompressed tar file, open for reading.
-        suffixes: endings of sounds, in small letters.
-        other: takes the name of each file that is neither a sound nor tells of one.
+        suffixes: suffixes of sound files, in lower case.
+        other: called with the name of each file that is neither a sound nor its metadata.
 
     Yields:
         name, label (None if there is none), fold, split, group, offset and size (bytes).
 
     Raises:
-        UserError: no tar file, one that is compressed, damaged or cut short, or a sound that
-            doesn't lie in it in one piece.
+        UserError: the file is not a tar file, or is compressed, damaged or truncated, or a sound
+            is not contiguous in the file.
     """
     sounds: list[Row] = []
     notes: dict[str, Row] = {}
@@ -68,7 +69,7 @@ def tar_clips(
                 if suffix in suffixes:
                     if not member.isreg() or member.issparse():
                         raise UserError(
-                            f"{quoted(name)} is a link or has holes: pack it anew, with tar's "
+                            f"{quoted(name)} is a link or has holes: pack it again, with tar's "
                             "options --dereference and --hard-dereference, without --sparse"
                         )
                     sounds.append({"name": name, "offset": member.offset_data, "size": member.size})
@@ -79,7 +80,7 @@ def tar_clips(
             _refuse_cut(file, tar.offset)
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
         raise UserError(
-            f"no tar file that can be read ({error}); compressed ones can't be"
+            f"not a readable tar file ({error}); compressed tar files are not supported"
         ) from error
     for sound in sounds:
         stem = posixpath.splitext(sound["name"])[0]
@@ -96,7 +97,7 @@ def tar_clips(
 
 
 def _folders(folders: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
-    """Folder → the label and split that its path says."""
+    """Folder → the label and the split in its path."""
     parts = {folder: folder.split("/") for folder in folders}
     splits = {folder: [part for part in path if split_word(part)] for folder, path in parts.items()}
     if all(len(found) == 1 < len(parts[folder]) for folder, found in splits.items()):
@@ -108,15 +109,15 @@ def _folders(folders: Iterable[str]) -> dict[str, tuple[str | None, str | None]]
 
 
 def _refuse_cut(file: BinaryIO, end: int) -> None:
-    """Its reader takes for the end of a tar file whatever is no header; the end is zeros alone."""
+    """Raises UserError unless only zeros follow; `tarfile` ends silently at a bad header."""
     file.seek(end)
     rest = file.read(LARGEST_PADDING + 1)
     if not tarfile.BLOCKSIZE <= len(rest) <= LARGEST_PADDING or rest.strip(b"\0"):
-        raise UserError(f"cut short, damaged or two in one: after byte {end} it can't be read")
+        raise UserError(f"truncated, damaged or concatenated: can't be read after byte {end}")
 
 
 def _note(suffix: str, content: bytes) -> Row:
-    """What a file beside a sound says of it; nothing that is empty."""
+    """The non-empty fields in a metadata file of a sound."""
     text = content.decode("utf-8-sig", "replace").strip()
     values: Any = {"label": text}
     if suffix == ".json":
@@ -128,7 +129,7 @@ def _note(suffix: str, content: bytes) -> Row:
         return {}
     known = {key: values.get(key) for key in ("label", "fold", "split", "group")}
     return {
-        # As JSON writes them: `true`, not Python's True.
+        # In JSON's spelling: `true`, not Python's True.
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in known.items()
         if isinstance(value, str | int | float) and value != ""
@@ -136,7 +137,7 @@ def _note(suffix: str, content: bytes) -> Row:
 
 
 def is_audio_parquet(schema: pa.Schema) -> bool:
-    """True where a Parquet file holds sounds, not only their paths."""
+    """True if a Parquet file contains sounds, not only their paths."""
     return _audio_column(schema) is not None
 
 
@@ -167,14 +168,14 @@ def _sound_column(schema: pa.Schema) -> str:
 
 
 def parquet_clips(file: BinaryIO) -> pa.Table:
-    """The rows of a Parquet file with sounds, the bytes left out.
+    """Lists the rows of a Parquet file with sounds, without the bytes.
 
     Returns:
-        name (of the sound, or null), label (null where no column is one of LABEL_COLUMNS), fold,
+        name (of the sound, or null), label (null if the file has none of LABEL_COLUMNS), fold,
         split and group as text, offset (the row).
 
     Raises:
-        UserError: no sounds.
+        UserError: the file contains no sounds.
     """
     parquet = pq.ParquetFile(file)
     schema = parquet.schema_arrow
@@ -203,7 +204,7 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
 
 
 def _class_names(column: pa.ChunkedArray, schema: pa.Schema, label: str) -> pa.ChunkedArray:
-    """Hugging Face keeps classes as numbers, and their names in the metadata."""
+    """Maps class numbers to the names that Hugging Face stores in the metadata."""
     names: list[str] = []
     if pa.types.is_integer(column.type):
         with suppress(KeyError, TypeError, ValueError):
@@ -216,12 +217,16 @@ def _class_names(column: pa.ChunkedArray, schema: pa.Schema, label: str) -> pa.C
 
 
 def parquet_sounds(file: BinaryIO, rows: Sequence[int]) -> Iterator[bytes | None]:
-    """The bytes of some rows, which ascend, of a Parquet file with sounds.
+    """Yields the bytes of some rows of a Parquet file with sounds.
 
-    It ends early where the file does.
+    Ends early if the file has fewer rows.
+
+    Args:
+        file: open for reading.
+        rows: row numbers, ascending.
 
     Raises:
-        UserError: no sounds in it.
+        UserError: the file contains no sounds.
     """
     parquet = pq.ParquetFile(file)
     column = _sound_column(parquet.schema_arrow)

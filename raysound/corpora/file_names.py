@@ -1,4 +1,4 @@
-"""Names of files as tables write them → files of a corpus."""
+"""Matches file names in tables with the files of a corpus."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import pyarrow.compute as pc
 from raysound.corpora.cells import each
 from raysound.corpora.layouts import ANY_SOUND, has_ending
 
-# Parts of a file name in a table.
+# Maximum number of parts of a path in a table.
 DEEPEST_NAME = 10
 
 
 def plain_path(name: str | None) -> str | None:
-    """A path as a table writes it, with slashes and without `./`."""
+    """Normalizes a path from a table: slashes, no `./`."""
     return None if name is None else posixpath.normpath(name.replace("\\", "/"))
 
 
 def match_files(values: pa.ChunkedArray, names: pa.ChunkedArray, folder: str) -> pa.ChunkedArray:
-    """The file of the corpus that each value names, or null.
+    """Finds the file of the corpus for each value of a table.
 
-    Paths are relative to the corpus, to the table's folder or to the one above, as most of them
-    fit; else a value stands for the one file whose path ends with it, or with what is left of it
-    without its first folders. Without an ending it stands for the sound of that name.
+    Paths are relative to the corpus, to the table's folder or to its parent, whichever matches the
+    most values. If fewer than half match, a value matches the only sound file whose path ends with
+    the value, or with the value without its first folders. A value without a suffix matches the
+    sound file of that name.
 
     Args:
-        values: as they stand in the table.
+        values: column of the table.
         names: of all files of the corpus.
-        folder: of the table.
+        folder: folder of the table.
+
+    Returns:
+        The name of the file for each value, or null.
     """
     plain = each(values, plain_path, pa.string())
     best = _lookup(values, names, names)
@@ -55,7 +59,7 @@ def match_files(values: pa.ChunkedArray, names: pa.ChunkedArray, folder: str) ->
 def _by_tail(
     values: pa.ChunkedArray, keys: pa.ChunkedArray, names: pa.ChunkedArray
 ) -> pa.ChunkedArray:
-    """The name whose key ends with each value, in whole parts; null where none does, or several."""
+    """The name whose key ends with the path parts of each value; null if none or several do."""
     found = pa.chunked_array([pa.nulls(len(values), pa.string())])
     parts = pc.add(pc.count_substring(values, "/"), 1)
     for depth in pc.unique(parts.drop_null()).to_pylist():
@@ -71,7 +75,7 @@ def _by_tail(
 def _lookup(
     values: pa.ChunkedArray, keys: pa.ChunkedArray, names: pa.ChunkedArray
 ) -> pa.ChunkedArray:
-    """The name whose key is each value, or is it but for Unicode's form or capitals; else null."""
+    """The name whose key equals each value, up to Unicode form and case; otherwise null."""
     found = pa.chunked_array([pa.nulls(len(values), pa.string())])
     for form in (lambda text: text, _composed, lambda text: pc.utf8_lower(_composed(text))):
         if not found.null_count:
@@ -92,5 +96,5 @@ def _composed(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def stem(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Names without their last ending."""
+    """Names without their last suffix."""
     return pc.replace_substring_regex(names, r"\.[^./]*$", "")

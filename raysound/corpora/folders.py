@@ -1,4 +1,4 @@
-"""Folders → classes, splits and folds; folders that are none of these are refused."""
+"""Maps folders to classes, splits and folds; other folders raise an error."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from raysound.corpora.layouts import (
 )
 from raysound.errors import UserError
 
-# Numbered folders of these names are pieces of a corpus, or its speakers, not its classes.
+# Numbered folders with these names are parts of a corpus or speakers, not classes.
 _PIECE = re.compile(
     r"(?:(fold)|(part|split|chunk|shard|batch|set|subset|session|disc|disk|cd|dvd|vol|volume|archive"
     r"|section|segment|dir|folder)|(actor|speaker|spk|subject|participant|singer|person))s?"
     r"[-_ .]*([0-9]+)",
     re.IGNORECASE,
 )
-# Recordings that come with Speech Commands to be mixed with its words.
+# Background recordings of Speech Commands.
 NO_CLASSES = ("_background_noise_",)
-# Folders of the second level that are remembered: one more than are shown.
+# Folders of the second level that are stored: one more than messages show.
 SOME = 4
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What the names of sound files say of the folders that they stand in; merges in any order.
+    """The folders in the names of sound files; can be merged in any order.
 
     Attributes:
-        left: files in folders that are no classes, by the folder.
-        first: folders of the first level, as far as they are no such ones.
-        bare: how many files stand in no folder, and the least name.
-        flat: how many stand in a folder of the first level itself, and the least name.
-        second: the first few folders of the second level by name.
-        words: those of all folders of the second level that mean splits.
-        only_words: True where all of these mean splits.
+        left: number of files per folder of NO_CLASSES.
+        first: the other folders of the first level.
+        bare: files in no folder: their number and the smallest name.
+        flat: files directly in a folder of the first level: their number and the smallest name.
+        second: the first SOME folders of the second level by name.
+        words: folders of the second level that mean splits.
+        only_words: True if all folders of the second level mean splits.
     """
 
     left: dict[str, int]
@@ -61,7 +61,7 @@ class Folders:
 
     @classmethod
     def of(cls, names: pa.ChunkedArray) -> Folders:
-        """What some names say, which are relative to the corpus."""
+        """The folders of some names, which are relative to the corpus."""
         nested = pc.match_substring(names, "/")
         bare = Names.of(names.filter(pc.invert(nested)))
         names = names.filter(nested)
@@ -85,7 +85,7 @@ class Folders:
         )
 
     def merge(self, other: Folders) -> Folders:
-        """What both say."""
+        """The folders of both."""
         return Folders(
             left=dict(Counter(self.left) + Counter(other.left)),
             first=self.first | other.first,
@@ -102,35 +102,35 @@ class Layout:
     """Which folders of a corpus are its classes.
 
     Attributes:
-        above: folders above the classes: what each means; None where the classes are the first.
-        are: what they mean, `split` or `fold`.
-        below: words for splits of the folders below the classes: what each means; empty where
-            these folders belong to the classes.
-        is_flat: True where the sounds stand in no folder, and have no class.
+        above: folder above the classes → its split or fold; None if the classes are the first
+            level.
+        above_kind: the meaning of the folders above: `split` or `fold`.
+        below: folder below the classes → its split; empty if these folders belong to the classes.
+        is_flat: True if the sounds are in no folder and have no class.
     """
 
     above: dict[str, str] | None
-    are: str
+    above_kind: str
     below: dict[str, str]
     is_flat: bool = False
 
 
 def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
-    """Finds out which folders of a corpus are its classes.
+    """Determines which folders of a corpus are its classes.
 
-    Above or below the classes the folders may be splits; above them also folds. Sounds in no
-    folder have no class, and are the only ones of their corpus.
+    Folders above or below the classes may be splits; folders above them may also be folds. In a
+    corpus without folders the sounds have no class.
 
     Args:
-        folders: of all its sound files.
+        folders: of all sound files of the corpus.
         path: of the corpus.
-        warn: called with a line about what is left out, or is doubtful.
+        warn: called with one line about each omission or ambiguity.
 
     Raises:
-        UserError: some sounds in class folders and some in none, or folders that are no classes.
+        UserError: only some sounds are in class folders, or the folders are not classes.
     """
     for name, count in folders.left.items():
-        warn(f"{path}: {count} sound files in '{name}' are left out: no class")
+        warn(f"{path}: {count} sound files in '{name}' are left out: not a class")
     if not folders.first and not folders.bare.total:
         raise UserError(f"{path} lists no clips")
     first = sorted(filter(None, folders.first))
@@ -139,21 +139,21 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
     words = {folder: split_word(name) for folder, name in _without_common_start(first).items()}
     splits = {folder: word for folder, word in words.items() if word}
     above: dict[str, str] | None = None
-    are, unclassed = "split", folders.bare
+    above_kind, unclassed = "split", folders.bare
     if not folders.bare.total and first and len(splits) == len(first):
         above = splits
     elif not folders.bare.total and not folders.flat.total and (folds := _folds_above(first)):
-        above, are = folds, "fold"
+        above, above_kind = folds, "fold"
     if above:
         unclassed = folders.flat
     if unclassed.total:
         raise UserError(
-            f"{path}: {unclassed.total} sound files stand in no class folder, "
-            f"{quoted(unclassed.least)} among them; put each into a folder named after its class, "
+            f"{path}: {unclassed.total} sound files are in no class folder, for "
+            f"example {quoted(unclassed.least)}; put each into a folder named after its class, "
             "or list them in a metadata.csv with the columns file_name and label"
         )
     if above:
-        return Layout(_splits(above, path) if are == "split" else above, are, {})
+        return Layout(_splits(above, path) if above_kind == "split" else above, above_kind, {})
     refuse_pieces(first, path, warn)
     below: dict[str, str] = {}
     if not folders.flat.total and folders.only_words:
@@ -163,17 +163,17 @@ def layout_of(folders: Folders, path: str, warn: Warn) -> Layout:
     if len(first) == 1 and len(folders.second) > 1:
         inner = ", ".join(folders.second[: SOME - 1]) + (", …" * (len(folders.second) == SOME))
         warn(
-            f"{path}: all sound files stand below {quoted(first[0])}, which is taken for their "
+            f"{path}: all sound files are below {quoted(first[0])}, which is used as their "
             f"class; if the classes are {inner}, give {path.rstrip('/')}/{first[0]} as the path"
         )
-    return Layout(None, are, below)
+    return Layout(None, above_kind, below)
 
 
 def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
-    """The clips of a corpus that has a folder a class, as a table of FOUND.
+    """The clips of a corpus with one folder per class, as a table of FOUND.
 
     Args:
-        names: of some of its sound files, relative to it.
+        names: of some of its sound files, relative to the corpus.
         layout: of the corpus.
     """
     names = _in_classes(names)
@@ -181,7 +181,7 @@ def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
     columns = {"name": names, "fold": nothing, "split": nothing, "group": nothing}
     below = names
     if layout.above:
-        columns[layout.are] = _mapped(_first(names), layout.above)
+        columns[layout.above_kind] = _mapped(_first(names), layout.above)
         below = pc.replace_substring_regex(names, "^[^/]*/", "")
     elif layout.below:
         second = pc.replace_substring_regex(names, r"(?s)^[^/]*/([^/]*)/.*$", r"\1")
@@ -191,7 +191,7 @@ def folder_rows(names: pa.ChunkedArray, layout: Layout) -> pa.Table:
 
 
 def _in_classes(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Names without those in folders that are no classes."""
+    """Names without those in folders of NO_CLASSES."""
     no_classes = pa.array(NO_CLASSES)
     return names.filter(pc.invert(pc.is_in(_first(names), value_set=no_classes)))
 
@@ -207,7 +207,7 @@ def _mapped(column: pa.ChunkedArray, values: dict[str, str]) -> pa.ChunkedArray:
 
 
 def meanings(words: Iterable[str], path: str) -> dict[str, str]:
-    """What words for splits mean. Raises UserError for one that means none in this corpus."""
+    """Split word → split. Raises UserError for a word with no clear meaning in this corpus."""
     try:
         return meaning_of_splits(words)
     except UserError as error:
@@ -215,13 +215,13 @@ def meanings(words: Iterable[str], path: str) -> dict[str, str]:
 
 
 def _splits(words: dict[str, str], path: str) -> dict[str, str]:
-    """Folder → the split that its word means."""
+    """Folder → split, from folder → split word."""
     meaning = meanings(words.values(), path)
     return {folder: meaning[word] for folder, word in words.items()}
 
 
 def _without_common_start(folders: list[str]) -> dict[str, str]:
-    """Names without the words that all begin with, such as `nsynth-` of nsynth-train."""
+    """Names without their common first words, such as `nsynth-` in nsynth-train."""
     names = sorted(name.lower() for name in folders)
     if len(names) < 2:
         return dict(zip(folders, folders, strict=True))
@@ -234,7 +234,7 @@ def _without_common_start(folders: list[str]) -> dict[str, str]:
 
 
 def _folds_above(folders: list[str]) -> dict[str, str] | None:
-    """Folder → number of its fold, where all folders are folds."""
+    """Folder → fold number if all folders are folds; otherwise None."""
     found = {name: _PIECE.fullmatch(name) for name in folders}
     if len(folders) > 1 and all(match and match[1] for match in found.values()):
         return {name: str(int(match[4])) for name, match in found.items() if match}
@@ -242,20 +242,19 @@ def _folds_above(folders: list[str]) -> dict[str, str] | None:
 
 
 def refuse_pieces(folders: list[str], path: str, warn: Warn) -> None:
-    """Raises UserError for folders that are folds, parts or splits and no classes."""
-    remedy = (
-        "say in a metadata.csv with the columns file_name, label, split and fold what each clip is"
-    )
+    """Raises UserError for folders that are folds, parts or splits, not classes."""
+    remedy = "list the clips in a metadata.csv with the columns file_name, label, split and fold"
     matches = [match for name in folders if (match := _PIECE.fullmatch(name))]
     if len(folders) > 1 and len(matches) == len(folders):
         some = listed(sorted(folders), 3)
         if any(match[3] for match in matches):
             warn(
-                f"{path}: the {len(folders)} classes are called {some}; if they are none, {remedy}"
+                f"{path}: the {len(folders)} classes are named {some}; if they are not classes, "
+                f"{remedy}"
             )
         else:
             raise UserError(
-                f"{path}: the folders {some} are pieces of the corpus, no classes: {remedy}"
+                f"{path}: the folders {some} are parts of the corpus, not classes: {remedy}"
             )
     splits = {name: word for name in folders if (word := split_word(name))}
     in_names = {name: word for name in folders if (word := word_in(name))}
@@ -263,11 +262,11 @@ def refuse_pieces(folders: list[str], path: str, warn: Warn) -> None:
     if "train" in kinds and len(kinds) > 1:
         others = listed((quoted(name) for name in sorted({*folders} - {*splits})), 3)
         raise UserError(
-            f"{path}: beside the splits {', '.join(sorted(splits))} stands {others}: take it out, "
-            f"or {remedy}"
+            f"{path}: the folders {others} are not splits, but {', '.join(sorted(splits))} are: "
+            f"remove them, or {remedy}"
         )
     if len(in_names) == len(folders) > 1 and len({*in_names.values()}) > 1:
         raise UserError(
-            f"{path}: the folders {listed(sorted(folders), 4)} look like splits, no classes: "
+            f"{path}: the folders {listed(sorted(folders), 4)} look like splits, not classes: "
             f"{remedy}, or put the classes below train, validation and test"
         )

@@ -1,4 +1,4 @@
-"""The files of a corpus, listed in blocks, and what has to be known of all of them."""
+"""Lists the files of a corpus in blocks, and summarizes them."""
 
 from __future__ import annotations
 
@@ -31,42 +31,47 @@ from raysound.corpora.packed import CONTAINERS, Container
 from raysound.corpora.table_files import is_candidate
 from raysound.errors import UserError
 
-# A row whose `odd` is not null is no file: it says what is odd about the name, see `storage.scan`.
+# `irregular` is null for files; for other names it is their kind, see `storage.scan`.
 LISTING = pa.schema(
-    [("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64()), ("odd", pa.string())]
+    [
+        ("name", pa.string()),
+        ("size", pa.int64()),
+        ("modified", pa.int64()),
+        ("irregular", pa.string()),
+    ]
 )
-# Rows of a block, unless one folder holds more files of one name but for the ending.
+# Rows of a block; more if one folder has more files whose names differ only in the suffix.
 BLOCK_ROWS = 1 << 16
-# What is said of names that are no plain files.
-ODD_NAMES = {
-    "broken": "{count} links lead nowhere, {name} for one",
-    "above": "{count} links lead to a folder above them and are not followed, {name} for one",
-    "inside": "{count} links lead to folders that are listed and are not followed, {name} for one",
-    "outside": "{count} links lead out of the corpus and are followed, {name} for one",
-    "special": "{count} pipes, sockets or devices are left out, {name} for one",
+# Warnings for names that are not plain files.
+IRREGULAR_NAMES = {
+    "broken": "{count} broken links, for example {name}",
+    "above": "{count} links to a parent folder are not followed, for example {name}",
+    "inside": "{count} links to other folders of the corpus are not followed, for example {name}",
+    "outside": "{count} links that point outside the corpus are followed, for example {name}",
+    "special": "{count} pipes, sockets or devices are left out, for example {name}",
 }
 
 
 def list_blocks(path: str, below: str = "", deep: bool = True) -> Iterator[pa.Table]:
     """Lists the files of a corpus as tables of LISTING.
 
-    Files of one folder whose names differ only in the ending are in one table. A broken link has
-    the size -1.
+    Files of one folder whose names differ only in the suffix are in the same table. A broken link
+    has the size -1.
 
     Args:
         path: of the corpus.
-        below: the folder in it from which on files are listed.
-        deep: False for the files of that folder alone.
+        below: folder in the corpus to start from.
+        deep: False to skip subfolders.
 
     Raises:
-        UserError: it can't be listed.
+        UserError: the corpus can't be listed.
     """
-    odd: list[tuple[str, int | None, int | None, str | None]] = []
+    irregular: list[tuple[str, int | None, int | None, str | None]] = []
 
     def note(kind: str, name: str) -> None:
-        odd.append((utf8(name), None, None, kind))
+        irregular.append((utf8(name), None, None, kind))
         if kind == "broken":
-            odd.append((utf8(name), -1, 0, None))
+            irregular.append((utf8(name), -1, 0, None))
 
     batches: list[pa.Table] = []
     rows: list[tuple[str, int, int, None]] = []
@@ -85,11 +90,11 @@ def list_blocks(path: str, below: str = "", deep: bool = True) -> Iterator[pa.Ta
             total += 1
     except OSError as error:
         raise UserError(f"{path} can't be listed: {error}") from error
-    yield from _cut([*batches, to_columns(rows, LISTING), to_columns(odd, LISTING)])
+    yield from _cut([*batches, to_columns(rows, LISTING), to_columns(irregular, LISTING)])
 
 
 def _cut(batches: list[pa.Table]) -> Iterator[pa.Table]:
-    """Rows in the order of their names, in tables of about BLOCK_ROWS."""
+    """Yields the rows, sorted by name, in tables of about BLOCK_ROWS."""
     table = pa.concat_tables(batches)
     if len(table) <= BLOCK_ROWS:
         yield table
@@ -111,15 +116,15 @@ def _cut(batches: list[pa.Table]) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the files of a corpus are; merges in any order.
+    """A summary of the files of a corpus; can be merged in any order.
 
     Attributes:
-        sounds: sound files that can be read.
-        folders: what their names say.
-        endings: of files that are no sounds, as far as they are not common.
-        containers: names, sizes and times of tar and Parquet files.
-        tables: names and sizes of files that may be tables of labels.
-        odd: names that are no plain files, by what they are.
+        sounds: number of readable sound files.
+        folders: folders in the names of the sound files.
+        endings: uncommon suffixes of other files.
+        containers: name, size (bytes) and modification time (ns) of tar and Parquet files.
+        tables: name and size (bytes) of files that may be tables of labels.
+        irregular: names that are not plain files, by kind.
     """
 
     sounds: int
@@ -127,12 +132,12 @@ class Inventory:
     endings: Tally
     containers: tuple[tuple[str, int, int], ...]
     tables: tuple[tuple[str, int], ...]
-    odd: dict[str, Names]
+    irregular: dict[str, Names]
 
     @classmethod
     def of(cls, block: pa.Table) -> Inventory:
-        """Of some files, see `list_blocks`."""
-        odd = block.filter(pc.is_valid(block["odd"]))
+        """The inventory of some files, see `list_blocks`."""
+        irregular = block.filter(pc.is_valid(block["irregular"]))
         files = files_of(block)
         audible = is_sound(files["name"])
         sounds, others = files.filter(audible), files.filter(pc.invert(audible))
@@ -145,14 +150,14 @@ class Inventory:
             endings=_other_endings(others["name"]),
             containers=_tuples(containers.select(["name", "size", "modified"])),
             tables=_tuples(tables.select(["name", "size"])),
-            odd={
-                kind: Names.of(odd.filter(pc.equal(odd["odd"], kind))["name"])
-                for kind in pc.unique(odd["odd"]).to_pylist()
+            irregular={
+                kind: Names.of(irregular.filter(pc.equal(irregular["irregular"], kind))["name"])
+                for kind in pc.unique(irregular["irregular"]).to_pylist()
             },
         )
 
     def merge(self, other: Inventory) -> Inventory:
-        """Of both."""
+        """The inventory of both."""
         nothing = Names(0, "")
         return Inventory(
             sounds=self.sounds + other.sounds,
@@ -160,40 +165,40 @@ class Inventory:
             endings=merge_tallies([self.endings, other.endings]),
             containers=(*self.containers, *other.containers),
             tables=(*self.tables, *other.tables),
-            odd={
-                kind: self.odd.get(kind, nothing).merge(other.odd.get(kind, nothing))
-                for kind in ODD_NAMES
-                if kind in self.odd or kind in other.odd
+            irregular={
+                kind: self.irregular.get(kind, nothing).merge(other.irregular.get(kind, nothing))
+                for kind in IRREGULAR_NAMES
+                if kind in self.irregular or kind in other.irregular
             },
         )
 
     @classmethod
     def all(cls, inventories: Iterable[Inventory]) -> Inventory:
-        """Of all."""
+        """The inventory of all."""
         return reduce(cls.merge, inventories)
 
     def containers_of(self, path: str) -> list[Container]:
-        """The tar and Parquet files of the corpus, by name."""
+        """The tar and Parquet files of the corpus, sorted by name."""
         return [
             (name, storage.join(path, name), size, modified)
             for name, size, modified in sorted(self.containers)
         ]
 
-    def warn_odd_names(self, path: str, warn: Warn) -> None:
-        """Says which names are no plain files."""
-        for kind, (count, least) in self.odd.items():
-            warn(f"{path}: {ODD_NAMES[kind].format(count=count, name=quoted(least))}")
+    def warn_irregular_names(self, path: str, warn: Warn) -> None:
+        """Warns about names that are not plain files."""
+        for kind, (count, least) in self.irregular.items():
+            warn(f"{path}: {IRREGULAR_NAMES[kind].format(count=count, name=quoted(least))}")
 
 
 def files_of(block: pa.Table) -> pa.Table:
     """The rows of a listing that are files."""
-    return block.filter(pc.is_null(block["odd"]))
+    return block.filter(pc.is_null(block["irregular"]))
 
 
 def _other_endings(names: pa.ChunkedArray) -> Tally:
-    """The endings of files that are no sounds, without the common ones of other files."""
+    """Uncommon suffixes of files that are not sounds."""
     names = names.filter(pc.invert(has_ending(names, {*OTHER_SUFFIXES, *CONTAINERS})))
-    # Such as LICENSE; below a class, a file without ending may well be a sound.
+    # Such as LICENSE; in a class folder, a file without a suffix may be a sound.
     at_top = pc.match_substring_regex(names, "^[^./]*$")
     return tally(names.filter(pc.invert(at_top)).to_pylist())
 

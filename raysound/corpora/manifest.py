@@ -1,4 +1,4 @@
-"""A corpus on disk → one table of clips, its own folds, groups and split kept."""
+"""Reads a corpus into a table of clips with its folds, groups and splits."""
 
 from __future__ import annotations
 
@@ -33,22 +33,27 @@ logger = logging.getLogger(__name__)
 def read_corpus(path: str, warn: Warn = logger.warning) -> pa.Table:
     """Lists the clips of a corpus as a table of SCHEMA, in an order that mixes the classes.
 
-    A corpus is a manifest of ours (`.parquet`), a folder with a table of file names and labels
-    (see `tables`), a folder a class with splits above or below them or without (see `layouts`), or
-    a folder of tar files (WebDataset) or of Parquet files with the sounds inside (Hugging Face).
-    The files of a flat folder, and clips that neither folder nor table labels, have the label null:
-    then all clips have. `split` is the corpus's own or null. `size` is in bytes, -1 where the file
-    is missing (of a row in Parquet: its share of the file); `modified` in ns. `offset` is null for
-    a file of its own, else where the clip begins: a byte of a tar file, a row of a Parquet file.
-    Clips in such containers stay in the containers' order.
+    A corpus is one of
+
+    - a manifest of raysound (`.parquet`)
+    - a folder with a table of file names and labels (see `tables`)
+    - one folder per class, with or without splits above or below (see `folders`)
+    - a folder of tar files (WebDataset), or of Parquet files with embedded sounds (Hugging Face)
+    - a flat folder of sound files, without labels
+
+    Either all clips have labels, or the label of all clips is null. `split` is the split of the
+    corpus or null. `size` is in bytes: -1 for a missing file; for a row of a Parquet file, its
+    share of the file. `modified` is in ns. `offset` is null for a separate file; otherwise it is
+    the first byte in the tar file, or the row in the Parquet file. Clips in containers keep their
+    order.
 
     Args:
         path: folder or manifest, local or a URI.
-        warn: called with a line about what was left out, or is doubtful.
+        warn: called with one line about each omission or ambiguity.
 
     Raises:
-        UserError: no such folder, no sound in it, labels of some clips only, folders that are no
-            classes, an unknown split, or a file listed twice.
+        UserError: the folder does not exist or contains no sounds, only some clips have labels,
+            folders are not classes, a split is unknown, or a file is listed twice.
     """
     table = (_file if is_file(path) else _folder)(path, warn)
     warn_same_names(pc.unique(table["label"]).to_pylist(), path, warn)
@@ -56,7 +61,7 @@ def read_corpus(path: str, warn: Warn = logger.warning) -> pa.Table:
 
 
 def is_file(path: str) -> bool:
-    """True for a corpus that is a file, False for a folder. Raises UserError for neither."""
+    """True for a file, False for a folder. Raises UserError if the path does not exist."""
     kind = {".parquet": "manifest", ".tar": "tar file"}.get(posixpath.splitext(path)[1], "folder")
     try:
         found = storage.stat_files([path])[0][0] >= 0
@@ -64,14 +69,14 @@ def is_file(path: str) -> bool:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be reached: {error}") from error
     if found and kind == "folder":
-        raise UserError(f"{path} is a file, and no such folder: give the folder that it stands in")
+        raise UserError(f"{path} is a file, not a folder: give the folder that contains it")
     if not found and not is_folder:
         raise UserError(f"{path}: no such {kind}")
     return found
 
 
 def _file(path: str, warn: Warn) -> pa.Table:
-    """A tar file, one Parquet file with sounds, or a manifest of ours."""
+    """Reads a tar file, a Parquet file with sounds, or a manifest of raysound."""
     if path.endswith(".parquet") and not holds_sounds(path):
         return rows_of_manifest(storage.read_table(path), path)
     name = storage.locate(path)[1].rpartition("/")[2]
@@ -91,31 +96,31 @@ def _folder(path: str, warn: Warn) -> pa.Table:
 
 
 def look_over(found: Inventory, path: str, warn: Warn) -> list[Container]:
-    """Decides what the clips of a corpus are.
+    """Determines whether the clips of a corpus are separate files or in containers.
 
     Args:
-        found: what its files are.
+        found: inventory of the corpus.
         path: of the corpus.
-        warn: called with a line about what is left out.
+        warn: called with one line about each omission.
 
     Returns:
-        The tar or Parquet files that hold them; empty where they are files of their own.
+        The tar or Parquet files that contain the clips; empty for separate files.
 
     Raises:
-        UserError: no sound in any file.
+        UserError: no file contains a sound.
     """
-    found.warn_odd_names(path, warn)
+    found.warn_irregular_names(path, warn)
     warn_unread(found.endings, path, warn)
     packs = found.containers_of(path)
     if not found.sounds:
-        # Without containers a table may name clips of other endings.
+        # Without containers, a table may list clips with other suffixes.
         return _containers(packs, path, found.endings, warn) if packs else []
     for kind in CONTAINERS:
         beside = [name for name, uri, *_ in packs if name.endswith(kind) and holds_sounds(uri)]
         if beside:
             warn(
-                f"{path}: {len(beside)} {CONTAINERS[kind]} files stand beside the sound files and "
-                f"are left out, {quoted(beside[0])} among them"
+                f"{path}: {len(beside)} {CONTAINERS[kind]} files are left out, because the corpus "
+                f"has sound files; for example {quoted(beside[0])}"
             )
     return []
 
@@ -123,14 +128,14 @@ def look_over(found: Inventory, path: str, warn: Warn) -> list[Container]:
 def loose_clips(
     listing: pa.Table, found: Inventory, tables: list[str], path: str, warn: Warn
 ) -> pa.Table:
-    """The clips of a corpus of files, labelled by a table or by their folders.
+    """Lists the clips of a corpus of separate files, labelled by a table or by folders.
 
     Args:
-        listing: all files of the corpus.
-        found: what they are.
+        listing: all files of the corpus, see `list_blocks`.
+        found: inventory of these files.
         tables: see `tables_to_open`.
         path: of the corpus.
-        warn: called with a line about what is left out, or is doubtful.
+        warn: called with one line about each omission or ambiguity.
 
     Returns:
         A table of SCHEMA, in any order.
@@ -154,7 +159,7 @@ def loose_clips(
 
 
 def clips_in_folders(block: pa.Table, layout: Layout, path: str) -> pa.Table:
-    """The clips among some files of a corpus that has a folder a class.
+    """Lists the clips among some files of a corpus with one folder per class.
 
     Args:
         block: see `list_blocks`.
@@ -173,20 +178,20 @@ def _warn_unlisted(sounds: pa.ChunkedArray, names: pa.ChunkedArray, path: str, w
     left = sounds.filter(pc.invert(pc.is_in(sounds, names.combine_chunks())))
     if len(left):
         warn(
-            f"{path}: {len(left)} sound files are in no table row and are left out, "
-            f"{quoted(pc.min(left).as_py())} among them"
+            f"{path}: {len(left)} sound files are in no table row and are left out, for "
+            f"example {quoted(pc.min(left).as_py())}"
         )
 
 
 def _containers(packs: list[Container], path: str, counted: Tally, warn: Warn) -> list[Container]:
-    """The tar files, else the Parquet files with sounds inside."""
+    """The tar files, or, without any, the Parquet files with sounds."""
     tars = [pack for pack in packs if pack[0].endswith(".tar")]
     parquets = [pack for pack in packs if pack[0].endswith(".parquet")]
     audible = any(holds_sounds(uri) for _, uri, *_ in parquets)
     if tars and audible:
         warn(
-            f"{path}: {len(parquets)} Parquet files stand beside the tar files and are left out, "
-            f"{quoted(parquets[0][0])} among them"
+            f"{path}: {len(parquets)} Parquet files are left out, because the corpus has tar "
+            f"files; for example {quoted(parquets[0][0])}"
         )
     if not tars and not audible:
         raise UserError(no_sounds(path, counted))
@@ -194,7 +199,7 @@ def _containers(packs: list[Container], path: str, counted: Tally, warn: Warn) -
 
 
 def no_sounds(path: str, counted: Tally) -> str:
-    """Says that a folder holds no sounds, given the endings of its files."""
+    """The message for a folder without sounds, given the suffixes of its files."""
     unread = unread_sounds(counted)
     return (
         f"{path} holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))}), no tar files with "
@@ -203,12 +208,12 @@ def no_sounds(path: str, counted: Tally) -> str:
 
 
 def warn_same_names(labels: list[str], path: str, warn: Warn) -> None:
-    """Says which classes are called alike but for capitals, blanks or the form of Unicode."""
+    """Warns about class names that differ only in case, blanks or Unicode form."""
     forms: dict[str, str] = {}
     for label in sorted(filter(None, labels)):
         other = forms.setdefault(plain_name(label), label)
         if other != label:
             warn(
-                f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in capitals, "
-                "blanks or the form of Unicode: are they one?"
+                f"{path}: the classes {quoted(other)} and {quoted(label)} differ only in case, "
+                "blanks or Unicode form: are they the same class?"
             )

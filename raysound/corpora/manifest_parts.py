@@ -1,4 +1,4 @@
-"""The manifest of a feature folder: which clip is in which shard, in parts that fit in memory."""
+"""The manifest of a feature folder: the shard of each clip, in parts that fit in memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 from raysound import storage
 from raysound.corpora.layouts import SCHEMA
 
-# The manifest of older versions, one file.
+# The manifest of older versions is a single file.
 OLD = "manifest.parquet"
 
 
 @dataclass(frozen=True)
 class Index:
-    """What is known of a manifest without reading its rows.
+    """Summary of a manifest.
 
     Attributes:
-        clips: how many it has.
+        clips: number of clips.
         digest: see `digest_of`.
-        parts: name of each part's file, relative to the feature folder, and its shards as first
-            and last numbers of runs.
+        parts: file name of each part, relative to the feature folder, and the runs of its shards
+            as (first, last) numbers.
     """
 
     clips: int
@@ -43,12 +43,12 @@ class Index:
 
 
 def index_uri(folder: str) -> str:
-    """The index of a feature folder's manifest; written last, it makes the parts count."""
+    """URI of the index of a feature folder's manifest; written last, it makes the parts valid."""
     return storage.join(folder, "manifest", "_index.json")
 
 
 def read_index(folder: str) -> Index | None:
-    """The index of a feature folder's manifest; None if it has no manifest."""
+    """Reads the index of a feature folder's manifest; None if there is no manifest."""
     try:
         found = json.loads(storage.read_bytes(index_uri(folder)))
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def read_index(folder: str) -> Index | None:
 
 
 def old_index(folder: str) -> Index | None:
-    """The index that an older version's manifest would have; it is read a row group at a time."""
+    """Computes the index of an older version's manifest, one row group at a time."""
     uri = storage.join(folder, OLD)
     if not storage.exists(uri):
         return None
@@ -75,12 +75,12 @@ def old_index(folder: str) -> Index | None:
 
 
 def write_index(folder: str, index: Index) -> None:
-    """Makes the parts of an index the manifest of a feature folder."""
+    """Writes the index, which makes its parts the manifest of a feature folder."""
     storage.write_bytes(index_uri(folder), json.dumps(vars(index)).encode())
 
 
 def runs_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Numbers as runs: the first and the last of each."""
+    """The runs of consecutive numbers, as (first, last)."""
     runs: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -91,7 +91,7 @@ def runs_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 def digest_of(clips: pa.Table) -> int:
-    """Stands for some clips in whatever order: the sum of the SHA-256 of their rows, mod 2^256."""
+    """Digest of clips in any order: the sum of the SHA-256 of their rows, mod 2^256."""
     columns = [pc.cast(clips[name], pa.string()) for name in SCHEMA.names]
     lines = pc.binary_join_element_wise(
         *columns, "\n", null_handling="replace", null_replacement="\0"
@@ -104,21 +104,21 @@ def digest_of(clips: pa.Table) -> int:
 
 
 def digest_text(total: int) -> str:
-    """The sum of some `digest_of` as text."""
+    """A sum of `digest_of` values as text."""
     return f"{total % (1 << 256):064x}"
 
 
 def read_manifest(folder: str, columns: list[str] | None = None) -> pa.Table:
-    """The whole manifest of a feature folder, with its column `shard`.
+    """Reads the complete manifest of a feature folder, with its column `shard`.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no manifest.
     """
     return pa.concat_tables(manifest_rows(folder, columns))
 
 
 def manifest_rows(folder: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """A manifest a row group at a time. Raises FileNotFoundError if there is none."""
+    """Reads a manifest by row group. Raises FileNotFoundError if there is none."""
     for name in part_names(folder):
         yield from _row_groups(storage.join(folder, *name.split("/")), columns)
 
@@ -140,14 +140,14 @@ def _row_groups(uri: str, columns: list[str] | None) -> Iterator[pa.Table]:
 
 @lru_cache(maxsize=1)
 def shard_clips(folder: str, run: str, index: int) -> pa.Table:
-    """The manifest rows of one shard, without their column `shard`.
+    """Reads the manifest rows of one shard, without the column `shard`.
 
-    Kept until the next shard's: a task that reads and writes a shard asks twice.
+    Cached, because a task that reads and writes a shard needs them twice.
 
     Args:
-        folder: of the features.
-        run: of the extraction; a process reads an index once a run.
-        index: of the shard.
+        folder: feature folder.
+        run: id of the extraction run; a process reads an index once per run.
+        index: number of the shard.
     """
     found = []
     for name, runs in _parts(folder, run):
@@ -172,7 +172,7 @@ def _rows_of_shard(uri: str, run: str, index: int) -> list[pa.Table]:
 
 @lru_cache(maxsize=1)
 def _parts(folder: str, run: str) -> list[tuple[str, Any]]:
-    """Names of parts, and their runs of shards; None for those of an older version's manifest."""
+    """Names of parts and runs of their shards; None as runs for an older version's manifest."""
     try:
         parts: list[tuple[str, Any]] = json.loads(storage.read_bytes(index_uri(folder)))["parts"]
     except FileNotFoundError:
@@ -182,6 +182,6 @@ def _parts(folder: str, run: str) -> list[tuple[str, Any]]:
 
 @lru_cache(maxsize=4)
 def _metadata(uri: str, run: str) -> pq.FileMetaData:
-    """Read once a process and run: it grows with the corpus."""
+    """Reads the metadata once per process and run, because its size grows with the corpus."""
     with storage.open_file(uri) as file:
         return pq.read_metadata(file)

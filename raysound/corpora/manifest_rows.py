@@ -1,4 +1,4 @@
-"""Rows of a manifest: their checks, order and columns."""
+"""Builds, checks and sorts the rows of a manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.
 
 
 def rows_of_manifest(table: pa.Table, path: str) -> pa.Table:
-    """The clips of a manifest that is given as the corpus. Raises UserError for wrong columns."""
+    """The clips of a corpus that is a manifest. Raises UserError for wrong columns."""
     if "path" not in table.column_names:
         raise UserError(f"{path} lacks the column path")
     if not len(table):
@@ -75,7 +75,7 @@ def rows_of_manifest(table: pa.Table, path: str) -> pa.Table:
 
 
 def finished_rows(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
-    """What a reader found, with paths, sizes and times, checked."""
+    """Adds paths, sizes and times to rows of FOUND, and checks them."""
     place = pc.index_in(rows["name"], listing["name"].combine_chunks())
     found = {
         **dict(zip(rows.column_names, rows.columns, strict=True)),
@@ -90,15 +90,14 @@ def finished_rows(rows: pa.Table, listing: pa.Table, root: str) -> pa.Table:
 
 
 def checked(table: pa.Table, source: str) -> pa.Table:
-    """Clips with what their words for splits mean.
+    """Checks clips, and replaces their split words by splits.
 
     Args:
         table: of SCHEMA.
-        source: where the clips come from.
+        source: source of the clips, for error messages.
 
     Raises:
-        UserError: a clip that is listed twice, labels of some clips only, or words that mean no
-            split.
+        UserError: a clip is listed twice, only some clips have labels, or a word is not a split.
     """
     refuse_clips(table, source)
     words = pc.unique(table["split"].drop_null()).to_pylist()
@@ -106,7 +105,7 @@ def checked(table: pa.Table, source: str) -> pa.Table:
 
 
 def refuse_clips(table: pa.Table, source: str) -> None:
-    """Raises UserError for a clip that is listed twice, or alone has no label."""
+    """Raises UserError if a clip is listed twice, or only some clips have labels."""
     if pc.count_distinct(table["clip_id"]).as_py() < len(table):
         counts = pc.value_counts(table["clip_id"])
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
@@ -117,12 +116,12 @@ def refuse_clips(table: pa.Table, source: str) -> None:
 
 
 def refuse_unlabelled(clip_id: str, source: str) -> NoReturn:
-    """Raises UserError for a clip without a label, where others have one."""
+    """Raises UserError for a clip without a label when others have one."""
     raise UserError(f"{source}: {quoted(clip_id)} has no label, and other clips have one")
 
 
 def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:
-    """Clips whose words for splits are replaced by what they mean."""
+    """Replaces split words by splits, given their meaning."""
     words = pa.array(list(meaning), pa.string())
     split = pa.array(list(meaning.values()), pa.string()).take(pc.index_in(table["split"], words))
     place = table.schema.get_field_index("split")
@@ -130,11 +129,11 @@ def with_meaning(table: pa.Table, meaning: dict[str, str]) -> pa.Table:
 
 
 def in_order(table: pa.Table) -> pa.Table:
-    """The clips in an order that does not depend on how they were listed."""
+    """Sorts clips into an order that does not depend on how they were listed."""
     packed = table.filter(pc.is_valid(table["offset"]))
     loose = table.filter(pc.is_null(table["offset"]))
-    # By a hash of the name: every shard is then a fair sample of all classes. What is packed is
-    # read in the order in which it lies.
+    # Sorted by a hash of the name, every shard is a random sample of all classes. Clips in
+    # containers keep their order, for sequential reads.
     order = np.argsort(hashes(loose["clip_id"]), kind="stable")
     packed = packed.sort_by([("path", "ascending"), ("offset", "ascending")])
     return pa.concat_tables([loose.take(order), packed]).combine_chunks()

@@ -1,4 +1,4 @@
-"""Corpora of tar and Parquet files → tables of clips."""
+"""Reads corpora of tar and Parquet files into tables of clips."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from raysound.corpora.layouts import (
 )
 from raysound.errors import UserError
 
-# Ending → what such files are called.
+# Suffix → name of the format.
 CONTAINERS = {".tar": "tar", ".parquet": "Parquet"}
-# Container files whose contents are listed at a time.
+# Container files that are listed at a time.
 LISTED_AT_ONCE = 8
-# Bytes of a tar file in an object store that are fetched at a time to find its sounds.
+# Bytes per request when the sounds of a tar file in an object store are listed.
 TAR_BUFFER = 4 << 20
 
 # Name, path or URI, size in bytes, modification time in ns.
@@ -38,10 +38,10 @@ Container = tuple[str, str, int, int]
 
 
 def holds_sounds(uri: str) -> bool:
-    """True for a tar file, and for a Parquet file with sounds inside.
+    """True for a tar file, and for a Parquet file with sounds.
 
     Raises:
-        UserError: it is called like a Parquet file, and is none.
+        UserError: the file can't be read as Parquet.
     """
     if uri.endswith(".tar"):
         return True
@@ -49,19 +49,19 @@ def holds_sounds(uri: str) -> bool:
         with storage.open_file(uri) as file:
             return is_audio_parquet(pq.read_schema(file))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{uri} is no Parquet file: {error}") from error
+        raise UserError(f"{uri} is not a Parquet file: {error}") from error
 
 
 def read_containers(path: str, containers: list[Container], warn: Warn) -> pa.Table:
-    """The clips of a corpus that is packed into tar or Parquet files, as a table of SCHEMA.
+    """Lists the clips of a corpus of tar or Parquet files as a table of SCHEMA.
 
     Args:
         path: of the corpus.
-        containers: its files.
-        warn: called with a line about what was left out.
+        containers: tar or Parquet files of the corpus.
+        warn: called with one line about each omission.
 
     Raises:
-        UserError: a file that can't be read, no sound in any, or folders that are no classes.
+        UserError: a file can't be read, no file contains a sound, or folders are not classes.
     """
     with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
         tables, others = zip(*pool.map(read_container, containers), strict=True)
@@ -74,18 +74,18 @@ def read_containers(path: str, containers: list[Container], warn: Warn) -> pa.Ta
 def check_containers(
     containers: list[Container], clips: int, labels: list[str], left: Tally, path: str, warn: Warn
 ) -> None:
-    """Looks at what is known of all containers of a corpus together.
+    """Checks the combined contents of all containers of a corpus.
 
     Args:
-        containers: its files.
-        clips: how many sounds they hold.
-        labels: of these.
-        left: the endings of what else they hold.
+        containers: tar or Parquet files of the corpus.
+        clips: number of sounds in them.
+        labels: labels of the sounds.
+        left: suffixes of the other members.
         path: of the corpus.
-        warn: called with a line about what was left out.
+        warn: called with one line about each omission.
 
     Raises:
-        UserError: no sound in any, or folders that are no classes.
+        UserError: no container has a sound, or folders are not classes.
     """
     unread = unread_sounds(left)
     if not clips:
@@ -98,17 +98,17 @@ def check_containers(
 
 
 def read_container(container: Container) -> tuple[pa.Table, Tally]:
-    """The clips of one file as a table of SCHEMA, and what else it holds.
+    """Lists the clips of one container as a table of SCHEMA, and tallies its other members.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the container can't be read.
     """
     name, uri, size, modified = container
     others: list[str] = []
     try:
         with storage.open_file(uri) as file:
             if name.endswith(".tar"):
-                # An object store would be asked for every header alone.
+                # Without a buffer, every header of the tar file would be a request.
                 tar = io.BufferedReader(cast(Any, file), TAR_BUFFER) if "://" in uri else file
                 found = pa.Table.from_pylist(
                     list(tar_clips(tar, AUDIO_SUFFIXES, others.append)),
@@ -122,7 +122,7 @@ def read_container(container: Container) -> tuple[pa.Table, Tally]:
         raise UserError(f"{uri}: {error}") from error
     names = found["name"]
     if not name.endswith(".tar"):
-        # Names inside may be missing or the same: the row's number tells them apart.
+        # The row number makes the id unique: names may be missing or repeated.
         rows = found["offset"].cast(pa.string())
         names = pc.binary_join_element_wise(
             rows, names, "-", null_handling="skip", null_replacement=""

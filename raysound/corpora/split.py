@@ -1,4 +1,4 @@
-"""Train, validation and test: the corpus's own split, its folds, or a seeded stratified draw."""
+"""Train, validation and test split: from the corpus, from its folds, or random and stratified."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ import pyarrow as pa
 from raysound.errors import UserError
 from raysound.settings.corpora import SplitSettings
 
-# How far the whole of a split may be from its share before clips of small classes are moved: so
-# many clips, and this part of the share. Within it a split is as it was drawn class by class.
+# Maximum deviation of a split from its share: CLIPS_OFF clips or SHARE_OFF of the share, whichever
+# is larger. Beyond it, clips of small classes are moved.
 CLIPS_OFF, SHARE_OFF = 1, 0.25
 
 
 def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
-    """Puts every clip of a real corpus into train, validation or test.
+    """Assigns every clip of a real corpus to train, validation or test.
 
-    The corpus's own split is kept, but for the folds that the settings name. Where that leaves no
-    test or no validation clip, a share of the remaining groups is drawn for it, stratified by
-    label and seeded; a group is never divided.
+    The split of the corpus is used, except for the configured folds. If test or validation is then
+    empty, a share of the remaining groups is sampled for it, stratified by label and seeded.
+    Groups are never divided.
+
+    Args:
+        table: clips of the corpus, a table of SCHEMA.
+        settings: folds, fractions and seed.
+
+    Returns:
+        The table with `split` train, validation or test in every row.
 
     Raises:
-        UserError: a fold that the corpus lacks, a group on both sides of a given split, or a
-            class without a training clip.
+        UserError: the corpus lacks a configured fold, a group is on both sides of a given split,
+            or a class has no training clip.
     """
     labels, folds = _column(table, "label"), _column(table, "fold")
     split = _column(table, "split")
@@ -46,7 +53,7 @@ def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
         if shared:
             raise UserError(
                 f"the clips of group '{min(shared)}' are not all in {name}: clips of one source "
-                "must not stand on both sides of a split; mend the folds, the split or the groups"
+                "must not be on both sides of a split; correct the folds, the split or the groups"
             )
     shares = {
         name: fraction
@@ -69,21 +76,25 @@ def assign_split(table: pa.Table, settings: SplitSettings) -> pa.Table:
 def stratified_split(
     labels: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], seed: int
 ) -> np.ndarray:
-    """Draws a split for every clip so that each class is divided by the shares.
+    """Assigns a split to every clip so that each class is divided by the shares.
 
-    Groups, in a seeded random order, go one by one where their labels are missing most. Where all
-    classes together miss a share by far, for each is too small to be divided by it, some groups
-    are moved: of 300 classes of 3 clips, each loses one clip to test or to validation or none.
+    Groups are taken in a seeded random order; each goes to the split that lacks most of its labels.
+    If the classes are too small to be divided by the shares, the total of a split can be far from
+    its share; then some groups are moved. With 300 classes of 3 clips, each class has at most one
+    clip in test or validation.
 
     Args:
         labels: names `(n,)`.
-        groups: names `(n,)`; clips of one group stay together.
-        shares: split name → share of the clips, in [0, 1) and below 1 together; train gets the
+        groups: names `(n,)`; clips of a group stay together.
+        shares: split name → share of the clips, in [0, 1), with a sum below 1; train gets the
             rest.
-        seed: of the order in which groups are taken.
+        seed: seed of the order of groups.
 
     Returns:
         Split names, objects `(n,)`.
+
+    Raises:
+        UserError: the sum of the shares is 1 or more.
     """
     wanted = {"train": 1 - sum(shares.values()), **shares}
     if wanted["train"] <= 0:
@@ -101,11 +112,11 @@ def stratified_split(
     place = np.empty(len(group_names), np.int64)
     for group in np.random.default_rng(seed).permutation(len(group_names)):
         counts = np.bincount(label_codes[members[group]], minlength=len(totals))
-        # How full each split already is of these labels, against what it is to hold.
+        # Share of the planned clips with these labels that each split already has.
         fullness = ((given + counts / 2) / (share[:, np.newaxis] * totals)) @ counts
-        # A class without a training clip is never predicted: a class's first group trains.
-        unheard = (counts > 0) & (given[0] == 0)
-        place[group] = 0 if unheard.any() else int(fullness.argmin())
+        # Each class needs a training clip: its first group goes to train.
+        untrained = (counts > 0) & (given[0] == 0)
+        place[group] = 0 if untrained.any() else int(fullness.argmin())
         given[place[group]] += counts
     _meet_shares(place, members, label_codes, given, share, seed)
     for group, clips in enumerate(members):
@@ -123,16 +134,16 @@ def _meet_shares(
 ) -> None:
     """Moves groups, in place, until the splits have their shares of all clips.
 
-    A class keeps a training clip, and is never moved off its own shares by a clip or more (by a
-    group or more, where groups are larger).
+    Each class keeps a training clip. The number of its clips in a split differs from the share by
+    less than one clip, or less than one group if groups are larger.
 
     Args:
-        place: split of each group, the first one trains.
-        members: of each group, its clips.
-        labels: code of each clip's label.
-        given: clips `(splits, labels)`.
-        share: of each split.
-        seed: of the order in which groups are moved.
+        place: index of each group's split; 0 is train.
+        members: clips of each group.
+        labels: label code of each clip.
+        given: number of clips `(splits, labels)`.
+        share: share of each split.
+        seed: seed of the order in which groups are moved.
     """
     totals = given.sum(axis=0)
     missing = share * totals.sum() - given.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Which files of a corpus are tables of its clips, and what a table holds."""
+"""Finds and reads the tables of a corpus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from raysound.corpora.layouts import (
 )
 from raysound.errors import UserError
 
-# Columns of the data sets that people download, by what they hold; the first that is there counts.
+# Column names in common data sets, by content; the first existing column is used.
 ROLES: dict[str, tuple[str, ...]] = {
     "name": (
         "file_name", "filename", "slice_file_name", "fname", "file", "path", "filepath",
@@ -43,13 +43,13 @@ ROLES: dict[str, tuple[str, ...]] = {
     "split": ("split", "subset", "partition", "set"),
     "group": ("group", "src_file", "fsid", "freesound_id"),
 }  # fmt: skip
-# Label columns of which a cell may hold several.
+# Label columns whose cells may contain several labels.
 SEVERAL = ("labels", "positive_labels", "categories", "classes", "tags")
-# Tables that go before all others, and whose faults are never passed over.
+# Tables that take precedence over all others, and whose errors are always raised.
 OWN = tuple(f"metadata{suffix}" for suffix in TABLE_SUFFIXES if suffix != ".txt")
-# Tables that are opened, and the bytes of the largest.
+# Maximum number of tables that are opened, and maximum size of a table in bytes.
 MOST_TABLES, LARGEST_TABLE = 40, 1 << 29
-# Folders above a table.
+# Maximum number of folders above a table.
 DEEPEST_TABLE = 2
 
 
@@ -57,11 +57,11 @@ class Table(NamedTuple):
     """One table of a corpus.
 
     Attributes:
-        file: its name, relative to the corpus.
+        file: name of the file, relative to the corpus.
         header: names of its columns.
-        roles: which of them holds what.
+        roles: role, such as `label` → column.
         rows: its clips as a table of FOUND.
-        matched: how many of them are files of the corpus.
+        matched: number of rows that name a file of the corpus.
     """
 
     file: str
@@ -72,27 +72,27 @@ class Table(NamedTuple):
 
     @property
     def split(self) -> str | None:
-        """The word for a split in its file's name, or in its folder's."""
+        """The split word in the name of the file or of its folder; or None."""
         folder, _, file = self.file.rpartition("/")
         return word_in(posixpath.splitext(file)[0]) or word_in(folder.rpartition("/")[2])
 
     @property
     def is_split_list(self) -> bool:
-        """True for a list of file names alone that says their split: `testing_list.txt`."""
+        """True for a list of the files of one split, such as `testing_list.txt`."""
         return len(self.header) == 1 and self.split is not None
 
 
 def read_tables(files: list[str], names: pa.ChunkedArray, path: str, warn: Warn) -> list[Table]:
-    """Every table beside the sounds of a corpus that names some of its files.
+    """Reads every table of a corpus that names some of its files.
 
     Args:
         files: see `tables_to_open`.
-        names: of every file of the corpus.
+        names: names of all files of the corpus.
         path: of the corpus.
-        warn: called with a line about what can't be read.
+        warn: called with one line about each table that can't be read.
 
     Raises:
-        UserError: `metadata.csv` can't be used.
+        UserError: a table of OWN, such as `metadata.csv`, can't be used.
     """
     tables = []
     for file in files:
@@ -109,10 +109,10 @@ def read_tables(files: list[str], names: pa.ChunkedArray, path: str, warn: Warn)
 
 
 def is_candidate(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    """True for files of a corpus that may be its tables: not deep, and no sound has their name.
+    """True for files that may be tables: not too deep, and not the name of a sound file.
 
     Args:
-        names: of the corpus's files, with all files of a folder that differ only in the ending.
+        names: names of files of the corpus; for each, all names that differ only in the suffix.
     """
     found = pc.and_not(has_ending(names, TABLE_SUFFIXES), pc.match_substring_regex(names, HIDDEN))
     found = pc.and_(
@@ -125,16 +125,16 @@ def is_candidate(names: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, warn: Warn) -> list[str]:
-    """The tables of a corpus that are opened, the most likely first.
+    """Selects the tables of a corpus to open, the most likely first.
 
     Args:
-        candidates: names and sizes of files, see `is_candidate`.
+        candidates: names and sizes (bytes) of files, see `is_candidate`.
         path: of the corpus.
-        warn: called with a line about those that are not opened.
+        warn: called with one line about those that are not opened.
     """
     ordered = sorted(candidates, key=lambda file: (file[0] not in OWN, file[0].count("/"), file[0]))
     if more := ordered[MOST_TABLES:]:
-        warn(f"{path}: {len(more)} tables are not opened, {quoted(more[0][0])} among them")
+        warn(f"{path}: {len(more)} tables are not opened, for example {quoted(more[0][0])}")
     for file, size in ordered[:MOST_TABLES]:
         if size > LARGEST_TABLE:
             warn(f"{path}: {quoted(file)} is too large for a table and is not opened")
@@ -142,21 +142,21 @@ def tables_to_open(candidates: Iterable[tuple[str, int]], path: str, warn: Warn)
 
 
 def name_clips(files: list[str], path: str, warn: Warn) -> bool:
-    """True if one of some tables may name clips of a corpus.
+    """True if any of the tables has a column of file names.
 
     Args:
         files: see `tables_to_open`.
         path: of the corpus.
-        warn: called with a line about what can't be read.
+        warn: called with one line about each table that can't be read.
 
     Raises:
-        UserError: `metadata.csv` can't be used.
+        UserError: a table of OWN, such as `metadata.csv`, can't be used.
     """
     return any(_cells(file, path, warn) is not None for file in files)
 
 
 def _cells(file: str, path: str, warn: Warn) -> Read | None:
-    """The header of a table and those columns that count; None if it has no names of files."""
+    """The header and the columns of ROLES of a table; None if it has no file names."""
     uri = storage.join(path, file)
     wanted = {column for columns in ROLES.values() for column in columns}
     try:
@@ -174,7 +174,7 @@ def _cells(file: str, path: str, warn: Warn) -> Read | None:
 
 
 def _read(file: str, names: pa.ChunkedArray, path: str, warn: Warn) -> Table | None:
-    """A table, or None if it names no file of the corpus."""
+    """Reads a table; None if it names no file of the corpus."""
     read = _cells(file, path, warn)
     if read is None:
         return None
@@ -193,7 +193,7 @@ def _read(file: str, names: pa.ChunkedArray, path: str, warn: Warn) -> Table | N
             matches = match_files(cells[column], names, posixpath.dirname(file))
     matched = len(matches) - matches.null_count
     if not matched:
-        _report_strangers(cells[column], uri, file in OWN, path, warn)
+        _report_unmatched(cells[column], uri, file in OWN, path, warn)
         return None
     roles = {"name": column, **dict(_other_roles(cells, filled, uri, warn))}
     if file in OWN and "label" not in roles:
@@ -205,7 +205,7 @@ def _read(file: str, names: pa.ChunkedArray, path: str, warn: Warn) -> Table | N
     nothing = pa.nulls(len(cells), pa.string())
     found = {role: cells[roles[role]] if role in roles else nothing for role in FOUND.names}
     found["name"] = pc.coalesce(matches, each(cells[column], plain_path, pa.string()))
-    found["fold"] = _whole(found["fold"]) if "fold" in roles else nothing
+    found["fold"] = _integers(found["fold"]) if "fold" in roles else nothing
     rows = pa.table([found[name] for name in FOUND.names], schema=FOUND)
     if file not in OWN and pc.count_distinct(rows["name"]).as_py() < len(rows):
         raise UserError(f"{uri} names a clip in several rows")
@@ -215,7 +215,7 @@ def _read(file: str, names: pa.ChunkedArray, path: str, warn: Warn) -> Table | N
 def _other_roles(
     cells: pa.Table, filled: list[str], uri: str, warn: Warn
 ) -> Iterator[tuple[str, str]]:
-    """Which column holds the label, fold, split and group, where there is one."""
+    """Yields role and column for label, fold, split and group, if the table has them."""
     for role in ("label", "fold", "split", "group"):
         for name in (name for name in ROLES[role] if name in filled):
             if role == "split" and name != "split":
@@ -225,23 +225,24 @@ def _other_roles(
                     if split_word(value) is None
                 ]
                 if unknown:
-                    warn(f"{uri}: {quoted(unknown[0])} in column {name} is no split: not used")
+                    warn(f"{uri}: {quoted(unknown[0])} in column {name} is not a split: not used")
                     continue
             if name in SEVERAL:
                 several = cells[name].filter(pc.match_substring_regex(cells[name], "[,;|]"))
                 if len(several):
                     raise UserError(
-                        f"{uri} gives a clip several labels, {quoted(several[0].as_py())} for one: "
-                        "say in a metadata.csv with the columns file_name and label which counts"
+                        f"{uri} gives a clip several labels, for example "
+                        f"{quoted(several[0].as_py())}: give one in a metadata.csv with the "
+                        "columns file_name and label"
                     )
             yield role, name
             break
 
 
-def _report_strangers(values: pa.ChunkedArray, uri: str, own: bool, path: str, warn: Warn) -> None:
-    """Says that a table names none of the files of the corpus, if it names files."""
+def _report_unmatched(values: pa.ChunkedArray, uri: str, own: bool, path: str, warn: Warn) -> None:
+    """Warns, or raises UserError, if none of the named files is in the corpus."""
     first = values.drop_null()[0].as_py()
-    message = f"{uri} names {len(values)} files, {quoted(first)} among them, and none is there"
+    message = f"{uri} names {len(values)} files, for example {quoted(first)}, and none exists"
     if own:
         raise UserError(f"{message}: are its paths relative to {path}?")
     if pc.any(has_ending(values, ANY_SOUND)).as_py():
@@ -255,8 +256,8 @@ def _refuse_empty(cells: pa.Table, column: str, uri: str) -> None:
         raise UserError(f"{uri}: a row has no '{column}': {filled}")
 
 
-def _whole(folds: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Folds `1.0`, as pandas writes whole numbers beside an empty cell, are `1`."""
-    is_whole = pc.match_substring_regex(folds, r"^[0-9]+\.0$")
-    all_whole = pc.all(is_whole).as_py()
-    return pc.replace_substring(folds, ".0", "") if all_whole else folds
+def _integers(folds: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Replaces `1.0`, which pandas writes for integers in a column with empty cells, by `1`."""
+    is_integer = pc.match_substring_regex(folds, r"^[0-9]+\.0$")
+    are_integers = pc.all(is_integer).as_py()
+    return pc.replace_substring(folds, ".0", "") if are_integers else folds

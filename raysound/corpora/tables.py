@@ -1,4 +1,4 @@
-"""Tables that say what the clips of a corpus are: CSV, TSV, JSON and Parquet, of any data set."""
+"""Labels and splits from the tables of a corpus: CSV, TSV, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pyarrow.compute as pc
 from raysound.corpora.layouts import FOUND, Warn, listed, split_word
 from raysound.corpora.table_files import OWN, Table
 
-# Tables whose use goes without saying.
+# Tables that are used without a warning.
 KNOWN = re.compile(r"(?:.*/)?(?:metadata\.\w+|esc50\.csv|UrbanSound8K\.csv)", re.DOTALL)
-# The share of the sounds that tables other than `metadata.csv` must label to go before folders.
+# Minimum share of sounds that tables other than `metadata.csv` must label to be used.
 LEAST_COVERAGE = 0.5
 
 
 def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa.Table | None:
-    """The clips that some tables label, as a table of FOUND; None where the folders have to.
+    """The clips that tables label, as a table of FOUND; None to use folders as labels.
 
-    Those that `metadata.csv` lists have no label where it has no column of labels.
+    If `metadata.csv` has no label column, its clips have no labels.
 
     Args:
         tables: of the corpus.
-        sounds: how many sound files it has.
+        sounds: number of sound files of the corpus.
         path: of the corpus.
-        warn: called with a line about tables that are used, or are not.
+        warn: called with one line about each table that is used or omitted.
     """
     labelled = [table for table in tables if "label" in table.roles]
     for table in tables:
         if "label" not in table.roles and not table.is_split_list:
             warn(
-                f"{path}: {table.file} names {table.matched} files of the corpus, but no column of "
-                f"it is known to hold labels ({listed(table.header, 5)}): "
+                f"{path}: {table.file} names {table.matched} files of the corpus, but has no known "
+                f"label column ({listed(table.header, 5)}): "
                 + ("its clips have none" if table.file in OWN else "not used")
             )
     unlabelled = [one for one in tables if one.file in OWN and "label" not in one.roles]
@@ -57,8 +57,8 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa
         )
     if left:
         warn(
-            f"{path}: {listed(left, 3)} not used: {used[0].file} labels the same clips; if the "
-            "splits or folds in it count, add a column split or fold there"
+            f"{path}: {listed(left, 3)} not used: {used[0].file} labels the same clips; to use "
+            "their splits or folds, add a column split or fold there"
         )
     are_splits = len({table.split for table in used}) > 1
     rows = pa.concat_tables([_named_split(table) if are_splits else table.rows for table in used])
@@ -66,13 +66,13 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa
     if rows["split"].null_count == len(rows) and 1 < len(folders) == sum(map(_is_split, folders)):
         warn(
             f"{path}: {used[0].file} has no column split, and the folders {listed(folders, 3)} are "
-            "not taken for splits"
+            "not used as splits"
         )
     return rows if own else _with_names(rows)
 
 
 def tables_of_labels(tables: list[Table]) -> list[Table]:
-    """Those whose labels are used: `metadata.csv`, else the largest and others of other files."""
+    """The tables to use: `metadata.csv`, or the largest and those that list other files."""
     labelled = [table for table in tables if "label" in table.roles]
     own = [table for table in labelled if table.file in OWN]
     return own[:1] or _disjoint(labelled)
@@ -83,7 +83,7 @@ def _is_split(folder: str) -> bool:
 
 
 def _with_names(rows: pa.Table) -> pa.Table:
-    """Rows whose labels are the folders' names where the table only numbers these."""
+    """Replaces labels by folder names if the labels are only numbers of the folders."""
     folder = pc.replace_substring_regex(rows["name"], r"(?s)^(?:.*/)?([^/]*)/[^/]*$", r"\1")
     labels, folders = pc.unique(rows["label"]), pc.unique(folder)
     pairs = pc.unique(pc.binary_join_element_wise(rows["label"], folder, "/"))
@@ -94,14 +94,14 @@ def _with_names(rows: pa.Table) -> pa.Table:
 
 
 def with_split_lists(rows: pa.Table, tables: list[Table], path: str, warn: Warn) -> pa.Table:
-    """Rows of FOUND with the splits that lists such as `testing_list.txt` say.
+    """Adds the splits from lists such as `testing_list.txt` to rows of FOUND.
 
     Args:
         rows: of the corpus.
-        tables: of the corpus, the lists among them.
+        tables: of the corpus, including the lists.
         path: of the corpus.
-        warn: called with a line about lists that are not used: lists of several folds, and lists
-            that disagree.
+        warn: called with one line if the lists are not used, because they are of several folds or
+            disagree.
     """
     lists = [table for table in tables if table.is_split_list]
     splits = rows["split"]
@@ -115,7 +115,7 @@ def with_split_lists(rows: pa.Table, tables: list[Table], path: str, warn: Warn)
     if not agree:
         warn(
             f"{path}: the lists {listed((table.file for table in lists), 3)} are of several folds, "
-            "or disagree: not used; say in a metadata.csv with a column fold what counts"
+            "or disagree: not used; give the folds in a metadata.csv with a column fold"
         )
         return rows
     return _with(rows, "split", pc.coalesce(splits, taken)) if lists else rows
@@ -126,14 +126,14 @@ def _with(rows: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
 
 
 def _named_split(table: Table) -> pa.Table:
-    """The rows of one of several tables; where no column says their split, its name may."""
+    """The rows of a table; without a split column, the split is that of its file name, if any."""
     if table.split is None or table.rows["split"].null_count < len(table.rows):
         return table.rows
     return _with(table.rows, "split", pa.array([table.split] * len(table.rows), pa.string()))
 
 
 def _disjoint(tables: list[Table]) -> list[Table]:
-    """The largest table, and those that name none of the files of the ones before."""
+    """The largest table, and each further table that names no file of a table before it."""
     used: list[Table] = []
     for table in sorted(tables, key=lambda table: (-table.matched, table.file.count("/"))):
         taken = [pc.is_in(table.rows["name"], one.rows["name"].combine_chunks()) for one in used]

@@ -1,8 +1,8 @@
-"""The clips of a shard → windows → log-mels → its Parquet file, as a stream of Arrow tables.
+"""Extracts a shard: clips → windows → log-mels → Parquet file, as a stream of Arrow tables.
 
-Each step takes and returns rows in any division into tables, so that the steps can run as one task
-or in different processes. A row is a window, or the reject of a clip, which has a `reason`; it also
-voids the windows of the clip before it.
+Each step accepts rows divided into tables in any way, so that the steps can run in one task or in
+different processes. A row is a window or a reject. A reject has a `reason`, and invalidates earlier
+windows of its clip.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raysound.features.records import LoudnessCounts, Shard
 from raysound.settings.features import FeatureSettings
 from raysound.settings.fields import digest
 
-# Bytes of the waveforms of a table, but for the last window.
+# Bytes of the waveforms of a table, without the last window.
 BLOCK_BYTES = 16 << 20
 WINDOW_COLUMNS = pa.schema(
     [
@@ -38,16 +38,16 @@ WINDOW_COLUMNS = pa.schema(
         ("unreadable", pa.bool_()),
     ]
 )
-# Also there where `features.loudness` is set: the largest absolute sample of the mono clip before
-# the gain, and the gain in dB, null where the clip is below the floor and has none.
+# Additional columns with `features.loudness`: the largest absolute sample of the mono clip before
+# the gain, and the gain in dB, null for a clip below the floor, which has no gain.
 GAIN_COLUMNS = pa.schema([("peak", pa.float64()), ("gain_db", pa.float64())])
 
-# Takes float32 waveforms `(n, samples)`, and returns as many of the same shape.
+# Float32 waveforms `(n, samples)` → waveforms of the same shape.
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
 def shard_digest(clips: pa.Table, settings: FeatureSettings) -> str:
-    """Identifies everything that the content of a shard depends on."""
+    """Digest of everything that the content of a shard depends on."""
     return digest([clips.to_pydict(), settings.id])
 
 
@@ -58,12 +58,12 @@ def extract_shard(
     known: Mapping[str, Reject] | None = None,
     timeout: float = 0,
 ) -> Shard:
-    """Extracts some clips into one Parquet file, which appears whole.
+    """Extracts some clips into one Parquet file, written atomically.
 
     Args:
-        uri: of the Parquet file.
+        uri: URI of the Parquet file.
         clips: rows of a manifest.
-        settings: of the features.
+        settings: settings of the features.
         known: clips that are rejected without being decoded, by clip id.
         timeout: see `read_windows`.
 
@@ -84,16 +84,16 @@ def read_windows(
 
     Args:
         clips: rows of a manifest.
-        settings: of the windows.
+        settings: settings of the windows.
         known: clips that are rejected without being decoded, by clip id.
-        timeout: ends this process when decoding one window takes as many seconds; 0 for none.
-            Fetching a remote file does not count.
+        timeout: seconds to decode one window, after which this process ends; 0 for no limit. The
+            download of a remote file does not count.
 
     Yields:
         Rows of windows and rejects: the columns of the clips; `window`, its number; `duration` (s)
-        and `sample_rate` (Hz) of the source; `waveform`, the bytes of `clip_samples` float32, or
-        int16, where 32768 stands for 1; `reason`, null for a window; `unreadable`, true where the
-        storage did not give the file; with `features.loudness` GAIN_COLUMNS.
+        and `sample_rate` (Hz) of the source; `waveform`, the bytes of `clip_samples` samples,
+        float32 or int16 with full scale at 32768; `reason`, null for a window; `unreadable`, true
+        if the storage failed to return the file; GAIN_COLUMNS with `features.loudness`.
     """
     known = known or {}
     limit = set_timeout if timeout else lambda seconds: None
@@ -117,7 +117,7 @@ def read_windows(
         except Reject as reject:
             limit(0)
             rows.drop(first)
-            # The exception holds everything that it passed through, above all the decoder's file.
+            # Stores the text only, because the exception references the decoder's file.
             rows.reject(row, str(reject), isinstance(reject, Unreadable))
         finally:
             limit(0)
@@ -137,7 +137,7 @@ class _Rows:
     def clear(self) -> None:
         self.row: list[int] = []
         self.columns: list[tuple[Any, ...]] = []
-        # Waveforms one after the other, and where each ends.
+        # Concatenated waveforms, and the end of each.
         self.data = np.empty(0, np.uint8)
         self.ends = [0]
 
@@ -168,11 +168,11 @@ class _Rows:
         self.ends.append(end)
 
     def drop(self, first: int) -> None:
-        """Removes the rows from one on."""
+        """Removes the rows from `first` on."""
         del self.row[first:], self.columns[first:], self.ends[first + 1 :]
 
     def take(self) -> pa.Table:
-        """The rows as a table; none is left here."""
+        """Returns the rows as a table, and clears them."""
         table = self.clips.take(pa.array(self.row))
         for field, values in zip(self.fields, zip(*self.columns, strict=True), strict=True):
             table = table.append_column(field, pa.array(values, field.type))
@@ -185,16 +185,16 @@ class _Rows:
 def add_log_mels(
     rows: pa.Table, settings: FeatureSettings, transform: Transform | None = None
 ) -> pa.Table:
-    """Replaces the column `waveform` of windows by `log_mel`, which is null for a reject.
+    """Replaces the column `waveform` by `log_mel`, which is null for a reject.
 
     Args:
         rows: see `read_windows`.
-        settings: of the features.
-        transform: changes the waveforms before, as float32 `(n, samples)`; those of
-            `read_windows` have the gain of `features.loudness`.
+        settings: settings of the features.
+        transform: applied to the waveforms first, as float32 `(n, samples)`; they have the gain of
+            `features.loudness`.
 
     Raises:
-        ValueError: the transform returns another shape.
+        ValueError: the transform changes the shape.
     """
     found = torch.empty(len(rows), settings.n_mels, settings.n_frames)
     places = np.flatnonzero(pc.is_null(rows["reason"]).to_numpy())
@@ -207,9 +207,9 @@ def add_log_mels(
         waveforms = iter(changed)
     log_mel = _log_mel(settings)
     with warnings.catch_warnings():
-        # Arrow's buffers are not to be written to, and LogMel does not.
+        # Arrow's buffers are read-only; LogMel does not write to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        # One by one, so that a result does not depend on its neighbours.
+        # One at a time, so that a result does not depend on other windows of the batch.
         for place, waveform in zip(places, waveforms, strict=True):
             log_mel(torch.from_numpy(waveform), out=found[place])
     return rows.drop_columns("waveform").append_column(
@@ -220,7 +220,7 @@ def add_log_mels(
 def _waveforms(
     column: pa.ChunkedArray, places: np.ndarray, settings: FeatureSettings
 ) -> Iterator[np.ndarray]:
-    """Waveforms `(clip_samples,)` of int16 or float32 at some places, from their bytes."""
+    """Yields the waveforms `(clip_samples,)`, int16 or float32, of some rows."""
     for place in places.tolist():
         buffer = column[place].as_buffer()
         dtype = INT if buffer.size == settings.clip_samples * INT.itemsize else FLOAT
@@ -230,13 +230,14 @@ def _waveforms(
 def write_shard(
     uri: str, clips: pa.Table, settings: FeatureSettings, tables: Iterable[pa.Table]
 ) -> Shard:
-    """Writes the log-mels of a shard as one Parquet file, which appears whole.
+    """Writes the log-mels of a shard to one Parquet file, atomically.
 
     Args:
-        uri: of the Parquet file.
-        clips: rows of a manifest, all of which have rows in the tables.
-        settings: of the features.
-        tables: see `log_mels`; held until the last has come, because a clip may prove broken late.
+        uri: URI of the Parquet file.
+        clips: rows of a manifest; each has at least one row in the tables.
+        settings: settings of the features.
+        tables: see `add_log_mels`; collected before writing, because a clip may be rejected after
+            its first windows.
 
     Returns:
         The record that is also stored in the file.
@@ -246,13 +247,13 @@ def write_shard(
         rejects, seconds, unreadable = [], 0.0, 0
         loudness = LoudnessCounts() if settings.loudness else None
         if rows is not None:
-            # Without the tensors, which a filter would copy.
+            # Without the tensors, because a filter copies them.
             known = rows.drop_columns("log_mel")
             rejected = known.filter(pc.is_valid(known["reason"]))
             rejects = rejected.select(parquet.REJECT_SCHEMA.names).to_pylist()
             if rejects:
                 unreadable = pc.sum(rejected["unreadable"]).as_py()
-                # Their earlier windows, too.
+                # Also removes earlier windows of rejected clips.
                 broken = pc.is_in(rows["clip_id"], value_set=rejected["clip_id"].combine_chunks())
                 rows = rows.filter(pc.invert(broken))
                 known = rows.drop_columns("log_mel")
@@ -281,7 +282,7 @@ def write_shard(
 
 
 def _loudness_counts(clips: pa.Table) -> LoudnessCounts:
-    """Counts of some rows, one a clip, that have GAIN_COLUMNS."""
+    """Counts clips by their GAIN_COLUMNS; there is one row per clip."""
     peak = clips["peak"].to_numpy()
     gained = peak * 10 ** (clips["gain_db"].fill_null(0).to_numpy() / 20)
     return LoudnessCounts(
@@ -292,16 +293,16 @@ def _loudness_counts(clips: pa.Table) -> LoudnessCounts:
 
 
 def set_timeout(seconds: float) -> None:
-    """Ends this process unless it is called again within some seconds; 0 ends the timeout.
+    """Ends this process after some seconds, unless called again before; 0 cancels the timeout.
 
-    Nothing less ends a decoder that hangs in its own C code.
+    A decoder that hangs in C code can't be interrupted in any other way.
     """
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 @lru_cache(maxsize=1)
 def _decoder(settings: FeatureSettings) -> Decoder:
-    """Made once a process: its buffers are too large to be made anew for every shard."""
+    """Created once per process, because its buffers are too large to allocate per shard."""
     return Decoder(settings)
 
 

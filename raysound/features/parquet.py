@@ -1,4 +1,4 @@
-"""The Parquet of log-mels: its schema, its folder, one shard written and read."""
+"""Parquet files of log-mels: schema, folder names, writing and reading of shards."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from raysound.features.records import MelStatistics, Shard
 from raysound.settings.features import FeatureSettings
 
 METADATA_KEY, SHARD_KEY = b"raysound", b"raysound.shard"
-# Of log-mels that are computed, written and read together.
+# Bytes of the log-mels of a row group, which are written and read together.
 ROW_GROUP_BYTES = 32 << 20
-# The tensor is noise to a dictionary and to statistics; splitting its bytes lets zstd find more.
+# Byte-stream split improves the compression of the tensor; a dictionary or statistics do not.
 LOG_MEL_LEAF = "log_mel.list.element"
 PART = re.compile(r"part-(\d+)\.parquet")
-# Records of shards that are read at a time.
+# Shard records that are read at a time.
 RECORDS_TOGETHER = 1024
 NAME_COLUMNS = ["clip_id", "label", "fold", "split", "group"]
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "path", "label", "reason")])
 
 
 def folder(output: str, corpus: str, settings: FeatureSettings) -> str:
-    """Where the features of a corpus lie; other settings have another folder."""
+    """The feature folder of a corpus; its name depends on the settings."""
     return storage.join(output, "features", f"{corpus}-{settings.id}")
 
 
 def shard_name(index: int) -> str:
-    """The file of the `index`th shard."""
+    """The file name of shard `index`."""
     return f"part-{index:08d}.parquet"
 
 
 def shard_uris(folder: str) -> list[str]:
-    """The shards of a feature folder, in order, with numbers of any length."""
+    """URIs of the shards of a feature folder, by number; the number may have any length."""
     return [storage.join(folder, name) for _, name in sorted(shard_names(folder))]
 
 
 def shard_names(folder: str) -> list[tuple[int, str]]:
-    """Number and file name of each shard of a folder, in any order."""
+    """Number and file name of each shard of a folder, unordered."""
     names = (PART.fullmatch(name) for name, _, _ in storage.scan(folder))
     return [(int(name[1]), name[0]) for name in names if name]
 
 
 def without_rejects(manifest: pa.Table, folder: str) -> pa.Table:
-    """Those of some manifest rows that were not rejected."""
+    """The manifest rows whose clips were not rejected."""
     rejected = storage.read_table(storage.join(folder, "rejects.parquet"), ["clip_id"])
     return manifest.filter(
         pc.invert(pc.is_in(manifest["clip_id"], value_set=rejected["clip_id"].combine_chunks()))
@@ -60,7 +60,7 @@ def without_rejects(manifest: pa.Table, folder: str) -> pa.Table:
 
 
 def schema(settings: FeatureSettings) -> pa.Schema:
-    """Columns of a shard; `duration` in s and `sample_rate` in Hz are the source's."""
+    """Columns of a shard; `duration` (s) and `sample_rate` (Hz) are those of the source."""
     value = pa.float16() if settings.dtype == "float16" else pa.float32()
     return pa.schema(
         [
@@ -78,7 +78,7 @@ def schema(settings: FeatureSettings) -> pa.Schema:
 
 
 class ShardWriter:
-    """One shard being written, row group by row group; see `write_shard`."""
+    """Writes a shard by row group; see `write_shard`."""
 
     def __init__(self, file: Any, settings: FeatureSettings) -> None:
         self.settings = settings
@@ -100,12 +100,12 @@ class ShardWriter:
         """Writes some windows as one row group.
 
         Args:
-            rows: the columns of `schema` but `log_mel`, and any others; a row a window.
+            rows: the columns of `schema` without `log_mel`, and any others; one row per window.
             log_mels: float32 `(n, n_mels, n_frames)`, finite.
 
         Raises:
-            ValueError: rows and log-mels of different number, log-mels of another shape, or one
-                that is not finite.
+            ValueError: the numbers of rows and log-mels differ, or log-mels have another shape or
+                are not finite.
         """
         shape = (self.settings.n_mels, self.settings.n_frames)
         if log_mels.shape != (len(rows), *shape):
@@ -127,13 +127,13 @@ class ShardWriter:
         self.windows += len(rows)
 
     def finish(self, shard: Shard) -> None:
-        """Leaves the shard's record in its metadata."""
+        """Stores the shard's record in the Parquet metadata."""
         self.parquet.add_key_value_metadata({SHARD_KEY: shard.to_json()})
 
 
 @contextmanager
 def shard_writer(uri: str, settings: FeatureSettings) -> Iterator[ShardWriter]:
-    """One shard, which appears whole when the block ends, or not at all."""
+    """Opens a shard for writing; the file appears only if the block completes."""
     with storage.atomic_file(uri) as file:
         writer = ShardWriter(file, settings)
         try:
@@ -143,12 +143,12 @@ def shard_writer(uri: str, settings: FeatureSettings) -> Iterator[ShardWriter]:
 
 
 def windows_together(settings: FeatureSettings) -> int:
-    """Windows of a row group: as many as ROW_GROUP_BYTES hold."""
+    """Number of windows per row group, from ROW_GROUP_BYTES; at least 1."""
     return max(1, ROW_GROUP_BYTES // (settings.n_mels * settings.n_frames * 4))
 
 
 def read_record(uri: str) -> Shard | None:
-    """The record of a shard, or None if there is no such file."""
+    """Reads the record of a shard; None if the file does not exist."""
     try:
         with storage.open_file(uri) as file:
             metadata = pq.read_metadata(file).metadata
@@ -158,7 +158,7 @@ def read_record(uri: str) -> Shard | None:
 
 
 def read_records(folder: str, shards: Sequence[int]) -> Iterator[Shard]:
-    """The records of some shards, in their order. Raises FileNotFoundError for one not there."""
+    """Reads the records of some shards, in order. Raises FileNotFoundError for a missing one."""
 
     def read(index: int) -> Shard:
         uri = storage.join(folder, shard_name(index))
@@ -167,17 +167,17 @@ def read_records(folder: str, shards: Sequence[int]) -> Iterator[Shard]:
             raise FileNotFoundError(f"{uri} is gone")
         return shard
 
-    # An object store answers each question in some hundredths of a second.
+    # Concurrent, because each request to an object store takes some 10 ms.
     with ThreadPoolExecutor(storage.CONCURRENT_REQUESTS if "://" in folder else 1) as pool:
         for start in range(0, len(shards), RECORDS_TOGETHER):
             yield from pool.map(read, shards[start : start + RECORDS_TOGETHER])
 
 
 def tensor_column(values: np.ndarray, is_null: pa.ChunkedArray) -> pa.Array:
-    """Arrays `(n, …)` as a column of tensors, without a copy.
+    """Converts an array `(n, …)` to a column of tensors, without a copy.
 
     Args:
-        values: of the tensors; any where the tensor is null.
+        values: values of the tensors; arbitrary for null tensors.
         is_null: booleans `(n,)`.
     """
     column = pa.FixedShapeTensorArray.from_numpy_ndarray(values)
@@ -190,7 +190,7 @@ def tensor_column(values: np.ndarray, is_null: pa.ChunkedArray) -> pa.Array:
 
 
 def tensor_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of tensors, as `log_mel`, as `(n, …)`, without a copy where it is one chunk."""
+    """Converts a column of tensors, such as `log_mel`, to `(n, …)`; does not copy one chunk."""
     combined = column.combine_chunks()
     chunk = combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
     array: np.ndarray = chunk.to_numpy_ndarray()

@@ -16,22 +16,22 @@ from raysound.audio.sounds import open_sounds
 from raysound.features.extraction import set_timeout
 from raysound.settings.features import FeatureSettings
 
-# The child prints it when it begins with a clip.
+# The child prints it before it decodes a clip.
 BEGIN = "clip"
 
 
 def find_crashing_clips(
     clips: pa.Table, settings: FeatureSettings, timeout: float
 ) -> dict[str, Reject]:
-    """Decodes clips in a child process; rejects those at which it dies or hangs twice.
+    """Decodes clips in a child process; rejects clips that crash or hang it twice.
 
-    Once is not enough, because a process may be killed to free memory. The second child begins
-    with the suspected clip.
+    A single crash is not enough, because the system may kill a process to free memory. The second
+    child starts with the suspected clip.
 
     Args:
         clips: rows of a manifest.
-        settings: of the features.
-        timeout: seconds that decoding one window may take.
+        settings: settings of the features.
+        timeout: maximum seconds to decode one window.
 
     Returns:
         Rejects by clip id.
@@ -60,7 +60,7 @@ def find_crashing_clips(
             break
         begun = child.stdout.splitlines().count(BEGIN)
         if not begun:
-            raise RuntimeError(f"clips can't be tried out in a child process: {child.stderr}")
+            raise RuntimeError(f"clips can't be decoded in a child process: {child.stderr}")
         start += begun - 1
         if start == suspect:
             crashing[clips["clip_id"][start].as_py()] = Reject(_cause(child.returncode, timeout))
@@ -78,9 +78,9 @@ def _cause(returncode: int, timeout: float) -> str:
 
 
 def main() -> None:
-    """The child: prints a line before it begins with a clip."""
+    """Runs in the child process: decodes the clips, and prints a line before each."""
     task = json.load(sys.stdin)
-    # Decoders print too, on what they take for a screen: the parent's pipe is not for them.
+    # Decoders may print to stdout, which must not reach the pipe to the parent.
     parent = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     decoder = Decoder(FeatureSettings(**task["features"]))
@@ -89,7 +89,7 @@ def main() -> None:
     for _ in task["clips"]:
         print(BEGIN, file=parent, flush=True)
         try:
-            # Fetching a remote file may take long, and is no fault of the clip.
+            # Downloads may be slow, so the timeout starts after them.
             sound = next(sounds)
             set_timeout(task["timeout"])
             if not isinstance(sound, Reject):
@@ -97,7 +97,7 @@ def main() -> None:
                 for _ in decoder.read(sound, restart):
                     restart()
         except Exception:
-            # No crash: the error is raised again where the shard is extracted.
+            # Not a crash: extraction raises the error again.
             continue
         finally:
             set_timeout(0)

@@ -1,7 +1,7 @@
-"""The clips of a corpus, divided into ranges that are laid out in shards in parallel.
+"""Divides the clips of a corpus into ranges, whose shards are planned in parallel.
 
-Clips are divided by the hash of their id, or, where they lie in tar or Parquet files, by these
-files. A range makes one part of the manifest, and no new shard has clips of two ranges.
+Clips are divided by the hash of their id; clips in tar or Parquet files are divided by file. Each
+range becomes one part of the manifest, and a new shard has clips of one range only.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ import pyarrow.parquet as pq
 from raysound import storage
 from raysound.corpora.manifest_parts import digest_of
 from raysound.corpora.manifest_rows import hashes, in_order
-from raysound.features.shards import Cuts, count_cuts, number_shards, with_known_shards
+from raysound.features.shards import ShardCounts, count_shards, number_shards, with_known_shards
 
-# Clips of a range, about: those of one process at a time.
+# Approximate number of clips per range; a process handles one range at a time.
 CLIPS_TOGETHER = 1 << 17
-# Rows of a part that a task reads to find its own.
+# Row group size of a part, because a task reads complete row groups to find its clips.
 ROW_GROUP = 4096
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is to be known of all clips of a corpus before they are laid out.
+    """Summary of all clips of a corpus, needed to plan shards.
 
     Attributes:
-        clips: how many there are.
+        clips: number of clips.
         digest: see `digest_of`.
-        labels: of the clips; None is that of those without.
-        loose: how many are files of their own.
-        packed: how many lie in each tar or Parquet file.
+        labels: labels of the clips; includes None if a clip has none.
+        loose: number of clips that are separate files.
+        packed: number of clips in each tar or Parquet file.
     """
 
     clips: int
@@ -49,7 +49,7 @@ class Facts:
 
     @classmethod
     def of(cls, clips: pa.Table) -> Facts:
-        """Of some clips, a table of SCHEMA."""
+        """The facts of some clips, a table of SCHEMA."""
         packed = clips.filter(pc.is_valid(clips["offset"]))
         counts = pc.value_counts(packed["path"])
         paths, numbers = (counts.field(place).to_pylist() for place in range(2))
@@ -63,7 +63,7 @@ class Facts:
 
     @classmethod
     def all(cls, facts: Iterable[Facts]) -> Facts:
-        """Of all clips, given those of each block."""
+        """The facts of all clips, from the facts of each block."""
         facts = list(facts)
         packed: Counter[str] = Counter()
         for one in facts:
@@ -79,12 +79,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Ranges:
-    """How clips are divided into ranges.
+    """The division of clips into ranges.
 
     Attributes:
-        bits: loose clips have the first so many bits of their hash in common; None if there are
-            no such clips.
-        firsts: the first container of each range of packed clips, sorted.
+        bits: number of leading bits of the hash that define the range of a separate file; None if
+            there are no separate files.
+        firsts: first container of each range of clips in containers, sorted.
     """
 
     bits: int | None
@@ -105,21 +105,21 @@ class Ranges:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of ranges."""
         return self.loose + len(self.firsts)
 
     @property
     def loose(self) -> int:
-        """How many are of loose clips; they come first."""
+        """Number of ranges of separate files; they come first."""
         return 0 if self.bits is None else 1 << self.bits
 
     def places(self, clips: pa.Table) -> np.ndarray:
-        """The range of each clip, `(n,)`; -1 for one that fits in none."""
+        """The range of each clip, int64 `(n,)`; -1 for a clip in no range."""
         places = np.full(len(clips), -1, np.int64)
         is_loose = pc.is_null(clips["offset"]).to_numpy()
         if self.bits is not None:
             first = hashes(clips["clip_id"].filter(pc.is_null(clips["offset"])))
-            # Numpy leaves a number as it is that is shifted by all its bits.
+            # NumPy does not shift a number by all of its bits.
             places[is_loose] = first >> np.uint64(64 - self.bits) if self.bits else 0
         if self.firsts:
             paths = clips["path"].filter(pc.is_valid(clips["offset"])).to_pylist()
@@ -136,12 +136,12 @@ BLOCKS = pa.schema(
 
 
 def group(clips: pa.Table, ranges: Ranges, uri: str) -> dict[str, Any]:
-    """Writes some clips to a temporary file, a row group a range.
+    """Writes some clips to a temporary file, with one row group per range.
 
     Args:
-        clips: of SCHEMA; those of the manifest before with its column `shard`.
-        ranges: of the corpus.
-        uri: of the file.
+        clips: table of SCHEMA; clips of the previous manifest also have the column `shard`.
+        ranges: ranges of the corpus.
+        uri: URI of the temporary file.
 
     Returns:
         A row of BLOCKS: the file, and the range of each of its row groups.
@@ -158,21 +158,21 @@ def group(clips: pa.Table, ranges: Ranges, uri: str) -> dict[str, Any]:
     return {"uri": uri, "has_shards": "shard" in clips.column_names, "ranges": numbers.tolist()}
 
 
-def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> Cuts:
-    """Brings the clips of a range into their order, and counts the shards that they make.
+def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> ShardCounts:
+    """Sorts the clips of a range, and counts their shards.
 
     Args:
-        number: of the range.
-        blocks: a file of all rows of BLOCKS.
-        per_shard: clips of a shard at the most.
-        uri: of the temporary file that then holds the clips, with the shards that they had before.
+        number: number of the range.
+        blocks: URI of a file with all rows of BLOCKS.
+        per_shard: maximum number of clips per shard.
+        uri: URI of the temporary output file, with the sorted clips and their previous shards.
     """
     pieces = [
         (row["uri"], row["ranges"].index(number), row["has_shards"])
         for row in storage.read_table(blocks).to_pylist()
         if number in row["ranges"]
     ]
-    # An object store answers each question in some hundredths of a second.
+    # Concurrent, because each request to an object store takes some 10 ms.
     with ThreadPoolExecutor(storage.CONCURRENT_REQUESTS if "://" in uri else 1) as pool:
         tables = list(pool.map(_read, pieces))
     pairs = [(rows, has_shards) for rows, (*_, has_shards) in zip(tables, pieces, strict=True)]
@@ -180,23 +180,23 @@ def sort_range(number: int, blocks: str, per_shard: int, uri: str) -> Cuts:
     before = [rows for rows, has_shards in pairs if has_shards]
     known = with_known_shards(clips, pa.concat_tables(before) if before else None)
     storage.write_table(uri, known)
-    return count_cuts(known, per_shard)
+    return count_shards(known, per_shard)
 
 
-def write_range(uri: str, laid_out: str, first: int, anew: bool, per_shard: int) -> list[int]:
+def write_range(uri: str, sorted_uri: str, first: int, renumber: bool, per_shard: int) -> list[int]:
     """Writes the clips of a range with the numbers of their shards.
 
     Args:
-        uri: of the part.
-        laid_out: what `sort_range` wrote.
-        first: number of the first shard that is new.
-        anew: True where all shards are.
-        per_shard: clips of a shard at the most.
+        uri: URI of the part.
+        sorted_uri: URI of the file that `sort_range` wrote.
+        first: number of the first new shard.
+        renumber: True to number all shards of the range again.
+        per_shard: maximum number of clips per shard.
 
     Returns:
         The numbers of the shards.
     """
-    clips = number_shards(storage.read_table(laid_out), first, anew, per_shard)
+    clips = number_shards(storage.read_table(sorted_uri), first, renumber, per_shard)
     storage.write_table(uri, clips, row_group_size=ROW_GROUP)
     shards: list[int] = pc.unique(clips["shard"]).to_pylist()
     return shards

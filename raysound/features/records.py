@@ -1,4 +1,4 @@
-"""What a shard holds, as its Parquet footer says, and sums over the shards of a corpus."""
+"""The record of a shard, stored in its Parquet footer, and sums over the shards of a corpus."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 
 from raysound.settings.features import FeatureSettings
 
-# Encoders make a clip up to a frame longer than asked; that is no reason for a longer window.
+# Seconds; encoders extend a clip by up to a frame, which needs no longer window.
 ENCODER_PADDING = 0.02
 
 
 @dataclass(frozen=True)
 class MelStatistics:
-    """Mean and spread per mel band, over every frame seen; merges in any order (Chan et al. 1979).
+    """Mean and variance per mel band over frames; can be merged in any order (Chan et al. 1979).
 
     Attributes:
-        count: frames.
+        count: number of frames.
         mean: float64 `(n_mels,)`.
-        squares: float64 `(n_mels,)`, sum of squared differences from the mean.
+        squares: float64 `(n_mels,)`, sums of squared differences from the mean.
     """
 
     count: int
@@ -43,7 +43,7 @@ class MelStatistics:
 
     @classmethod
     def empty(cls, n_mels: int) -> MelStatistics:
-        """Statistics of nothing."""
+        """Statistics of no frames."""
         return cls(0, np.zeros(n_mels), np.zeros(n_mels))
 
     def merge(self, other: MelStatistics) -> MelStatistics:
@@ -60,7 +60,7 @@ class MelStatistics:
 
     @property
     def variance(self) -> np.ndarray:
-        """Float64 `(n_mels,)`."""
+        """Variance, float64 `(n_mels,)`."""
         return self.squares / max(self.count, 1)
 
     @property
@@ -72,12 +72,12 @@ class MelStatistics:
 
 @dataclass(frozen=True)
 class LoudnessCounts:
-    """Clips that `features.loudness` counts.
+    """Numbers of clips, counted with `features.loudness`.
 
     Attributes:
-        source_above_full_scale: whose mono waveform exceeds full scale before the gain.
-        gained_above_full_scale: whose waveform exceeds it after the gain; it is not clipped.
-        below_floor: below -70 dBFS or LUFS, that keep their level.
+        source_above_full_scale: the mono waveform exceeds full scale before the gain.
+        gained_above_full_scale: the waveform exceeds full scale after the gain; it is not clipped.
+        below_floor: the level is below -70 dBFS or LUFS; these clips keep it.
     """
 
     source_above_full_scale: int = 0
@@ -90,18 +90,18 @@ class LoudnessCounts:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one shard says of itself, kept in its Parquet metadata.
+    """The record of a shard, stored in its Parquet metadata.
 
     Attributes:
-        digest: of the manifest rows it was made from; another digest means another content.
-        found: manifest rows.
-        written: clips that have at least one window in the shard.
-        windows: rows of the shard.
-        seconds: of source audio written.
-        statistics: per mel band, over the shard's rows.
+        digest: digest of the manifest rows and the settings; the content depends on both only.
+        found: number of manifest rows.
+        written: number of clips with at least one window in the shard.
+        windows: number of rows of the shard.
+        seconds: duration of the written clips.
+        statistics: statistics per mel band over the rows of the shard.
         rejects: rows of REJECT_SCHEMA.
-        unreadable: of the rejects, those that the storage didn't give.
-        loudness: counts of its clips, or None where `features.loudness` is none.
+        unreadable: number of rejects that the storage failed to return.
+        loudness: counts of its clips; None without `features.loudness`.
     """
 
     digest: str
@@ -115,18 +115,18 @@ class Shard:
     loudness: LoudnessCounts | None = None
 
     def to_json(self) -> str:
-        """As text that `from_json` takes."""
+        """The record as JSON, see `from_json`."""
         statistics = {
             key: np.asarray(value).tolist() for key, value in vars(self.statistics).items()
         }
         values = {**vars(self), "statistics": statistics}
-        # Without loudness the bytes are those of earlier versions.
+        # Omitted without loudness, so that the bytes equal those of earlier versions.
         loudness = values.pop("loudness")
         return json.dumps(values | ({"loudness": asdict(loudness)} if loudness else {}))
 
     @classmethod
     def from_json(cls, text: str) -> Shard:
-        """The record that `to_json` wrote."""
+        """Parses the output of `to_json`."""
         values = json.loads(text)
         count, mean, squares = (values["statistics"][key] for key in ("count", "mean", "squares"))
         values["statistics"] = MelStatistics(count, np.array(mean), np.array(squares))
@@ -136,7 +136,7 @@ class Shard:
 
 
 class ShardTotals:
-    """Sums over the shards of a corpus, added one by one: no record is kept."""
+    """Sums over the shards of a corpus, added one at a time; records are not stored."""
 
     def __init__(self, corpus: str, settings: FeatureSettings) -> None:
         self.corpus = corpus
@@ -149,7 +149,7 @@ class ShardTotals:
         self.digests = hashlib.sha256()
 
     def add(self, shard: Shard) -> None:
-        """Counts one more shard; the digest stands for all of them in order."""
+        """Adds a shard; the digest depends on the order of the shards."""
         self.shards += 1
         self.found += shard.found
         self.written += shard.written
@@ -168,7 +168,7 @@ class ShardTotals:
             clips: rows of the manifest.
 
         Raises:
-            RuntimeError: the clips of the manifest are not clips written plus clips rejected.
+            RuntimeError: the number of clips is not the sum of written and rejected clips.
         """
         if not clips == self.found == self.written + self.rejected:
             raise RuntimeError(
@@ -197,9 +197,10 @@ class ShardTotals:
 
 
 def suggest_clip_length(durations: np.ndarray) -> float:
-    """The length (s, in tenths) that 80 % of the clips don't exceed, but by ENCODER_PADDING.
+    """A window length (s) for the durations (s) of clips.
 
-    It is never more than the longest clip, whose thousandths then count.
+    80 % of the clips do not exceed it by more than ENCODER_PADDING. It is a multiple of 0.1 s, but
+    not longer than the longest clip, which is rounded down to 1 ms.
     """
     enough = float(np.percentile(durations, 80, method="inverted_cdf")) - ENCODER_PADDING
     longest = float(durations.max())

@@ -235,7 +235,7 @@ def test_a_single_fold_is_refused(tones: dict[str, Path], tmp_path: Path) -> Non
     tree = tree_of(corpus, tmp_path / "out")
     extract(without_folds(tree))
 
-    with pytest.raises(UserError, match=r"names two or more; it has 1$"):
+    with pytest.raises(UserError, match=r"of two or more folds; it has 1$"):
         train(from_tree(tree, "test"))
 
 

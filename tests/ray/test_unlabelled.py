@@ -192,7 +192,7 @@ def test_a_corpus_with_labels_for_some_clips_is_refused(
     shutil.copy(next(mixed.glob("*.wav")), mixed / "dog" / "1.wav")
     tree = {**unlabelled["tree"], "output": str(tmp_path / "out")}
     tree["corpora"] = {**tree["corpora"], "generated": {"mixed": str(mixed)}}
-    with pytest.raises(UserError, match="24 sound files stand in no class folder"):
+    with pytest.raises(UserError, match="24 sound files are in no class folder"):
         extract(from_tree(tree, "test"))
     tree["corpora"] = {"real": {"path": unlabelled["tree"]["corpora"]["generated"]["flat"]}}
     with pytest.raises(UserError, match="the real clips have no labels"):

@@ -37,7 +37,7 @@ TONE = tone(440, RATE, 0.5)
 
 
 def pitch_and_level(waveform: np.ndarray, rate: int, near: float) -> tuple[float, float]:
-    """Of a sine near a frequency (Hz): its exact one, by the turn of its phase, and its peak."""
+    """Frequency (Hz) and peak of a sine near a frequency, from its phase."""
     middle = waveform[len(waveform) // 8 : -len(waveform) // 8].astype(np.float64)
     halves = np.split(middle[: len(middle) // 2 * 2], 2)
     weights = np.hanning(len(halves[0]))
@@ -71,25 +71,25 @@ def read(path: Path | str) -> Clip:
 
 
 def reason(path: Path | str) -> str:
-    """Why the file is rejected."""
+    """The reason for which the file is rejected."""
     with pytest.raises(Reject) as caught:
         read(path)
     return str(caught.value)
 
 
 def with_data_size(wav: bytes, size: int) -> bytes:
-    """A wav whose header promises another number of bytes."""
+    """Changes the number of bytes in the header of a wav."""
     field = wav.index(b"data") + 4
     return wav[:field] + struct.pack("<I", size) + wav[field + 4 :]
 
 
 def with_total_samples(flac: bytes, total: int) -> bytes:
-    """A FLAC whose header promises another number of samples: the last 36 of these 64 bits."""
+    """Changes the number of samples in the header of a FLAC: the last 36 of these 64 bits."""
     promise = int.from_bytes(flac[18:26], "big") >> 36 << 36 | total
     return flac[:18] + promise.to_bytes(8, "big") + flac[26:]
 
 
-# What is a sound
+# Valid files
 
 
 @pytest.mark.parametrize(
@@ -111,27 +111,27 @@ def with_total_samples(flac: bytes, total: int) -> bytes:
         ("a.mp3", "MPEG_LAYER_III", 0.05),
     ],
 )
-def test_a_sound_is_read_whatever_its_format(tmp_path, name, subtype, tolerance):
-    """One float32 window with the samples that were written, full scale being 1."""
+def test_a_sound_of_any_format_is_read(tmp_path, name, subtype, tolerance):
+    """It yields one float32 window with the written samples, with full scale at 1."""
     clip = read(save(tmp_path, name, subtype=subtype))
     assert clip.windows.shape == (1, 4000)
     assert clip.windows.dtype == np.float32
     assert (clip.duration, clip.sample_rate) == (0.5, RATE)
-    # Lossy formats ring at the ends.
+    # Lossy formats have artefacts at the ends.
     edge = 400 if tolerance == 0.05 else 0
     inner = slice(edge, 4000 - edge)
     assert np.abs(clip.windows[0] - TONE)[inner].max() < tolerance
 
 
-def test_the_suffix_says_nothing(tmp_path):
-    """What a file is stands in its first bytes."""
+def test_the_suffix_is_ignored(tmp_path):
+    """The first bytes of a file determine its format."""
     wav = save(tmp_path, "a.wav").read_bytes()
     assert read(put(tmp_path, "b.mp3", wav)).windows.shape == (1, 4000)
 
 
 @pytest.mark.parametrize("channels", [2, 6])
 def test_channels_are_averaged(tmp_path, channels):
-    """The mean, so that nothing gets louder; the length is that of one channel."""
+    """The mean does not increase the level; the length is that of one channel."""
     weights = np.arange(1, channels + 1) / channels
     clip = read(save(tmp_path, "a.wav", TONE[:, np.newaxis] * weights, subtype="FLOAT"))
     assert clip.duration == 0.5
@@ -151,7 +151,7 @@ def test_silence_is_a_sound(tmp_path):
 
 @pytest.mark.parametrize("rate", [8000, 96000, 11025])
 def test_one_sample_is_a_sound(tmp_path, rate):
-    """It stands amid zeros."""
+    """It is centred in zeros."""
     clip = read(save(tmp_path, "a.wav", np.array([0.5]), rate))
     assert clip.windows.shape == (1, 4000)
     assert clip.duration == 1 / rate
@@ -161,29 +161,29 @@ def test_one_sample_is_a_sound(tmp_path, rate):
 
 
 @pytest.mark.parametrize("amplitude", [3.0, 32768.0, 2.0**31])
-def test_a_float_file_may_be_louder_than_full_scale(tmp_path, amplitude):
-    """Some tools write integers as floats: the log-mel can still hold them."""
+def test_a_float_file_may_exceed_full_scale(tmp_path, amplitude):
+    """Some tools write integers as floats; their log-mels are finite."""
     clip = read(save(tmp_path, "a.wav", TONE / 0.3 * amplitude, subtype="FLOAT"))
     assert clip.windows.max() == pytest.approx(amplitude, rel=1e-3)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
-def test_a_streamed_wav_is_read_whole(tmp_path, size):
-    """Writing to a pipe, as ffmpeg and sox can, the length isn't known; such sizes are left."""
+def test_a_streamed_wav_is_read_completely(tmp_path, size):
+    """Programs such as ffmpeg and sox write these sizes to a pipe."""
     wav = save(tmp_path, "a.wav").read_bytes()
     clip = read(put(tmp_path, "b.wav", with_data_size(wav, size)))
     assert clip.duration == 0.5
     assert np.allclose(clip.windows[0], TONE, atol=1e-4)
 
 
-def test_chunks_behind_the_sound_are_no_matter(tmp_path):
+def test_chunks_after_the_sound_are_ignored(tmp_path):
     wav = save(tmp_path, "a.wav").read_bytes()
     for rest in (b"LIST\x04\0\0\0INFO", b"not a chunk at all"):
         clip = read(put(tmp_path, "b.wav", wav + rest))
         assert clip.duration == 0.5
 
 
-# What is rejected, and in which words
+# Rejects and their reasons
 
 
 def test_a_missing_file_is_rejected(tmp_path):
@@ -205,7 +205,7 @@ def test_an_empty_file_is_rejected(tmp_path):
     [b"\0", b"RIFF", b"<html>404 Not Found</html>\n" * 100, bytes(range(256)) * 40, b"\0" * 5000],
     ids=["one byte", "four bytes", "html", "bytes", "zeros"],
 )
-def test_what_is_no_sound_is_rejected(tmp_path, data):
+def test_a_file_without_sound_is_rejected(tmp_path, data):
     assert "not a sound file" in reason(put(tmp_path, "a.wav", data))
 
 
@@ -220,26 +220,26 @@ def test_a_header_without_sound_is_rejected(tmp_path):
 )
 @pytest.mark.parametrize("kept", [0.5, 0.97])
 def test_a_truncated_wav_is_rejected(tmp_path, subtype, kept):
-    """The decoder mends the header in silence; half a download is no clip all the same."""
+    """Without a check, libsndfile reads the partial sound without an error."""
     wav = save(tmp_path, "a.wav", subtype=subtype).read_bytes()
     held = int(len(wav) * kept)
     text = reason(put(tmp_path, "b.wav", wav[:held]))
     sound = len(wav) - wav.index(b"data") - 8
-    assert "cut short" in text
+    assert "truncated" in text
     assert f"{sound} bytes" in text
-    assert f"{held - wav.index(b'data') - 8} are there" in text
+    assert f"the file has {held - wav.index(b'data') - 8}" in text
 
 
 def test_a_wav_that_lacks_its_last_sample_is_rejected(tmp_path):
     wav = save(tmp_path, "a.wav").read_bytes()
-    assert "cut short" in reason(put(tmp_path, "b.wav", wav[:-2]))
-    assert "cut short" in reason(put(tmp_path, "c.wav", wav[: wav.index(b"data") + 8]))
+    assert "truncated" in reason(put(tmp_path, "b.wav", wav[:-2]))
+    assert "truncated" in reason(put(tmp_path, "c.wav", wav[: wav.index(b"data") + 8]))
 
 
 def test_a_truncated_aiff_is_rejected(tmp_path):
-    """As a wav."""
+    """Like a wav."""
     aiff = save(tmp_path, "a.aiff").read_bytes()
-    assert "cut short" in reason(put(tmp_path, "b.aiff", aiff[: len(aiff) // 2]))
+    assert "truncated" in reason(put(tmp_path, "b.aiff", aiff[: len(aiff) // 2]))
 
 
 def test_a_truncated_flac_is_rejected(tmp_path):
@@ -253,7 +253,7 @@ def test_a_truncated_flac_is_rejected(tmp_path):
 def test_a_truncated_mp3_is_rejected(tmp_path):
     mp3 = save(tmp_path, "a.mp3", np.tile(TONE, 8)).read_bytes()
     text = reason(put(tmp_path, "b.mp3", mp3[: len(mp3) // 2]))
-    assert text == "cut short: the header says 58 frames of MPEG audio, 27 are there"
+    assert text == "truncated: the header states 58 frames of MPEG audio, the file has 27"
 
 
 def test_a_damaged_flac_is_rejected(tmp_path):
@@ -264,8 +264,8 @@ def test_a_damaged_flac_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("total", [4001, 10**6, 2**33, 2**36 - 1])
-def test_a_flac_that_promises_too_much_is_rejected(tmp_path, total):
-    """One flipped bit in a header must not ask for 256 GB of memory."""
+def test_a_flac_with_too_large_a_length_is_rejected(tmp_path, total):
+    """A bit error in the header must not allocate 256 GB of memory."""
     flac = save(tmp_path, "a.flac").read_bytes()
     text = reason(put(tmp_path, "b.flac", with_total_samples(flac, total)))
     assert "header" in text or "decoded" in text
@@ -273,7 +273,7 @@ def test_a_flac_that_promises_too_much_is_rejected(tmp_path, total):
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_rejected(tmp_path, subtype, value):
+def test_samples_that_are_not_finite_are_rejected(tmp_path, subtype, value):
     broken = TONE.copy()
     broken[[7, 99]] = value
     text = reason(save(tmp_path, "a.wav", broken, subtype=subtype))
@@ -287,11 +287,11 @@ def test_nan_in_one_channel_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("amplitude", [2.0**32, 1e30])
-def test_an_absurd_amplitude_is_rejected(tmp_path, amplitude):
+def test_an_amplitude_beyond_the_limit_is_rejected(tmp_path, amplitude):
     broken = TONE.copy()
     broken[7] = amplitude
     text = reason(save(tmp_path, "a.wav", broken, subtype="FLOAT"))
-    assert text == f"samples up to {amplitude:.3g}, where sound lies within 1"
+    assert text == f"samples up to {amplitude:.3g}, while full scale is 1"
 
 
 def test_a_double_beyond_float32_is_rejected(tmp_path):
@@ -305,8 +305,8 @@ def test_a_double_beyond_float32_is_rejected(tmp_path):
     ["/sounds/a\0b.wav", "http://example.com/a.wav", "/sounds/s3://bucket/a b.wav"],
     ids=["null byte", "web address", "address below a folder"],
 )
-def test_a_name_that_no_filesystem_takes_is_rejected(path):
-    """It can stand in a metadata.csv; one row must not end the job."""
+def test_an_invalid_file_name_is_rejected(path):
+    """It may be in a metadata.csv, and one row must not end the job."""
     assert reason(path)
 
 
@@ -315,8 +315,8 @@ def test_a_name_that_no_filesystem_takes_is_rejected(path):
 
 @pytest.mark.parametrize("target", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("source", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000])
-def test_a_tone_stays_that_tone_at_that_level(source, target):
-    """1 kHz, but for the ends, from every common rate to every other."""
+def test_resampling_keeps_pitch_and_level_of_a_tone(source, target):
+    """1 kHz, without the ends, for all pairs of common rates."""
     waveform = tone(1000, source, 0.25).astype(np.float32)
     resampled = resample(waveform, resampling_ratio(source, target))
     assert resampled.dtype == np.float32
@@ -331,8 +331,8 @@ def test_a_tone_stays_that_tone_at_that_level(source, target):
 
 @pytest.mark.parametrize("target", [8000, 16000, 44100, 48000])
 @pytest.mark.parametrize("source", [11127, 44056, 47952])
-def test_a_tone_of_an_odd_rate_keeps_its_pitch(tmp_path, source, target):
-    """Mac, NTSC and pull-down rates: their ratio is approximated, to less than 0.01 %."""
+def test_a_tone_of_an_uncommon_rate_keeps_its_pitch(tmp_path, source, target):
+    """Mac, NTSC and pull-down rates; their ratio is approximated with an error below 0.01 %."""
     path = save(tmp_path, "a.wav", tone(1000, source, 1.0), source, "FLOAT")
     wanted = FeatureSettings(clip_length=1.0, sample_rate=target, f_max=target / 2)
     clip = read_clip(str(path), wanted)
@@ -348,16 +348,16 @@ def test_a_tone_of_an_odd_rate_keeps_its_pitch(tmp_path, source, target):
 @example(source=11127, target=8000)
 @example(source=44056, target=48000)
 @example(source=7999, target=8000)
-def test_the_length_follows_the_rates(source, target):
-    """Any rate: right to a thousandth, or to one sample."""
+def test_the_length_is_proportional_to_the_rate(source, target):
+    """For any rate, within 0.1 % or one sample."""
     length = source // 10
     resampled = resample(np.ones(length, np.float32), resampling_ratio(source, target))
     expected = length * target / source
     assert abs(len(resampled) - expected) <= 1 + expected / 1000
 
 
-def test_what_lies_above_the_new_rates_reach_is_gone():
-    """A 6 kHz tone at 8 kHz would come back as one of 2 kHz."""
+def test_frequencies_above_the_new_nyquist_are_removed():
+    """Otherwise a 6 kHz tone at 8 kHz would alias to 2 kHz."""
     resampled = resample(tone(6000, 44100, 0.25).astype(np.float32), Fraction(441, 80))
     assert np.abs(resampled[100:-100]).max() < 0.003
 
@@ -365,8 +365,10 @@ def test_what_lies_above_the_new_rates_reach_is_gone():
 @pytest.mark.parametrize(("source", "target"), [(48000, 8000), (11025, 8000), (8000, 44100)])
 @pytest.mark.parametrize("way", ["split", "center", "start"])
 @pytest.mark.parametrize("seconds", [0.3, 0.5, 3.21])
-def test_pieces_are_resampled_as_the_whole(tmp_path, monkeypatch, source, target, way, seconds):
-    """No seam where one block ends and the next begins, and the same zeros around."""
+def test_resampling_in_pieces_equals_resampling_at_once(
+    tmp_path, monkeypatch, source, target, way, seconds
+):
+    """Without discontinuities between blocks, and with the same zeros at the ends."""
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * source))
     path = save(tmp_path, "a.wav", noise, source, "FLOAT")
     wanted = FeatureSettings(
@@ -388,7 +390,9 @@ def test_pieces_are_resampled_as_the_whole(tmp_path, monkeypatch, source, target
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("way", ["split", "center", "start"])
-def test_a_file_in_blocks_is_the_file_at_once(tmp_path, monkeypatch, subtype, channels, way):
+def test_a_file_read_in_blocks_equals_a_file_read_at_once(
+    tmp_path, monkeypatch, subtype, channels, way
+):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (12345, channels))
     path = save(tmp_path, "a.wav", noise, RATE, subtype)
     wanted = HALF_SECOND.model_copy(update={"long_clips": way})
@@ -400,27 +404,27 @@ def test_a_file_in_blocks_is_the_file_at_once(tmp_path, monkeypatch, subtype, ch
     assert np.allclose(at_once.windows, expected, atol=1e-4)
 
 
-def test_a_long_file_is_held_in_pieces(tmp_path):
-    """Ten minutes: what is held is a window and a block, not 5 million samples."""
+def test_a_long_file_is_not_held_completely(tmp_path):
+    """Ten minutes: a window and a block are in memory, not 5 million samples."""
     path = save(tmp_path, "a.wav", np.tile(TONE, 1200))
     decoder = Decoder(HALF_SECOND)
     windows = [(source.duration, window.shape) for source, window in decoder.read(str(path))]
     assert windows == [(600.0, (4000,))] * 1200
-    assert max(map(len, decoder.held.values())) <= 2 * samples.BLOCK
+    assert max(map(len, decoder.buffers.values())) <= 2 * samples.BLOCK
 
 
 @pytest.mark.parametrize("way", ["split", "center", "start"])
 @pytest.mark.parametrize("kept", [0.5, 0.99])
-def test_a_cut_behind_the_last_window_is_found(tmp_path, monkeypatch, way, kept):
-    """Also where only the first half second is wanted of a file that ends too early."""
+def test_truncation_after_the_last_window_is_found(tmp_path, monkeypatch, way, kept):
+    """Also if only the first half second of the file is needed."""
     monkeypatch.setattr(samples, "BLOCK", 1000)
     flac = encode(np.tile(TONE, 20).astype(np.float32), RATE, "FLAC")
     path = put(tmp_path, "a.flac", flac[: int(kept * len(flac))])
-    with pytest.raises(Reject, match=r"cut short|decoded"):
+    with pytest.raises(Reject, match=r"truncated|decoded"):
         read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": way}))
 
 
-def test_nan_behind_the_last_window_is_found(tmp_path):
+def test_nan_after_the_last_window_is_found(tmp_path):
     broken = np.tile(TONE, 20)
     broken[-1] = np.nan
     path = save(tmp_path, "a.wav", broken, subtype="FLOAT")
@@ -428,8 +432,8 @@ def test_nan_behind_the_last_window_is_found(tmp_path):
         read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": "start"}))
 
 
-def test_a_decoder_goes_from_file_to_file(tmp_path):
-    """Nothing of one file is left in the next, whatever came before: also one that failed."""
+def test_a_decoder_has_no_state_between_files(tmp_path):
+    """Also after a rejected file."""
     decoder = Decoder(HALF_SECOND)
     paths = [
         save(tmp_path, "long.wav", np.tile(TONE, 3)),
@@ -451,8 +455,8 @@ def test_a_decoder_goes_from_file_to_file(tmp_path):
         assert np.allclose([w * s for w, s in zip(predicted, scale, strict=True)], alone, atol=1e-7)
 
 
-def test_what_the_taker_of_windows_raises_is_not_the_files_fault(tmp_path):
-    """A disk that is full while a shard is written must not look like a bad wav."""
+def test_an_error_of_the_caller_is_not_a_reject(tmp_path):
+    """A full disk while a shard is written must not reject the file."""
     path = save(tmp_path, "a.wav")
 
     def take(windows):
@@ -464,7 +468,7 @@ def test_what_the_taker_of_windows_raises_is_not_the_files_fault(tmp_path):
 
 
 def test_a_clip_of_another_rate_is_cut_at_the_settings_rate(tmp_path):
-    """1.2 s at 96 kHz: three windows of half a second at 8 kHz, of the source's duration."""
+    """1.2 s at 96 kHz: three windows of 0.5 s at 8 kHz; the duration is that of the source."""
     clip = read(save(tmp_path, "a.wav", tone(440, 96000, 1.2), 96000))
     assert clip.windows.shape == (3, 4000)
     assert (clip.duration, clip.sample_rate) == (1.2, 96000)
@@ -478,12 +482,12 @@ ways = st.sampled_from(["split", "center", "start"])
 
 
 def ramp(length: int) -> np.ndarray:
-    """1, 2, 3, …: each sample says where it stood."""
+    """1, 2, 3, …: each sample is its position."""
     return np.arange(1, length + 1, dtype=np.float32)
 
 
 def cut_or_pad(waveform: np.ndarray, clip_samples: int, way: str) -> np.ndarray:
-    """The windows of a waveform that stands amid zeros."""
+    """The windows of a zero-padded waveform."""
     zeros = np.zeros(clip_samples, np.float32)
     amid = np.concatenate([zeros, waveform, zeros])
     starts = window_starts(len(waveform), clip_samples, way) + clip_samples
@@ -493,7 +497,7 @@ def cut_or_pad(waveform: np.ndarray, clip_samples: int, way: str) -> np.ndarray:
 @settings(max_examples=200, deadline=None)
 @given(length=lengths, clip_samples=windows, way=ways)
 def test_windows_have_exactly_the_length(length, clip_samples, way):
-    """And are pieces of the clip in order, as float32."""
+    """They are pieces of the clip in order, as float32."""
     cut = cut_or_pad(ramp(length), clip_samples, way)
     assert cut.shape[1] == clip_samples
     assert cut.dtype == np.float32
@@ -507,8 +511,8 @@ def test_windows_have_exactly_the_length(length, clip_samples, way):
 
 @settings(max_examples=100, deadline=None)
 @given(length=st.integers(1, 200), clip_samples=st.integers(1, 200), way=ways)
-def test_a_short_clip_stands_amid_zeros(length, clip_samples, way):
-    """The same on both sides, the odd one behind."""
+def test_a_short_clip_is_centred_in_zeros(length, clip_samples, way):
+    """Equally on both sides, with an extra zero at the end."""
     if length > clip_samples:
         length, clip_samples = clip_samples, length
     before = (clip_samples - length) // 2
@@ -523,7 +527,7 @@ def test_a_short_clip_stands_amid_zeros(length, clip_samples, way):
 @example(length=41, clip_samples=20)
 @example(length=215, clip_samples=100)
 def test_split_loses_at_most_a_twentieth_of_a_window_at_the_ends(length, clip_samples):
-    """Every other sample is in some window, and no window more is used than that takes."""
+    """All other samples are in a window, and the number of windows is minimal."""
     cut = cut_or_pad(ramp(length), clip_samples, "split")
     predicted = np.unique(cut[cut > 0])
     assert (np.diff(predicted) == 1).all()
@@ -544,12 +548,12 @@ def test_split_spreads_its_windows_evenly(length, clip_samples):
 @pytest.mark.parametrize(
     ("length", "count"), [(100, 1), (104, 1), (106, 2), (200, 2), (209, 3), (204, 2), (300, 3)]
 )
-def test_a_few_surplus_samples_earn_no_window(length, count):
-    """Encoders make clips a few frames longer than asked."""
+def test_a_few_surplus_samples_add_no_window(length, count):
+    """Encoders extend clips by a few frames."""
     assert len(cut_or_pad(ramp(length), 100, "split")) == count
 
 
-def test_start_and_center_keep_what_they_say():
+def test_start_and_center_keep_one_window():
     assert cut_or_pad(ramp(10), 4, "start").tolist() == [[1, 2, 3, 4]]
     assert cut_or_pad(ramp(10), 4, "center").tolist() == [[4, 5, 6, 7]]
     assert cut_or_pad(ramp(11), 4, "center").tolist() == [[4, 5, 6, 7]]
@@ -557,7 +561,7 @@ def test_start_and_center_keep_what_they_say():
 
 
 @pytest.mark.parametrize(("way", "count"), [("split", 3), ("center", 1), ("start", 1)])
-def test_long_clips_are_cut_as_the_settings_say(tmp_path, way, count):
+def test_long_clips_are_cut_according_to_the_settings(tmp_path, way, count):
     path = save(tmp_path, "a.wav", np.tile(TONE, 3))
     clip = read_clip(str(path), HALF_SECOND.model_copy(update={"long_clips": way}))
     assert clip.windows.shape == (count, 4000)
@@ -568,8 +572,8 @@ def test_long_clips_are_cut_as_the_settings_say(tmp_path, way, count):
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])
-def test_what_is_encoded_is_read_back(tmp_path, container):
-    """16 bits, mono, at the rate given."""
+def test_an_encoded_waveform_can_be_read(tmp_path, container):
+    """16 bits, mono, at the given rate."""
     data = encode(TONE.astype(np.float32), 11025, container)
     info = soundfile.info(io.BytesIO(data))
     assert (info.format, info.subtype, info.channels) == (container, "PCM_16", 1)
@@ -578,12 +582,12 @@ def test_what_is_encoded_is_read_back(tmp_path, container):
     assert np.abs(samples - TONE).max() < 1 / 32768 + 1e-6
 
 
-def test_what_is_too_loud_is_scaled_not_clipped():
+def test_a_waveform_above_full_scale_is_scaled_not_clipped():
     samples, _ = soundfile.read(io.BytesIO(encode(TONE * 10, RATE, "WAV")))
     assert np.abs(samples - TONE / 0.3).max() < 1e-3
 
 
-def test_nothing_is_made_louder():
+def test_no_waveform_is_amplified():
     samples, _ = soundfile.read(io.BytesIO(encode(TONE / 100, RATE, "WAV")))
     assert np.abs(samples).max() == pytest.approx(0.003, abs=1e-4)
 

@@ -17,7 +17,7 @@ import soundfile
 from raysound.corpora.containers import is_audio_parquet, parquet_clips, parquet_sounds, tar_clips
 from raysound.errors import UserError
 
-# Before `datasets` is imported: it would look for news of itself.
+# Set before the import of `datasets`, which otherwise connects to its hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 import datasets
 from datasets.table import embed_table_storage
@@ -26,7 +26,7 @@ SUFFIXES = frozenset({".wav", ".flac"})
 
 
 def tar(members: Mapping[str, bytes], **options: Any) -> bytes:
-    """A tar file with these members in this order."""
+    """Creates a tar file with these members in this order."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", **options) as archive:
         for name, content in members.items():
@@ -53,7 +53,7 @@ def fault(data: bytes) -> str:
 # Tar
 
 
-def test_a_sample_is_a_sound_and_its_label():
+def test_a_sample_has_a_sound_and_a_label():
     """WebDataset: `000001.wav` and `000001.cls`."""
     assert labels({"000001.wav": b"a", "000001.cls": b"dog\n", "000002.cls": b"7"}) == {
         "000001.wav": "dog"
@@ -69,12 +69,12 @@ def test_a_sample_is_a_sound_and_its_label():
         ("1.json", b'{"label": "dog", "speaker": [1, 2]}'),
     ],
 )
-def test_a_label_stands_beside_the_sound(name, content):
-    """Blanks and a byte order mark are no part of it."""
+def test_a_metadata_file_contains_the_label(name, content):
+    """Blanks and a byte order mark are removed."""
     assert labels({"1.wav": b"a", name: content}) == {"1.wav": "dog"}
 
 
-def test_a_json_tells_fold_split_and_group():
+def test_a_json_contains_fold_split_and_group():
     fields = {"label": 3, "fold": 2, "split": "test", "group": "tape 7", "title": "x"}
     (row,) = found(tar({"1.json": json.dumps(fields).encode(), "1.wav": b"a"}))
     assert {key: row[key] for key in ("label", "fold", "split", "group")} == {
@@ -83,8 +83,8 @@ def test_a_json_tells_fold_split_and_group():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_class_goes_before_a_caption(order):
-    """Whatever stands first: `.cls` is the class, `.txt` is often a sentence."""
+def test_a_class_takes_precedence_over_a_caption(order):
+    """In any order: `.cls` is the class, `.txt` is often a sentence."""
     members = [
         ("1.cls", b"dog"), ("1.json", b'{"label": "mammal", "fold": 4}'),
         ("1.txt", b"a dog barks far away"), ("1.wav", b"a"),
@@ -93,14 +93,14 @@ def test_a_class_goes_before_a_caption(order):
     assert (row["label"], row["fold"]) == ("dog", "4")
 
 
-def test_members_of_a_sample_need_not_stand_together():
-    """`tar cf x.tar *.wav *.cls` has all sounds first."""
+def test_members_of_a_sample_need_not_be_adjacent():
+    """`tar cf x.tar *.wav *.cls` writes all sounds first."""
     members = {"a/1.wav": b"a", "a/2.wav": b"b", "a/1.cls": b"dog", "a/2.cls": b"cat"}
     assert labels(members) == {"a/1.wav": "dog", "a/2.wav": "cat"}
 
 
 def test_several_sounds_of_a_sample_share_its_label():
-    """And may have one of their own."""
+    """Each may also have its own label."""
     members = {
         "1.left.wav": b"a", "1.right.wav": b"b", "1.flac": b"c", "1.cls": b"dog",
         "1.right.cls": b"cat",
@@ -108,13 +108,13 @@ def test_several_sounds_of_a_sample_share_its_label():
     assert labels(members) == {"1.left.wav": "dog", "1.right.wav": "cat", "1.flac": "dog"}
 
 
-def test_samples_of_two_folders_are_two():
+def test_equal_names_in_two_folders_are_two_samples():
     members = {"x/1.cls": b"dog", "x/1.wav": b"a", "y/1.cls": b"cat", "y/1.wav": b"b"}
     assert labels(members) == {"x/1.wav": "dog", "y/1.wav": "cat"}
 
 
-def test_without_a_label_the_folder_is_it():
-    """An empty file, a JSON without `label` and one that is no JSON are no labels."""
+def test_without_metadata_the_folder_is_the_label():
+    """An empty file, a JSON without `label` and invalid JSON contain no label."""
     members = {
         "corpus/dog/1.wav": b"a",
         "./cat/2.WAV": b"b", "./cat/2.cls": b" \n",
@@ -130,15 +130,15 @@ def test_without_a_label_the_folder_is_it():
 
 
 def test_a_sound_may_have_dots_in_its_name():
-    """They divide a sample's name from its ending; no sound is lost by them."""
+    """The first dot ends the name of the sample; all sounds are found."""
     assert labels({"dog/take.1 (v2.0).wav": b"a", "dog/b.flac.wav": b"b"}) == {
         "dog/take.1 (v2.0).wav": "dog",
         "dog/b.flac.wav": "dog",
     }
 
 
-def test_what_is_no_sound_is_left_out():
-    """Hidden files and folders, macOS's notes, folders that are called like a sound, pictures."""
+def test_other_members_are_left_out():
+    """Hidden files and folders, macOS metadata, folders with the name of a sound file, pictures."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name in ("dog", "dog/folder.wav"):
@@ -154,8 +154,8 @@ def test_what_is_no_sound_is_left_out():
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_offsets_lead_to_the_very_bytes(format):
-    """In every dialect, with names that need records of their own in two of them."""
+def test_offsets_are_those_of_the_sounds(format):
+    """In every tar format, with names that need extra records in two of them."""
     rng = np.random.default_rng(0)
     long = "x" * 90 if format == tarfile.USTAR_FORMAT else "x" * 300
     names = ["a.wav", f"dog/{long}.wav", "cat/empty.wav", "cat/b.wav", "cat/c.flac"]
@@ -168,13 +168,13 @@ def test_offsets_lead_to_the_very_bytes(format):
     assert {name: data[start : start + size] for name, (start, size) in places.items()} == members
 
 
-def test_a_name_that_is_no_utf8_is_spelled_out():
+def test_a_name_that_is_not_utf8_is_escaped():
     data = tar({"dog/caf\udce9.wav": b"a"}, format=tarfile.GNU_FORMAT, errors="surrogateescape")
     assert [row["name"] for row in found(data)] == ["dog/caf\\xe9.wav"]
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 20, 256])
-def test_an_empty_tar_file_holds_nothing(blocks):
+def test_an_empty_tar_file_has_no_clips(blocks):
     assert found(bytes(blocks * tarfile.BLOCKSIZE)) == []
 
 
@@ -199,21 +199,21 @@ WHOLE = tar({f"dog/{number}.wav": bytes([number + 1]) * 700 for number in range(
         "a header overwritten", "zeros that were never downloaded", "a header lost", "two in one",
     ],
 )  # fmt: skip
-def test_a_tar_file_that_is_cut_or_damaged_is_a_user_error(data):
-    """Python's own reader ends at most of these as if all were well: sounds would be missing."""
+def test_a_truncated_or_damaged_tar_file_is_a_user_error(data):
+    """Python's `tarfile` ends at most of these without an error, and sounds would be missing."""
     assert found(WHOLE) != []
     assert fault(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar file" * 500, gzip.compress(WHOLE), b"x"])
-def test_what_is_no_tar_file_is_a_user_error(data):
-    """A `.tar.gz` that was renamed too: no sound could be read from its middle."""
-    assert "compressed ones can't be" in fault(data)
+def test_a_file_of_another_format_is_a_user_error(data):
+    """Also a renamed `.tar.gz`, in which sounds have no offsets."""
+    assert "compressed tar files are not supported" in fault(data)
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE])
-def test_a_sound_that_does_not_lie_there_is_a_user_error(kind):
-    """A link, or a file with holes: read at its place it would be no sound, or another one."""
+def test_a_sound_that_is_not_contiguous_is_a_user_error(kind):
+    """A link, or a file with holes: the bytes at its offset are not the sound."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("dog/1.wav"))
@@ -225,7 +225,7 @@ def test_a_sound_that_does_not_lie_there_is_a_user_error(kind):
 
 @pytest.mark.parametrize(("target", "label"), [("1.cls", "dog"), ("gone.cls", None)])
 def test_a_label_may_be_a_link(target, label):
-    """To the one file that tells the class of many; where that is gone, it is a user error."""
+    """A link to a shared label file is followed; a broken link is a user error."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         note = tarfile.TarInfo("1.cls")
@@ -242,7 +242,7 @@ def test_a_label_may_be_a_link(target, label):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_damage_to_headers_ends_in_rows_or_in_a_user_error(seed):
+def test_damaged_headers_yield_rows_or_a_user_error(seed):
     rng = np.random.default_rng(seed)
     for _ in range(25):
         data = bytearray(WHOLE)
@@ -259,7 +259,7 @@ def test_any_damage_to_headers_ends_in_rows_or_in_a_user_error(seed):
 
 
 def parquet(columns: Mapping[str, Any], note: Any = None, **options: Any) -> io.BytesIO:
-    """A Parquet file with these columns, and Hugging Face's note in its metadata."""
+    """Creates a Parquet file with these columns, and the metadata of Hugging Face."""
     table = pa.table(dict(columns))
     if note is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps(note)})
@@ -275,12 +275,12 @@ def audio(*sounds: bytes | None, path: str | None = "x.wav") -> pa.Array:
 
 
 def classes(*names: str) -> dict[str, Any]:
-    """Hugging Face's note about a ClassLabel."""
+    """The metadata of Hugging Face for a ClassLabel."""
     return {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
 
 
 def test_rows_of_a_parquet_file():
-    """Labels, names and places; the sounds stay where they are."""
+    """They have labels, names and offsets, but not the sounds."""
     table = parquet_clips(parquet({"audio": audio(b"a", b"b"), "label": ["dog", "cat"]}))
     assert table.to_pylist() == [
         {
@@ -291,8 +291,8 @@ def test_rows_of_a_parquet_file():
     ]  # fmt: skip
 
 
-def test_fold_split_and_group_are_names():
-    """From numbers and categories too."""
+def test_fold_split_and_group_are_text():
+    """Also if they are numbers or categories."""
     columns = {
         "audio": audio(b"a", b"b"),
         "label": pa.array(["dog", "cat"]).dictionary_encode(),
@@ -308,7 +308,7 @@ def test_fold_split_and_group_are_names():
 
 
 def test_class_numbers_have_names():
-    """What has none, as Hugging Face's -1, is no label; nor is a null."""
+    """A number without a name, such as -1 of Hugging Face, and a null become null."""
     columns = {"audio": audio(*[b"a"] * 5), "label": [1, 0, -1, 2, None]}
     table = parquet_clips(parquet(columns, classes("dog", "cat")))
     assert table["label"].to_pylist() == ["cat", "dog", None, None, None]
@@ -318,21 +318,21 @@ def test_class_numbers_have_names():
     "note",
     [None, {}, {"info": None}, {"info": {"features": {"label": [{"names": ["a"]}]}}}, [], "x"],
 )
-def test_numbers_without_names_are_names(note):
-    """Whatever else stands in the metadata."""
+def test_class_numbers_without_names_become_text(note):
+    """For any other metadata."""
     table = parquet_clips(parquet({"audio": audio(b"a", b"b"), "label": [3, 4]}, note))
     assert table["label"].to_pylist() == ["3", "4"]
 
 
-def test_names_beside_labels_that_are_names_already_do_not_matter():
+def test_class_names_in_the_metadata_do_not_change_text_labels():
     columns = {"audio": audio(b"a"), "label": ["dog"]}
     assert parquet_clips(parquet(columns, classes("x")))["label"].to_pylist() == ["dog"]
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "category", "class", "class_label"])
 @pytest.mark.parametrize("name", ["audio", "wav", "flac", "mp3", "ogg", "bytes"])
-def test_sounds_and_labels_by_other_names(name, label):
-    """Bytes alone are enough; then a sound has no name."""
+def test_sounds_and_labels_in_columns_of_other_names(name, label):
+    """A column of bytes is enough; then a sound has no name."""
     file = parquet({name: [b"a", b"b"], label: ["dog", "cat"]})
     assert is_audio_parquet(pq.read_schema(file))
     table = parquet_clips(file)
@@ -345,28 +345,28 @@ def test_sounds_and_labels_by_other_names(name, label):
 @pytest.mark.parametrize(
     "sound", ["a.wav", [0.1, 0.2], {"path": "a.wav"}, {"path": "a.wav", "bytes": "UklGRg=="}]
 )
-def test_a_parquet_file_without_the_bytes_of_sounds(sound, read):
-    """Paths, samples or texts are none."""
+def test_a_parquet_file_without_sound_bytes_is_a_user_error(sound, read):
+    """Paths, samples and texts are not sounds."""
     file = parquet({"audio": [sound], "label": ["dog"]})
     assert not is_audio_parquet(pq.read_schema(file))
     with pytest.raises(UserError, match="no column with the bytes of sounds"):
         read(file)
 
 
-def test_the_rows_of_a_parquet_file_without_labels_have_none():
+def test_rows_of_a_parquet_file_without_labels_have_label_null():
     clips = parquet_clips(parquet({"audio": audio(b"a", b"b")}))
     assert clips["label"].to_pylist() == [None, None]
     assert clips["offset"].to_pylist() == [0, 1]
 
 
-def test_an_empty_parquet_file_holds_nothing():
+def test_an_empty_parquet_file_has_no_clips():
     columns = {"audio": audio(), "label": pa.array([], pa.int64())}
     assert len(parquet_clips(parquet(columns, classes("dog")))) == 0
     assert [*parquet_sounds(parquet(columns), [])] == []
 
 
 def test_rows_are_found_in_any_row_group():
-    """By their number in the file, twice the same too; past its end there are none."""
+    """By their number in the file, also repeated; numbers past the end yield nothing."""
     sounds = [b"%d" % number for number in range(100)]
     file = parquet({"audio": audio(*sounds), "label": ["x"] * 100}, row_group_size=23)
     assert [*parquet_sounds(file, range(100))] == sounds
@@ -376,8 +376,8 @@ def test_rows_are_found_in_any_row_group():
     assert [*parquet_sounds(file, [99, 100, 101])] == [b"99"]
 
 
-def test_a_row_without_bytes_is_none():
-    """A null in the struct, and a struct that is null."""
+def test_a_row_without_bytes_yields_none():
+    """A null in the struct, and a null struct."""
     kind = audio(b"a").type
     sounds = pa.array([{"bytes": b"a"}, {"bytes": None, "path": "x"}, None, {"bytes": b""}], kind)
     file = parquet({"audio": sounds, "label": ["x"] * 4})
@@ -385,11 +385,11 @@ def test_a_row_without_bytes_is_none():
     assert parquet_clips(file)["name"].to_pylist() == [None, "x", None, None]
 
 
-# Parquet of other writers
+# Parquet files of other writers
 
 
-def test_what_polars_writes_is_read():
-    """It has types of its own for text and bytes."""
+def test_parquet_files_of_polars_are_read():
+    """Polars uses other types for text and bytes."""
     file = io.BytesIO()
     polars.DataFrame(
         {
@@ -407,8 +407,8 @@ def test_what_polars_writes_is_read():
     assert [*parquet_sounds(file, [0, 1])] == [b"a", b"b"]
 
 
-def test_what_hugging_face_writes_is_read(tmp_path: Path):
-    """As its `push_to_hub` makes it of sound files: the bytes embedded, the classes numbers."""
+def test_parquet_files_of_hugging_face_are_read(tmp_path: Path):
+    """As written by `push_to_hub`: embedded bytes, and classes as numbers."""
     paths = [str(tmp_path / f"{number}.wav") for number in range(3)]
     for number, path in enumerate(paths):
         soundfile.write(path, np.full(80, 0.1 * number), 8000)

@@ -1,4 +1,4 @@
-"""What a corpus's manifest shows to be wrong, before a sound is decoded."""
+"""Checks of a corpus by its manifest, before a clip is decoded."""
 
 import pyarrow as pa
 import pytest
@@ -33,7 +33,7 @@ FOLDS = ["1", "2"] * 4
     [
         (clips("aaaa"), config(), "the corpus real has a single class, 'a'"),
         (clips("aabb"), config({"test_folds": ["3"]}), "has no fold 3; its folds are: none"),
-        (clips("aabb"), config(folds="all"), "names two or more; it has 0"),
+        (clips("aabb"), config(folds="all"), "of two or more folds; it has 0"),
         (
             clips("aabb", group=["x", "y", "x", "z"], split=["train", "test", "test", "train"]),
             config(),
@@ -51,7 +51,7 @@ FOLDS = ["1", "2"] * 4
         ),
     ],
 )
-def test_a_corpus_that_can_not_be_trained_on_is_refused(
+def test_a_corpus_unsuitable_for_training_is_a_user_error(
     table: pa.Table, settings: Config, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -72,7 +72,7 @@ def test_a_corpus_that_can_not_be_trained_on_is_refused(
         ("aabb" * 5, config({"validation_fraction": 0}), "no validation clip among the 20"),
     ],
 )
-def test_too_few_clips_for_a_split_are_told(
+def test_too_few_clips_for_a_split_are_reported(
     labels: str, settings: Config, words: str | None
 ) -> None:
     line = check_real(clips(labels), settings)
@@ -89,7 +89,7 @@ def test_too_few_clips_for_a_split_are_told(
         (["dog", "cat"], ["cow"], "add real recordings of them"),
     ],
 )
-def test_an_unknown_class_is_refused_with_the_one_that_may_be_meant(
+def test_an_unknown_class_is_a_user_error_that_suggests_a_similar_class(
     real: list[str], generated: list[str], hint: str
 ) -> None:
     with pytest.raises(UserError) as caught:

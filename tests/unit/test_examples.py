@@ -86,7 +86,7 @@ def test_any_window_of_a_clip_is_shown(tmp_path: Path, caplog: pytest.LogCapture
     sound, _ = soundfile.read(io.BytesIO(shown.audio))
     assert np.abs(sound - ramp[8000:]).max() < 1e-4
     assert examples.load_window("mine", "a.wav", str(wav), SETTINGS, 3) is None
-    assert "mine: a.wav can't be shown in the report: ends before its window 4" in caplog.text
+    assert "mine: a.wav can't be shown in the report: the sound ends before window 4" in caplog.text
 
 
 def test_a_missing_clip_is_dropped_with_a_warning(

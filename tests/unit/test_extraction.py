@@ -39,14 +39,14 @@ WINDOW_BYTES = 20 * 26 * 4
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    """No test works with buffers that another one had made."""
+    """Each test creates its own buffers."""
     extraction._decoder.cache_clear()
     extraction._log_mel.cache_clear()
 
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many windows make a table and a row group, from now on."""
+    """Returns a function that sets the number of windows per table and row group."""
 
     def set_room(windows: int) -> None:
         monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", windows * WINDOW_BYTES)
@@ -66,7 +66,7 @@ def save(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "PCM_
 
 
 def manifest(*paths: Path) -> pa.Table:
-    """Rows of a manifest, in this order."""
+    """Manifest rows for the files, in this order."""
     rows = [
         {
             "clip_id": path.name,
@@ -87,7 +87,7 @@ def manifest(*paths: Path) -> pa.Table:
 def extract(
     folder: Path, clips: pa.Table, name: str = "part.parquet", **options
 ) -> SimpleNamespace:
-    """A shard, read back: rows without the tensor, tensors, row groups, record, bytes."""
+    """Extracts a shard; returns rows without tensors, tensors, row groups, record and bytes."""
     path = folder / "out" / name
     wanted = options.pop("settings", SETTINGS)
     record = extract_shard(str(path), clips, wanted, **options)
@@ -114,7 +114,7 @@ def reasons(record: Shard) -> dict[str, str]:
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> list[Path]:
-    """Clips of 1, 3, 1, 1 and 5 windows; the third one at another rate."""
+    """Clips of 1, 3, 1, 1 and 5 windows; the third clip has another sample rate."""
     return [
         save(tmp_path / "exact.wav", noise(0.25, 1)),
         save(tmp_path / "long.wav", noise(0.6, 2)),
@@ -134,7 +134,7 @@ SECONDS["longest.wav"] = 1.25
 
 @pytest.mark.parametrize("together", [1, 2, 3, 4, 11, 12, 1000])
 def test_every_window_of_every_clip_is_a_row(tmp_path, sounds, room, together):
-    """In order, with what the manifest tells of the clip, however many make a row group."""
+    """In order and with the columns of the manifest, for any row group size."""
     room(together)
     clips = manifest(*sounds)
     shard = extract(tmp_path, clips)
@@ -160,7 +160,7 @@ def test_every_window_of_every_clip_is_a_row(tmp_path, sounds, room, together):
 
 
 @pytest.mark.parametrize("together", [1, 3, 1000])
-def test_the_record_tells_mean_and_variance_of_all_rows(tmp_path, sounds, room, together):
+def test_the_record_has_mean_and_variance_of_all_rows(tmp_path, sounds, room, together):
     room(together)
     shard = extract(tmp_path, manifest(*sounds))
     log_mels = shard.log_mels.astype(np.float64)
@@ -169,7 +169,7 @@ def test_the_record_tells_mean_and_variance_of_all_rows(tmp_path, sounds, room, 
     np.testing.assert_allclose(statistics.variance, log_mels.var((0, 2)), rtol=1e-10)
 
 
-def test_row_groups_change_no_log_mel(tmp_path, sounds, room):
+def test_log_mels_do_not_depend_on_row_groups(tmp_path, sounds, room):
     room(1000)
     whole = extract(tmp_path, manifest(*sounds)).log_mels
     for together in (1, 2, 5):
@@ -178,8 +178,8 @@ def test_row_groups_change_no_log_mel(tmp_path, sounds, room):
 
 
 @pytest.mark.parametrize(("long_clips", "start"), [("center", 1400), ("start", 0)])
-def test_one_window_of_a_long_clip_on_request(tmp_path, sounds, long_clips, start):
-    """Its duration stays that of the whole file."""
+def test_start_and_center_keep_one_window_of_a_long_clip(tmp_path, sounds, long_clips, start):
+    """The duration is that of the complete file."""
     settings = SETTINGS.model_copy(update={"long_clips": long_clips})
     shard = extract(tmp_path, manifest(sounds[1]), settings=settings)
     assert [(row["window"], row["duration"]) for row in shard.rows] == [(0, 0.6)]
@@ -209,7 +209,7 @@ KINDS = {
 
 
 def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndarray]:
-    """Log-mels of a whole file, resampled whole, and where there is more than rounding in them."""
+    """Log-mels of a file resampled as a whole, and a mask of values above rounding errors."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     waveform = resample(torch.from_numpy(samples.mean(axis=1)), rate, RATE)
     pieces = torch.stack([waveform[window] for window in windows])
@@ -221,7 +221,7 @@ def by_torchaudio(path: Path, windows: list[slice]) -> tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 1e-2)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tolerance):
-    """From file to Parquet; the file is read in many blocks, and written in two row groups."""
+    """The file is read in many blocks, and the shard has two row groups."""
     room(2)
     monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 700)
     subtype, channels, rate = KINDS[kind]
@@ -239,7 +239,7 @@ def test_a_shard_equals_torchaudio(tmp_path, room, monkeypatch, kind, dtype, tol
     assert difference[audible].max() < tolerance
 
 
-def test_silence_is_the_floor(tmp_path):
+def test_silence_yields_the_floor(tmp_path):
     path = save(tmp_path / "silence.wav", np.zeros(2000))
     log_mels = extract(tmp_path, manifest(path)).log_mels
     assert np.allclose(log_mels, np.log(1e-10), atol=1e-5)
@@ -249,7 +249,7 @@ def test_silence_is_the_floor(tmp_path):
 
 
 def broken_at_the_end(path: Path, seconds: float) -> Path:
-    """A FLAC that was cut short, or a wav whose last sample is no number."""
+    """Writes a truncated FLAC, or a wav whose last sample is NaN."""
     if path.suffix == ".flac":
         save(path, noise(seconds, 6))
         data = path.read_bytes()
@@ -265,10 +265,10 @@ LATE_REASON = {".flac": "not a sound file that can be decoded: ", ".wav": "NaN o
 @pytest.mark.parametrize("suffix", [".flac", ".wav"])
 @pytest.mark.parametrize("place", [0, 1, 3, 5])
 @pytest.mark.parametrize("together", [1, 2, 3, 7, 1000])
-def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
+def test_a_clip_that_is_broken_at_its_end_has_no_windows(
     tmp_path, sounds, room, monkeypatch, suffix, place, together
 ):
-    """Some had left the decoder already, unless a table holds them all; all else is there."""
+    """Even if its first windows are in an earlier table; all other clips are complete."""
     monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1000)
     room(together)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
@@ -294,8 +294,8 @@ def test_no_window_stays_of_a_clip_that_proves_broken_at_its_end(
     assert (shard.record.statistics.mean == good.record.statistics.mean).all()
 
 
-def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch):
-    """None of the others is forgotten."""
+def test_several_clips_may_be_broken_at_their_end(tmp_path, sounds, room, monkeypatch):
+    """All other clips are complete."""
     monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1000)
     room(3)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
@@ -316,7 +316,7 @@ def test_several_clips_may_prove_broken_late(tmp_path, sounds, room, monkeypatch
     assert [row["clip_id"] for row in shard.rows] == [row["clip_id"] for row in good.rows]
 
 
-def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monkeypatch):
+def test_a_clip_in_a_tar_file_may_be_broken_at_its_end(tmp_path, sounds, room, monkeypatch):
     monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1000)
     room(2)
     good = extract(tmp_path, manifest(*sounds), "good.parquet")
@@ -332,8 +332,8 @@ def test_a_clip_in_a_tar_file_may_prove_broken_late(tmp_path, sounds, room, monk
     assert (shard.log_mels == good.log_mels).all()
 
 
-def test_rejects_tell_which_clip_and_why(tmp_path, sounds):
-    """Found is written plus rejected; what the storage did not give is counted by itself."""
+def test_rejects_have_clip_and_reason(tmp_path, sounds):
+    """Found is written plus rejected; unreadable files are also counted separately."""
     for name, data in {"empty.wav": b"", "text.wav": b"this is no sound" * 50}.items():
         (tmp_path / name).write_bytes(data)
     save(tmp_path / "nan.wav", np.full(100, np.nan), subtype="FLOAT")
@@ -362,7 +362,7 @@ def test_rejects_tell_which_clip_and_why(tmp_path, sounds):
 
 
 def test_known_rejects_are_not_decoded(tmp_path, sounds):
-    """Whatever is known of them; who is known but is no clip of the shard is no matter."""
+    """For any reason; known rejects of other shards have no effect."""
     known = {
         "long.wav": Reject("it kills"),
         "short.flac": Unreadable("it was not given"),
@@ -379,15 +379,15 @@ def test_known_rejects_are_not_decoded(tmp_path, sounds):
     assert [*known] == ["long.wav", "short.flac", "stranger.wav"]
 
 
-def test_a_known_reject_goes_before_what_the_file_says(tmp_path):
-    """A clip that kills its reader may be one that can't be opened, too."""
+def test_a_known_reject_takes_precedence_over_the_result_of_reading(tmp_path):
+    """A clip that crashes the decoder may also be unreadable."""
     clips = manifest(tmp_path / "gone.wav")
     shard = extract(tmp_path, clips, known={"gone.wav": Reject("it kills")})
     assert reasons(shard.record) == {"gone.wav": "it kills"}
     assert shard.record.unreadable == 0
 
 
-def test_a_shard_of_nothing_but_rejects(tmp_path):
+def test_a_shard_of_rejects_only(tmp_path):
     paths = [tmp_path / "gone.wav", tmp_path / "gone too.wav"]
     shard = extract(tmp_path, manifest(*paths))
     assert shard.log_mels.shape == (0, *SHAPE)
@@ -402,11 +402,11 @@ def test_a_shard_of_no_clips(tmp_path):
     assert shard.record.statistics.count == 0
 
 
-# The same again
+# Reproducibility
 
 
-def test_a_shard_is_the_same_bytes_whenever_it_is_made(tmp_path, sounds, room):
-    """In a fresh process, or after another shard, whose numbers still lie in the buffers."""
+def test_a_shard_has_the_same_bytes_in_every_run(tmp_path, sounds, room):
+    """In a new process, or after another shard, whose values are still in the buffers."""
     room(3)
     (tmp_path / "text.wav").write_text("no sound")
     clips = manifest(*sounds, tmp_path / "text.wav")
@@ -422,8 +422,8 @@ def test_a_shard_is_the_same_bytes_whenever_it_is_made(tmp_path, sounds, room):
     assert first.data == again.data == after_others.data == afresh.data
 
 
-def test_a_shard_is_the_same_after_one_that_failed(tmp_path, sounds):
-    """Windows that were held then are not written now; of the one that failed nothing stays."""
+def test_a_failed_shard_does_not_change_the_next(tmp_path, sounds):
+    """Its collected windows are not written, and no file remains."""
     clips = manifest(*sounds)
     whole = extract(tmp_path, clips)
 
@@ -439,7 +439,7 @@ def test_a_shard_is_the_same_after_one_that_failed(tmp_path, sounds):
     assert extract(tmp_path, clips).data == whole.data
 
 
-def test_other_settings_in_the_same_process_have_buffers_of_their_own(tmp_path, sounds):
+def test_other_settings_in_the_same_process_use_other_buffers(tmp_path, sounds):
     clips = manifest(*sounds)
     first = extract(tmp_path, clips)
     wide = SETTINGS.model_copy(update={"n_mels": 30, "clip_length": 0.5})
@@ -456,7 +456,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("column", SCHEMA.names)
-def test_whatever_changes_in_a_manifest_row_changes_the_digest(tmp_path, sounds, column):
+def test_every_change_of_a_manifest_row_changes_the_digest(tmp_path, sounds, column):
     clips = manifest(*sounds)
     rows = clips.to_pylist()
     rows[2][column] = CHANGES[column]
@@ -464,7 +464,7 @@ def test_whatever_changes_in_a_manifest_row_changes_the_digest(tmp_path, sounds,
     assert shard_digest(changed, SETTINGS) != shard_digest(clips, SETTINGS)
 
 
-def test_the_digest_tells_rows_their_order_and_settings_apart(sounds):
+def test_the_digest_depends_on_rows_their_order_and_settings(sounds):
     clips = manifest(*sounds)
     digests = {
         shard_digest(clips, SETTINGS),
@@ -477,8 +477,8 @@ def test_the_digest_tells_rows_their_order_and_settings_apart(sounds):
     assert len(digests) == 6
 
 
-def test_the_digest_is_about_values_alone(sounds, tmp_path):
-    """Not about how Arrow holds them, nor whether they came from a file."""
+def test_the_digest_depends_only_on_values(sounds, tmp_path):
+    """Not on Arrow's chunks, or on whether the rows were read from a file."""
     clips = manifest(*sounds)
     digest = shard_digest(clips, SETTINGS)
     pq.write_table(clips, tmp_path / "manifest.parquet", row_group_size=2)
@@ -494,8 +494,8 @@ def test_the_digest_is_about_values_alone(sounds, tmp_path):
 # Timeouts and memory
 
 
-def test_the_timeout_covers_decoding_and_nothing_else(tmp_path, sounds, room, monkeypatch):
-    """It is set before each window, and ended before a block leaves and after each clip."""
+def test_the_timeout_covers_only_decoding(tmp_path, sounds, room, monkeypatch):
+    """It is set before each window, and cancelled before a table is yielded and after each clip."""
     room(2)
     (tmp_path / "text.wav").write_text("no sound")
     calls: list[float] = []
@@ -511,7 +511,7 @@ def test_the_timeout_covers_decoding_and_nothing_else(tmp_path, sounds, room, mo
     assert calls[-1] == 0
 
 
-def test_without_a_timeout_no_timer_is_touched(tmp_path, sounds, monkeypatch):
+def test_without_a_timeout_no_timer_is_set(tmp_path, sounds, monkeypatch):
     calls: list[float] = []
     monkeypatch.setattr(extraction, "set_timeout", calls.append)
 
@@ -520,8 +520,8 @@ def test_without_a_timeout_no_timer_is_touched(tmp_path, sounds, monkeypatch):
     assert calls == []
 
 
-def test_of_a_long_file_no_more_than_a_table_is_decoded_at_a_time(tmp_path, room, monkeypatch):
-    """Twenty minutes: 4800 windows, of which 64 are in memory as waveforms."""
+def test_a_long_file_is_decoded_one_table_at_a_time(tmp_path, room, monkeypatch):
+    """Twenty minutes: 4800 windows, with at most 64 waveforms in memory."""
     room(64)
     monkeypatch.setattr("raysound.corpora.formats.samples.BLOCK", 1 << 16)
     samples = np.random.default_rng(0).integers(-9999, 9999, 20 * 60 * RATE).astype(np.int16)
@@ -544,8 +544,8 @@ def test_of_a_long_file_no_more_than_a_table_is_decoded_at_a_time(tmp_path, room
     assert max(python) < 8 * waveforms
 
 
-def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path, monkeypatch):
-    """Else a shard of broken files in an archive would stand in memory with all their bytes."""
+def test_only_the_reasons_of_rejected_clips_stay_in_memory(tmp_path, monkeypatch):
+    """Otherwise the bytes of all broken files of an archive would stay in memory."""
     file = io.BytesIO()
     soundfile.write(file, np.full(25_000, np.nan), RATE, format="WAV", subtype="FLOAT")
     (tmp_path / "corpus").mkdir()
@@ -556,9 +556,9 @@ def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path, monkeypatch
             tar.addfile(member, io.BytesIO(file.getvalue()))
     clips = read_corpus(str(tmp_path / "corpus"))
     extraction._decoder(SETTINGS)
-    held: list[int] = []
+    memory: list[int] = []
     monkeypatch.setattr(
-        extraction, "set_timeout", lambda seconds: held.append(tracemalloc.get_traced_memory()[0])
+        extraction, "set_timeout", lambda seconds: memory.append(tracemalloc.get_traced_memory()[0])
     )
 
     tracemalloc.start()
@@ -566,14 +566,14 @@ def test_of_rejected_clips_no_more_than_the_reason_is_held(tmp_path, monkeypatch
     tracemalloc.stop()
 
     assert len(record.rejects) == 60
-    assert max(held) - held[0] < 10 * file.getbuffer().nbytes
+    assert max(memory) - memory[0] < 10 * file.getbuffer().nbytes
 
 
 # The transform
 
 
-def test_a_transform_changes_waveforms_before_their_log_mels(tmp_path, sounds):
-    """Half the amplitude is a quarter of the power in every frame that is above the floor."""
+def test_a_transform_is_applied_to_waveforms(tmp_path, sounds):
+    """Half the amplitude gives a quarter of the power in every frame above the floor."""
     clips = manifest(*sounds)
     plain = next(read_windows(clips, SETTINGS))
     shapes = []

@@ -22,7 +22,7 @@ REJECT = {"clip_id": "dog/bad.wav", "path": "/x/dog/bad.wav", "label": "dog", "r
 
 
 def window_row(clip_id: str, window: int = 0, **changes: object) -> dict:
-    """A row as extraction hands it over: the manifest's columns come along."""
+    """A row of extraction, with the columns of the manifest."""
     return {
         "clip_id": clip_id,
         "path": f"/sounds/{clip_id}",
@@ -59,7 +59,7 @@ def record(**changes) -> Shard:
 
 
 def write(path: Path, rows: list[dict], log_mels: np.ndarray, *, group: int = 100, **changes):
-    """A shard in row groups of some windows, and the writer that wrote it."""
+    """Writes a shard with `group` windows per row group, and returns the writer."""
     wanted = changes.pop("settings", SETTINGS)
     with parquet.shard_writer(str(path), wanted) as writer:
         for first in range(0, max(len(rows), len(log_mels)), group):
@@ -88,7 +88,7 @@ def shard(tmp_path: Path) -> Path:
 
 
 def test_a_shard_round_trips(shard):
-    """Names, numbers, nulls and every bit of the log-mels."""
+    """Names, numbers, nulls and all bits of the log-mels."""
     table = storage.read_table(str(shard))
     assert table.column_names == [
         "clip_id", "window", "label", "fold", "split", "group",
@@ -100,7 +100,7 @@ def test_a_shard_round_trips(shard):
 
 
 def test_a_record_round_trips(shard):
-    """Counts, rejects, and every bit of the statistics."""
+    """Counts, rejects and all bits of the statistics."""
     there = parquet.read_record(str(shard))
     assert there is not None
     assert there.to_json() == record().to_json()
@@ -114,8 +114,8 @@ def test_a_record_round_trips(shard):
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 5, 7])
-def test_a_shard_may_be_written_row_group_by_row_group(tmp_path, group):
-    """Its rows, their order and its statistics are those of one row group."""
+def test_a_shard_may_have_several_row_groups(tmp_path, group):
+    """Rows, their order and statistics equal those of one row group."""
     rows = [window_row(f"{n}.wav", n, label=f"label {n % 2}") for n in range(7)]
     path = tmp_path / "part-00000000.parquet"
     writer = write(path, rows, noise(7), group=group)
@@ -132,8 +132,8 @@ def test_a_shard_may_be_written_row_group_by_row_group(tmp_path, group):
     assert np.allclose(writer.statistics.variance, whole.variance, rtol=1e-12)
 
 
-def test_what_is_added_may_be_written_over(tmp_path):
-    """Extraction fills the same buffer again and again."""
+def test_added_arrays_may_be_overwritten(tmp_path):
+    """Extraction reuses the same buffer."""
     path = tmp_path / "part-00000000.parquet"
     buffer = noise(3)
     with parquet.shard_writer(str(path), SETTINGS) as writer:
@@ -147,7 +147,7 @@ def test_what_is_added_may_be_written_over(tmp_path):
 
 
 def test_plain_pyarrow_reads_tensors_with_their_shape(shard):
-    """No Ray, no torch, no code of ours: the shape travels in Arrow's own type."""
+    """Without Ray, torch or raysound: the shape is in the type of Arrow."""
     table = pq.read_table(shard)
     assert table.schema.equals(parquet.schema(SETTINGS))
     kind = table.schema.field("log_mel").type
@@ -158,8 +158,8 @@ def test_plain_pyarrow_reads_tensors_with_their_shape(shard):
     assert (tensors.to_numpy_ndarray() == noise(3)).all()
 
 
-def test_half_the_bits_on_request(tmp_path):
-    """float16 is what is asked for, to a thousandth of the value; the statistics lose nothing."""
+def test_log_mels_may_be_float16(tmp_path):
+    """The relative error is below 0.001; the statistics are exact."""
     halved = SETTINGS.model_copy(update={"dtype": "float16"})
     path = tmp_path / "part-00000000.parquet"
     writer = write(path, ROWS, noise(3), settings=halved)
@@ -171,8 +171,8 @@ def test_half_the_bits_on_request(tmp_path):
     assert np.allclose(writer.statistics.mean, noise(3).mean((0, 2), np.float64), rtol=1e-12)
 
 
-def test_a_shard_says_how_it_was_made(shard):
-    """Feature id and settings as JSON, in what every reader of Parquet shows beside the columns."""
+def test_a_shard_contains_its_settings(shard):
+    """Feature id and settings as JSON, in the schema metadata of Parquet."""
     note = json.loads(pq.read_table(shard).schema.metadata[b"raysound"])
     assert note["feature_id"] == SETTINGS.id
     assert FeatureSettings(**note["features"]) == SETTINGS
@@ -182,7 +182,7 @@ def test_a_shard_says_how_it_was_made(shard):
 
 
 def test_the_tensor_is_split_into_bytes_and_compressed(shard):
-    """Byte-stream split is used, not merely asked for: a wrong column name would pass unseen."""
+    """Byte-stream split is used; a wrong column name would be ignored without an error."""
     group = pq.ParquetFile(shard).metadata.row_group(0)
     columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
     tensor = columns[parquet.LOG_MEL_LEAF]
@@ -194,7 +194,7 @@ def test_the_tensor_is_split_into_bytes_and_compressed(shard):
     assert columns["window"].statistics.max == 1
 
 
-def test_a_shard_of_smooth_log_mels_takes_less_room_than_the_bytes(tmp_path):
+def test_a_shard_of_smooth_log_mels_is_smaller_than_their_bytes(tmp_path):
     big = FeatureSettings()
     smooth = np.linspace(-20, 5, big.n_frames, dtype=np.float32) + np.zeros((4, 64, 1), np.float32)
     path = tmp_path / "part-00000000.parquet"
@@ -202,8 +202,8 @@ def test_a_shard_of_smooth_log_mels_takes_less_room_than_the_bytes(tmp_path):
     assert path.stat().st_size < 0.5 * smooth.nbytes
 
 
-def test_a_shard_without_rows_is_a_shard(tmp_path):
-    """All its clips were rejected; its record still counts them."""
+def test_a_shard_without_rows_is_valid(tmp_path):
+    """All clips were rejected; the record counts them."""
     path = tmp_path / "part-00000000.parquet"
     empty = {
         "found": 1, "written": 0, "windows": 0, "seconds": 0.0,
@@ -221,7 +221,7 @@ def test_a_shard_without_rows_is_a_shard(tmp_path):
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (3, 5, 7), (3, 1, 5, 6), (3, 30), (90,)])
 def test_log_mels_of_another_shape_are_refused(tmp_path, shape):
-    """Even of as many numbers; no file is left."""
+    """Even with the same number of values; no file remains."""
     path = tmp_path / "part-00000000.parquet"
     with pytest.raises(ValueError, match=r"3 rows of \(5, 6\), but log-mels of \("):
         write(path, ROWS, np.zeros(shape, np.float32))
@@ -229,8 +229,8 @@ def test_log_mels_of_another_shape_are_refused(tmp_path, shape):
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
-def test_as_many_log_mels_as_rows(tmp_path, count):
-    """One too few would leave a window of whatever the memory held."""
+def test_the_numbers_of_log_mels_and_rows_must_be_equal(tmp_path, count):
+    """With too few, a window would have arbitrary values."""
     path = tmp_path / "part-00000000.parquet"
     with pytest.raises(ValueError, match=rf"3 rows of .* log-mels of \({count}, 5, 6\)"):
         write(path, ROWS, noise(count))
@@ -240,7 +240,7 @@ def test_as_many_log_mels_as_rows(tmp_path, count):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_a_log_mel_that_is_not_finite_is_refused(tmp_path, wrong):
-    """One such number in a band would be its mean in every classifier; the clip is named."""
+    """One such value would become the mean of its band; the error names the clip."""
     path = tmp_path / "part-00000000.parquet"
     log_mels = noise(3)
     log_mels[2, 4, 5] = wrong
@@ -257,8 +257,8 @@ def test_infinities_that_cancel_each_other_are_refused(tmp_path):
         write(tmp_path / "part-00000000.parquet", ROWS, log_mels)
 
 
-def test_a_shard_appears_whole_or_not_at_all(shard):
-    """What stood under its name stays until then, whatever goes wrong, however late."""
+def test_a_shard_is_written_atomically(shard):
+    """An existing file is kept if writing fails at any point."""
     before = shard.read_bytes()
 
     def write_and_stop() -> None:
@@ -278,7 +278,7 @@ def test_a_shard_appears_whole_or_not_at_all(shard):
     assert there.digest == "d2"
 
 
-def test_no_file_has_no_record(tmp_path):
+def test_a_missing_file_has_no_record(tmp_path):
     assert parquet.read_record(str(tmp_path / "absent.parquet")) is None
 
 
@@ -296,7 +296,7 @@ def test_a_row_group_holds_32_mib_of_float32_and_at_least_a_window(changes, wind
 
 
 def test_tensor_array_joins_chunks():
-    """A column read from several row groups or files comes in several chunks."""
+    """A column of several row groups or files has several chunks."""
     tensors = [
         pa.FixedShapeTensorArray.from_numpy_ndarray(noise(count, seed=count)) for count in (2, 1, 3)
     ]
@@ -307,15 +307,15 @@ def test_tensor_array_joins_chunks():
 # A folder
 
 
-def test_folders_of_other_settings_are_other_folders():
+def test_other_settings_have_another_folder():
     other = SETTINGS.model_copy(update={"n_mels": 6})
     uri = parquet.folder("s3://bucket/run/", "real", SETTINGS)
     assert uri == f"s3://bucket/run/features/real-{SETTINGS.id}"
     assert parquet.folder("s3://bucket/run/", "real", other) != uri
 
 
-def test_part_uris_are_the_shards_in_order(tmp_path):
-    """By number, five digits long as older versions wrote it or eight, and nothing else."""
+def test_shard_uris_are_in_order(tmp_path):
+    """By number, of five digits as in older versions or eight; other files are ignored."""
     names = ["part-00000000.parquet", "part-99999.parquet", "part-100000.parquet"]
     for name in (*names, parquet.shard_name(100), parquet.shard_name(100_001)):
         storage.write_bytes(str(tmp_path / name), b"")
@@ -328,7 +328,7 @@ def test_part_uris_are_the_shards_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("rejected", [[], ["b"], ["a", "b", "c"]])
-def test_usable_clips_are_those_not_rejected(tmp_path, rejected):
+def test_without_rejects_keeps_the_other_clips(tmp_path, rejected):
     manifest = pa.table({"clip_id": ["a", "b", "c"], "label": ["x", "y", "z"]})
     rejects = [
         {"clip_id": clip_id, "path": "p", "label": "x", "reason": "r"} for clip_id in rejected
@@ -376,7 +376,7 @@ def test_totals_add_up():
 
 
 def test_a_summary_is_json():
-    """What numpy counts with is not."""
+    """It contains no NumPy types."""
     summary = total([record(), record()]).summary(6)
     assert json.loads(json.dumps(summary)) == summary
 
@@ -392,8 +392,8 @@ def test_totals_count_the_bytes_of_float16():
     offset=st.sampled_from([0.0, -23.0, 1e3]),
     seed=st.integers(0, 10**6),
 )
-def test_mean_and_variance_are_those_of_all_rows_whatever_the_sharding(sizes, offset, seed):
-    """Shards without a row among them; by way of the text that stands in each file."""
+def test_mean_and_variance_do_not_depend_on_the_sharding(sizes, offset, seed):
+    """Also with empty shards, and through the JSON records."""
     rng = np.random.default_rng(seed)
     spread = np.arange(1, 6)[:, np.newaxis]
     parts = [(offset + spread * rng.standard_normal((n, *SHAPE))).astype(np.float32) for n in sizes]
@@ -408,7 +408,7 @@ def test_mean_and_variance_are_those_of_all_rows_whatever_the_sharding(sizes, of
     np.testing.assert_allclose(summary["mel_variance"], variance, rtol=1e-6)
 
 
-def test_a_corpus_of_nothing_but_rejects_has_a_summary():
+def test_a_corpus_of_rejects_only_has_a_summary():
     nothing = record(found=1, written=0, windows=0, statistics=MelStatistics.empty(5))
     summary = total([nothing, nothing]).summary(2)
     assert (summary["written"], summary["rejected"], summary["windows"]) == (0, 2, 0)
@@ -416,8 +416,8 @@ def test_a_corpus_of_nothing_but_rejects_has_a_summary():
 
 
 @pytest.mark.parametrize("changes", [{"found": 4}, {"written": 3}, {"rejects": []}])
-def test_totals_raise_where_clips_are_lost(changes):
-    """Found is written plus rejected, or the job fails, with all the numbers."""
+def test_totals_raise_if_clips_are_lost(changes):
+    """If found is not written plus rejected, the error contains all numbers."""
     lost = record(**changes)
     with pytest.raises(RuntimeError, match=r"^real: ") as caught:
         total([record(), lost]).summary(3 + lost.found)
@@ -427,15 +427,15 @@ def test_totals_raise_where_clips_are_lost(changes):
 
 
 @pytest.mark.parametrize("clips", [0, 3, 5, 7, 9])
-def test_totals_raise_where_a_shard_is_lost_or_counted_twice(clips):
-    """Sums that are right in themselves may still lack clips of the manifest."""
+def test_totals_raise_if_a_shard_is_lost_or_counted_twice(clips):
+    """Consistent sums may still differ from the manifest."""
     totals = total([record(), record()])
     with pytest.raises(RuntimeError, match=rf"real: {clips} clips in the manifest and 6 found"):
         totals.summary(clips)
     assert totals.summary(6)["found"] == 6
 
 
-def test_the_summarys_digest_stands_for_every_shard_in_order():
+def test_the_digest_of_the_summary_depends_on_all_shards_and_their_order():
     one, two = record(), record(digest="d2")
     digests = {
         total(shards).summary(3 * len(shards))["digest"]
@@ -456,8 +456,8 @@ def test_the_summarys_digest_stands_for_every_shard_in_order():
         max_size=30,
     )
 )
-def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
-    """In whole tenths, not a tenth more than that takes, and no more than the longest clip."""
+def test_the_suggested_clip_length_covers_four_clips_in_five(seconds):
+    """It is the smallest multiple of 0.1 s, and at most the longest clip."""
     durations = np.array(seconds)
     suggested = suggest_clip_length(durations)
     assert 0 < suggested <= durations.max()
@@ -480,7 +480,7 @@ def test_the_suggested_clip_length_holds_four_clips_in_five(seconds):
         ([0.3, 0.3, 0.3], 0.3),
     ],
 )
-def test_a_suggested_clip_length_is_no_longer_than_need_be(durations, expected):
+def test_the_suggested_clip_length_is_minimal(durations, expected):
     assert suggest_clip_length(np.array(durations)) == expected
 
 
@@ -503,8 +503,8 @@ def test_statistics_are_per_band_over_clips_and_frames():
     seed=st.integers(0, 10**6),
     data=st.data(),
 )
-def test_merged_statistics_equal_those_of_the_whole(sizes, offset, seed, data):
-    """In any order, and far from zero, where a sum of squares would lose its digits."""
+def test_merged_statistics_equal_those_of_all_rows(sizes, offset, seed, data):
+    """In any order, and far from zero, where a sum of squares would lose precision."""
     rng = np.random.default_rng(seed)
     parts = [rng.normal(offset, 2, (size, 3, 4)) for size in sizes]
     merged = None
@@ -517,8 +517,8 @@ def test_merged_statistics_equal_those_of_the_whole(sizes, offset, seed, data):
     assert np.allclose(merged.std, whole.std(axis=(0, 2)), rtol=1e-9)
 
 
-def test_a_merge_with_nothing_changes_nothing():
-    """Not by a rounding either; nothing at all has neither mean nor spread."""
+def test_a_merge_with_empty_statistics_changes_nothing():
+    """Not even by rounding; empty statistics have mean and variance 0."""
     some, nothing = MelStatistics.of(noise(3)), MelStatistics.empty(5)
     for merged in (some.merge(nothing), nothing.merge(some)):
         assert merged.count == some.count
@@ -537,7 +537,7 @@ def test_variance_is_the_square_of_std():
 
 
 def test_merging_is_associative():
-    """A tree of merges, as a cluster makes them, equals a chain."""
+    """A tree of merges, as on a cluster, equals a chain."""
     a, b, c, d = (MelStatistics.of(noise(n, seed=n)) for n in (1, 2, 3, 4))
     tree, chain = a.merge(b).merge(c.merge(d)), a.merge(b).merge(c).merge(d)
     assert np.allclose(tree.mean, chain.mean)
@@ -546,8 +546,8 @@ def test_merging_is_associative():
         assert np.allclose(one.merge(two).std, two.merge(one).std)
 
 
-def test_float16_log_mels_lose_nothing_more_in_the_statistics():
-    """Summed in float64: a sum of 100,000 values of 20 would overflow float16."""
+def test_statistics_of_float16_log_mels_are_computed_in_float64():
+    """A sum of 100,000 values of 20 would overflow float16."""
     log_mels = np.full((100, 2, 1000), -20.0, np.float16)
     log_mels[:, 1, ::2] = -10
     statistics = MelStatistics.of(log_mels)

@@ -1,4 +1,4 @@
-"""Damaged files by the thousand through the decoder, one after the other."""
+"""Decodes thousands of damaged files."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ SETTINGS = FeatureSettings(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kinds", [KINDS, RARE_KINDS], ids=["common", "rare"])
-def test_no_damage_kills_the_decoder_or_gets_through_it(
+def test_damaged_files_do_not_crash_the_decoder(
     tmp_path: Path, kinds: tuple[tuple[str, str, str, int], ...]
 ) -> None:
-    """In a child first: what kills that one would kill the tests."""
+    """A child process decodes them first, because a crash would end the tests."""
     names = []
     for name, data in damaged_files(COUNT, seed=7, kinds=kinds):
         (tmp_path / name).write_bytes(data)

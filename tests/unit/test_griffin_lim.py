@@ -14,7 +14,7 @@ SETTINGS = FeatureSettings(
 
 
 def tone(pitch: float, settings: FeatureSettings = SETTINGS) -> torch.Tensor:
-    """A sine over faint noise, as recordings have it."""
+    """A sine with faint noise, like a recording."""
     time = torch.arange(settings.clip_samples) / settings.sample_rate
     hiss = torch.randn(len(time), generator=torch.Generator().manual_seed(5))
     return 0.3 * torch.sin(2 * torch.pi * pitch * time) + 0.003 * hiss
@@ -27,8 +27,8 @@ def loudest(waveform: torch.Tensor, rate: int = RATE) -> float:
 
 
 @pytest.mark.parametrize("pitch", [440.0, 1000.0, 2500.0])
-def test_a_tone_comes_back_at_its_pitch(pitch):
-    """Within a mel band, and far nearer in log-mel than noise of the same power is."""
+def test_a_reconstructed_tone_keeps_its_pitch(pitch):
+    """Within a mel band, and with a much smaller log-mel error than noise of the same power."""
     original = LogMel(SETTINGS)(tone(pitch))
     waveform = log_mel_to_waveform(original, SETTINGS, 16, seed=0)
     assert loudest(waveform) == pytest.approx(pitch, rel=0.11)
@@ -40,8 +40,8 @@ def test_a_tone_comes_back_at_its_pitch(pitch):
     assert distance < 0.5 * of_noise
 
 
-def test_more_iterations_come_nearer():
-    """To noise, whose log-mel is the same whatever the phase; one guess of the phase is not it."""
+def test_more_iterations_reduce_the_error():
+    """The sound is noise, whose log-mel does not depend on the phase."""
     hiss = 0.1 * torch.randn(SETTINGS.clip_samples, generator=torch.Generator().manual_seed(2))
     original = LogMel(SETTINGS)(hiss)
     distances = [
@@ -53,8 +53,8 @@ def test_more_iterations_come_nearer():
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_the_seed_settles_the_waveform():
-    """The same seed gives the same bytes, another seed another phase."""
+def test_the_seed_determines_the_waveform():
+    """The same seed yields the same bytes, another seed another phase."""
     log_mel = LogMel(SETTINGS)(tone(440))
     one, again, other = (log_mel_to_waveform(log_mel, SETTINGS, 2, seed) for seed in (1, 1, 2))
     assert one.numpy().tobytes() == again.numpy().tobytes()
@@ -71,8 +71,8 @@ def test_the_seed_settles_the_waveform():
         {"clip_length": 0.017},
     ],
 )
-def test_its_length_is_that_of_a_clip(changes):
-    """Where hops don't fill a clip exactly too."""
+def test_the_waveform_has_the_length_of_a_clip(changes):
+    """Also if the clip is not a multiple of the hop."""
     wanted = SETTINGS.model_copy(update=changes)
     waveform = log_mel_to_waveform(LogMel(wanted)(tone(440, wanted)), wanted, 2, seed=0)
     assert waveform.shape == (wanted.clip_samples,)
@@ -81,8 +81,8 @@ def test_its_length_is_that_of_a_clip(changes):
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
-def test_mel_bands_without_a_fourier_bin_stop_nothing():
-    """Extraction warns of them and goes on; so must this, and the tone must still be there."""
+def test_mel_bands_without_a_fourier_bin_are_allowed():
+    """Extraction warns about them; the tone is still reconstructed."""
     wanted = FeatureSettings(
         clip_length=0.5, sample_rate=8000, hop_length=80, n_fft=256, n_mels=128, f_max=4000
     )
@@ -92,12 +92,12 @@ def test_mel_bands_without_a_fourier_bin_stop_nothing():
     assert loudest(waveform, 8000) == pytest.approx(1000, rel=0.11)
 
 
-def test_silence_comes_back_as_silence():
+def test_silence_is_reconstructed_as_silence():
     waveform = log_mel_to_waveform(LogMel(SETTINGS)(torch.zeros(8000)), SETTINGS, 4, seed=0)
     assert waveform.abs().max() < 1e-4
 
 
-def test_no_one_elses_random_numbers_change():
+def test_the_global_random_state_does_not_change():
     log_mel = LogMel(SETTINGS)(tone(440))
     before = torch.random.get_rng_state()
     log_mel_to_waveform(log_mel, SETTINGS, 2, seed=3)

@@ -1,4 +1,4 @@
-"""Corpora as they are downloaded: which clips they have, and which layouts are refused."""
+"""Layouts of known data sets: their clips, and layouts that are user errors."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Files = dict[str, str | bytes]
 
 
 def lay(folder: Path, files: Files | list[str]) -> Path:
-    """Writes files: names alone hold three bytes, which is no concern of a listing."""
+    """Writes files; without content, a file has three bytes."""
     contents = files if isinstance(files, dict) else dict.fromkeys(files, b"abc")
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def lay(folder: Path, files: Files | list[str]) -> Path:
 
 
 def listed(folder: Path) -> tuple[dict[str, tuple], list[str]]:
-    """Label, split and fold by clip id, and the notes."""
+    """Label, split and fold by clip id, and the warnings."""
     notes: list[str] = []
     rows = read_corpus(str(folder), notes.append).to_pylist()
     found = {row["clip_id"]: (row["label"], row["split"], row["fold"]) for row in rows}
@@ -246,10 +246,10 @@ def test_the_layouts_of_known_data_sets_are_read(tmp_path: Path, layout: str) ->
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["folder", "column", "Parquet", "tar"])
-def test_a_word_for_a_split_counts_wherever_it_stands(
+def test_split_words_are_found_in_folders_columns_and_file_names(
     tmp_path: Path, word: str, split: str, place: str
 ) -> None:
-    """One list for folders, columns and names of files, in any spelling."""
+    """With the same words for all three, in any spelling."""
     if place == "folder":
         lay(tmp_path, [f"{word}/dog/1.wav"])
     elif place == "column":
@@ -269,7 +269,7 @@ def test_a_word_for_a_split_counts_wherever_it_stands(
 
 
 @pytest.mark.parametrize("word", ["training wheels", "latest", "trains", "tested", "learn", "0"])
-def test_other_words_are_no_splits(word: str) -> None:
+def test_other_words_are_not_splits(word: str) -> None:
     assert split_word(word) is None
 
 
@@ -281,11 +281,11 @@ def test_other_words_are_no_splits(word: str) -> None:
         (["train", "eval"], {"train": "train", "eval": "test"}),
         (["dev", "eval"], "'dev' means validation clips in some data sets and training clips in"),
         (["Development", "test"], "'Development' means validation"),
-        (["train", "test", "eval"], "'eval' stands beside one called test"),
-        (["train", "learn"], "'learn' is no split: use train, validation, test"),
+        (["train", "test", "eval"], "'eval' is ambiguous, because another is named test"),
+        (["train", "learn"], "'learn' is not a split: use train, validation, test"),
     ],
 )
-def test_a_word_of_two_meanings_is_refused_where_the_others_do_not_settle_it(
+def test_an_ambiguous_split_word_is_a_user_error(
     words: list[str], meaning: dict[str, str] | str
 ) -> None:
     if isinstance(meaning, dict):
@@ -300,10 +300,13 @@ def test_a_word_of_two_meanings_is_refused_where_the_others_do_not_settle_it(
     [
         (
             ["fold1/a.wav", "fold2/b.wav"],
-            "the folders fold1, fold2 are pieces of the corpus",
+            "the folders fold1, fold2 are parts of the corpus",
         ),
-        (["Part 1/dog/a.wav", "Part 2/dog/b.wav"], "the folders Part 1, Part 2 are pieces of"),
-        (["train/dog/a.wav", "test/dog/b.wav", "extra/dog/c.wav"], "test, train stands 'extra'"),
+        (["Part 1/dog/a.wav", "Part 2/dog/b.wav"], "the folders Part 1, Part 2 are parts of"),
+        (
+            ["train/dog/a.wav", "test/dog/b.wav", "extra/dog/c.wav"],
+            "the folders 'extra' are not splits, but test, train are",
+        ),
         (["train-clean/1/a.flac", "dev-other/2/b.flac"], "dev-other, train-clean look like splits"),
         (["dev/dog/a.wav", "eval/dog/b.wav"], "the split 'dev' means"),
         (
@@ -311,12 +314,12 @@ def test_a_word_of_two_meanings_is_refused_where_the_others_do_not_settle_it(
                 "ground_truth/dev.csv": 'fname,labels,split\n7,"Guitar,Music",train\n',
                 "dev_audio/7.wav": SOUND,
             },
-            "1 sound files stand in no class folder, 'dev_audio/7.wav'",
+            "1 sound files are in no class folder, for example 'dev_audio/7.wav'",
         ),
-        (["a.m4a", "b.AAC", "x/c.m4a"], "3 files (2 .m4a, 1 .aac; 'a.m4a' among them) are in no"),
+        (["a.m4a", "b.AAC", "x/c.m4a"], "3 files (2 .m4a, 1 .aac; for example 'a.m4a') have an"),
     ],
 )
-def test_folders_that_are_no_classes_are_refused(
+def test_folders_that_are_not_classes_are_a_user_error(
     tmp_path: Path, files: Files | list[str], words: str
 ) -> None:
     assert words in refusal(lay(tmp_path, files))
@@ -325,23 +328,23 @@ def test_folders_that_are_no_classes_are_refused(
 NOTES: dict[str, tuple[Files | list[str], str]] = {
     "sounds in a format that can't be read": (
         ["a/1.wav", "a/2.m4a", "b/3.M4A", "b/4.webm"],
-        "ROOT: 3 files (2 .m4a, 1 .webm; 'a/2.m4a' among them) are in no format that can be read: "
+        "ROOT: 3 files (2 .m4a, 1 .webm; for example 'a/2.m4a') have an unsupported format: "
         "convert them, for example with `ffmpeg -i x.m4a x.wav`",
     ),
     "files without a known ending": (
         ["a/1.wav", "a/2", "a/3.wav.part", "sounds.zip"],
-        "ROOT: 3 files (1 without ending, 1 .part, 1 .zip; 'a/2' among them) are left out: they "
-        "have no ending of a sound file",
+        "ROOT: 3 files (1 without suffix, 1 .part, 1 .zip; for example 'a/2') are left out: they "
+        "have no suffix of a sound file",
     ),
     "a table without labels": (
         {"clips.csv": "file,seconds\n1.wav,2\n", "a/1.wav": SOUND},
-        "ROOT: clips.csv names 1 files of the corpus, but no column of it is known to hold labels "
+        "ROOT: clips.csv names 1 files of the corpus, but has no known label column "
         "(file, seconds): not used",
     ),
     "a table of several labels a clip": (
         {"truth/dev.csv": 'fname,labels\n1,"Guitar,Music"\n', "a/1.wav": SOUND},
-        "ROOT/truth/dev.csv gives a clip several labels, 'Guitar,Music' for one: say in a "
-        "metadata.csv with the columns file_name and label which counts: not used",
+        "ROOT/truth/dev.csv gives a clip several labels, for example 'Guitar,Music': give one in a "
+        "metadata.csv with the columns file_name and label: not used",
     ),
     "AudioSet's table, whose header is a comment": (
         {
@@ -349,20 +352,20 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
             '--PJ, 30.000, "/m/09x0r,/t/dd00088"\n',
             "a/--PJ.wav": SOUND,
         },
-        "ROOT/eval.csv gives a clip several labels, '/m/09x0r,/t/dd00088' for one: say in a "
-        "metadata.csv with the columns file_name and label which counts: not used",
+        "ROOT/eval.csv gives a clip several labels, for example '/m/09x0r,/t/dd00088': give one "
+        "in a metadata.csv with the columns file_name and label: not used",
     ),
     "a table without splits, though the folders are some": (
         {
             "metadata.csv": "file_name,label\ntest/1.wav,x\ntrain/2.wav,y\n",
             "test/1.wav": SOUND, "train/2.wav": SOUND,
         },
-        "ROOT: metadata.csv has no column split, and the folders test, train are not taken for "
+        "ROOT: metadata.csv has no column split, and the folders test, train are not used as "
         "splits",
     ),
     "a table of other files": (
         {"old.csv": "file,label\nx/9.wav,dog\n", "a/1.wav": SOUND},
-        "ROOT/old.csv names 1 files, 'x/9.wav' among them, and none is there: not used",
+        "ROOT/old.csv names 1 files, for example 'x/9.wav', and none exists: not used",
     ),
     "a table of few files": (
         {"some.csv": "file,label\n1.wav,x\n", "a/1.wav": SOUND, "a/2.wav": SOUND, "b/3.wav": SOUND},
@@ -379,12 +382,12 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
     ),
     "speakers": (
         ["Actor_01/a.wav", "Actor_02/b.wav"],
-        "ROOT: the 2 classes are called Actor_01, Actor_02; if they are none, say in a "
-        "metadata.csv with the columns file_name, label, split and fold what each clip is",
+        "ROOT: the 2 classes are named Actor_01, Actor_02; if they are not classes, list the "
+        "clips in a metadata.csv with the columns file_name, label, split and fold",
     ),
     "a folder too high": (
         ["audio/dog/1.wav", "audio/cat/2.wav"],
-        "ROOT: all sound files stand below 'audio', which is taken for their class; if the classes "
+        "ROOT: all sound files are below 'audio', which is used as their class; if the classes "
         "are cat, dog, give ROOT/audio as the path",
     ),
     "lists of several folds": (
@@ -393,21 +396,21 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
             "a/1.wav": SOUND, "b/2.wav": SOUND,
         },
         "ROOT: the lists setup/fold1_test.txt, setup/fold2_test.txt are of several folds, or "
-        "disagree: not used; say in a metadata.csv with a column fold what counts",
+        "disagree: not used; give the folds in a metadata.csv with a column fold",
     ),
     "lists that disagree": (
         {"train.txt": "a/1.wav\n", "test.txt": "a/1.wav\n", "a/1.wav": SOUND, "b/2.wav": SOUND},
-        "ROOT: the lists test.txt, train.txt are of several folds, or disagree: not used; say in a "
-        "metadata.csv with a column fold what counts",
+        "ROOT: the lists test.txt, train.txt are of several folds, or disagree: not used; give the "
+        "folds in a metadata.csv with a column fold",
     ),
     "classes that differ in capitals": (
         ["Dog/1.wav", "dog/2.wav"],
-        "ROOT: the classes 'Dog' and 'dog' differ only in capitals, blanks or the form of Unicode: "
-        "are they one?",
+        "ROOT: the classes 'Dog' and 'dog' differ only in case, blanks or Unicode form: are "
+        "they the same class?",
     ),
     "background noise of Speech Commands": (
         ["_background_noise_/1.wav", "yes/2.wav", "no/3.wav"],
-        "ROOT: 1 sound files in '_background_noise_' are left out: no class",
+        "ROOT: 1 sound files in '_background_noise_' are left out: not a class",
     ),
     "a table in cp1252": (
         {"metadata.csv": b"file_name,label\ncaf\xe9.wav,x\n", "caf\u00e9.wav": SOUND},
@@ -417,7 +420,7 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
 
 
 @pytest.mark.parametrize("what", NOTES)
-def test_what_is_left_out_or_doubtful_is_told(tmp_path: Path, what: str) -> None:
+def test_omissions_and_ambiguities_are_reported(tmp_path: Path, what: str) -> None:
     files, note = NOTES[what]
 
     _, notes = listed(lay(tmp_path, files))
@@ -428,18 +431,18 @@ def test_what_is_left_out_or_doubtful_is_told(tmp_path: Path, what: str) -> None
 @pytest.mark.parametrize(
     "names", [["wav/test.wav", "wav/train.wav"], ["audio/test/1.wav", "clips/train.wav"]]
 )
-def test_a_sound_that_is_called_like_a_split_is_none(tmp_path: Path, names: list[str]) -> None:
+def test_a_sound_with_the_name_of_a_split_has_no_split(tmp_path: Path, names: list[str]) -> None:
     rows = read_corpus(str(lay(tmp_path, names)), lambda note: None).to_pylist()
     assert [row["split"] for row in rows] == [None, None]
 
 
-def test_a_corpus_of_background_noise_alone_lists_no_clips(tmp_path: Path) -> None:
+def test_a_corpus_of_background_noise_only_lists_no_clips(tmp_path: Path) -> None:
     folder = lay(tmp_path, ["_background_noise_/hiss.wav"])
     assert refusal(folder) == "ROOT lists no clips"
 
 
-def test_every_ending_that_is_read_is_listed(tmp_path: Path) -> None:
-    """Those of libsndfile's formats that people use."""
+def test_every_readable_suffix_is_listed(tmp_path: Path) -> None:
+    """The common suffixes of the formats of libsndfile."""
     names = [f"a/{number}{ending}" for number, ending in enumerate((
         ".wav", ".WAVE", ".w64", ".rf64", ".flac", ".ogg", ".Oga", ".opus", ".mp3", ".mp2", ".aif",
         ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph",
@@ -451,8 +454,8 @@ def test_every_ending_that_is_read_is_listed(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_links_and_special_files_are_told_and_end(tmp_path: Path) -> None:
-    """A broken link is listed, to be rejected; nothing is listed twice or for ever."""
+def test_links_and_special_files_are_reported(tmp_path: Path) -> None:
+    """A broken link is listed and rejected later; no file is listed twice, and listing ends."""
     root = lay(tmp_path / "corpus", ["dog/1.wav", "cat/2.wav", ".store/3.wav"])
     lay(tmp_path / "disk", ["far/4.wav", "5.wav"])
     for link, target in {
@@ -475,10 +478,10 @@ def test_links_and_special_files_are_told_and_end(tmp_path: Path) -> None:
     assert rows["dog/gone.wav"]["size"] == rows["dog/self.wav"]["size"] == -1
     texts = sorted(note.partition(": ")[2].rpartition(", ")[0] for note in notes)
     assert texts == [
-        "2 links lead nowhere",
-        "2 links lead out of the corpus and are followed",
-        "2 links lead to a folder above them and are not followed",
-        "2 links lead to folders that are listed and are not followed",
+        "2 broken links",
+        "2 links that point outside the corpus are followed",
+        "2 links to a parent folder are not followed",
+        "2 links to other folders of the corpus are not followed",
         "2 pipes, sockets or devices are left out",
     ]
 
@@ -492,7 +495,7 @@ def tar_of(path: Path, names: list[str]) -> Path:
     return path
 
 
-def test_what_a_tar_file_holds_beside_sounds_that_can_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_sounds_of_a_tar_file_are_reported(tmp_path: Path) -> None:
     tar_of(tmp_path / "a.tar", ["dog/1.wav", "dog/2.opus", "dog/3.m4a", "dog/3.json", "x.png"])
     tar_of(tmp_path / "b.tar", ["dog/1.wav", "dog/3.m4a"])
 
@@ -500,7 +503,7 @@ def test_what_a_tar_file_holds_beside_sounds_that_can_be_read_is_told(tmp_path: 
 
     assert sorted(found) == ["a.tar/dog/1.wav", "a.tar/dog/2.opus", "b.tar/dog/1.wav"]
     assert notes == [
-        "ROOT: 2 files (2 .m4a; 'dog/3.m4a' among them) are in no format that can be read: "
+        "ROOT: 2 files (2 .m4a; for example 'dog/3.m4a') have an unsupported format: "
         "convert them, for example with `ffmpeg -i x.m4a x.wav`"
     ]
 
@@ -521,15 +524,15 @@ def test_folders_in_a_tar_file_may_be_splits(
     assert [(row["label"], row["split"]) for row in rows] == expected
 
 
-def test_folders_in_a_tar_file_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+def test_folders_in_a_tar_file_that_are_not_classes_are_a_user_error(tmp_path: Path) -> None:
     tar_of(tmp_path / "a.tar", ["fold1/1.wav", "fold2/2.wav"])
 
-    assert "the folders fold1, fold2 are pieces of the corpus" in refusal(tmp_path)
+    assert "the folders fold1, fold2 are parts of the corpus" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.struct({"a": pa.int32()})])
 @pytest.mark.parametrize("column", ["label", "fold"])
-def test_a_manifest_of_nested_columns_is_refused(
+def test_a_manifest_with_nested_columns_is_a_user_error(
     tmp_path: Path, column: str, kind: pa.DataType
 ) -> None:
     table = {"path": ["a.wav"], "label": ["x"]} | {column: pa.nulls(1, kind)}
@@ -537,12 +540,12 @@ def test_a_manifest_of_nested_columns_is_refused(
 
     message = refusal(tmp_path / "clips.parquet")
     assert re.search(
-        rf"the column '{column}' holds (list|struct)<.+>, not one name a clip", message
+        rf"the column '{column}' holds (list|struct)<.+>, not one name per clip", message
     )
 
 
 def test_a_table_of_composed_names_finds_files_of_decomposed_ones(tmp_path: Path) -> None:
-    """MacOS takes names apart; no other file is taken for one that is missing."""
+    """MacOS decomposes names; a missing file is not matched with another."""
     lay(tmp_path, ["x/caf\u0065\u0301.wav", "x/1.wav", "y/2.wav"])
     (tmp_path / "metadata.csv").write_text(
         "file_name,label\nx/caf\u00e9.wav,a\nx/1.wav,a\n2.wav,b\nx/2.wav,b\n", encoding="utf-8"

@@ -10,7 +10,7 @@ from raysound.audio.log_mel import POWER_FLOOR, LogMel, filterbank
 from raysound.features.bands import empty_bands
 from raysound.settings.features import FeatureSettings
 
-# torchaudio warns of mel bands that hold no Fourier bin; some settings below have them.
+# torchaudio warns about mel bands without a Fourier bin, which some settings below have.
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
 
 SILENCE = float(np.log(np.float32(POWER_FLOOR)))
@@ -83,8 +83,8 @@ def reference(wanted: FeatureSettings, waveform: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=120, deadline=None)
 @given(wanted=any_settings(), kind=st.sampled_from(sorted(SIGNALS)))
-def test_it_equals_torchaudio(wanted, kind):
-    """To 1e-4 wherever there is more than rounding: a millionth of the clip's largest power."""
+def test_log_mels_equal_torchaudio(wanted, kind):
+    """Within 1e-4 for values above rounding errors, a millionth of the clip's maximum power."""
     waveform = SIGNALS[kind](wanted.clip_samples)
     log_mel = LogMel(wanted)(waveform)
     power = reference(wanted, waveform)
@@ -94,13 +94,13 @@ def test_it_equals_torchaudio(wanted, kind):
     assert torch.isfinite(log_mel).all()
     audible = power >= 1e-6 * power.max()
     assert (log_mel - expected)[audible].abs().max() < 1e-4
-    # Below that, no band may ring where torchaudio hears next to nothing.
+    # Below that, no band may have power where torchaudio has almost none.
     ceiling = max(1e-6 * float(power.max()), 1e-10)
     assert (log_mel[~audible] <= np.log(ceiling) + 0.1).all()
 
 
 @pytest.mark.parametrize("kind", sorted(SIGNALS))
-def test_it_equals_torchaudio_at_the_default_settings(kind):
+def test_log_mels_equal_torchaudio_at_the_default_settings(kind):
     wanted = FeatureSettings(clip_length=0.5)
     waveform = SIGNALS[kind](wanted.clip_samples)
     power = reference(wanted, waveform)
@@ -111,22 +111,22 @@ def test_it_equals_torchaudio_at_the_default_settings(kind):
 
 @settings(max_examples=60, deadline=None)
 @given(wanted=any_settings())
-def test_its_shape_is_that_of_the_settings(wanted):
-    """An odd n_fft too: what the settings promise is what the Parquet's tensor is declared as."""
+def test_the_shape_is_that_of_the_settings(wanted):
+    """Also for an odd n_fft, because the Parquet column has the shape of the settings."""
     log_mel = LogMel(wanted)(torch.zeros(wanted.clip_samples))
     assert log_mel.shape == (wanted.n_mels, wanted.n_frames)
 
 
 @pytest.mark.parametrize("n_fft", [511, 512, 513])
 @pytest.mark.parametrize("hop_length", [159, 160, 400])
-def test_its_shape_where_hops_fill_the_clip_exactly(n_fft, hop_length):
+def test_the_shape_if_the_clip_is_a_multiple_of_the_hop(n_fft, hop_length):
     wanted = feature_settings(n_fft=n_fft, hop_length=hop_length)
     log_mel = LogMel(wanted)(torch.zeros(wanted.clip_samples))
     assert log_mel.shape == (wanted.n_mels, wanted.n_frames)
 
 
 def test_a_batch_equals_its_clips():
-    """Any leading dimensions, none included."""
+    """For any leading dimensions, including none."""
     wanted = feature_settings()
     transform = LogMel(wanted)
     batch = torch.stack([signal(wanted.clip_samples) for signal in SIGNALS.values()])
@@ -138,7 +138,7 @@ def test_a_batch_equals_its_clips():
     assert transform(batch[:1]).shape == (1, wanted.n_mels, wanted.n_frames)
 
 
-def test_its_input_is_left_as_it_was():
+def test_the_input_is_not_modified():
     wanted = feature_settings()
     waveform = noise(wanted.clip_samples)
     before = waveform.clone()
@@ -149,8 +149,8 @@ def test_its_input_is_left_as_it_was():
 @pytest.mark.parametrize("amplitude", [2.0**31, 32768.0, 1e-20, 1e-40, 1e-45])
 @pytest.mark.parametrize("kind", ["noise", "square", "constant", "impulse"])
 @pytest.mark.parametrize("n_fft", [512, 4096])
-def test_it_is_always_finite(amplitude, kind, n_fft):
-    """At the loudest that audio.py lets through, and at denormals."""
+def test_log_mels_are_always_finite(amplitude, kind, n_fft):
+    """At the maximum that the decoder accepts, and for denormals."""
     wanted = feature_settings(n_fft=n_fft)
     waveform = SIGNALS[kind](wanted.clip_samples)
     waveform = waveform / waveform.abs().max() * amplitude
@@ -166,7 +166,7 @@ def test_silence_is_the_log_of_the_floor_everywhere():
 
 
 def test_double_the_amplitude_adds_log_four():
-    """Power, not magnitude; natural log, not decibel."""
+    """Power, not magnitude; natural log, not decibels."""
     wanted = feature_settings()
     waveform = noise(wanted.clip_samples)
     difference = LogMel(wanted)(2 * waveform) - LogMel(wanted)(waveform)
@@ -175,7 +175,7 @@ def test_double_the_amplitude_adds_log_four():
 
 @pytest.mark.parametrize("pitch", [300.0, 1000.0, 3000.0, 7000.0])
 def test_a_tone_is_loudest_in_the_band_of_its_pitch(pitch):
-    """Bands are even on the HTK mel scale, 2595 log10(1 + f / 700)."""
+    """Bands are evenly spaced on the HTK mel scale, 2595 log10(1 + f / 700)."""
     wanted = feature_settings()
     waveform = torch.sin(2 * torch.pi * pitch * torch.arange(4000) / 16000)
     mel = 2595 * np.log10(1 + pitch / 700) / (2595 * np.log10(1 + 8000 / 700)) * 41 - 1
@@ -185,7 +185,7 @@ def test_a_tone_is_loudest_in_the_band_of_its_pitch(pitch):
 
 @pytest.mark.parametrize("frame", [0, 5, 12, 25])
 def test_frames_are_centred_on_hops(frame):
-    """A click at sample hop × n is loudest in frame n."""
+    """A click at sample hop × n has its maximum in frame n."""
     wanted = feature_settings()
     waveform = torch.zeros(wanted.clip_samples)
     waveform[min(frame * wanted.hop_length, len(waveform) - 1)] = 1
@@ -197,8 +197,8 @@ def test_a_clip_too_short_to_mirror_raises():
         LogMel(feature_settings())(torch.zeros(256))
 
 
-def test_one_result_is_not_written_over_by_the_next():
-    """The buffers that are used again are the transform's own."""
+def test_a_result_is_not_overwritten_by_the_next():
+    """The transform reuses only its internal buffers."""
     wanted = feature_settings()
     transform = LogMel(wanted)
     first = transform(noise(wanted.clip_samples))
@@ -211,8 +211,8 @@ def test_one_result_is_not_written_over_by_the_next():
 
 @settings(max_examples=40, deadline=None)
 @given(wanted=any_settings(), rows=st.sampled_from([1, 7, 64, 1000, 5000]), clips=st.integers(1, 9))
-def test_its_result_does_not_depend_on_what_goes_together(wanted, rows, clips):
-    """Some frames of a clip, as on a CPU, or the frames of many clips, as on a GPU."""
+def test_the_result_does_not_depend_on_the_batch(wanted, rows, clips):
+    """For pieces of a clip, as on a CPU, and for frames of many clips, as on a GPU."""
     transform = LogMel(wanted)
     waveforms = torch.stack([noise(wanted.clip_samples, seed) for seed in range(clips)])
     expected = transform(waveforms)
@@ -224,16 +224,16 @@ def test_its_result_does_not_depend_on_what_goes_together(wanted, rows, clips):
 
 @settings(max_examples=40, deadline=None)
 @given(wanted=any_settings())
-def test_16_bit_samples_are_those_of_float32(wanted):
-    """Bit by bit: 32768 stands for 1."""
+def test_int16_and_float32_samples_yield_the_same_bits(wanted):
+    """The full scale of int16 is 32768."""
     samples = (noise(wanted.clip_samples) * 32768).clamp(-32768, 32767).to(torch.int16)
     transform = LogMel(wanted)
     assert torch.equal(transform(samples), transform(samples.float() / 32768))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_it_writes_where_it_is_told(dtype):
-    """Into one row of a larger tensor; the neighbours are left alone."""
+def test_the_result_may_be_written_to_a_tensor(dtype):
+    """To one row of a larger tensor; other rows are not changed."""
     wanted = feature_settings()
     rows = torch.full((3, wanted.n_mels, wanted.n_frames), 7.0, dtype=dtype)
     LogMel(wanted)(noise(wanted.clip_samples), out=rows[1])
@@ -249,8 +249,8 @@ def test_it_writes_where_it_is_told(dtype):
     ("sample_rate", "n_fft", "n_mels", "count"),
     [(44100, 1024, 64, 0), (44100, 1024, 128, 1), (16000, 400, 128, 4), (8000, 256, 128, 6)],
 )
-def test_empty_bands_are_those_that_hold_no_fourier_bin(sample_rate, n_fft, n_mels, count):
-    """The known cases; noise leaves them, and no others, at the floor."""
+def test_empty_bands_are_those_without_a_fourier_bin(sample_rate, n_fft, n_mels, count):
+    """Known cases; with noise, exactly these bands have the floor."""
     wanted = FeatureSettings(
         clip_length=0.25, sample_rate=sample_rate, hop_length=160, n_fft=n_fft, n_mels=n_mels
     )
@@ -261,7 +261,7 @@ def test_empty_bands_are_those_that_hold_no_fourier_bin(sample_rate, n_fft, n_me
     assert silent == bands
 
 
-def test_the_filters_have_a_column_a_band():
+def test_the_filters_have_one_column_per_band():
     wanted = feature_settings(n_fft=401, n_mels=7)
     assert filterbank(wanted).shape == (201, 7)
     assert filterbank(wanted).min() >= 0

@@ -1,4 +1,4 @@
-"""Loudness: what is measured, what gain follows, and what it does to log-mels."""
+"""Loudness: measurement, gain, and effect on log-mels."""
 
 import json
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def save(path: Path, waveform: np.ndarray, rate: int = RATE, subtype: str = "FLO
     return path
 
 
-# What is measured
+# Measurement
 
 
 def test_the_filters_at_48_khz_are_those_of_the_standard() -> None:
@@ -75,10 +75,10 @@ def test_the_filters_at_48_khz_are_those_of_the_standard() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "amplitude"), [(5.0, 1.0), (0.4, 1.0), (30.05, 0.1)])
-def test_a_sine_of_997_hz_has_the_loudness_that_the_standard_names(
+def test_a_sine_of_997_hz_has_the_loudness_of_the_standard(
     seconds: float, amplitude: float
 ) -> None:
-    """-3.01 LUFS at full scale in one channel, of any length; as many dB less where it is less."""
+    """-3.01 LUFS at full scale in one channel, for any length; it changes with the level in dB."""
     found = level_of(sine(seconds, 48000, amplitude=amplitude), at(48000, lufs=-23))
 
     assert found == pytest.approx(-3.01 + 20 * np.log10(amplitude), abs=0.02)
@@ -86,7 +86,7 @@ def test_a_sine_of_997_hz_has_the_loudness_that_the_standard_names(
 
 @pytest.mark.parametrize(("rate", "within"), [(44100, 0.01), (22050, 0.05), (16000, 0.1)])
 @pytest.mark.parametrize("hertz", [60, 200, 997, 3000])
-def test_other_rates_measure_what_48_khz_does(rate: int, within: float, hertz: int) -> None:
+def test_all_rates_measure_the_same_loudness(rate: int, within: float, hertz: int) -> None:
     expected = level_of(sine(5, 48000, hertz, 0.3), at(48000, lufs=-23))
 
     assert level_of(sine(5, rate, hertz, 0.3), at(rate, lufs=-23)) == pytest.approx(
@@ -94,15 +94,15 @@ def test_other_rates_measure_what_48_khz_does(rate: int, within: float, hertz: i
     )
 
 
-def test_pauses_count_for_the_rms_and_not_for_the_loudness() -> None:
-    """Two thirds of silence lower the mean square to a third; their blocks are gated."""
+def test_pauses_change_the_rms_but_not_the_loudness() -> None:
+    """Two thirds of silence reduce the mean square to a third; silent blocks are gated."""
     rate = 16000
     tone = sine(10, rate, amplitude=0.1)
     with_pause = np.concatenate([tone, np.zeros(20 * rate, np.float32)])
 
     for level, drop in (({"rms": -23}, 10 * np.log10(3)), ({"lufs": -23}, 0)):
         wanted = at(rate, **level)
-        # The blocks at the edge are partly silent.
+        # Blocks at the edge are partly silent.
         within = 1e-3 if drop else 0.1
         assert level_of(tone, wanted) - level_of(with_pause, wanted) == pytest.approx(
             drop, abs=within
@@ -110,7 +110,7 @@ def test_pauses_count_for_the_rms_and_not_for_the_loudness() -> None:
 
 
 def test_blocks_10_lu_below_the_mean_are_gated() -> None:
-    """20 dB below is left out; 5 dB below is not."""
+    """A level 20 dB below is excluded; 5 dB below is included."""
     rate, wanted = 16000, at(16000, lufs=-23)
     tone = sine(10, rate, amplitude=0.3)
 
@@ -124,7 +124,7 @@ def test_blocks_10_lu_below_the_mean_are_gated() -> None:
 
 
 def test_a_clip_shorter_than_a_block_is_one_block() -> None:
-    """399 ms of it measure what 400 ms do."""
+    """Clips of 399 ms and 400 ms have equal loudness."""
     wanted = at(16000, lufs=-23)
 
     short = level_of(sine(0.399, 16000, amplitude=0.1), wanted)
@@ -133,7 +133,7 @@ def test_a_clip_shorter_than_a_block_is_one_block() -> None:
     assert measured(np.array([0.5], np.float32), wanted).decibels is not None
 
 
-def test_the_rms_is_that_of_the_whole_clip() -> None:
+def test_the_rms_is_that_of_the_complete_clip() -> None:
     """A full-scale sine has -3.01 dBFS, a constant 0 dBFS."""
     assert level_of(sine(12.3, RATE, 1000), loud({"rms": -23})) == pytest.approx(-3.0103, abs=1e-3)
     assert level_of(np.ones(777, np.float32), loud({"rms": -23})) == pytest.approx(0, abs=1e-6)
@@ -141,10 +141,10 @@ def test_the_rms_is_that_of_the_whole_clip() -> None:
 
 @pytest.mark.parametrize("level", FORMS)
 @pytest.mark.parametrize("rate", [8000, 11025])
-def test_pieces_measure_what_the_whole_does(
+def test_measuring_in_pieces_equals_measuring_at_once(
     level: dict[str, float], rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pieces keep the state of the filters; 11025 / 10 is no whole number of samples."""
+    """The filter state is kept between pieces; 11025 / 10 is not an integer."""
     wanted, waveform, pieces = at(rate, **level), noise(5.37, rate=rate), []
     waveform[: len(waveform) // 2] *= 0.2
     whole = measured(waveform, wanted)
@@ -163,7 +163,7 @@ def test_pieces_measure_what_the_whole_does(
 
 
 @pytest.mark.parametrize("level", FORMS)
-def test_a_clip_is_brought_to_the_loudness(level: dict[str, float]) -> None:
+def test_a_clip_is_normalized_to_the_loudness(level: dict[str, float]) -> None:
     settings = loud(level)
 
     gained = normalise(noise(2), settings)
@@ -172,7 +172,7 @@ def test_a_clip_is_brought_to_the_loudness(level: dict[str, float]) -> None:
     assert level_of(gained, settings) == pytest.approx(-23, abs=1e-4)
 
 
-def test_16_bits_get_the_gain_of_the_same_floats() -> None:
+def test_int16_and_float_clips_get_the_same_gain() -> None:
     settings = loud({"rms": -23})
     numbers = (noise(1) * 32768).astype(np.int16)
 
@@ -183,9 +183,7 @@ def test_16_bits_get_the_gain_of_the_same_floats() -> None:
 
 @pytest.mark.parametrize("level", FORMS)
 @pytest.mark.parametrize("amplitude", [0.0, 1e-4])
-def test_silence_and_what_is_below_the_floor_keep_their_level(
-    level: dict[str, float], amplitude: float
-) -> None:
+def test_clips_below_the_floor_keep_their_level(level: dict[str, float], amplitude: float) -> None:
     """A tone of 1e-4 has -83 dBFS."""
     quiet = sine(1, RATE, 1000, amplitude)
 
@@ -199,8 +197,8 @@ def test_a_clip_just_above_the_floor_gets_a_gain() -> None:
     assert level_of(sine(1, RATE, 1000, 5e-4), loud({"rms": -23})) == pytest.approx(-69.03, abs=0.1)
 
 
-def test_no_gain_leads_beyond_what_a_log_mel_can_hold() -> None:
-    """What remains behind the last step of 100 ms is in no block, and may be loud."""
+def test_the_gain_is_limited_to_keep_log_mels_finite() -> None:
+    """Samples after the last step of 100 ms are in no block, and may be loud."""
     waveform = noise(1.05) / 100
     waveform[-10] = 2.0**30
 
@@ -218,10 +216,10 @@ def test_without_loudness_nothing_changes() -> None:
 
 
 def corpus(folder: Path, decibels: float) -> pa.Table:
-    """Clips that are short, long, of another rate and of two channels, with a gain."""
+    """Clips with a gain: a short, a long one, one of another rate and one of two channels."""
     factor = np.float32(10 ** (decibels / 20))
     save(folder / "a" / "short.wav", factor * noise(0.2, 1))
-    # Both halves get one gain: the level rises from one to the other.
+    # The level increases, but both halves get the same gain.
     swell = noise(1.7, 2) * np.linspace(0.1, 1, round(1.7 * RATE), dtype=np.float32)
     save(folder / "a" / "long.wav", factor * swell)
     save(folder / "b" / "44100.wav", factor * noise(0.9, 3, 44100), 44100)
@@ -238,7 +236,7 @@ def tensors(clips: pa.Table, settings: FeatureSettings) -> np.ndarray:
 def test_a_quieter_copy_of_a_corpus_has_the_same_log_mels(
     tmp_path: Path, level: dict[str, float]
 ) -> None:
-    """6 dB are 1.38 of natural log power, where no loudness is set."""
+    """Without a loudness, 6 dB change the natural log power by 1.38."""
     loud_clips, quiet_clips = corpus(tmp_path / "0", 0), corpus(tmp_path / "6", -6)
 
     plain = tensors(loud_clips, PLAIN) - tensors(quiet_clips, PLAIN)
@@ -249,8 +247,8 @@ def test_a_quieter_copy_of_a_corpus_has_the_same_log_mels(
 
 
 @pytest.mark.parametrize("level", FORMS)
-def test_all_windows_of_a_clip_get_one_gain(tmp_path: Path, level: dict[str, float]) -> None:
-    """That of the whole clip: they differ from the plain ones by the same factor."""
+def test_all_windows_of_a_clip_get_the_same_gain(tmp_path: Path, level: dict[str, float]) -> None:
+    """It is the gain of the complete clip."""
     corpus(tmp_path, 0)
     path = str(tmp_path / "a" / "long.wav")
 
@@ -265,10 +263,10 @@ def test_all_windows_of_a_clip_get_one_gain(tmp_path: Path, level: dict[str, flo
     np.testing.assert_array_equal(read_window(path, loud(level)), gained.windows[0])
 
 
-def test_a_file_of_many_blocks_is_measured_piece_by_piece(
+def test_a_file_of_many_blocks_is_measured_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each the timeout of a window begins anew."""
+    """The timeout restarts after each piece."""
     path = save(tmp_path / "long.wav", noise(65, 5, 22050), 22050, "PCM_16")
     settings = loud({"rms": -30})
     pieces: list[int] = []
@@ -301,7 +299,7 @@ def test_a_transform_gets_waveforms_with_the_gain(tmp_path: Path) -> None:
 
 
 def test_clips_beyond_full_scale_and_below_the_floor_are_counted(tmp_path: Path) -> None:
-    """Per clip, not per window; a reject is in none of the counts."""
+    """Per clip, not per window; rejects are not counted."""
     folder = tmp_path / "corpus" / "a"
     click = np.zeros(2 * RATE, np.float32)
     click[::1000] = 0.5
@@ -340,8 +338,8 @@ def load() -> Callable[..., Config]:
     return loaded
 
 
-def test_without_loudness_ids_and_digests_are_what_they_were(load: Callable[..., Config]) -> None:
-    """Features, classifiers and searches of earlier versions keep their names."""
+def test_without_loudness_ids_and_digests_are_unchanged(load: Callable[..., Config]) -> None:
+    """They equal those of earlier versions, so that their results are found."""
     for config in (load(), load(loudness="none"), load(loudness=None)):
         assert config.features.id == "289b7613"
         names = [*config.features.model_dump(), "loudness"]
@@ -350,7 +348,7 @@ def test_without_loudness_ids_and_digests_are_what_they_were(load: Callable[...,
     assert PLAIN.model_copy(update={"loudness": None}).id == "38b655b7"
 
 
-def test_without_loudness_a_record_and_a_summary_do_not_name_it(tmp_path: Path) -> None:
+def test_without_loudness_record_and_summary_have_no_loudness(tmp_path: Path) -> None:
     save(tmp_path / "c" / "a" / "x.wav", noise(0.5))
     record = extract_shard(str(tmp_path / "p"), read_corpus(str(tmp_path / "c")), PLAIN)
     totals = ShardTotals("real", PLAIN)
@@ -360,7 +358,7 @@ def test_without_loudness_a_record_and_a_summary_do_not_name_it(tmp_path: Path) 
     assert "loudness" not in json.dumps(totals.summary(1))
 
 
-def test_each_loudness_is_another_feature_id(load: Callable[..., Config]) -> None:
+def test_each_loudness_has_another_feature_id(load: Callable[..., Config]) -> None:
     forms = ["none", {"rms": -23}, {"rms": -20}, {"lufs": -23}]
     settings = [load(loudness=form).features for form in forms]
 
@@ -369,7 +367,7 @@ def test_each_loudness_is_another_feature_id(load: Callable[..., Config]) -> Non
     assert settings[1].model_dump()["loudness"] == {"rms": -23.0}
 
 
-def test_a_config_with_loudness_is_read_again(load: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_config_with_loudness_round_trips(load: Callable[..., Config], tmp_path: Path) -> None:
     for form in ("none", {"lufs": -23.5}):
         config = load(loudness=form)
         text = config.to_yaml()
@@ -392,7 +390,7 @@ def test_a_config_with_loudness_is_read_again(load: Callable[..., Config], tmp_p
         ({"loudness": {"lufs": -23}, "sample_rate": 2000}, ["4000 Hz", "2000", "loudness.rms"]),
     ],
 )
-def test_a_wrong_loudness_is_told_in_one_line(
+def test_an_invalid_loudness_is_reported_in_one_line(
     load: Callable[..., Config], settings: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:

@@ -19,7 +19,7 @@ from raysound.errors import UserError
 
 
 def lay(folder: Path, *names: str) -> Path:
-    """Lays files of three bytes; what is in them is not the manifest's concern."""
+    """Writes files of three bytes; listing does not read them."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"abc")
@@ -50,11 +50,11 @@ def fault(path: Path | str) -> str:
     return str(caught.value)
 
 
-# A folder a class
+# One folder per class
 
 
-def test_a_folder_a_class(tmp_path):
-    """The label is the folder's name, the id the path below the corpus, each clip its own group."""
+def test_one_folder_per_class(tmp_path):
+    """The label is the name of the folder, the id is the relative path, each clip is a group."""
     lay(tmp_path, "dog/a.wav", "rain/b.wav")
     table = read_corpus(str(tmp_path))
     assert table.schema == SCHEMA
@@ -73,14 +73,14 @@ def test_a_folder_a_class(tmp_path):
     assert column(tmp_path, "label") == {"dog/a.wav": "dog", "rain/b.wav": "rain"}
 
 
-def test_folders_below_a_class_belong_to_it(tmp_path):
+def test_subfolders_of_a_class_belong_to_it(tmp_path):
     lay(tmp_path, "dog/monday/early/a.wav", "dog/b.wav", "cat/b.wav")
     assert set(column(tmp_path, "label").values()) == {"dog", "cat"}
     assert rows(tmp_path)["dog/monday/early/a.wav"]["label"] == "dog"
 
 
 def test_split_folders_above_the_classes(tmp_path):
-    """Train, val (or valid, dev, validation) and test are splits when nothing else stands there."""
+    """Train, val (or valid, dev, validation) and test are splits if there are no other folders."""
     lay(
         tmp_path,
         "train/dog/a.wav", "val/dog/b.wav", "valid/cat/c.wav", "dev/cat/d.wav",
@@ -97,22 +97,22 @@ def test_split_folders_above_the_classes(tmp_path):
     assert set(column(tmp_path, "label").values()) == {"dog", "cat"}
 
 
-def test_split_folders_may_open_with_a_capital(tmp_path):
-    """`Train/dog` is no class called Train: a classifier of Train against Test would be absurd."""
+def test_split_folders_may_be_capitalized(tmp_path):
+    """`Train/dog` is a clip of the class dog, not of a class Train."""
     lay(tmp_path, "Train/dog/a.wav", "Test/cat/b.wav")
     assert column(tmp_path, "label") == {"Train/dog/a.wav": "dog", "Test/cat/b.wav": "cat"}
     assert column(tmp_path, "split") == {"Train/dog/a.wav": "train", "Test/cat/b.wav": "test"}
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    """ESC-50 has trains; only where all folders are splits is one a split."""
+def test_a_class_may_be_named_train(tmp_path):
+    """ESC-50 has a class train; folders are splits only if all folders are splits."""
     lay(tmp_path, "train/a.wav", "plane/b.wav")
     assert column(tmp_path, "label") == {"train/a.wav": "train", "plane/b.wav": "plane"}
     assert set(column(tmp_path, "split").values()) == {None}
 
 
-def test_what_is_no_sound_is_ignored(tmp_path):
-    """Hidden files, macOS's `._x.wav`, hidden folders, texts; a suffix may be in capitals."""
+def test_other_files_are_ignored(tmp_path):
+    """Hidden files, `._x.wav` of macOS, hidden folders, texts; a suffix may be in upper case."""
     lay(
         tmp_path,
         "dog/A.WAV", "dog/b.Flac", "dog/c.mp3", "dog/d.ogg", "dog/e.aiff", "dog/f.aif",
@@ -124,8 +124,8 @@ def test_what_is_no_sound_is_ignored(tmp_path):
     ]  # fmt: skip
 
 
-def test_names_are_taken_as_they_are(tmp_path):
-    """Blanks, Chinese, `#`, `%`, quotes and commas, in folders and files; a trailing slash."""
+def test_names_may_have_any_characters(tmp_path):
+    """Blanks, Chinese, `#`, `%`, quotes and commas, in folders and files; also a trailing slash."""
     names = ["a dog/x y.wav", "雨/一 二.wav", "50%/a#1.wav", 'it\'s/"so", he said.wav']
     folder = lay(tmp_path / "my corpus #1 (100%)", *names)
     assert sorted(rows(folder)) == sorted(names)
@@ -137,7 +137,7 @@ def test_names_are_taken_as_they_are(tmp_path):
 
 
 def test_a_corpus_by_uri_can_be_read(tmp_path):
-    """The paths of its manifest lead to its files, whatever characters their names hold."""
+    """The paths of the manifest open its files, for names with any characters."""
     lay(tmp_path, "dog/plain.wav", "dog/x y.wav", "dog/a#1.wav", "dog/50%20.wav", "雨/q?.wav")
     manifest = read_corpus(tmp_path.as_uri())
     assert manifest.num_rows == 5
@@ -146,8 +146,8 @@ def test_a_corpus_by_uri_can_be_read(tmp_path):
         assert storage.read_bytes(row["path"]) == b"abc"
 
 
-def test_a_name_that_is_no_utf8_stops_nothing(tmp_path):
-    """Archives from old systems hold Latin-1 names: the other clips are still found."""
+def test_a_name_that_is_not_utf8_is_listed(tmp_path):
+    """Archives of old systems contain Latin-1 names; the other clips are also listed."""
     lay(tmp_path, "dog/a.wav")
     with open(os.path.join(os.fsencode(tmp_path), b"dog", b"caf\xe9.wav"), "wb") as file:
         file.write(b"abc")
@@ -175,7 +175,7 @@ def test_metadata_csv(tmp_path):
 
 
 def test_metadata_csv_with_fold_split_and_group(tmp_path):
-    """Kept where they are filled in; columns of other names don't matter."""
+    """Non-empty values are kept; other columns are ignored."""
     lay(tmp_path, "a.wav", "b.wav", "c.wav")
     empty = {"label": "dog", "fold": "", "split": "", "group": "", "remark": "x"}
     write_csv(
@@ -198,8 +198,8 @@ def test_metadata_csv_with_fold_split_and_group(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_metadata_csv_with_all_that_csv_allows(tmp_path, encoding):
-    """A byte order mark as Excel writes it, blanks, Chinese, quotes and commas."""
+def test_metadata_csv_with_special_characters(tmp_path, encoding):
+    """The byte order mark of Excel, blanks, Chinese, quotes and commas."""
     names = ["a b.wav", "雨.wav", 'so "loud".wav', "one, two.wav"]
     lay(tmp_path, *names)
     write_csv(
@@ -211,7 +211,7 @@ def test_metadata_csv_with_all_that_csv_allows(tmp_path, encoding):
     assert set(column(tmp_path, "size").values()) == {3}
 
 
-def test_blank_lines_and_surplus_cells_of_a_csv_are_no_matter(tmp_path):
+def test_blank_lines_and_extra_cells_of_a_csv_are_ignored(tmp_path):
     lay(tmp_path, "a.wav", "b.wav")
     (tmp_path / "metadata.csv").write_text("file_name,label\n\na.wav,dog,surplus\n\nb.wav,cat\n\n")
     assert column(tmp_path, "label") == {"a.wav": "dog", "b.wav": "cat"}
@@ -224,8 +224,8 @@ def test_a_name_with_a_leading_dot_slash_is_that_file(tmp_path):
     assert column(tmp_path, "size") == {"a.wav": 3}
 
 
-def test_a_table_goes_before_folders(tmp_path):
-    """The folders may mean anything where a table says what each clip is."""
+def test_a_table_takes_precedence_over_folders(tmp_path):
+    """With a table, folders have no meaning."""
     lay(tmp_path, "part1/a.wav", "part2/b.wav")
     write_csv(
         tmp_path / "metadata.csv",
@@ -235,7 +235,7 @@ def test_a_table_goes_before_folders(tmp_path):
 
 
 def test_esc50_csv(tmp_path):
-    """ESC-50 as it is downloaded: folds kept, clips of one recording (`src_file`) one group."""
+    """The original ESC-50: folds are kept, clips of one recording (`src_file`) are one group."""
     lay(tmp_path, "audio/1-100032-A-0.wav", "audio/1-100032-B-0.wav", "audio/5-9032-A-0.wav")
     common = {"target": "0", "category": "dog", "esc10": "True", "take": "A"}
     write_csv(
@@ -257,7 +257,7 @@ def test_esc50_csv(tmp_path):
 
 
 def test_urbansound8k_csv(tmp_path):
-    """UrbanSound8K as it is downloaded: a folder a fold, slices of one recording one group."""
+    """The original UrbanSound8K: one folder per fold, slices of one recording are one group."""
     lay(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/100263-2-0-117.wav")
     common = {"start": "0", "end": "4", "salience": "1", "classID": "3"}
     write_csv(
@@ -287,15 +287,15 @@ def test_files_in_no_row_are_counted_in_a_warning(tmp_path, caplog):
     assert str(tmp_path) in message
 
 
-def test_nothing_is_warned_of_where_all_is_well(tmp_path, caplog):
+def test_a_valid_corpus_yields_no_warnings(tmp_path, caplog):
     lay(tmp_path, "dog/a.wav", "dog/notes.txt")
     with caplog.at_level(logging.WARNING):
         read_corpus(str(tmp_path))
     assert caplog.records == []
 
 
-def test_a_row_without_a_file_stays_with_size_minus_one(tmp_path):
-    """So it ends as a reject that is counted, not as a clip that was never there."""
+def test_a_row_without_a_file_has_size_minus_one(tmp_path):
+    """It becomes a reject that is counted."""
     lay(tmp_path, "a.wav")
     write_csv(
         tmp_path / "metadata.csv",
@@ -304,7 +304,7 @@ def test_a_row_without_a_file_stays_with_size_minus_one(tmp_path):
     assert column(tmp_path, "size") == {"a.wav": 3, "gone.wav": -1}
 
 
-# A manifest of ours
+# A manifest of raysound
 
 
 def own(folder: Path, table: pa.Table) -> Path:
@@ -312,7 +312,7 @@ def own(folder: Path, table: pa.Table) -> Path:
     return folder / "clips.parquet"
 
 
-def test_a_manifest_of_ours_gives_itself(tmp_path):
+def test_a_manifest_of_raysound_is_read_unchanged(tmp_path):
     lay(tmp_path, "dog/a.wav", "rain/b.wav", "rain/c.wav")
     table = read_corpus(str(tmp_path))
     storage.write_table(str(tmp_path / "clips.parquet"), table)
@@ -320,7 +320,7 @@ def test_a_manifest_of_ours_gives_itself(tmp_path):
 
 
 def test_a_manifest_needs_only_path_and_label(tmp_path):
-    """Paths are relative to it, absolute, or URIs; one that leads nowhere gets size -1."""
+    """Paths are relative to it, absolute, or URIs; a missing file has size -1."""
     lay(tmp_path, "sounds/a.wav", "elsewhere/b.wav")
     path = own(
         tmp_path,
@@ -340,15 +340,15 @@ def test_a_manifest_needs_only_path_and_label(tmp_path):
     assert rows(path)["sounds/a.wav"]["group"] == "sounds/a.wav"
 
 
-def test_a_manifest_may_be_named_without_a_folder(tmp_path, monkeypatch):
+def test_the_path_of_a_manifest_may_have_no_folder(tmp_path, monkeypatch):
     lay(tmp_path, "a.wav")
     own(tmp_path, pa.table({"path": ["a.wav"], "label": ["dog"]}))
     monkeypatch.chdir(tmp_path)
     assert column("clips.parquet", "size") == {"a.wav": 3}
 
 
-def test_numbers_in_a_manifest_are_names(tmp_path):
-    """Folds and groups come as integers from pandas; `1` and `"1"` are the same fold."""
+def test_numbers_in_a_manifest_become_text(tmp_path):
+    """Folds and groups of pandas are integers; `1` and `"1"` are the same fold."""
     lay(tmp_path, "a.wav")
     path = own(tmp_path, pa.table({"path": ["a.wav"], "label": [3], "fold": [1], "group": [70]}))
     (row,) = rows(path).values()
@@ -378,14 +378,14 @@ def test_a_bad_manifest_is_a_user_error(tmp_path, table, words):
     assert [word for word in words if word not in text] == []
 
 
-def test_a_manifest_that_is_not_there_or_no_parquet_is_a_user_error(tmp_path):
+def test_a_missing_or_invalid_manifest_is_a_user_error(tmp_path):
     assert "no such manifest" in fault(tmp_path / "absent.parquet")
     assert "no such tar file" in fault(tmp_path / "absent.tar")
     (tmp_path / "text.parquet").write_text("file_name,label\na.wav,dog\n")
     assert "text.parquet" in fault(tmp_path / "text.parquet")
 
 
-# Tar and Parquet files with the sounds inside
+# Tar and Parquet files with sounds
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -398,14 +398,14 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def write_parquet(path: Path, count: int = 2, **columns: list[object]) -> None:
-    """Rows of sounds called 0.wav, 1.wav …, all of them dogs unless the columns say otherwise."""
+    """Writes rows with the sounds 0.wav, 1.wav …; their label is dog unless given in `columns`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = [{"bytes": b"abc", "path": f"{number}.wav"} for number in range(count)]
     pq.write_table(pa.table({"audio": audio, "label": ["dog"] * count} | columns), path)
 
 
 def test_tar_files(tmp_path):
-    """A clip's id is its name below the tar's; the time is the tar's, place and size its own."""
+    """The id is the tar file and the member; the time is that of the tar file."""
     write_tar(tmp_path / "b.tar", {"1.wav": b"abcd", "1.cls": b"dog"})
     write_tar(tmp_path / "sub" / "a.tar", {"cat/1.wav": b"ab", "cat/2.wav": b"a"})
     table = read_corpus(str(tmp_path))
@@ -434,7 +434,7 @@ def test_fold_split_and_group_in_a_tar_file(tmp_path):
 
 
 def test_parquet_files(tmp_path):
-    """A clip's id is its row and name; its size a share of the file, which alone is known."""
+    """The id has row and name; the size is a share of the size of the file."""
     write_parquet(tmp_path / "data" / "sounds.parquet", label=["dog", "cat"])
     path = tmp_path / "data" / "sounds.parquet"
     assert column(tmp_path, "label") == {
@@ -454,14 +454,14 @@ def test_parquet_files(tmp_path):
     }
 
 
-def test_names_inside_a_parquet_file_may_be_missing_or_the_same(tmp_path):
+def test_names_in_a_parquet_file_may_be_missing_or_repeated(tmp_path):
     audio = [{"bytes": b"abc", "path": path} for path in ("x.wav", "x.wav", None)]
     write_parquet(tmp_path / "a.parquet", 3, audio=audio)
     assert list(rows(tmp_path)) == ["a.parquet/0-x.wav", "a.parquet/1-x.wav", "a.parquet/2"]
 
 
 def test_fold_split_and_group_in_a_parquet_file(tmp_path):
-    """What a row says of its split goes before the file's name."""
+    """The split of a row takes precedence over that of the file name."""
     write_parquet(
         tmp_path / "train-0.parquet", fold=[1, None], split=["val", None], group=["tape 7", None]
     )
@@ -487,14 +487,14 @@ def test_fold_split_and_group_in_a_parquet_file(tmp_path):
         ("sounds.parquet", None),
     ],
 )
-def test_the_name_of_a_parquet_file_tells_its_split(tmp_path, name, split):
-    """As Hugging Face names them, or files them when it converts."""
+def test_the_name_of_a_parquet_file_may_contain_its_split(tmp_path, name, split):
+    """With the file and folder names of Hugging Face."""
     write_parquet(tmp_path / name)
     assert set(column(tmp_path, "split").values()) == {split}
 
 
-def test_clips_in_files_stay_in_their_order(tmp_path):
-    """So that they are read as they lie, not back and forth."""
+def test_clips_in_containers_keep_their_order(tmp_path):
+    """Reads are then sequential."""
     for name in ("b", "a"):
         write_parquet(tmp_path / f"{name}.parquet", 20)
     found = read_corpus(str(tmp_path)).to_pylist()
@@ -505,8 +505,8 @@ def test_clips_in_files_stay_in_their_order(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.tar", "a b #1 (100%20).tar", "a.parquet", "雨 50%.parquet"])
 @pytest.mark.parametrize("by", ["path", "URI", "folder", "relative"])
-def test_one_file_is_a_corpus_too(tmp_path, monkeypatch, name, by):
-    """By path or URI, and with any name: the ids are the same, and the paths lead to it."""
+def test_a_single_file_may_be_a_corpus(tmp_path, monkeypatch, name, by):
+    """By path or URI, and with any name: the ids are equal, and the paths open it."""
     if name.endswith(".tar"):
         write_tar(tmp_path / name, {"dog/1.wav": b"abcd"})
     else:
@@ -523,8 +523,8 @@ def test_one_file_is_a_corpus_too(tmp_path, monkeypatch, name, by):
     assert storage.read_bytes(row["path"]) == (tmp_path / name).read_bytes()
 
 
-def test_a_folder_may_be_called_like_a_file(tmp_path):
-    """Spark writes a folder `x.parquet` with parts in it."""
+def test_a_folder_may_have_the_name_of_a_file(tmp_path):
+    """Spark writes a folder `x.parquet` with parts."""
     write_parquet(tmp_path / "x.parquet" / "part-0.parquet")
     assert list(rows(tmp_path / "x.parquet")) == [
         "part-0.parquet/0-0.wav",
@@ -534,15 +534,15 @@ def test_a_folder_may_be_called_like_a_file(tmp_path):
     assert list(rows(tmp_path / "y.tar")) == ["dog/a.wav"]
 
 
-def test_hidden_files_hold_no_corpus(tmp_path):
-    """Such as the `._x.tar` that macOS leaves beside `x.tar`."""
+def test_hidden_containers_are_ignored(tmp_path):
+    """Such as the `._x.tar` that macOS writes for `x.tar`."""
     write_tar(tmp_path / "a.tar", {"dog/1.wav": b"a"})
     lay(tmp_path, "._a.tar", ".cache/b.tar", "._a.parquet")
     assert list(rows(tmp_path)) == ["a.tar/dog/1.wav"]
 
 
-def test_what_stands_beside_the_corpus_and_is_left_out_is_told(tmp_path):
-    """Sound files go before tar files, these before Parquet: nothing is left out in silence."""
+def test_omitted_containers_are_reported(tmp_path):
+    """Sound files take precedence over tar files, and tar files over Parquet files."""
     write_parquet(tmp_path / "c.parquet")
     notes: list[str] = []
     read_corpus(str(tmp_path), notes.append)
@@ -552,16 +552,16 @@ def test_what_stands_beside_the_corpus_and_is_left_out_is_told(tmp_path):
     lay(tmp_path, "rain/a.wav")
     assert read_corpus(str(tmp_path), notes.append)["label"].to_pylist() == ["rain"]
     assert notes == [
-        f"{tmp_path}: 1 Parquet files stand beside the tar files and are left out, "
-        "'c.parquet' among them",
-        f"{tmp_path}: 1 tar files stand beside the sound files and are left out, "
-        "'b.tar' among them",
-        f"{tmp_path}: 1 Parquet files stand beside the sound files and are left out, "
-        "'c.parquet' among them",
+        f"{tmp_path}: 1 Parquet files are left out, because the corpus has tar files; "
+        "for example 'c.parquet'",
+        f"{tmp_path}: 1 tar files are left out, because the corpus has sound files; "
+        "for example 'b.tar'",
+        f"{tmp_path}: 1 Parquet files are left out, because the corpus has sound files; "
+        "for example 'c.parquet'",
     ]
 
 
-def test_a_table_beside_tar_files_is_no_matter(tmp_path):
+def test_a_table_beside_tar_files_is_ignored(tmp_path):
     """Parquet without sounds may have any columns."""
     write_tar(tmp_path / "a.tar", {"dog/1.wav": b"a"})
     pq.write_table(pa.table({"path": ["x"]}), tmp_path / "index.parquet")
@@ -575,15 +575,15 @@ def test_a_table_beside_tar_files_is_no_matter(tmp_path):
     [
         ("bad.tar", gzip.compress(bytes(10240), mtime=0), ["compressed"]),
         ("bad.tar", b"", ["empty file"]),
-        ("bad.tar", b"x" * 700, ["no tar file"]),
+        ("bad.tar", b"x" * 700, ["not a readable tar file"]),
         ("bad.tar", bytes(10240), ["no sounds in its 1"]),
-        ("bad.parquet", b"", ["no Parquet file"]),
-        ("bad.parquet", b"PAR1" + bytes(100) + b"PAR1", ["no Parquet file"]),
+        ("bad.parquet", b"", ["not a Parquet file"]),
+        ("bad.parquet", b"PAR1" + bytes(100) + b"PAR1", ["not a Parquet file"]),
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_file_that_can_not_be_listed_is_a_user_error(tmp_path, name, content, words, alone):
-    """It is named: a corpus may have hundreds."""
+    """The error names the file, because a corpus may have hundreds."""
     (tmp_path / name).write_bytes(content)
     text = fault(tmp_path / name if alone else tmp_path)
     assert [word for word in [*words, str(tmp_path)] if word not in text] == []
@@ -604,7 +604,7 @@ def test_one_bad_file_of_many_is_named(tmp_path):
     assert str(tmp_path / "b.parquet") in fault(tmp_path)
 
 
-def test_a_clip_in_a_file_beside_labelled_ones_needs_a_label_and_a_name_of_its_own(tmp_path):
+def test_clips_in_containers_need_unique_names_and_all_or_no_labels(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.wav": b"a", "dog/2.wav": b"a"})
     assert "'a.tar/1.wav' has no label, and other clips have one" in fault(tmp_path)
     (tmp_path / "a.tar").unlink()
@@ -617,24 +617,24 @@ def test_a_clip_in_a_file_beside_labelled_ones_needs_a_label_and_a_name_of_its_o
     assert "'a.tar/dog/1.wav' is listed twice" in fault(tmp_path)
 
 
-def test_a_manifest_of_ours_may_name_clips_in_files(tmp_path):
-    """What was listed can be kept, and a part of it be taken."""
+def test_a_manifest_of_raysound_may_list_clips_in_containers(tmp_path):
+    """A listing can be stored, or a part of it."""
     write_tar(tmp_path / "a.tar", {"dog/1.wav": b"abcd", "dog/2.wav": b"ab"})
     table = read_corpus(str(tmp_path / "a.tar"))
     storage.write_table(str(tmp_path / "clips.parquet"), table.slice(1))
     assert read_corpus(str(tmp_path / "clips.parquet")).equals(table.slice(1).combine_chunks())
 
 
-# Mistakes
+# User errors
 
 
 @pytest.mark.parametrize("path", ["http://example.org/corpus", "no\0path", "nothing://x"])
-def test_a_place_that_can_not_be_is_a_user_error(path):
+def test_an_invalid_path_is_a_user_error(path):
     assert "can't be reached" in fault(path)
 
 
-def test_a_clip_in_a_place_that_can_not_be_stays_with_size_minus_one(tmp_path):
-    """It ends as a reject, and takes no other clip with it."""
+def test_a_clip_with_an_invalid_path_has_size_minus_one(tmp_path):
+    """It becomes a reject, without an effect on other clips."""
     lay(tmp_path, "a.wav")
     names = ["a.wav", "http://example.org/b.wav", "no\0path.wav"]
     path = own(tmp_path, pa.table({"path": names, "label": ["dog"] * 3}))
@@ -645,14 +645,14 @@ def test_a_missing_folder_is_a_user_error(tmp_path):
     assert fault(tmp_path / "absent") == f"{tmp_path / 'absent'}: no such folder"
 
 
-def test_a_file_is_no_corpus(tmp_path):
+def test_a_sound_file_is_not_a_corpus(tmp_path):
     lay(tmp_path, "a.wav")
-    assert "no such folder" in fault(tmp_path / "a.wav")
+    assert "is a file, not a folder" in fault(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt", "dog/notes.txt"], ["dog/._a.wav"]])
 def test_no_sound_files_are_a_user_error(tmp_path, names):
-    """The message says which endings count as sound."""
+    """The message lists the suffixes of sound files."""
     text = fault(lay(tmp_path, *names))
     assert str(tmp_path) in text
     assert "no sound files" in text
@@ -668,7 +668,7 @@ def test_no_sound_files_are_a_user_error(tmp_path, names):
     ],
 )
 def test_sounds_in_no_class_folder_are_a_user_error(tmp_path, names, count):
-    """How many, which one, and both ways out."""
+    """The message has their number, an example and two remedies."""
     text = fault(lay(tmp_path, *names))
     assert f"{count} sound files" in text
     assert ".wav" in text
@@ -685,14 +685,17 @@ def test_sounds_in_no_class_folder_are_a_user_error(tmp_path, names, count):
         ("where,label\na.wav,dog\n", ["file_name"]),
         ("file_name,label\n,dog\n", ["a row", "file_name"]),
         ('file_name,label\n"a.wav,dog\n', ["metadata.csv", "line 2"]),
-        ("file_name,label\nb.wav,dog\nc.wav,dog\n", ["names 2 files, 'b.wav'", "none is there"]),
+        (
+            "file_name,label\nb.wav,dog\nc.wav,dog\n",
+            ["names 2 files, for example 'b.wav'", "none exists"],
+        ),
         ("file_name,label,split\na.wav,dog,learn\n", ["learn", "train, validation, test"]),
         ("file_name,label\n", ["no clips"]),
         ("", ["no clips"]),
     ],
 )
 def test_a_bad_metadata_csv_is_a_user_error(tmp_path, text, words):
-    """The message says of which corpus it is: a config names several."""
+    """The message names the corpus, because a config may have several."""
     lay(tmp_path, "a.wav")
     (tmp_path / "metadata.csv").write_text(text)
     message = fault(tmp_path)
@@ -739,7 +742,7 @@ def manifest_of_empty_labels(folder):
     [flat_folder, flat_table, unlabelled_tar, unlabelled_parquet, manifest_without_labels,
      manifest_of_empty_labels],
 )  # fmt: skip
-def test_clips_may_all_be_without_a_label(tmp_path, lay_out):
+def test_a_corpus_may_have_no_labels(tmp_path, lay_out):
     table = read_corpus(str(lay_out(tmp_path / "corpus")))
     assert table["label"].to_pylist() == [None, None]
     assert sorted(name[-5:] for name in table["clip_id"].to_pylist()) == ["a.wav", "b.wav"]
@@ -761,7 +764,7 @@ def many(folder: Path) -> Path:
 
 
 def test_the_order_does_not_depend_on_the_listing(tmp_path, monkeypatch):
-    """Filesystems list in any order; a shard must hold the same clips on each."""
+    """File systems list in any order; a shard has the same clips on each."""
     many(tmp_path)
     table = read_corpus(str(tmp_path))
     listing = list(storage.scan(str(tmp_path)))
@@ -781,8 +784,8 @@ def test_the_order_does_not_depend_on_the_order_of_a_csv(tmp_path):
     assert tables[0].equals(tables[1])
 
 
-def test_the_order_does_not_depend_on_where_the_corpus_lies(tmp_path):
-    """A moved corpus has the same clips in the same shards."""
+def test_the_order_does_not_depend_on_the_path_of_the_corpus(tmp_path):
+    """A moved corpus has the same shards."""
     orders = [
         read_corpus(str(many(tmp_path / place)))["clip_id"].to_pylist() for place in ("x", "y")
     ]
@@ -790,15 +793,15 @@ def test_the_order_does_not_depend_on_where_the_corpus_lies(tmp_path):
 
 
 def test_the_order_mixes_the_classes(tmp_path):
-    """Any 50 rows of four equal classes hold at least five of each."""
+    """Any 50 rows of four equal classes have at least five rows of each."""
     labels = read_corpus(str(many(tmp_path)))["label"].to_pylist()
     for start in range(0, 200, 50):
         shard = labels[start : start + 50]
         assert min(shard.count(label) for label in "abcd") >= 5
 
 
-def test_a_new_file_leaves_all_other_rows_as_they_are(tmp_path):
-    """Their order too: most shards then stay what they were."""
+def test_a_new_file_does_not_change_other_rows(tmp_path):
+    """Nor their order, so that most shards stay valid."""
     before = read_corpus(str(many(tmp_path))).to_pylist()
     lay(tmp_path, "c/new.wav")
     after = read_corpus(str(tmp_path)).to_pylist()
@@ -806,7 +809,7 @@ def test_a_new_file_leaves_all_other_rows_as_they_are(tmp_path):
     assert [row for row in after if row["clip_id"] != "c/new.wav"] == before
 
 
-def test_a_changed_file_shows_in_its_row_alone(tmp_path):
+def test_a_changed_file_changes_only_its_row(tmp_path):
     before = rows(many(tmp_path))
     (tmp_path / "a" / "007.wav").write_bytes(b"other bytes")
     after = rows(tmp_path)
@@ -818,8 +821,8 @@ def test_a_changed_file_shows_in_its_row_alone(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_large_corpus_is_columns(tmp_path):
-    """Some hundred bytes a clip: a million of them fit into the memory of any worker."""
+def test_a_large_corpus_takes_little_memory(tmp_path):
+    """Some hundred bytes per clip."""
     count = 200_000
     folder = tmp_path / "dog"
     folder.mkdir()

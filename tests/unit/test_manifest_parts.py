@@ -1,4 +1,4 @@
-"""A manifest in parts holds what a single table would hold, whatever the ranges are."""
+"""A manifest in parts equals a single table, for any ranges."""
 
 import random
 from pathlib import Path
@@ -31,7 +31,7 @@ LOOSE, PACKED = "loose", "packed"
 
 
 def clips_of(numbers: list[int], kind: str = LOOSE, size: int = 3) -> pa.Table:
-    """Clips by number; packed ones lie in tar files of four."""
+    """Clips by number; clips in containers are in tar files of four clips."""
     is_packed = kind == PACKED
     columns = {
         "clip_id": [f"dog/{number:03d}.wav" for number in numbers],
@@ -51,7 +51,7 @@ def clips_of(numbers: list[int], kind: str = LOOSE, size: int = 3) -> pa.Table:
 
 
 def write_manifest(folder: Path, clips: pa.Table, blocks: int = 1, per_shard: int = 3) -> Index:
-    """Lays clips out, which come in some blocks in any order."""
+    """Writes the manifest of clips that are divided into blocks."""
     before = read_index(str(folder))
     order = random.Random(blocks).sample(range(len(clips)), len(clips))
     given = [clips.take(pa.array(order[start::blocks], pa.int64())) for start in range(blocks)]
@@ -100,7 +100,7 @@ def test_each_clip_is_in_one_shard_and_keeps_it(
     together: int,
     then: int,
 ) -> None:
-    """Whatever the number of blocks and ranges, and however these change."""
+    """For any number of blocks and ranges, also if these change."""
     folders = [tmp_path_factory.mktemp("features") for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "CLIPS_TOGETHER", together)
@@ -130,7 +130,7 @@ def test_each_clip_is_in_one_shard_and_keeps_it(
     assert read_index(folder) == index
 
 
-def test_the_digest_depends_on_every_column_and_on_no_order() -> None:
+def test_the_digest_depends_on_every_column_and_not_on_the_order() -> None:
     clips = clips_of(list(range(20)))
     digest = digest_of(clips)
 
@@ -148,7 +148,7 @@ def test_the_digest_depends_on_every_column_and_on_no_order() -> None:
 @pytest.mark.parametrize(
     ("clips", "expected"), [(1, 1), (8, 1), (9, 2), (16, 2), (17, 4), (64, 8), (65, 16)]
 )
-def test_ranges_hold_about_as_many_clips_as_they_should(
+def test_ranges_have_about_the_intended_number_of_clips(
     monkeypatch: pytest.MonkeyPatch, clips: int, expected: int
 ) -> None:
     monkeypatch.setattr(ranges, "CLIPS_TOGETHER", 8)
@@ -157,7 +157,7 @@ def test_ranges_hold_about_as_many_clips_as_they_should(
     assert {*found.places(clips_of(list(range(1000)))).tolist()} == {*range(expected)}
 
 
-def test_containers_are_divided_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_are_divided_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "CLIPS_TOGETHER", 8)
     clips = clips_of(list(range(20)), PACKED)
     found = Ranges.of(Facts.of(clips))
@@ -165,13 +165,13 @@ def test_containers_are_divided_in_their_order(monkeypatch: pytest.MonkeyPatch) 
     assert found.places(clips).tolist() == [0] * 8 + [1] * 8 + [2] * 4
 
 
-def test_loose_and_packed_clips_are_in_ranges_of_their_own() -> None:
+def test_separate_files_and_containers_are_in_different_ranges() -> None:
     clips = pa.concat_tables([clips_of([1, 2]), clips_of([10], PACKED)])
     assert Ranges.of(Facts.of(clips)).places(clips).tolist() == [0, 0, 1]
 
 
-def test_a_clip_that_was_in_no_range_of_today_is_left_out(tmp_path: Path) -> None:
-    """As one of a manifest before, when the corpus was packed."""
+def test_a_previous_clip_in_no_current_range_is_left_out(tmp_path: Path) -> None:
+    """For example, if the corpus was in containers before."""
     divided = Ranges.of(Facts.of(clips_of([1, 2])))
     assert group(clips_of([7, 8], PACKED), divided, str(tmp_path / "block"))["ranges"] == []
 
@@ -192,13 +192,13 @@ def test_the_manifest_of_an_older_version_has_the_same_index(tmp_path: Path) -> 
         assert found.equals(shard_clips(str(tmp_path / "new"), "run", shard))
 
 
-def test_an_older_manifest_without_shards_counts_as_none(tmp_path: Path) -> None:
+def test_an_older_manifest_without_shards_is_ignored(tmp_path: Path) -> None:
     assert read_index(str(tmp_path)) is None
     pq.write_table(clips_of([1]), tmp_path / OLD)
     assert read_index(str(tmp_path)) is None
 
 
-def test_other_readers_take_the_folder_for_one_table(tmp_path: Path) -> None:
+def test_other_readers_read_the_folder_as_one_table(tmp_path: Path) -> None:
     write_manifest(tmp_path, clips_of(list(range(10))))
     assert pq.read_table(tmp_path / "manifest").equals(read_manifest(str(tmp_path)))
 

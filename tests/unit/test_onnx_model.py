@@ -1,4 +1,4 @@
-"""Models that onnxruntime runs: what they give, and what is refused."""
+"""ONNX models: embeddings, and models that are user errors."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Deadly clips, played by tests/traps: the child finds it in its PYTHONPATH."""
+"""Crashing clips, simulated by tests/traps in the PYTHONPATH of the child process."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ SETTINGS = FeatureSettings(
 
 
 def clips_of(folder: Path, files: dict[str, bytes]) -> pa.Table:
-    """What the probe reads of a manifest."""
+    """The manifest columns that the probe reads."""
     for name, data in files.items():
         (folder / name).write_bytes(data)
     nothing = pa.nulls(len(files), pa.int64())
@@ -37,13 +37,13 @@ def wav(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def traps(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For children alone: this process began without them."""
+    """For child processes only, because this process started without the traps."""
     monkeypatch.syspath_prepend(root / "tests" / "traps")
 
 
 @pytest.mark.usefixtures("traps")
-def test_every_deadly_clip_is_found_and_no_other(wav: bytes, tmp_path: Path) -> None:
-    """One that dies a single time was killed for another's sake; one that prints is no nuisance."""
+def test_exactly_the_crashing_clips_are_found(wav: bytes, tmp_path: Path) -> None:
+    """A clip that crashes only once is not rejected, and a clip that prints is no problem."""
     files = {
         "chatty.wav": trapped(wav, "print"),
         "unlucky.wav": trapped(wav, "once", tmp_path / "died"),
@@ -62,8 +62,8 @@ def test_every_deadly_clip_is_found_and_no_other(wav: bytes, tmp_path: Path) -> 
     assert (tmp_path / "died").exists()
 
 
-def test_where_all_is_well_no_clip_is_deadly(wav: bytes, tmp_path: Path) -> None:
-    """Broken files are not: whoever makes the shard rejects them, and says why."""
+def test_without_crashes_no_clip_is_rejected(wav: bytes, tmp_path: Path) -> None:
+    """Broken files are rejected later, by extraction, with the reason."""
     files = {"good.wav": wav, "empty.wav": b"", "cut.wav": wav[:-500], "good too.wav": wav}
     clips = clips_of(tmp_path, files)
     (tmp_path / "good too.wav").unlink()
@@ -71,14 +71,14 @@ def test_where_all_is_well_no_clip_is_deadly(wav: bytes, tmp_path: Path) -> None
     assert find_crashing_clips(clips, SETTINGS, timeout=60) == {}
 
 
-def test_a_child_that_cannot_begin_makes_no_clip_guilty(
+def test_a_child_that_fails_to_start_is_an_error(
     wav: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "python").write_text("#!/bin/sh\necho hello\necho no memory >&2\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
 
-    with pytest.raises(RuntimeError, match="can't be tried out in a child process: no memory"):
+    with pytest.raises(RuntimeError, match="can't be decoded in a child process: no memory"):
         find_crashing_clips(clips_of(tmp_path, {"good.wav": wav}), SETTINGS, timeout=60)
 
 
@@ -89,9 +89,9 @@ def test_a_child_that_cannot_begin_makes_no_clip_guilty(
         ("[(watch(2), time.sleep(0.5)) for _ in range(6)]; watch(0)", 0),
         ("watch(0.5); watch(0); time.sleep(1)", 0),
     ],
-    ids=["stands still", "goes on", "is watched no more"],
+    ids=["hangs", "continues", "timeout cancelled"],
 )
-def test_a_process_that_stands_still_is_ended(calls: str, status: int) -> None:
+def test_the_timeout_ends_a_hanging_process(calls: str, status: int) -> None:
     code = f"import time; from raysound.features.probe import set_timeout as watch; {calls}"
 
     done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)

@@ -1,4 +1,4 @@
-"""What other programs see in a shard: the lines of docs/outputs.md, run beside one."""
+"""Other programs read shards with the code of docs/outputs.md."""
 
 import re
 import subprocess
@@ -25,10 +25,10 @@ LABELS = ["cat", "dog", "dog", "cow"]
 
 
 def lines_of(root: Path, package: str) -> str:
-    """The Python of docs/outputs.md that imports a package."""
+    """The Python code of docs/outputs.md that imports a package."""
     blocks = re.findall(r"```python\n(.*?)```", (root / "docs/outputs.md").read_text(), re.DOTALL)
     found = [block for block in blocks if re.search(rf"^(import|from) {package}\b", block, re.M)]
-    # Those for one package alone come first.
+    # Examples for a single package come first.
     return str(found[0])
 
 
@@ -42,7 +42,7 @@ def shard(
     request: pytest.FixtureRequest, tmp_path: Path, log_mels: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> np.ndarray:  # fmt: skip
-    """Two shards of two rows where the lines look for them; returns the log-mels in them."""
+    """Writes two shards of two rows at the paths of the examples; returns their log-mels."""
     settings = SETTINGS.model_copy(update={"dtype": request.param})
     for index in range(2):
         rows = slice(2 * index, 2 * index + 2)
@@ -81,7 +81,7 @@ def test_polars_and_duckdb(root: Path, shard: np.ndarray) -> None:
 
 
 def test_hugging_face_datasets(root: Path, shard: np.ndarray) -> None:
-    """In a process of its own: the package reads where it may write while it is imported."""
+    """In a separate process, because the package reads its cache folder during its import."""
     lines = lines_of(root, "datasets")
     lines += "print(rows['label'][:], str(log_mel.dtype), log_mel.tolist())"
     done = subprocess.run(

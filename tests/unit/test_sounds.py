@@ -15,7 +15,7 @@ from raysound.audio.sounds import open_chosen, open_sounds
 from raysound.corpora.layouts import SCHEMA
 from raysound.corpora.manifest import read_corpus
 
-# Bytes of a sound; what is in them is not the reader's concern.
+# Bytes of a sound; their content is irrelevant here.
 SIZE = 5000
 
 
@@ -46,7 +46,7 @@ def manifest(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def content(sound: str | io.BytesIO | Reject) -> bytes | str:
-    """The bytes, or the reason why there are none."""
+    """The bytes, or the type and reason of the reject."""
     if isinstance(sound, Reject):
         return f"{type(sound).__name__}: {sound}"
     if isinstance(sound, str):
@@ -58,18 +58,18 @@ def contents(clips: pa.Table) -> list[bytes | str]:
     return [content(sound) for sound in open_sounds(clips)]
 
 
-def test_a_file_of_this_machine_is_its_path(tmp_path):
-    """Libsndfile reads it itself; whether it is there, the decoder says."""
+def test_a_local_file_yields_its_path(tmp_path):
+    """Libsndfile opens it; the decoder rejects a missing file."""
     rows = [{"path": str(tmp_path / name)} for name in ("a b.wav", "gone.wav")]
     assert [*open_sounds(manifest(rows))] == [row["path"] for row in rows]
 
 
-def test_no_clips_have_no_sounds():
+def test_no_clips_yield_no_sounds():
     assert [*open_sounds(manifest([]))] == []
 
 
-def test_a_file_by_uri_is_fetched(tmp_path):
-    """More of them than are under way at a time, and in order; the missing one has its reason."""
+def test_a_remote_file_is_fetched(tmp_path):
+    """In order, with more files than concurrent downloads; a missing file yields a reject."""
     sounds = sounds_of(40)
     rows = []
     for number, sound in enumerate(sounds):
@@ -81,8 +81,8 @@ def test_a_file_by_uri_is_fetched(tmp_path):
     assert contents(manifest(rows)) == expected
 
 
-def test_a_fetched_file_can_be_sought(tmp_path):
-    """Decoders jump about in it; a large one goes through the disk."""
+def test_a_fetched_file_is_seekable(tmp_path):
+    """A large file is stored on disk."""
     for size in (10, 33 << 20):
         (tmp_path / "a.wav").write_bytes(bytes(size - 3) + b"end")
         (sound,) = open_sounds(manifest([{"path": (tmp_path / "a.wav").as_uri()}]))
@@ -92,8 +92,8 @@ def test_a_fetched_file_can_be_sought(tmp_path):
         assert sound.read(1) == b"\0"
 
 
-def test_a_place_that_can_not_be_is_a_reject(tmp_path):
-    """No other clip is lost by it; it is not tried again, for it won't change."""
+def test_an_invalid_path_is_a_reject(tmp_path):
+    """Other clips are read; the reject is final, not Unreadable."""
     (tmp_path / "a.wav").write_bytes(b"abc")
     rows = [{"path": "http://example.org/a.wav"}, {"path": (tmp_path / "a.wav").as_uri()}]
     reason, sound = contents(manifest(rows))
@@ -102,8 +102,8 @@ def test_a_place_that_can_not_be_is_a_reject(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["path", "URI"])
-def test_listed_clips_lead_back_to_their_bytes(tmp_path, by):
-    """Out of tar files and Parquet files alike, in any order of the containers."""
+def test_listed_clips_yield_their_bytes(tmp_path, by):
+    """From tar and Parquet files, in any order of the containers."""
     sounds = sounds_of(30)
     for number in range(3):
         some = sounds[10 * number : 10 * number + 10]
@@ -121,8 +121,8 @@ def test_listed_clips_lead_back_to_their_bytes(tmp_path, by):
     assert contents(both) == [sounds[number] for number in (28, 29, 0, 1, 5)]
 
 
-def test_chosen_clips_are_found_in_any_order(tmp_path):
-    """Rows of several row groups, members of a tar file and files, one of them twice."""
+def test_chosen_clips_may_be_in_any_order(tmp_path):
+    """Rows of several row groups, members of a tar file and separate files, one repeated."""
     sounds = sounds_of(40)
     write_parquet(tmp_path / "a.parquet", sounds[:30], row_group_size=7)
     write_tar(tmp_path / "b.tar", {f"dog/{n}.wav": sounds[n] for n in range(30, 40)})
@@ -146,13 +146,13 @@ def test_chosen_clips_are_found_in_any_order(tmp_path):
 
 
 def test_a_row_without_bytes_is_a_reject(tmp_path):
-    """It won't have any the next time."""
+    """The reject is final, not Unreadable."""
     path = write_parquet(tmp_path / "a.parquet", [b"a", None, b"c"])
     assert contents(read_corpus(str(path))) == [b"a", "Reject: its row holds no bytes", b"c"]
 
 
-def test_a_container_that_is_gone_leaves_a_reason_for_each_of_its_clips(tmp_path):
-    """Those of the other containers keep their own sounds."""
+def test_a_missing_container_yields_a_reject_per_clip(tmp_path):
+    """Clips of other containers have their sounds."""
     sounds = sounds_of(9)
     write_tar(tmp_path / "a.tar", {f"dog/{n}.wav": s for n, s in enumerate(sounds[:3])})
     write_parquet(tmp_path / "b.parquet", sounds[3:6])
@@ -169,8 +169,8 @@ def test_a_container_that_is_gone_leaves_a_reason_for_each_of_its_clips(tmp_path
         assert all(reason.startswith(f"Unreadable: {tmp_path / name} can't") for reason in reasons)
 
 
-def test_a_tar_file_that_has_shrunk_keeps_the_clips_it_still_holds(tmp_path):
-    """Half a clip is none: an mp3 would be decoded as if all were well."""
+def test_a_tar_file_that_became_shorter_yields_its_remaining_clips(tmp_path):
+    """A partial clip is a reject; a truncated mp3 could be decoded without an error."""
     sounds = sounds_of(6)
     path = write_tar(tmp_path / "a.tar", {f"dog/{n}.wav": s for n, s in enumerate(sounds)})
     clips = read_corpus(str(path))
@@ -179,8 +179,8 @@ def test_a_tar_file_that_has_shrunk_keeps_the_clips_it_still_holds(tmp_path):
     assert contents(clips) == [*sounds[:3], *[reason] * 3]
 
 
-def test_a_parquet_file_that_has_shrunk_never_lends_its_clips_to_others(tmp_path):
-    """Were a row left out, the clips behind it would stand under the labels of others."""
+def test_a_parquet_file_that_became_shorter_does_not_shift_clips(tmp_path):
+    """If a row were skipped, later clips would have wrong labels."""
     sounds = sounds_of(8)
     paths = [write_parquet(tmp_path / f"{n}.parquet", sounds[4 * n : 4 * n + 4]) for n in (0, 1)]
     clips = read_corpus(str(tmp_path))
@@ -194,8 +194,8 @@ def test_a_parquet_file_that_has_shrunk_never_lends_its_clips_to_others(tmp_path
 
 
 @pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
-def test_rows_behind_a_damage_are_unreadable_and_none_is_lost(tmp_path, compression):
-    """The pages of a row group overwritten: what lies before it is read, the rest has a reason."""
+def test_rows_after_a_damaged_page_are_unreadable(tmp_path, compression):
+    """Rows before the overwritten row group are read; the others are rejects."""
     sounds = sounds_of(40)
     path = write_parquet(
         tmp_path / "a.parquet", sounds, row_group_size=10, compression=compression,
@@ -213,14 +213,14 @@ def test_rows_behind_a_damage_are_unreadable_and_none_is_lost(tmp_path, compress
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_any_damage_to_a_parquet_file_keeps_one_answer_a_row(tmp_path, seed):
-    """Bytes overwritten anywhere: a sound, or a reason, and never an error of the run."""
+def test_a_damaged_parquet_file_yields_one_result_per_row(tmp_path, seed):
+    """Bytes are overwritten anywhere: each row yields a sound or a reject, without an error."""
     rng = np.random.default_rng(seed)
     path = write_parquet(tmp_path / "a.parquet", sounds_of(12), row_group_size=5)
     clips, whole = read_corpus(str(path)), path.read_bytes()
     for _ in range(20):
         data = bytearray(whole)
-        # The footer too, and the headers of pages, which most of the bytes are not.
+        # Also damages the footer and page headers, which are few of the bytes.
         for place in rng.choice([*range(200), *range(len(data) - 1500, len(data))], 5):
             data[place] = rng.integers(0, 256)
         path.write_bytes(data)
@@ -228,8 +228,8 @@ def test_any_damage_to_a_parquet_file_keeps_one_answer_a_row(tmp_path, seed):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_what_is_no_file_is_a_reject_and_is_not_opened(tmp_path, kind):
-    """A pipe would be waited for, a device be read without an end."""
+def test_special_files_are_rejects_and_are_not_opened(tmp_path, kind):
+    """Opening a pipe or reading a device may never end."""
     path = tmp_path / "a.wav"
     if kind == "pipe":
         os.mkfifo(path)
@@ -243,6 +243,6 @@ def test_what_is_no_file_is_a_reject_and_is_not_opened(tmp_path, kind):
     clips = read_corpus(str(tmp_path), lambda note: None).sort_by("clip_id")
 
     assert contents(clips) == [
-        "Reject: no sound file: it is a folder, pipe, socket or device",
+        "Reject: not a sound file, but a folder, pipe, socket or device",
         b"abc",
     ]

@@ -17,7 +17,7 @@ THIRDS = {"test": 0.2, "validation": 0.3}
 
 
 def manifest(labels, folds=None, splits=None, groups=None) -> pa.Table:
-    """A manifest of clips named 0, 1, 2, …; each its own group unless groups are given."""
+    """A manifest of clips named 0, 1, 2, …; by default, each clip is a group."""
     count = len(labels)
     names = [str(n) for n in range(count)]
     columns = {
@@ -38,11 +38,11 @@ def assigned(table: pa.Table, **options) -> list[str]:
     return assign_split(table, SplitSettings(**options))["split"].to_pylist()
 
 
-# The corpus's own
+# The split of the corpus
 
 
-def test_folds_are_respected():
-    """All of a named fold, and nothing else, goes where it is sent; the rest trains."""
+def test_folds_determine_the_split():
+    """Each split has exactly the clips of its folds; train gets the rest."""
     folds = ["1", "2", "3", "4", "5"] * 4
     split = assigned(
         manifest(["dog", "cat"] * 10, folds=folds), test_folds=["5"], validation_folds=["3", "4"]
@@ -56,38 +56,38 @@ def test_a_fold_may_be_written_as_a_number():
     assert split == ["train", "validation", "test"]
 
 
-def test_validation_is_drawn_from_what_the_test_folds_leave():
-    """A fifth of the four folds that are left, of each class alike."""
+def test_validation_is_sampled_from_the_other_folds():
+    """A fifth of the other four folds, equally for each class."""
     labels = ["dog", "cat"] * 50
     folds = [str(n // 2 % 5) for n in range(100)]
     split = assigned(manifest(labels, folds=folds), test_folds=["4"], validation_fraction=0.2)
     assert all((one == "test") == (fold == "4") for one, fold in zip(split, folds, strict=True))
-    drawn = Counter(zip(labels, split, strict=True))
-    assert drawn["dog", "validation"] == drawn["cat", "validation"] == 8
-    assert drawn["dog", "train"] == drawn["cat", "train"] == 32
+    counts = Counter(zip(labels, split, strict=True))
+    assert counts["dog", "validation"] == counts["cat", "validation"] == 8
+    assert counts["dog", "train"] == counts["cat", "train"] == 32
 
 
-def test_test_is_drawn_from_what_the_validation_folds_leave():
+def test_test_is_sampled_from_the_other_folds():
     folds = ["a", "b"] * 20
     split = assigned(manifest("x" * 40, folds=folds), validation_folds=["a"], test_fraction=0.5)
     assert Counter(split) == {"validation": 20, "test": 10, "train": 10}
 
 
-def test_the_corpuss_own_split_is_kept():
-    """Whatever the fractions say."""
+def test_the_split_of_the_corpus_is_kept():
+    """For any fractions."""
     own = ["train", "train", "validation", "test"] * 5
     split = assigned(manifest("x" * 20, splits=own), test_fraction=0.8, validation_fraction=0.1)
     assert split == own
 
 
-def test_what_the_corpuss_own_split_lacks_is_drawn_from_its_training_clips():
+def test_a_missing_split_is_sampled_from_the_training_clips():
     own = ["train"] * 80 + ["test"] * 20
     split = assigned(manifest("x" * 100, splits=own), validation_fraction=0.25)
     assert split[80:] == ["test"] * 20
     assert Counter(split[:80]) == {"train": 60, "validation": 20}
 
 
-def test_clips_without_a_split_train_where_test_and_validation_are_there():
+def test_clips_without_a_split_train_if_the_corpus_has_test_and_validation():
     own = ["test", "validation", None, None]
     assert assigned(manifest("xxxx", splits=own)) == ["test", "validation", "train", "train"]
 
@@ -100,20 +100,20 @@ def test_an_unknown_fold_is_a_user_error_that_names_the_folds(key):
     assert all(fold in str(caught.value) for fold in ("1", "2", "10"))
 
 
-def test_a_corpus_without_folds_says_so():
+def test_a_corpus_without_folds_is_reported():
     with pytest.raises(UserError, match="none"):
         assigned(manifest("xxx"), test_folds=["1"])
 
 
-def test_a_fold_can_not_be_both_test_and_validation():
-    """The one would silently swallow the other, and the test be drawn anew."""
+def test_a_fold_cannot_be_both_test_and_validation():
+    """Otherwise one would overwrite the other, and the test split would be sampled again."""
     table = manifest("xxxxxx", folds=["1", "2", "3"] * 2)
     with pytest.raises((UserError, ValueError), match="1"):
         assigned(table, test_folds=["1"], validation_folds=["1", "2"])
 
 
-def test_a_recording_in_two_folds_does_not_stand_on_both_sides():
-    """Refused, or kept together: the classifier must not be tested on what trained it."""
+def test_a_recording_in_two_folds_is_not_on_both_sides():
+    """It is a user error, or the recording stays together."""
     groups = ["tape", "b", "c", "tape", "e", "f"]
     table = manifest("xxxxxx", folds=["1", "1", "1", "2", "2", "2"], groups=groups)
     with suppress(UserError):
@@ -121,7 +121,7 @@ def test_a_recording_in_two_folds_does_not_stand_on_both_sides():
         assert split[0] == split[3]
 
 
-def test_a_class_that_can_not_be_trained_is_a_user_error():
+def test_a_class_without_a_training_clip_is_a_user_error():
     """All its clips are in the test fold."""
     table = manifest(["dog", "cat", "dog", "owl"], folds=["1", "1", "2", "2"])
     with pytest.raises(UserError, match="owl"):
@@ -145,17 +145,17 @@ def test_only_the_split_column_changes():
     assert out["split"].null_count == 0
 
 
-# The draw
+# Stratified sampling
 
 
-def test_shares_are_what_is_asked_for_in_every_class():
-    """Exactly so where each clip is its own group and the numbers allow."""
+def test_every_class_has_the_configured_shares():
+    """Exactly, if each clip is a group and the numbers are divisible."""
     labels = ["a"] * 100 + ["b"] * 20 + ["c"] * 10
     split = assigned(manifest(labels), test_fraction=0.2, validation_fraction=0.1)
-    drawn = Counter(zip(labels, split, strict=True))
+    counts = Counter(zip(labels, split, strict=True))
     for label, count in (("a", 100), ("b", 20), ("c", 10)):
-        assert drawn[label, "test"] == 0.2 * count
-        assert drawn[label, "validation"] == 0.1 * count
+        assert counts[label, "test"] == 0.2 * count
+        assert counts[label, "validation"] == 0.1 * count
 
 
 @settings(max_examples=60, deadline=None)
@@ -163,8 +163,8 @@ def test_shares_are_what_is_asked_for_in_every_class():
     counts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_shares_of_single_clips_are_off_by_less_than_one_clip(counts, seed):
-    """Whatever the classes' sizes and the seed."""
+def test_shares_of_single_clips_deviate_by_less_than_one_clip(counts, seed):
+    """For any class sizes and seed."""
     labels = np.repeat([f"class {n}" for n in range(len(counts))], counts)
     groups = np.arange(len(labels)).astype(str)
     split = stratified_split(labels, groups, THIRDS, seed)
@@ -176,7 +176,7 @@ def test_shares_of_single_clips_are_off_by_less_than_one_clip(counts, seed):
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.45])
 @pytest.mark.parametrize("count", [2, 3, 5, 7, 12, 33])
 def test_a_share_is_rounded_to_the_nearest_clip(share, count):
-    """Small classes don't lose their test clips to training, nor the other way round."""
+    """Small classes keep test and training clips."""
     labels = np.full(count, "a")
     split = stratified_split(labels, np.arange(count).astype(str), {"test": share}, 0)
     assert abs((split == "test").sum() - share * count) <= 0.5
@@ -190,7 +190,7 @@ clips_in_groups = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(clips=clips_in_groups, seed=st.integers(0, 1000))
 def test_a_group_is_never_divided(clips, seed):
-    """Even where one recording holds several classes."""
+    """Even if a recording has several classes."""
     labels = np.array([label for label, _ in clips])
     groups = np.array([str(group) for _, group in clips])
     split = stratified_split(labels, groups, THIRDS, seed)
@@ -204,8 +204,8 @@ def test_a_group_is_never_divided(clips, seed):
     sizes=st.lists(st.integers(1, 6), min_size=20, max_size=60),
     seed=st.integers(0, 1000),
 )
-def test_shares_of_groups_are_off_by_no_more_than_a_group(sizes, seed):
-    """One class, recordings of one to six clips."""
+def test_shares_of_groups_deviate_by_at_most_one_group(sizes, seed):
+    """One class with recordings of one to six clips."""
     groups = np.repeat(np.arange(len(sizes)).astype(str), sizes)
     labels = np.full(len(groups), "a")
     split = stratified_split(labels, groups, THIRDS, seed)
@@ -223,21 +223,21 @@ def test_a_class_of_one_clip_trains(shares, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_class_of_one_clip_trains_however_small_the_training_share(seed):
-    """Most clips may be asked for as test; the corpus is still usable."""
+def test_a_class_of_one_clip_trains_for_any_training_share(seed):
+    """Also if most clips are test clips."""
     labels = ["common"] * 30 + ["rare"]
     split = assigned(manifest(labels), test_fraction=0.6, validation_fraction=0.2, seed=seed)
     assert split[-1] == "train"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_class_trains_though_its_clips_are_one_recording(seed):
+def test_every_class_trains_even_if_its_clips_are_one_recording(seed):
     labels = ["common"] * 30 + ["rare"] * 4
     groups = [str(n) for n in range(30)] + ["tape"] * 4
     assert assigned(manifest(labels, groups=groups), seed=seed)[-4:] == ["train"] * 4
 
 
-def test_the_seed_settles_the_draw():
+def test_the_seed_determines_the_split():
     table = manifest(["dog", "cat"] * 50)
     draws = [assigned(table, seed=seed) for seed in (1, 1, 2)]
     assert draws[0] == draws[1]
@@ -245,7 +245,7 @@ def test_the_seed_settles_the_draw():
     assert Counter(draws[0]) == Counter(draws[2])
 
 
-def test_the_draw_does_not_depend_on_the_order_of_the_rows():
+def test_the_split_does_not_depend_on_the_order_of_the_rows():
     labels = np.array(["dog", "cat"] * 50)
     groups = np.arange(100).astype(str)
     split = stratified_split(labels, groups, THIRDS, 3)
@@ -253,7 +253,7 @@ def test_the_draw_does_not_depend_on_the_order_of_the_rows():
     assert (stratified_split(labels[order], groups[order], THIRDS, 3) == split[order]).all()
 
 
-def test_no_fraction_no_clips():
+def test_a_fraction_of_0_yields_no_clips():
     table = manifest(["dog", "cat"] * 10)
     assert set(assigned(table, test_fraction=0, validation_fraction=0)) == {"train"}
     assert set(assigned(table, test_fraction=0)) == {"train", "validation"}
@@ -266,8 +266,8 @@ def test_one_clip_trains():
 
 @pytest.mark.parametrize("clips", [2, 3, 4, 5, 7, 10])
 @pytest.mark.parametrize("shares", [{"test": 0.15, "validation": 0.15}, {"test": 0.3}])
-def test_many_small_classes_meet_the_shares_together(clips, shares):
-    """Of 300 classes of 3 clips none can give 15 %, but all of them can."""
+def test_many_small_classes_meet_the_shares_in_total(clips, shares):
+    """Of 300 classes with 3 clips, no class can be divided by 15 %, but their total can."""
     labels = np.repeat([f"c{n:03d}" for n in range(300)], clips)
     groups = np.arange(len(labels)).astype(str)
 
@@ -284,7 +284,7 @@ def test_many_small_classes_meet_the_shares_together(clips, shares):
     assert Counter(other) == Counter(split)
 
 
-def test_groups_that_meet_the_shares_together_are_not_divided():
+def test_groups_that_meet_the_shares_in_total_are_not_divided():
     labels = np.repeat([f"c{n:02d}" for n in range(60)], 6)
     groups = np.repeat(np.arange(180).astype(str), 2)
 
@@ -294,8 +294,8 @@ def test_groups_that_meet_the_shares_together_are_not_divided():
     assert Counter(split)["test"] == Counter(split)["validation"] == 54
 
 
-def test_a_split_that_meets_its_shares_is_the_one_it_always_was():
-    """A training is named by the digest of its split: an update must find it again."""
+def test_a_split_that_meets_its_shares_equals_that_of_earlier_versions():
+    """Training runs are found by the digest of the split, also after an update."""
     shares = {"test": 0.15, "validation": 0.15}
     labels = np.repeat([f"c{n}" for n in range(10)], 40)
     split = stratified_split(labels, np.arange(400).astype(str), shares, 0)

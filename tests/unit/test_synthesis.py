@@ -40,8 +40,8 @@ def spectrum(waveform):
     sample_rate=st.sampled_from([8000, 11025, 16000, 44100]),
     snr_db=st.sampled_from([REAL_SNR_DB, NOISY_SNR_DB, (-60.0, -60.0), SILENT_BACKGROUND_DB]),
 )
-def test_a_clip_is_sound(kind, seed, seconds, sample_rate, snr_db):
-    """Any clip is float32, has the length asked for, is finite, predicted, and below the peak."""
+def test_a_clip_is_valid(kind, seed, seconds, sample_rate, snr_db):
+    """It is float32, has the requested length, is finite, not silent and below the peak."""
     clip = synthesize_clip(kind, seed, seconds, sample_rate, snr_db)
     assert clip.dtype == np.float32
     assert clip.shape == (round(seconds * sample_rate),)
@@ -51,13 +51,13 @@ def test_a_clip_is_sound(kind, seed, seconds, sample_rate, snr_db):
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_peaks_are_scaled_not_clipped(kind):
-    """Only one sample reaches the loudest level of a clip, so nothing was cut off."""
+    """Only one sample has the maximum absolute value, so the clip is not clipped."""
     clip = np.abs(synthesize_clip(kind, (1,), 1.0, 16000, REAL_SNR_DB))
     assert np.count_nonzero(clip == clip.max()) == 1
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_the_seed_settles_the_clip(kind):
+def test_the_seed_determines_the_clip(kind):
     """The same arguments give the same bytes; another seed gives another clip."""
     clips = [
         synthesize_clip(kind, seed, 0.3, 8000, REAL_SNR_DB) for seed in [(4, 2), (4, 2), (4, 3)]
@@ -66,15 +66,15 @@ def test_the_seed_settles_the_clip(kind):
     assert not np.allclose(clips[0], clips[2])
 
 
-def test_kinds_with_one_seed_differ():
-    """One seed gives each kind its own draws, background included."""
+def test_kinds_with_the_same_seed_differ():
+    """Each kind samples other parameters and another background."""
     clips = [synthesize_clip(kind, (7,), 0.2, 8000, (-60.0, -60.0)) for kind in LABELS]
     likeness = np.abs(np.corrcoef(clips))
     assert np.max(likeness - np.eye(len(LABELS))) < 0.5
 
 
 def test_a_clip_is_the_same_in_another_process():
-    """Neither string hashing nor import order has a say."""
+    """It does not depend on string hashing or import order."""
     code = (
         "from raysound.synthesis.formula import synthesize_clip as make; import zlib;"
         "print(zlib.crc32(make('bell', (3, 1), 0.2, 8000, (10, 30)).tobytes()))"
@@ -85,14 +85,14 @@ def test_a_clip_is_the_same_in_another_process():
 
 
 def test_levels_vary():
-    """Clips of one kind are not all equally loud."""
+    """Clips of one kind differ in level."""
     peaks = [np.abs(synthesize_clip("tone", (n,), 0.1, 8000, REAL_SNR_DB)).max() for n in range(20)]
     assert max(peaks) > 3 * min(peaks)
 
 
 @pytest.mark.parametrize("kind", PITCHED)
 def test_pitched_kinds_do_not_alias(kind):
-    """At 8 kHz there is nothing below 3 kHz that is not there at 32 kHz, too."""
+    """Below 3 kHz, the spectra at 8 kHz and at 32 kHz are equal."""
     for seed in range(8):
         waveforms = {}
         for sample_rate in (8000, 32000):
@@ -104,8 +104,8 @@ def test_pitched_kinds_do_not_alias(kind):
 
 
 @pytest.mark.parametrize("kind", ["tone", "buzz", "chord"])
-def test_pitched_kinds_leave_the_edge_of_the_band_empty(kind):
-    """The last fiftieth below Nyquist holds less than a millionth of the power."""
+def test_pitched_kinds_are_silent_near_nyquist(kind):
+    """The last fiftieth below Nyquist has less than a millionth of the power."""
     for seed in range(8):
         time = np.arange(8000) / 8000
         power = spectrum(KINDS[kind](np.random.default_rng(seed), time, 8000))
@@ -114,8 +114,8 @@ def test_pitched_kinds_leave_the_edge_of_the_band_empty(kind):
 
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 20.0])
 @pytest.mark.parametrize("kind", LABELS)
-def test_the_background_has_the_ratio_asked_for(kind, snr_db):
-    """Taking the clean sound of the same seed away leaves a background of that power."""
+def test_the_background_has_the_requested_ratio(kind, snr_db):
+    """The difference from the clean sound of the same seed has the expected power."""
     noisy = synthesize_clip(kind, (5,), 1.0, 16000, (snr_db, snr_db)).astype(np.float64)
     clean = synthesize_clip(kind, (5,), 1.0, 16000, SILENT_BACKGROUND_DB).astype(np.float64)
     sound = clean * (noisy @ clean) / (clean @ clean)
@@ -124,7 +124,7 @@ def test_the_background_has_the_ratio_asked_for(kind, snr_db):
 
 
 def test_backgrounds_are_white_or_pink():
-    """Some backgrounds are as strong in each octave, some grow with frequency."""
+    """The power per octave is constant, or increases with frequency."""
     shares = []
     for seed in range(12):
         power = spectrum(synthesize_clip("tone", (seed,), 1.0, 16000, (-60.0, -60.0)))
@@ -136,15 +136,15 @@ def test_backgrounds_are_white_or_pink():
     assert pink.any()
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones():
-    """The message names what was asked for and what there is."""
+def test_an_unknown_kind_is_an_error_that_lists_the_known_kinds():
+    """The message has the given name and the known names."""
     with pytest.raises(ValueError, match=r"'oboe'.*bell.*tremolo"):
         synthesize_clip("oboe", (0,), 1.0, 8000, REAL_SNR_DB)
 
 
 @pytest.mark.parametrize(("seconds", "sample_rate"), [(0.01, 16000), (0.0, 16000), (1.0, 4000)])
-def test_what_cannot_be_made_is_refused(seconds, sample_rate):
-    """A clip too short to hold a sound, or a rate too low, is an error."""
+def test_too_short_a_clip_or_too_low_a_rate_is_an_error(seconds, sample_rate):
+    """The limits are 0.05 s and 8000 Hz."""
     with pytest.raises(ValueError, match="cannot make"):
         synthesize_clip("tone", (0,), seconds, sample_rate, REAL_SNR_DB)
 
@@ -153,14 +153,14 @@ def test_what_cannot_be_made_is_refused(seconds, sample_rate):
 
 
 def test_there_are_ten_kinds():
-    """Kinds are ten lower-case words, fit for folder names."""
+    """Their names are lower-case words, usable as folder names."""
     assert len(KINDS) == 10
     assert all(kind.isalpha() and kind.islower() for kind in KINDS)
 
 
 @given(roles, some_labels, st.integers(0, 20), st.integers(0, 2**32 - 1))
-def test_a_plan_lists_each_label_as_often_as_asked(role, labels, clips, seed):
-    """Labels come in the order given; file names and seeds are unique and follow the label."""
+def test_a_plan_has_the_requested_number_of_clips_per_label(role, labels, clips, seed):
+    """Labels keep their order; file names and seeds are unique and contain the label."""
     plan = plan_clips(role, labels, clips, seed)
     assert [clip["label"] for clip in plan] == [label for label in labels for _ in range(clips)]
     assert len({clip["file_name"] for clip in plan}) == len(plan)
@@ -172,14 +172,14 @@ def test_a_plan_lists_each_label_as_often_as_asked(role, labels, clips, seed):
 
 @given(roles, some_labels, st.integers(0, 12), st.integers(0, 12), st.integers(0, 2**32 - 1))
 def test_growing_a_corpus_only_adds_clips(role, labels, clips, more, seed):
-    """Every clip of a smaller plan stands unchanged in a larger one."""
+    """A larger plan contains every clip of a smaller plan unchanged."""
     larger = {clip["file_name"]: clip for clip in plan_clips(role, labels, clips + more, seed)}
     assert all(larger[clip["file_name"]] == clip for clip in plan_clips(role, labels, clips, seed))
 
 
 @given(some_labels, st.integers(0, 40), st.integers(0, 2**32 - 1))
 def test_a_third_of_the_confused_clips_is_of_another_kind(labels, clips, seed):
-    """Of each label round(clips / 3) are wrong, all of kinds that are labels; elsewhere none is."""
+    """Per label, round(clips / 3) clips are of other labels' kinds; in other roles none are."""
     plan = plan_clips("confused", labels, clips, seed)
     for label in labels:
         kinds = [clip["kind"] for clip in plan if clip["label"] == label]
@@ -190,29 +190,29 @@ def test_a_third_of_the_confused_clips_is_of_another_kind(labels, clips, seed):
 
 
 def test_wrong_clips_are_of_many_kinds():
-    """The confusion is random, not one kind taken for one other."""
+    """The other kind is random."""
     plan = plan_clips("confused", LABELS, 60, 0)
     wrong = {clip["kind"] for clip in plan if clip["label"] == "bell"} - {"bell"}
     assert len(wrong) > 4
 
 
 @given(some_labels, st.integers(1, 8), st.integers(0, 2**32 - 1))
-def test_roles_share_no_seed(labels, clips, seed):
-    """No sound of one corpus is found in another of the same seed."""
+def test_roles_have_different_seeds(labels, clips, seed):
+    """Corpora of the same seed have no common clip."""
     seeds = [clip["seed"] for role in ROLE_SNR_DB for clip in plan_clips(role, labels, clips, seed)]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_a_plan_example():
-    """A clip is described by where it goes, what it was to be, and how to make it."""
+    """A clip has a file name, a label, and the arguments of `synthesize_clip`."""
     plan = plan_clips("real", ["bell"], 13, 9)
     assert plan[12]["file_name"] == "bell/bell-00012.wav"
     assert (plan[12]["label"], plan[12]["kind"]) == ("bell", "bell")
     assert plan[12]["seed"][0] == 9
 
 
-def test_an_unknown_role_is_refused_with_the_known_ones():
-    """The message names what was asked for and what there is."""
+def test_an_unknown_role_is_an_error_that_lists_the_known_roles():
+    """The message has the given name and the known names."""
     with pytest.raises(ValueError, match=r"'fake'.*real.*faithful.*noisy.*confused"):
         plan_clips("fake", LABELS, 1, 0)
 
@@ -220,17 +220,17 @@ def test_an_unknown_role_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("role", "labels"), [("real", ["oboe"]), ("real", ["bell", "bell"]), ("confused", ["bell"])]
 )
-def test_labels_that_do_not_suit_are_refused(role, labels):
-    """Unknown and repeated labels are errors, and so is confusing one label with nothing."""
+def test_invalid_labels_are_an_error(role, labels):
+    """Unknown and repeated labels, and a single label for "confused"."""
     with pytest.raises(ValueError, match="labels"):
         plan_clips(role, labels, 3, 0)
 
 
-# What the corpora are for
+# Classification of the corpora
 
 
 def log_spectrogram(waveform):
-    """Shape (frames, 32 bands): what rises above 15 dB under the loudest; zero elsewhere."""
+    """Shape (frames, 32 bands): level above a floor 15 dB below the maximum, otherwise zero."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform, 1024)[::256]
     power = np.abs(np.fft.rfft(frames * np.hanning(1024))) ** 2
     octaves = np.log2(np.maximum(np.fft.rfftfreq(1024, 1 / 16000), 15))
@@ -241,7 +241,7 @@ def log_spectrogram(waveform):
 
 
 def coarse_features(plan):
-    """Features that pitch and onset hardly change: the spectrogram's spectrum and mean bands."""
+    """Features almost independent of pitch and onset: the spectrogram's spectrum and mean bands."""
     features = []
     for clip in plan:
         waveform = synthesize_clip(clip["kind"], clip["seed"], 1.5, 16000, clip["snr_db"])
@@ -253,13 +253,13 @@ def coarse_features(plan):
     return np.array(features), np.array([clip["label"] for clip in plan])
 
 
-def nearest_neighbour_accuracy(known, asked):
-    distances = ((asked[0][:, np.newaxis] - known[0]) ** 2).sum(axis=2)
-    return np.mean(known[1][distances.argmin(axis=1)] == asked[1])
+def nearest_neighbour_accuracy(known, unknown):
+    distances = ((unknown[0][:, np.newaxis] - known[0]) ** 2).sum(axis=2)
+    return np.mean(known[1][distances.argmin(axis=1)] == unknown[1])
 
 
-def test_kinds_are_told_apart_until_noise_covers_them():
-    """A nearest neighbour knows clean kinds on coarse features, but not noisy or confused ones."""
+def test_a_classifier_distinguishes_clean_kinds_but_not_noisy_ones():
+    """A nearest-neighbour classifier on coarse features; it also fails for confused kinds."""
     known = coarse_features(plan_clips("real", LABELS, 20, 0))
     accuracy = {
         role: nearest_neighbour_accuracy(known, coarse_features(plan_clips(role, LABELS, 15, 0)))

@@ -1,1 +1,1 @@
-"""What a sound file holds: found from its bytes where its header is wrong or states no length."""
+"""The length of the sound in a file, from its bytes if the header is wrong or has no length."""

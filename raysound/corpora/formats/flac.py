@@ -1,7 +1,7 @@
 """The length of a FLAC stream, from its last frame.
 
-The header states it, but one that was written to a pipe says 0, which libsndfile can't read; and
-what was joined to a file is beyond the number in its header. Each frame states where it begins.
+The length in the header is 0 if the stream was written to a pipe, which libsndfile can't read, and
+too small if files were concatenated. Each frame contains the position of its first sample.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import BinaryIO
 
 from raysound.corpora.formats.views import BLOCK, Part, ReadAt, view
 
-# A stream begins with this name and a block of 34 bytes, which may be the last of its kind.
+# A stream begins with this name and a block of 34 bytes, which may be the last metadata block.
 STARTS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
-# Offset of the 64 bits that end with the number of samples: 36 bits, 0 for unknown.
+# Offset of 64 bits; the last 36 are the number of samples, 0 for unknown.
 TOTAL_AT, TOTAL_BITS = 18, 36
-# The last frame begins before so many bytes of the end.
+# The last frame is searched in the last TAIL bytes, in steps of STEP.
 TAIL, STEP = 1 << 17, 1 << 13
 SYNC = re.compile(rb"\xff[\xf8\xf9]")
-# Checksums that are computed before a stream counts as damaged: each takes milliseconds.
+# Checksums that are computed before a stream counts as damaged; each takes milliseconds.
 MOST_TRIES = 4
-# The longest header of a frame.
+# Maximum length of a frame header.
 HEADER = 16
 
 
 def flac_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
-    """The sounds of a file that holds FLAC streams, each with its true length.
+    """Finds the FLAC streams of a file, each with its true length.
 
     Args:
         file: open for reading.
@@ -37,7 +37,7 @@ def flac_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
     if not starts:
         return [Part(file)]
     found = []
-    # What stands before the first one is a tag.
+    # A tag may precede the first stream.
     for first, start, stop in zip([0, *starts[1:]], starts, [*starts[1:], size], strict=True):
         field = int.from_bytes(read_at(start + TOTAL_AT, 8), "big")
         total = field & ((1 << TOTAL_BITS) - 1)
@@ -47,16 +47,16 @@ def flac_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
             found.append(Part(file if len(starts) == 1 else view(file, [(first, stop)])))
             continue
         right = (field >> TOTAL_BITS << TOTAL_BITS | length).to_bytes(8, "big")
-        whole = view(file, [(first, place), right, (place + 8, stop)])
-        promised, held = (total, length) if total > length else (0, 0)
-        found.append(Part(whole, promised=promised, held=held, unit="samples"))
+        corrected = view(file, [(first, place), right, (place + 8, stop)])
+        declared, actual = (total, length) if total > length else (0, 0)
+        found.append(Part(corrected, declared=declared, actual=actual, unit="samples"))
     return found
 
 
 def _starts(size: int, read_at: ReadAt) -> list[int]:
     starts = []
     for place in range(0, size, BLOCK):
-        # A word may begin in this block and end in the next one.
+        # The name may extend into the next block.
         block = read_at(place, BLOCK + 7)
         offset = block.find(b"fLaC", 0, BLOCK + 3)
         while offset >= 0:
@@ -67,9 +67,9 @@ def _starts(size: int, read_at: ReadAt) -> list[int]:
 
 
 def _length(start: int, stop: int, total: int, read_at: ReadAt) -> int | None:
-    """Samples a channel of a stream, by its last frame; None if that is not whole."""
+    """Samples per channel of a stream, from its last frame; None if the frame is incomplete."""
     block_size = int.from_bytes(read_at(start + 8, 2), "big")
-    # Most often, the last frame begins in the last few thousand bytes.
+    # The last frame usually begins in the last few thousand bytes.
     last, tries = stop, MOST_TRIES
     while last > max(start, stop - TAIL):
         first = max(start, last - STEP)
@@ -80,7 +80,7 @@ def _length(start: int, stop: int, total: int, read_at: ReadAt) -> int | None:
             length = frame_end(tail[place:end][:HEADER], block_size)
             if length is None:
                 continue
-            # What happens to look like a frame has no right checksum at the end.
+            # Random bytes that look like a frame header fail the checksum.
             if length == total or not crc(tail[place:end], 0x8005, 16):
                 return length
             tries -= 1
@@ -91,11 +91,11 @@ def _length(start: int, stop: int, total: int, read_at: ReadAt) -> int | None:
 
 
 def frame_end(header: bytes, block_size: int) -> int | None:
-    """The number of the sample behind a frame; None if this is no frame header (RFC 9639, 9.1).
+    """The number of the sample after a frame; None if this is not a frame header (RFC 9639, 9.1).
 
     Args:
-        header: the frame's first 16 bytes, or as many as there are.
-        block_size: samples of each frame but the last, where all have as many.
+        header: the first 16 bytes of the frame, or fewer at the end of the file.
+        block_size: samples of each frame except the last, if the block size is fixed.
     """
     if len(header) < 6 or header[2] >> 4 == 0 or header[2] & 15 == 15:
         return None
@@ -120,7 +120,7 @@ def frame_end(header: bytes, block_size: int) -> int | None:
 
 
 def crc(data: bytes, polynomial: int, width: int) -> int:
-    """The checksum of FLAC: most significant bit first, beginning with 0, nothing inverted."""
+    """The checksum of FLAC: most significant bit first, initial value 0, not inverted."""
     table, value, mask = _crc_table(polynomial, width), 0, (1 << width) - 1
     for byte in data:
         value = value << 8 & mask ^ table[value >> width - 8 ^ byte]

@@ -1,4 +1,4 @@
-"""The bytes of sound that a header promises, against those that are there."""
+"""Compares the size of the sound in a header with the size of the file."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from raysound.corpora.formats.views import BLOCK, Part, Piece, ReadAt, view
 
-# A program that writes to a pipe does not know the size. It writes 0 instead, or a number near the
-# largest that fits (0x7FFFFFFF, 0xFFFFFFFF, minus the size of the header) …
+# A program that writes to a pipe does not know the size. It writes 0, or a number near the largest
+# that fits (0x7FFFFFFF, 0xFFFFFFFF, minus the size of the header) …
 UNKNOWN_SIZE = 0x7FFF0000
-# … or a round number far beyond what it will write: at least so many bytes, and so many times more
-# than the file holds.
+# … or a large round number: at least FAR_SIZE bytes, and at least FAR_RATIO times the bytes of the
+# file.
 FAR_SIZE, FAR_RATIO = 100_000_000, 100
-# Bytes behind the sound that are neither a chunk nor padding, as a share of the sound: with more
-# than this, the size in the header is wrong.
+# Maximum share of bytes after the sound that are neither a chunk nor padding; with more, the size
+# in the header is wrong.
 LARGEST_REST = 0.05
-# No walk through a damaged file goes on for ever.
+# Limit for damaged files.
 MOST_CHUNKS = 1000
 NAME = re.compile(rb"[ -~]{4}")
 
 
 @dataclass(frozen=True)
 class Container:
-    """How a format lays out its chunks.
+    """The chunk layout of a format.
 
     Attributes:
-        first: where the first chunk begins; 0 for a file without chunks.
-        order: of the bytes of a size, `little` or `big`.
+        first: position of the first chunk; 0 for a format without chunks.
+        order: byte order of sizes, `little` or `big`.
         sound: name of the chunk with the sound.
         name: bytes of a chunk's name; the first four identify it.
-        width: bytes of a chunk's size.
-        aligned: chunks begin at multiples of it.
-        before: bytes between the size of that chunk and its sound.
-        whole: the size is that of the whole chunk, name and size included.
+        width: bytes of a chunk's size field.
+        aligned: chunks begin at multiples of this number.
+        before: bytes between the size field of the sound chunk and the sound.
+        includes_lead: True if the size includes the name and the size field.
     """
 
     first: int
@@ -44,12 +44,12 @@ class Container:
     width: int = 4
     aligned: int = 2
     before: int = 0
-    whole: bool = False
+    includes_lead: bool = False
 
 
 WAV = Container(12, "little")
 RF64 = Container(12, "little")
-# The name that broadcasters gave RF64; libsndfile knows the older one.
+# The newer name of RF64; libsndfile reads only the older one.
 BW64 = Container(12, "little")
 AIFF = Container(12, "big", b"SSND", before=8)
 SVX = Container(12, "big", b"BODY")
@@ -58,13 +58,13 @@ AU = Container(0, "big")
 AU_HEADER = 24
 NIST = Container(0, "little")
 NIST_NUMBER = re.compile(rb"^(\w+) -i (\d{1,18})\s*$", re.MULTILINE)
-# By the first four bytes of a file, or by the four that follow after "FORM" and its size.
+# Key: the first four bytes of a file, or the four bytes after "FORM" and its size.
 CONTAINERS = {
     b"RIFF": WAV,
     b"RIFX": Container(12, "big"),
     b"RF64": RF64,
     b"BW64": BW64,
-    b"riff": Container(40, "little", name=16, width=8, aligned=8, whole=True),
+    b"riff": Container(40, "little", name=16, width=8, aligned=8, includes_lead=True),
     b"AIFF": AIFF,
     b"AIFC": AIFF,
     b"8SVX": SVX,
@@ -76,19 +76,19 @@ CONTAINERS = {
 
 
 class AudioChunk(NamedTuple):
-    """Where the sound of a file stands, by its header.
+    """The position and size of the sound, from the header of a file.
 
     Attributes:
-        start: its first byte.
-        promised: bytes.
-        size_at: where the header says so.
-        width: bytes of that number.
-        surplus: what that number counts besides the sound.
-        pads: where a byte is missing that should follow a chunk of odd size.
+        start: first byte of the sound.
+        declared: size of the sound in bytes.
+        size_at: position of the size field.
+        width: bytes of the size field.
+        surplus: bytes that the size field counts in addition to the sound.
+        pads: positions of missing padding bytes after chunks of odd size.
     """
 
     start: int
-    promised: int
+    declared: int
     size_at: int
     width: int = 4
     surplus: int = 0
@@ -96,159 +96,169 @@ class AudioChunk(NamedTuple):
 
 
 def layout(head: bytes) -> Container | None:
-    """How a file that begins with these 12 bytes is laid out; None if no size is looked for."""
+    """The layout of a file that begins with these 12 bytes; None if its size is not checked."""
     known = CONTAINERS.get(head[8:12] if head[:4] == b"FORM" else head[:4])
     return None if known is WAV and head[8:12] != b"WAVE" else known
 
 
 def first_part(
-    file: BinaryIO, size: int, read_at: ReadAt, laid: Container | None
+    file: BinaryIO, size: int, read_at: ReadAt, container: Container | None
 ) -> tuple[Part, int]:
-    """The first sound of a file whose header states a size.
+    """Finds the first sound of a file whose header contains a size.
 
-    The rule for a stated size that differs from what the file holds:
+    If the size in the header differs from the size of the file:
 
-    - It stands for an unknown length (see `is_unknown`), or it is 0 and what follows is not a chain
-      of chunks: the sound is everything up to the end of the file.
-    - It is larger: the file is cut short.
-    - It is smaller, and more than a twentieth of the sound follows that is neither chunk nor
-      zeros: the header is wrong. Otherwise what follows is ignored.
-    - It is smaller, and a second file follows: the two were joined.
+    - An unknown length (see `is_unknown`), or 0 without chunks after it: the sound extends to the
+      end of the file.
+    - A larger size: the file is truncated.
+    - A smaller size, followed by more than LARGEST_REST of the sound that is neither chunk nor
+      zeros: the header is wrong. Less than that is ignored.
+    - A smaller size, followed by a second file: the files were concatenated.
 
     Args:
         file: open for reading.
-        size: of the file, in bytes.
+        size: size of the file in bytes.
         read_at: reads the same file.
-        laid: its layout; None leaves all to libsndfile.
+        container: layout of the file; None to use the length that libsndfile finds.
 
     Returns:
-        The sound, and where a second file begins that was joined to the first; `size` for none.
+        The sound, and the start of a second, concatenated file; `size` if there is none.
     """
-    sound = _find_sound(read_at, laid) if laid else None
-    if laid is None or sound is None or sound.start > size:
+    sound = _find_sound(read_at, container) if container else None
+    if container is None or sound is None or sound.start > size:
         return Part(file), size
-    held, promised = size - sound.start, sound.promised
-    if promised == held and not sound.pads and laid is not BW64:
+    actual, declared = size - sound.start, sound.declared
+    if declared == actual and not sound.pads and container is not BW64:
         return Part(file), size
     end, found, stated = size, 0, 0
-    if promised <= held:
-        rest, end = _behind(sound.start + promised, size, read_at, laid)
-        if promised == 0 and rest:
-            found = held
-        elif rest > LARGEST_REST * promised and _has_bytes(size - rest, size, read_at):
-            stated, held = promised, promised + rest
-    elif is_unknown(promised, held, sound.width):
-        found = held
+    if declared <= actual:
+        rest, end = _behind(sound.start + declared, size, read_at, container)
+        if declared == 0 and rest:
+            found = actual
+        elif rest > LARGEST_REST * declared and _has_bytes(size - rest, size, read_at):
+            stated, actual = declared, declared + rest
+    elif is_unknown(declared, actual, sound.width):
+        found = actual
     else:
-        stated = promised
-    mended = _mended(file, end, read_at, sound, laid, found)
-    return Part(mended, promised=stated, held=held if stated else 0), end
+        stated = declared
+    corrected = _corrected(file, end, read_at, sound, container, found)
+    return Part(corrected, declared=stated, actual=actual if stated else 0), end
 
 
-def is_unknown(promised: int, held: int, width: int) -> bool:
-    """True where the writer of a header did not know the size and left a number in its place.
+def is_unknown(declared: int, actual: int, width: int) -> bool:
+    """True if the size in a header is a placeholder, because the writer did not know the size.
 
-    Such a number is near the largest that fits into the field, or it is large and more than a
-    hundred times what the file holds: a download that stops is cut short by less than that.
+    A placeholder is near the largest number that fits into the field, or it is large and at least
+    FAR_RATIO times the bytes of sound in the file; incomplete downloads lack less than that.
 
     Args:
-        promised: the size in the header, in bytes.
-        held: bytes of sound in the file.
-        width: of the field, in bytes.
+        declared: size in the header, in bytes.
+        actual: bytes of sound in the file.
+        width: bytes of the size field.
     """
     largest = UNKNOWN_SIZE if width == 4 else 1 << 62
-    return promised >= largest or promised >= max(FAR_SIZE, FAR_RATIO * held)
+    return declared >= largest or declared >= max(FAR_SIZE, FAR_RATIO * actual)
 
 
-def _find_sound(read_at: ReadAt, laid: Container) -> AudioChunk | None:
-    if laid is AU:
-        start, promised = (int.from_bytes(read_at(place, 4), "big") for place in (4, 8))
-        return AudioChunk(start, promised, 8) if start >= AU_HEADER else None
-    if laid is NIST:
+def _find_sound(read_at: ReadAt, container: Container) -> AudioChunk | None:
+    if container is AU:
+        start, declared = (int.from_bytes(read_at(place, 4), "big") for place in (4, 8))
+        return AudioChunk(start, declared, 8) if start >= AU_HEADER else None
+    if container is NIST:
         return _find_nist(read_at(0, 1024))
-    place, large = laid.first, 0
+    place, large = container.first, 0
     pads: tuple[int, ...] = ()
-    lead = laid.name + laid.width
+    lead = container.name + container.width
     for _ in range(MOST_CHUNKS):
         head = read_at(place, lead)
         if len(head) < lead:
             break
-        stated = int.from_bytes(head[laid.name :], laid.order)
-        payload = max(stated - lead, 0) if laid.whole else stated
-        if head[:4] == laid.sound:
-            surplus = laid.before + (lead if laid.whole else 0)
-            size_at, width = place + laid.name, laid.width
+        stated = int.from_bytes(head[container.name :], container.order)
+        payload = max(stated - lead, 0) if container.includes_lead else stated
+        if head[:4] == container.sound:
+            surplus = container.before + (lead if container.includes_lead else 0)
+            size_at, width = place + container.name, container.width
             if large and stated == 0xFFFFFFFF:
                 size_at, width = large, 8
                 payload = int.from_bytes(read_at(large, 8), "little")
-            promised = max(payload - laid.before, 0)
-            return AudioChunk(place + lead + laid.before, promised, size_at, width, surplus, pads)
+            declared = max(payload - container.before, 0)
+            return AudioChunk(
+                place + lead + container.before, declared, size_at, width, surplus, pads
+            )
         if head[:4] == b"ds64":
-            # The sizes that don't fit into 32 bits: of the file, and of the sound.
+            # This chunk has the 64-bit sizes of the file and of the sound.
             large = place + lead + 8
         stop = place + lead + payload
-        # Bytes that are missed so far are none of those that the alignment counts.
-        place = _aligned(stop + len(pads), laid) - len(pads)
+        # The alignment includes missing padding bytes.
+        place = _aligned(stop + len(pads), container) - len(pads)
         if place > stop and not NAME.match(read_at(place, 4)) and NAME.match(read_at(stop, 4)):
             place, pads = stop, (*pads, stop)
     return None
 
 
 def _find_nist(head: bytes) -> AudioChunk | None:
-    """A NIST SPHERE header is text: `sample_count -i 46797` and the like, in 1024 bytes."""
+    """Parses a NIST SPHERE header: text such as `sample_count -i 46797` in 1024 bytes."""
     fields = {name: int(value) for name, value in NIST_NUMBER.findall(head)}
     try:
-        promised = fields[b"sample_count"] * fields[b"channel_count"] * fields[b"sample_n_bytes"]
+        declared = fields[b"sample_count"] * fields[b"channel_count"] * fields[b"sample_n_bytes"]
     except KeyError:
         return None
-    return AudioChunk(len(head), promised, 0)
+    return AudioChunk(len(head), declared, 0)
 
 
-def _aligned(place: int, laid: Container) -> int:
-    return -(-place // laid.aligned) * laid.aligned
+def _aligned(place: int, container: Container) -> int:
+    return -(-place // container.aligned) * container.aligned
 
 
-def _behind(stop: int, size: int, read_at: ReadAt, laid: Container) -> tuple[int, int]:
-    """What follows a sound: bytes that are no chunk, and where another file begins."""
-    return min(_walk(place, size, read_at, laid) for place in {stop, _aligned(stop, laid)})
+def _behind(stop: int, size: int, read_at: ReadAt, container: Container) -> tuple[int, int]:
+    """The number of bytes after a sound that are not chunks, and the start of another file."""
+    return min(
+        _walk(place, size, read_at, container) for place in {stop, _aligned(stop, container)}
+    )
 
 
-def _walk(place: int, size: int, read_at: ReadAt, laid: Container) -> tuple[int, int]:
-    lead = laid.name + laid.width
+def _walk(place: int, size: int, read_at: ReadAt, container: Container) -> tuple[int, int]:
+    lead = container.name + container.width
     for _ in range(MOST_CHUNKS):
         head = read_at(place, max(lead, 12))
         if layout(head) is not None:
             return 0, place
-        if not laid.first or len(head) < lead or not NAME.match(head) or head[:4] == laid.sound:
+        if (
+            not container.first
+            or len(head) < lead
+            or not NAME.match(head)
+            or head[:4] == container.sound
+        ):
             break
-        stated = int.from_bytes(head[laid.name : lead], laid.order)
-        stop = place + (stated if laid.whole else lead + stated)
+        stated = int.from_bytes(head[container.name : lead], container.order)
+        stop = place + (stated if container.includes_lead else lead + stated)
         if stop > size or stop <= place:
             break
-        place = _aligned(stop, laid)
+        place = _aligned(stop, container)
     return max(size - place, 0), size
 
 
 def _has_bytes(start: int, stop: int, read_at: ReadAt) -> bool:
-    """Something else than zeros, with which some recorders fill up their files."""
+    """True if some bytes are not zero; some recorders pad files with zeros."""
     blocks = (read_at(place, min(BLOCK, stop - place)) for place in range(start, stop, BLOCK))
     return any(block.strip(b"\0") for block in blocks)
 
 
-def _mended(
-    file: BinaryIO, size: int, read_at: ReadAt, sound: AudioChunk, laid: Container, held: int
+def _corrected(
+    file: BinaryIO, size: int, read_at: ReadAt, sound: AudioChunk, container: Container, actual: int
 ) -> BinaryIO:
-    """The first `size` bytes of a file; unless `held` is 0, it stands there as the sound's size.
+    """The first `size` bytes of a file with a corrected header.
 
-    The file itself, where libsndfile reads that as it should.
+    Unless `actual` is 0, it becomes the size of the sound. If no correction is needed, this is the
+    file itself.
     """
     edits = [(place, place, b"\0") for place in sound.pads]
-    if held and (sound.width == 8 or not sound.promised):
+    if actual and (sound.width == 8 or not sound.declared):
         # With the largest 32-bit number, libsndfile reads to the end of the file.
-        number = held + sound.surplus if sound.width == 8 else 0xFFFFFFFF
-        data = number.to_bytes(sound.width, laid.order)
+        number = actual + sound.surplus if sound.width == 8 else 0xFFFFFFFF
+        data = number.to_bytes(sound.width, container.order)
         edits.append((sound.size_at, sound.size_at + sound.width, data))
-    if laid is BW64:
+    if container is BW64:
         edits.append((0, 4, b"RF64"))
     pieces: list[Piece] = []
     first = 0

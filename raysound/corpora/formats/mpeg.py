@@ -1,9 +1,9 @@
-"""The frames of MPEG audio (MP3 above all), counted.
+"""Counts the frames of MPEG audio (mainly MP3).
 
-libsndfile takes the length of an MP3 from the count in its first frame, the Xing or Info tag, and
-reads no further; where there is none, it estimates the length from the bit rate of one frame. The
-count is missing or wrong in files that were streamed, cut or joined, and the bit rate of one frame
-says nothing of the others.
+libsndfile takes the length of an MP3 from the frame count in its first frame, the Xing or Info tag,
+and reads no further. Without a tag it estimates the length from the bit rate of one frame. In
+streamed, cut or concatenated files the count is missing or wrong, and frames may have different bit
+rates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from raysound.corpora.formats.views import BLOCK, Part, Piece, ReadAt, view
 
-# kbit/s by the index in the header, of MPEG-1 and of MPEG-2 and 2.5, layers I to III.
+# (1 for MPEG-1, 2 for MPEG-2 and 2.5; layer) → kbit/s by the index in the header.
 BITRATES = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -26,26 +26,26 @@ BITRATES = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 RATES = (44100, 48000, 32000)
-# Frames of one kind in a row that are taken for sound where anything may stand.
+# Consecutive frames of one kind that are accepted as sound at an arbitrary position.
 CHAIN = 3
-# A frame's header, the side information behind it and the tag that may stand there instead.
+# Bytes of a frame's header and side information, or of a tag in place of the side information.
 HEAD = 64
 TAGS = (b"Xing", b"Info")
 VBRI_AT = 36
-# The first frame begins before so many bytes, not counting a tag: what is no sound is not searched.
+# Bytes, without a tag, in which the first frame is searched; limits the time for other files.
 LARGEST_JUNK = 1 << 16
-# What a frame, an ID3 or an APE tag begins with.
+# First bytes of a frame, an ID3 tag or an APE tag.
 SYNC = re.compile(rb"\xff[\xe2-\xff]|ID3|TAG|APETAGEX")
 
 
 class Frame(NamedTuple):
-    """What a frame's four bytes of header say.
+    """The contents of the four header bytes of a frame.
 
     Attributes:
-        kind: equal in all frames of one stream: version, layer, rate, mono or stereo.
-        length: bytes.
-        samples: a channel.
-        tag: where in the frame a Xing or Info tag would stand.
+        kind: version, layer, rate, mono or stereo; equal in all frames of a stream.
+        length: bytes of the frame.
+        samples: samples per channel.
+        tag: offset of a Xing or Info tag in the frame; 0 if it can't have one.
     """
 
     kind: int
@@ -59,12 +59,12 @@ class Stream:
     """Frames of one kind.
 
     Attributes:
-        first: its first frame of sound.
-        tag: bytes of the frame before them whose Xing or Info tag states their number, if any.
-        count: where in these bytes the number stands.
-        runs: first byte and the byte behind the last one, of frames that follow each other.
-        frames: how many, the tag left out.
-        is_cut: the last frame is not all there.
+        first: first frame of sound.
+        tag: bytes of the preceding frame with a Xing or Info tag, if any.
+        count: offset of the number of frames in `tag`.
+        runs: byte ranges [start, stop) of consecutive frames.
+        frames: number of frames, without the tag.
+        is_cut: True if the last frame is incomplete.
     """
 
     first: Frame
@@ -75,7 +75,7 @@ class Stream:
     is_cut: bool = False
 
     def add(self, start: int, stop: int, count: int, first: Frame) -> None:
-        """Frames of sound that fill the bytes `[start, stop)`."""
+        """Adds `count` frames of sound in the bytes `[start, stop)`."""
         if not self.frames:
             self.first = first
         self.frames += count
@@ -85,16 +85,17 @@ class Stream:
             self.runs.append([start, stop])
 
     @property
-    def promised(self) -> int:
-        """Frames that the tag states; 0 for none."""
+    def declared(self) -> int:
+        """The number of frames in the tag; 0 without a tag."""
         return int.from_bytes(self.tag[self.count : self.count + 4], "big") if self.count else 0
 
 
 @lru_cache(maxsize=1 << 12)
 def parse_header(header: bytes) -> Frame | None:
-    """Reads the four bytes before each frame (ISO/IEC 11172-3, 2.4.1.3); None if they are none.
+    """Parses the four header bytes of a frame (ISO/IEC 11172-3, 2.4.1.3).
 
-    Frames of a free bit rate, whose length does not stand in the header, are None, too.
+    Returns:
+        None if this is not a header, or for a free bit rate, which does not define the length.
     """
     bits = int.from_bytes(header, "big")
     version, layer = 4 - (bits >> 19 & 3), 4 - (bits >> 17 & 3)
@@ -113,34 +114,34 @@ def parse_header(header: bytes) -> Frame | None:
 
 
 def mpeg_parts(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
-    """The sounds of a file of MPEG audio, each with its true length; none if no frames are found.
+    """Finds the sounds of an MPEG audio file, each with its true length; none without frames.
 
-    Joined files are several. Tags and what is no frame are left out.
+    Concatenated files are several sounds. Tags and other bytes that are not frames are omitted.
 
     Args:
         file: open for reading.
-        size: of the file, in bytes.
+        size: size of the file in bytes.
         read_at: reads the same file.
     """
     found = streams(size, read_at)
-    if len(found) == 1 and _is_right(found[0], read_at):
+    if len(found) == 1 and _is_correct(found[0], read_at):
         return [Part(file)]
     return [_part(file, stream) for stream in found]
 
 
-def _is_right(stream: Stream, read_at: ReadAt) -> bool:
-    """True where libsndfile reads the file as it is, and all of it."""
+def _is_correct(stream: Stream, read_at: ReadAt) -> bool:
+    """True if libsndfile reads the complete unmodified file."""
     begins = stream.runs[0][0] - len(stream.tag) == tag_end(0, read_at)
-    return begins and len(stream.runs) == 1 and 0 < stream.frames == stream.promised
+    return begins and len(stream.runs) == 1 and 0 < stream.frames == stream.declared
 
 
 def _part(file: BinaryIO, stream: Stream) -> Part:
-    promised, frames = stream.promised, stream.frames
+    declared, frames = stream.declared, stream.frames
     sound: list[Piece] = [(start, stop) for start, stop in stream.runs]
-    # Some encoders count the frame of the tag. What lacks more frames is cut short.
-    if promised > frames + 1 or (promised == frames + 1 and stream.is_cut):
+    # Some encoders count the frame of the tag; a file that lacks more frames is truncated.
+    if declared > frames + 1 or (declared == frames + 1 and stream.is_cut):
         tagged = view(file, [stream.tag, *sound])
-        return Part(tagged, promised=promised, held=frames, unit="frames of MPEG audio")
+        return Part(tagged, declared=declared, actual=frames, unit="frames of MPEG audio")
     if stream.count:
         tag = (
             stream.tag[: stream.count] + frames.to_bytes(4, "big") + stream.tag[stream.count + 4 :]
@@ -153,7 +154,7 @@ def _part(file: BinaryIO, stream: Stream) -> Part:
 
 
 def streams(size: int, read_at: ReadAt) -> list[Stream]:
-    """Finds all frames of a file of `size` bytes, in streams of one kind."""
+    """Finds all frames of a file of `size` bytes, grouped in streams of one kind."""
     found: list[Stream] = []
     stream: Stream | None = None
     for place, stop, count, head, frame in _frames(size, read_at):
@@ -164,9 +165,9 @@ def streams(size: int, read_at: ReadAt) -> list[Stream]:
         if stop > size:
             stream.is_cut = True
         elif tag:
-            # Flags say which numbers follow; libsndfile can use no tag without the first one.
-            is_whole = frame.length >= tag + 12 and head[tag : tag + 4] in TAGS
-            has_count = is_whole and head[tag + 7] & 1
+            # Flag 1 marks the frame count; libsndfile needs it.
+            is_complete = frame.length >= tag + 12 and head[tag : tag + 4] in TAGS
+            has_count = is_complete and head[tag + 7] & 1
             stream.tag, stream.count = (
                 (read_at(place, frame.length), tag + 8) if has_count else (b"", 0)
             )
@@ -176,10 +177,10 @@ def streams(size: int, read_at: ReadAt) -> list[Stream]:
 
 
 def _frames(size: int, read_at: ReadAt) -> Iterator[tuple[int, int, int, bytes, Frame]]:
-    """Finds frames of one kind in a row; the very last one may be cut.
+    """Finds runs of frames of one kind; the last frame may be incomplete.
 
     Yields:
-        Where they begin and end, how many, the first bytes of the first one and what these say.
+        Start, stop and number of the frames, the first bytes of the first frame and its header.
     """
     place, kind = 0, 0
     limit = tag_end(0, read_at) + LARGEST_JUNK
@@ -195,12 +196,12 @@ def _frames(size: int, read_at: ReadAt) -> Iterator[tuple[int, int, int, bytes, 
         elif (end := tag_end(place, read_at)) > place:
             place = end
         else:
-            # Until frames follow each other again, no single one is believed.
+            # After other bytes, only consecutive frames are accepted.
             place, kind = _next_sync(place + 1, size, read_at), 0
 
 
 def _follow(place: int, count: int, first: Frame, read_at: ReadAt) -> tuple[int, int]:
-    """Goes on over whole frames of sound of the same kind, as far as one block of the file."""
+    """Skips complete frames of sound of the same kind, within one block of the file."""
     block, start, kind, tag = read_at(place, BLOCK), 0, first.kind, first.tag
     while (frame := parse_header(block[start : start + 4])) and frame.kind == kind:
         stop = start + frame.length
@@ -212,7 +213,7 @@ def _follow(place: int, count: int, first: Frame, read_at: ReadAt) -> tuple[int,
 
 
 def _is_chain(place: int, size: int, read_at: ReadAt) -> bool:
-    """True where frames of one kind stand in a row, or at least one before the end or a tag."""
+    """True for consecutive frames of one kind, or at least one before the end or a tag."""
     kind = None
     for _ in range(CHAIN):
         frame = parse_header(read_at(place, 4))
@@ -223,25 +224,25 @@ def _is_chain(place: int, size: int, read_at: ReadAt) -> bool:
 
 
 def _next_sync(place: int, size: int, read_at: ReadAt) -> int:
-    """The next place where a frame or a tag may begin; the end if there is none."""
+    """The next position where a frame or a tag may begin; `size` if there is none."""
     while place < size:
         block = read_at(place, BLOCK)
         if found := SYNC.search(block):
             return place + found.start()
-        # A word may begin in this block and end in the next one.
+        # The pattern may extend into the next block.
         place += max(len(block) - 8, 1)
     return size
 
 
 def _tag(head: bytes, frame: Frame) -> int:
-    """Where in a frame without sound the tag with its number of frames begins; 0 for no tag."""
+    """The offset of the tag with the number of frames in a frame; 0 without a tag."""
     if frame.tag and head[frame.tag : frame.tag + 4] in TAGS and not any(head[6 : frame.tag]):
         return frame.tag
     return VBRI_AT if head[VBRI_AT : VBRI_AT + 4] == b"VBRI" else 0
 
 
 def tag_end(place: int, read_at: ReadAt) -> int:
-    """Where a tag with title, picture and the like ends (ID3, APE); `place` where none begins."""
+    """The end of a metadata tag (ID3, APE) at `place`; `place` if there is none."""
     head = read_at(place, 32)
     if head[:3] == b"ID3" and len(head) > 9 and max(head[6:10]) < 128:
         size = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))

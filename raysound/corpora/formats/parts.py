@@ -1,4 +1,4 @@
-"""The sounds of a file, in the order in which a player plays them."""
+"""Finds the sounds of a file, in playback order."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import BinaryIO
 from raysound.corpora.formats import flac, headers, mpeg
 from raysound.corpora.formats.views import BLOCK, Part, ReadAt, reader, view
 
-# Bytes of the header of an Ogg page, less the lengths that follow it.
+# Bytes of the header of an Ogg page, without the segment table.
 OGG_HEADER = 27
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """Finds the sounds of a file: one, or several where files were joined end to end.
+    """Finds the sounds of a file: one, or several in concatenated files.
 
     Args:
-        file: open for reading, not empty. Where it stands afterwards is not said.
-        size: its bytes.
+        file: open for reading, not empty. Its position changes.
+        size: size of the file in bytes.
 
     Returns:
-        At least one. A file that is none, or of a format that libsndfile alone knows, is one part.
+        At least one part. A file of another format, or without sound, is one part.
     """
     read_at = reader(file, size)
     head = read_at(0, 12)
-    if (laid := headers.layout(head)) is not None:
-        return _chunked(file, size, read_at, laid)
+    if (container := headers.layout(head)) is not None:
+        return _chunked(file, size, read_at, container)
     if head[:4] == b"OggS":
         return _ogg(file, size, read_at)
     if head[:4] == b"fLaC" or read_at(mpeg.tag_end(0, read_at), 4) == b"fLaC":
@@ -33,8 +33,10 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
     return mpeg.mpeg_parts(file, size, read_at) or [Part(file)]
 
 
-def _chunked(file: BinaryIO, size: int, read_at: ReadAt, laid: headers.Container) -> list[Part]:
-    part, end = headers.first_part(file, size, read_at, laid)
+def _chunked(
+    file: BinaryIO, size: int, read_at: ReadAt, container: headers.Container
+) -> list[Part]:
+    part, end = headers.first_part(file, size, read_at, container)
     found = [part]
     while end < size:
         rest = view(file, [(end, size)])
@@ -46,7 +48,7 @@ def _chunked(file: BinaryIO, size: int, read_at: ReadAt, laid: headers.Container
 
 
 def _ogg(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
-    """Walks over the pages (RFC 3533): a stream that begins when others have gone on is chained."""
+    """Reads the pages (RFC 3533); a first page after other pages begins a chained stream."""
     starts, place, begins = [0], 0, True
     while place + OGG_HEADER <= size:
         head = read_at(place, OGG_HEADER + 255)
@@ -61,7 +63,7 @@ def _ogg(file: BinaryIO, size: int, read_at: ReadAt) -> list[Part]:
         place += OGG_HEADER + head[26] + sum(lengths)
     if place > size or read_at(place, 4) == b"OggS":
         place = max(place, size + 1)
-        return [Part(file, promised=place, held=size, unit="bytes in Ogg pages")]
+        return [Part(file, declared=place, actual=size, unit="bytes in Ogg pages")]
     if len(starts) == 1:
         return [Part(file)]
     return [Part(view(file, [span])) for span in pairwise([*starts, size])]

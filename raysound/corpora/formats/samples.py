@@ -1,4 +1,4 @@
-"""The sounds of a file as mono samples, or the reason why they can't be used."""
+"""Reads the sounds of a file as mono samples; rejects unusable files."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import soundfile
 
 from raysound.corpora.formats.views import BYTES, Part
 
-# The largest sample that a float file of 32-bit integers can hold; beyond it lies no sound.
+# The largest absolute sample in a float file of 32-bit integers; larger values are not sound.
 LARGEST_SAMPLE = 2.0**31
-# What libsndfile says of a streamed FLAC is its largest number of samples.
+# libsndfile returns its largest number of frames for a streamed FLAC.
 UNKNOWN_FRAMES = 1 << 62
-# Samples that are decoded at once, over all channels.
+# Samples of all channels that are decoded at once.
 BLOCK = 1 << 20
 INT, FLOAT = np.dtype(np.int16), np.dtype(np.float32)
 
 
-class Reject(Exception):  # noqa: N818 - the word of the manifest, the summary and the report
-    """A file that can't be used; its text is the reason, for a person to read."""
+class Reject(Exception):  # noqa: N818 - the term in the manifest, the summary and the report
+    """A file can't be used; the text is the reason for the user."""
 
 
 class Unreadable(Reject):
-    """A file that the storage didn't give: perhaps it will the next time."""
+    """The storage failed to return a file; another attempt may succeed."""
 
 
-class _Forwards(soundfile.SoundFile):
-    """A sound file that is read from its beginning to its end."""
+class _SequentialFile(soundfile.SoundFile):
+    """A sound file that is read sequentially."""
 
     def seekable(self) -> bool:
-        """False: soundfile would seek to where it is after every read, and fails on good files."""
+        """False; otherwise soundfile seeks after every read, which fails for some valid files."""
         return False
 
 
@@ -40,48 +40,48 @@ def open_part(part: Part) -> soundfile.SoundFile:
     """Opens a part.
 
     Raises:
-        Reject: its header promises more or less sound than is there.
+        Reject: the header states more or less sound than the file contains.
     """
-    promised, held = part.promised, part.held
+    declared, actual = part.declared, part.actual
     part.file.seek(0)
-    # Given its number, libsndfile reads a file itself, without a way through Python.
+    # With a file descriptor, libsndfile reads without calls to Python.
     is_own = isinstance(part.file, io.FileIO)
     try:
-        sound = _Forwards(part.file.fileno() if is_own else part.file, closefd=not is_own)
+        sound = _SequentialFile(part.file.fileno() if is_own else part.file, closefd=not is_own)
     except soundfile.LibsndfileError:
-        if promised <= held:
+        if declared <= actual:
             raise
     else:
-        # Some headers count a byte of padding that is not there.
-        missing = promised - held
+        # Some headers count a missing byte of padding.
+        missing = declared - actual
         if missing == 0 or (0 < missing < sound.channels and part.unit == BYTES):
             return sound
         sound.close()
-    if promised > held:
-        raise Reject(f"cut short: the header says {promised} {part.unit}, {held} are there")
-    raise Reject(f"wrong header: it says {promised} {part.unit}, {held} are there")
+    if declared > actual:
+        raise Reject(f"truncated: the header states {declared} {part.unit}, the file has {actual}")
+    raise Reject(f"wrong header: it states {declared} {part.unit}, the file has {actual}")
 
 
 def new_buffers() -> dict[np.dtype, np.ndarray]:
-    """Memory that `Samples` reads into, of either type; it serves one file after another."""
+    """Buffers for `Samples`, one per type; they are reused for all files."""
     return {dtype: np.empty(2 * BLOCK, dtype) for dtype in (INT, FLOAT)}
 
 
 class Samples:
-    """The sounds of a file, one after the other, as mono samples, read forwards, block by block."""
+    """The concatenated sounds of a file as mono samples, read sequentially in blocks."""
 
     def __init__(
         self,
         sounds: Sequence[soundfile.SoundFile],
         found: Sequence[Part],
-        held: dict[np.dtype, np.ndarray],
+        buffers: dict[np.dtype, np.ndarray],
     ) -> None:
         self.sounds = sounds
         first = sounds[0]
         self.rate, self.channels = int(first.samplerate), int(first.channels)
-        # As 16-bit numbers: half of the bytes, no rounding, and no NaN to look for.
+        # int16 takes half of the bytes, needs no rounding and has no NaN.
         self.read_as: np.dtype = INT
-        # Where in the file each sound ends.
+        # The end of each sound, in samples of the file.
         self.stops: list[int] = []
         self.frames = 0
         for sound, part in zip(sounds, found, strict=True):
@@ -94,33 +94,35 @@ class Samples:
                 self.read_as = FLOAT
             frames = int(sound.frames) if part.frames is None else part.frames
             if frames >= UNKNOWN_FRAMES:
-                raise Reject("cut short: the header states no length, and the last frame is cut")
+                raise Reject(
+                    "truncated: the header states no length, and the last frame is incomplete"
+                )
             self.frames += frames
             self.stops.append(self.frames)
         self.dtype = self.read_as if self.channels == 1 else FLOAT
-        self.buffers = held
-        # Samples [first, read) of the file stand at the beginning of the buffer.
+        self.buffers = buffers
+        # The buffer begins with the samples [first, read) of the file.
         self.first = self.read = 0
         if self.frames == 0:
-            raise Reject("no samples: the header is there, the sound is not")
+            raise Reject("no samples: the file has a header, but no sound")
 
     def span(self, start: int, stop: int) -> np.ndarray:
-        """Samples `[start, stop)` of the file; what lies before `start` is let go."""
+        """Samples `[start, stop)` of the file; drops the samples before `start`."""
         while self.read < stop:
-            self._let_go(start)
+            self._drop_before(start)
             self._read_block()
         return self.buffers[self.dtype][start - self.first : stop - self.first]
 
     def finish(self) -> None:
-        """Reads what no window wanted: it may be missing, or no sound."""
+        """Reads the remaining samples, which may be missing or invalid."""
         while self.read < self.frames:
-            self._let_go(self.read)
+            self._drop_before(self.read)
             self._read_block()
 
-    def _let_go(self, start: int) -> None:
-        held, first = self.buffers[self.dtype], min(start, self.read)
+    def _drop_before(self, start: int) -> None:
+        buffer, first = self.buffers[self.dtype], min(start, self.read)
         if first > self.first:
-            held[: self.read - first] = held[first - self.first : self.read - self.first]
+            buffer[: self.read - first] = buffer[first - self.first : self.read - self.first]
             self.first = first
 
     def _read_block(self) -> None:
@@ -128,33 +130,35 @@ class Samples:
         number = bisect_right(self.stops, self.read)
         sound = self.sounds[number]
         count = min(self.stops[number] - self.read, max(BLOCK // channels, 1))
-        held = self.buffers[self.dtype]
-        if len(held) < offset + count:
-            held = np.concatenate([held, np.empty(offset + count, self.dtype)])
-            self.buffers[self.dtype] = held
-        target = held[offset : offset + count]
+        buffer = self.buffers[self.dtype]
+        if len(buffer) < offset + count:
+            buffer = np.concatenate([buffer, np.empty(offset + count, self.dtype)])
+            self.buffers[self.dtype] = buffer
+        target = buffer[offset : offset + count]
         if channels == 1:
             block = sound.read(out=target)
         else:
             block = sound.read(count, dtype=self.read_as.name, always_2d=True)
         if len(block) < count:
             there = self.read + len(block)
-            raise Reject(f"cut short: the header says {self.frames} samples, {there} are there")
+            raise Reject(
+                f"truncated: the header states {self.frames} samples, the file has {there}"
+            )
         if self.read_as == FLOAT:
-            _refuse_absurd(block, self.read / self.rate)
+            _reject_invalid(block, self.read / self.rate)
         if channels > 1:
             np.matmul(as_float(block), np.full(channels, 1 / channels, FLOAT), out=target)
         self.read += count
 
 
-def _refuse_absurd(block: np.ndarray, seconds: float) -> None:
+def _reject_invalid(block: np.ndarray, seconds: float) -> None:
     peak = max(float(block.max()), -float(block.min()))
     if not np.isfinite(peak):
         raise Reject(f"NaN or infinite samples: {int((~np.isfinite(block)).sum())} of {block.size}")
     if peak > LARGEST_SAMPLE:
-        raise Reject(f"samples up to {peak:.3g}, where sound lies within 1")
+        raise Reject(f"samples up to {peak:.3g}, while full scale is 1")
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:
-    """Samples as float32 with full scale at 1, of int16 or float32."""
+    """Converts int16 or float32 samples to float32 with full scale at 1."""
     return samples if samples.dtype == FLOAT else np.multiply(samples, FLOAT.type(1 / 32768))

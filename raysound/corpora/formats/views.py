@@ -1,4 +1,4 @@
-"""A file as it is read by the decoder: in pieces that are left out, added or put right."""
+"""Virtual files for the decoder, with pieces of a file omitted, added or corrected."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple, cast
 
-# What is read of a file at a time while its structure is examined.
+# Bytes that are read at a time to examine the structure of a file.
 BLOCK = 1 << 16
-# What a header's size counts in most formats.
+# Unit of the size in the header of most formats.
 BYTES = "bytes of sound"
 # Bytes of memory, bytes `[start, stop)` of the file, or a number of zeros.
 Piece = bytes | tuple[int, int] | int
 
-# Bytes of a file from a position on: as many as asked, or as are there.
+# (start, count) → bytes of a file from `start`; fewer than `count` at the end.
 ReadAt = Callable[[int, int], bytes]
 
 
 class Part(NamedTuple):
-    """One of the sounds that a file holds one after the other; most files hold one.
+    """One of the concatenated sounds of a file; most files have one.
 
     Attributes:
-        file: what libsndfile reads.
-        frames: samples a channel, where libsndfile can't know; otherwise None.
-        promised: how much sound the header states, where another amount is there; else 0.
-        held: how much is there.
-        unit: in which these two are counted.
+        file: the file that libsndfile reads.
+        frames: samples per channel if libsndfile can't determine them; otherwise None.
+        declared: amount of sound in the header if the real amount differs; otherwise 0.
+        actual: real amount of sound, or 0.
+        unit: unit of `declared` and `actual`.
     """
 
     file: BinaryIO
     frames: int | None = None
-    promised: int = 0
-    held: int = 0
+    declared: int = 0
+    actual: int = 0
     unit: str = BYTES
 
 
 def reader(file: BinaryIO, size: int) -> ReadAt:
-    """Reads a file of `size` bytes at any position, with as few calls as ascending ones need."""
+    """Returns a function that reads at any position, buffered for ascending positions."""
     file.seek(0)
     first, block = 0, file.read(512)
 
@@ -56,7 +56,7 @@ def reader(file: BinaryIO, size: int) -> ReadAt:
 
 
 def view(file: BinaryIO, pieces: Sequence[Piece]) -> BinaryIO:
-    """Pieces of a file, of memory and of nothing as one file, buffered.
+    """One buffered file from pieces of a file, bytes and zeros.
 
     Several views of one file may be open, as long as one thread reads them.
     """

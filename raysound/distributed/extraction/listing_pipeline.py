@@ -89,7 +89,7 @@ def parallel_folders(path: str) -> tuple[list[tuple[str, bool]], pa.Table] | Non
     irregular: list[dict[str, Any]] = []
 
     def add_irregular(kind: str, name: str) -> None:
-        irregular.append({"name": utf8(name), "size": None, "modified": None, "odd": kind})
+        irregular.append({"name": utf8(name), "size": None, "modified": None, "irregular": kind})
 
     try:
         flat, nested = [""], storage.subfolders(path, "", add_irregular)
