@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,11 @@ class Ensemble(EmbeddingClassifier):
 
     def __init__(self, models: Sequence[EmbeddingClassifier]) -> None:
         super().__init__()
-        self.members = [*models]
         self.models = nn.ModuleList(models)
 
     def _logits_and_embedding(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        found = [model.logits_and_embedding(log_mel) for model in self.members]
+        models: Any = self.models
+        found = [model.logits_and_embedding(log_mel) for model in models]
         return mean_prediction(found)[0], found[0][1]
 
 
