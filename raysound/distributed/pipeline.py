@@ -17,8 +17,8 @@ from raysound.settings.synthesis import SynthesisSettings
 def run_all(config: Config) -> str:
     """Synthesises corpora if the config says so, extracts, trains and evaluates.
 
-    With several folds or seeds the pipeline ends after training, because there is no single
-    classifier to evaluate the generated corpora with.
+    With several folds the pipeline ends after training, because there is no single classifier to
+    evaluate the generated corpora with. With several seeds their ensemble evaluates them.
     """
     # Errors in a model or reference are reported before hours of extraction and training.
     load_reference_side(config, check_embeddings(config))
@@ -30,7 +30,7 @@ def run_all(config: Config) -> str:
     extract(config, to_train=True)
     if config.evaluation.checkpoint is None:
         last_line = train_command(config)
-        if config.training.trains_several:
+        if config.training.folds is not None:
             return last_line
     return evaluate_command(config)
 

@@ -6,6 +6,7 @@ from functools import partial
 from raysound.models.alexnet import AlexNet
 from raysound.models.classifier import EmbeddingClassifier
 from raysound.models.cnn import CNN
+from raysound.models.cnn10 import PannsCNN
 from raysound.models.resnetish import BasicBlock, Bottleneck, ResNetish
 from raysound.models.vggish import VGGish
 
@@ -13,6 +14,8 @@ __all__ = ["MODELS", "EmbeddingClassifier", "build"]
 
 MODELS: Mapping[str, Callable[[int], EmbeddingClassifier]] = {
     "cnn": CNN,
+    "cnn6": partial(PannsCNN, 5, 1, 32),
+    "cnn10": partial(PannsCNN, 3, 2, 32),
     "alexnet": AlexNet,
     "vggish": VGGish,
     "resnetish18": partial(ResNetish, BasicBlock, (2, 2, 2, 2)),

@@ -36,9 +36,9 @@ class ModelSettings(Section):
     `weights` is a safetensors file, or a PyTorch state dict; what fits by name and shape is loaded.
     """
 
-    name: Literal["cnn", "alexnet", "vggish", "resnetish18", "resnetish34", "resnetish50"] = (
-        "resnetish18"
-    )
+    name: Literal[
+        "cnn", "cnn6", "cnn10", "alexnet", "vggish", "resnetish18", "resnetish34", "resnetish50"
+    ] = "resnetish18"
     """Architecture of the classifier."""
     weights: PathOrUri | None = None
     """Weights to start from: a safetensors file or a PyTorch state dict."""
@@ -56,8 +56,14 @@ class AugmentSettings(Section):
     # Log-mels span about 100 dB.
     gain_db: Number = Field(0.0, ge=0, le=100)
     """Largest random change of level, dB."""
+    time_stretch: Number = Field(0.0, ge=0, le=1)
+    """Largest random change of duration, as a share; 0.25 is from 1 / 1.25 to 1.25."""
+    padding: Number = Field(0.0, ge=0, le=1)
+    """Silence on both sides of a clip before cropping, as a share of the width of the crop."""
     mixup: Number = Field(0.0, ge=0, le=100)
     """Alpha of mixup's Beta distribution; 0 is off."""
+    between_class: StrictBool = False
+    """Mixes the power of clips of different classes at equal loudness, instead of mixup."""
     frequency_masks: Integer = Field(0, ge=0, le=100)
     """SpecAugment masks over bands, per clip."""
     max_frequency_mask: Number = Field(0.15, gt=0, lt=1)
@@ -123,6 +129,8 @@ class TrainingSettings(Section):
     augment: AugmentSettings = AugmentSettings()
     crop_length: PositiveFloat | None = None
     """Seconds of a random crop of each clip."""
+    test_crops: PositiveInt | None = None
+    """Crops of crop_length over which a prediction is averaged; null for the full clip."""
     shuffle_buffer: PositiveInt = 4096
     """Clips in the shuffle buffer, where features are streamed."""
     seed: Seed = 0
@@ -139,6 +147,10 @@ class TrainingSettings(Section):
                 f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}: the "
                 "learning rate would never reach optimizer.lr"
             )
+        if self.test_crops is not None and self.crop_length is None:
+            raise ValueError(f"test_crops {self.test_crops} requires crop_length")
+        if self.augment.between_class and self.augment.mixup:
+            raise ValueError("augment.between_class replaces augment.mixup: set mixup to 0")
         if self.seed + self.seeds > 2**32:
             raise ValueError(f"seed {self.seed} and seeds {self.seeds} go beyond 2**32")
         if self.scheduler is not None:

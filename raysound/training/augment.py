@@ -16,17 +16,45 @@ from raysound.settings.training import AugmentSettings
 LOG_POWER_PER_DB = math.log(10) / 10
 
 
-def crop(log_mel: Tensor, frames: int) -> Tensor:
-    """Crops each clip `(B, n_mels, n_frames)` to `frames` at a random position of its own.
+def crop(log_mel: Tensor, frames: int, max_stretch: float = 0.0, padding: int = 0) -> Tensor:
+    """Crops each clip to `frames` at a random position of its own, and stretches it in time.
 
-    Shorter clips are returned unchanged.
+    Args:
+        log_mel: `(B, n_mels, n_frames)`.
+        frames: of the result. Without padding, a shorter clip is returned at its own length.
+        max_stretch: the duration is divided by a random factor between 1 / (1 + max_stretch) and
+            1 + max_stretch, by linear interpolation of the log-mel.
+        padding: frames of digital silence before and after each clip.
     """
-    clips, _, length = log_mel.shape
-    if length <= frames:
+    clips, n_mels, length = log_mel.shape
+    width = frames if padding else min(frames, length)
+    if width == length and not max_stretch and not padding:
         return log_mel
-    start = torch.randint(length - frames + 1, (clips, 1, 1), device=log_mel.device)
-    index = start + torch.arange(frames, device=log_mel.device)
-    return log_mel.gather(2, index.expand(-1, log_mel.shape[1], -1))
+
+    def sample() -> Tensor:
+        return torch.rand(clips, 1, device=log_mel.device)
+
+    factor = torch.exp((2 * sample() - 1) * math.log1p(max_stretch))
+    # The first and the last possible start; a stretched clip may be shorter than the result.
+    ends = length - 1 - (width - 1) * factor + padding, torch.full_like(factor, -padding)
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    if max_stretch:
+        start = low + (high - low) * sample()
+    else:
+        # Full frames, all of them equally probable.
+        start = torch.minimum(low + ((high - low + 1) * sample()).floor(), high)
+    position = start + factor * torch.arange(width, device=log_mel.device)
+    before = position.floor()
+    weight = (position - before).unsqueeze(1)
+
+    def values(index: Tensor) -> Tensor:
+        inside = ((index >= 0) & (index < length)).unsqueeze(1)
+        index = index.clamp(0, length - 1).long().unsqueeze(1).expand(-1, n_mels, -1)
+        return torch.where(inside, log_mel.gather(2, index), math.log(POWER_FLOOR))
+
+    if not max_stretch:
+        return values(before)
+    return torch.lerp(values(before).float(), values(before + 1).float(), weight)
 
 
 def roll(log_mel: Tensor) -> Tensor:
@@ -81,6 +109,37 @@ def mixup(normalised: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Ten
     blended = first * normalised + (1 - first) * normalised[partner]
     share = share.unsqueeze(1)
     return blended, share * target + (1 - share) * target[partner]
+
+
+def between_class(log_mel: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixes each clip with one of another class (Tokozume et al., 2018, arXiv:1711.10282).
+
+    The ratio r is uniform in (0, 1). The sounds are added with the gains p and 1 - p of equation 2,
+    for which the ratio of their levels is that of r and 1 - r, and divided by √(p² + (1 - p)²). The
+    log-mel of the sum is that of uncorrelated sounds, whose powers add up. The level of a clip is
+    the power of its loudest frame.
+
+    Args:
+        log_mel: `(B, n_mels, n_frames)`, not normalised.
+        target: probabilities `(B, classes)`. A clip whose class all others share stays as it is.
+
+    Returns:
+        Mixed log-mels, and the targets r · own + (1 - r) · other.
+    """
+    label = target.argmax(dim=1)
+    differs = (label[:, None] != label).float()
+    alone = differs.sum(dim=1) == 0
+    differs[alone, alone.nonzero()[:, 0]] = 1
+    partner = torch.multinomial(differs, 1)[:, 0]
+    log_mel = log_mel.float()
+    level = log_mel.logsumexp(dim=1).amax(dim=1)
+    share = torch.rand(len(target), device=log_mel.device).clamp(1e-6, 1 - 1e-6)
+    # The logit of p; levels are log powers, and gains apply to amplitudes.
+    gain = (torch.logit(share) - (level - level[partner]) / 2).view(-1, 1, 1)
+    own, other = 2 * functional.logsigmoid(gain), 2 * functional.logsigmoid(-gain)
+    mixed = torch.logaddexp(own + log_mel, other + log_mel[partner]) - torch.logaddexp(own, other)
+    share = share.unsqueeze(1)
+    return mixed, share * target + (1 - share) * target[partner]
 
 
 def probabilities(target: Tensor, classes: int) -> Tensor:

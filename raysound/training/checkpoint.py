@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from raysound import storage
 from raysound.errors import UserError
 from raysound.models import EmbeddingClassifier, build
+from raysound.models.combined import Ensemble, MeanOfCrops
 from raysound.settings.features import FeatureSettings
 from raysound.training.inference import Normalisation
 from raysound.training.loop import TrainState
@@ -37,6 +38,7 @@ class ClassifierMetadata:
         metrics: metrics of the epoch of the checkpoint.
         data: number of clips per split, and the digest of the split.
         versions: versions of the packages used for training.
+        members: number of classifiers in an ensemble; 1 for a single one.
     """
 
     model: str
@@ -44,9 +46,10 @@ class ClassifierMetadata:
     features: FeatureSettings
     normalisation: Normalisation
     training: dict[str, Any]
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     data: dict[str, Any]
     versions: dict[str, str]
+    members: int = 1
 
 
 def read_weights(uri: str) -> dict[str, Tensor]:
@@ -133,6 +136,24 @@ def save(folder: str, weights: Mapping[str, Tensor], checkpoint: ClassifierMetad
     )
 
 
+def save_ensemble(folder: str, runs: Sequence[str]) -> None:
+    """Writes a classifier whose probabilities are the mean of those of several classifiers.
+
+    Args:
+        folder: to write to.
+        runs: folders of classifiers with the same model, labels, features and training clips.
+    """
+    first = load_metadata(runs[0])
+    weights = {
+        f"models.{index}.{name}": value
+        for index, run in enumerate(runs)
+        for name, value in load_weights(run).items()
+    }
+    # The accuracy of the ensemble on validation clips is not known.
+    metrics = {**first.metrics, "validation_accuracy": None}
+    save(folder, weights, replace(first, members=len(runs), metrics=metrics))
+
+
 class Weights(NamedTuple):
     """Weights after an epoch of training, each by name.
 
@@ -184,9 +205,18 @@ def load_metadata(folder: str) -> ClassifierMetadata:
     return ClassifierMetadata(**metadata)
 
 
+def load_weights(folder: str) -> dict[str, Tensor]:
+    """Reads the weights of a classifier, on the CPU."""
+    return safetensors.torch.load(storage.read_bytes(storage.join(folder, WEIGHTS)))
+
+
 def load_model(folder: str, checkpoint: ClassifierMetadata) -> EmbeddingClassifier:
     """Loads the trained model on the CPU, in eval mode."""
-    model = build(checkpoint.model, len(checkpoint.labels))
-    weights = storage.read_bytes(storage.join(folder, WEIGHTS))
-    model.load_state_dict(safetensors.torch.load(weights))
+    models = [build(checkpoint.model, len(checkpoint.labels)) for _ in range(checkpoint.members)]
+    model = models[0] if checkpoint.members == 1 else Ensemble(models)
+    model.load_state_dict(load_weights(folder))
+    crops = checkpoint.training.get("test_crops")
+    if crops is not None:
+        frames = checkpoint.features.frames_of(checkpoint.training["crop_length"])
+        model = MeanOfCrops(model, frames, crops)
     return model.eval()

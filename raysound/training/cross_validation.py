@@ -17,11 +17,12 @@ def natural_sort_key(name: str) -> tuple[tuple[bool, int, str], ...]:
                  for part in re.findall(r"\d+|\D+", name))  # fmt: skip
 
 
-def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(results: list[dict[str, Any]], ensembles: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sample standard deviation of the accuracy over folds and over seeds.
 
     Args:
         results: a row per classifier with fold, seed, clips, right and accuracy.
+        ensembles: the same for the ensemble of the seeds of each fold; empty with one seed.
     """
     folds, seeds = (list(dict.fromkeys(row[key] for row in results)) for key in ("fold", "seed"))
     accuracy = np.array([row["accuracy"] for row in results]).reshape(len(folds), len(seeds))
@@ -37,6 +38,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         "spread_over_seeds": spread(accuracy.mean(axis=0)),
         "of_all_clips": {"clips": clips, "right": right, "low": low, "high": high},
         "classifiers": results,
+        "ensembles": [{key: row[key] for key in row if key != "seed"} for row in ensembles],
     }
 
 
@@ -48,13 +50,17 @@ def spread(values: np.ndarray) -> float | None:
 def summary_table(summary: dict[str, Any]) -> Iterator[str]:
     """The summary as lines of text: a row per fold, a column per seed."""
     seeds = summary["seeds"]
-    yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + "      mean"
-    classifiers = iter(summary["classifiers"])
+    ensembles = [row["accuracy"] for row in summary["ensembles"]]
+    last = "  ensemble" if ensembles else ""
+    yield "fold        " + "".join(f"{f'seed {seed}':>10}" for seed in seeds) + f"      mean{last}"
+    classifiers, of_fold = iter(summary["classifiers"]), iter(ensembles)
     for fold, mean in zip(summary["folds"], summary["by_fold"], strict=True):
         cells = "".join(f"{next(classifiers)['accuracy']:10.1%}" for _ in seeds)
-        yield f"{fold if fold is not None else 'own split':<12}{cells}{mean:10.1%}"
+        last = f"{next(of_fold):10.1%}" if ensembles else ""
+        yield f"{fold if fold is not None else 'own split':<12}{cells}{mean:10.1%}{last}"
     cells = "".join(f"{value:10.1%}" for value in summary["by_seed"])
-    yield f"{'mean':<12}{cells}{summary['accuracy']:10.1%}"
+    last = f"{np.mean(ensembles):10.1%}" if ensembles else ""
+    yield f"{'mean':<12}{cells}{summary['accuracy']:10.1%}{last}"
     for kind in ("folds", "seeds"):
         if summary[f"spread_over_{kind}"] is not None:
             yield f"standard deviation over {kind}: {summary[f'spread_over_{kind}']:.1%}"

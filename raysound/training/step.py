@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raysound.errors import UserError
+from raysound.models.combined import MeanOfCrops
 from raysound.settings.training import TrainingSettings
-from raysound.training.augment import crop, mask, mixup, probabilities, random_gain, roll
+from raysound.training.augment import (
+    between_class,
+    crop,
+    mask,
+    mixup,
+    probabilities,
+    random_gain,
+    roll,
+)
 from raysound.training.inference import Normalisation
 
 # Batches between two checks of the losses; a check makes a GPU wait.
@@ -138,13 +147,17 @@ class EpochRunner:
     def augmented(self, log_mel: Tensor, target: Tensor, finetuning: bool) -> tuple[Tensor, Tensor]:
         """Augments a batch to inputs `(B, 1, n_mels, n_frames)` and targets `(B, classes)`."""
         settings = self.settings.augment
-        if self.crop_frames is not None:
-            log_mel = crop(log_mel, self.crop_frames)
+        frames = log_mel.shape[2] if self.crop_frames is None else self.crop_frames
+        padding = round(settings.padding * frames)
+        log_mel = crop(log_mel, frames, settings.time_stretch, padding)
         if settings.roll:
             log_mel = roll(log_mel)
+        targets = probabilities(target, self.classes)
+        if settings.between_class and not finetuning:
+            log_mel, targets = between_class(log_mel, targets)
         if settings.gain_db:
             log_mel = random_gain(log_mel.float(), settings.gain_db)
-        inputs, targets = self.normalisation(log_mel), probabilities(target, self.classes)
+        inputs = self.normalisation(log_mel)
         if settings.mixup and not finetuning:
             inputs, targets = mixup(inputs, targets, settings.mixup)
         return self._to_memory_format(mask(inputs, settings)), targets
@@ -161,11 +174,13 @@ class EpochRunner:
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, float, int]:
         """Mean loss, accuracy and number of the validation clips of all workers."""
-        classifier = self.classifier if self.averaged is None else self.averaged
+        classifier: Any = self.classifier if self.averaged is None else self.averaged
         if _workers() > 1:
             # Each worker has its own running statistics of batch norm; all use those of rank 0.
             for buffer in classifier.buffers():
                 dist.broadcast(buffer, src=0)
+        if self.settings.test_crops is not None and self.crop_frames is not None:
+            classifier = MeanOfCrops(classifier, self.crop_frames, self.settings.test_crops)
         classifier.eval()
         sums = self._zero_sums()
         for batch in batches:

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from raysound.distributed.commands import train_command
+from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.runs import split_clips, split_digest
@@ -179,13 +180,50 @@ def test_the_summary_matches_the_predictions(validated: dict[str, Any]) -> None:
     assert counts["high"] == pytest.approx((middle + half) / (1 + z * z / n), abs=1e-5)
 
 
+def test_the_seeds_of_a_fold_are_tested_as_an_ensemble(validated: dict[str, Any]) -> None:
+    """It predicts the class of the highest mean probability."""
+    sums = validated["sums"]
+
+    assert [row["fold"] for row in sums["ensembles"]] == FOLDS
+    for ensemble in sums["ensembles"]:
+        runs = [row["run"] for row in sums["classifiers"] if row["fold"] == ensemble["fold"]]
+        mean = np.mean(
+            [[row["probabilities"] for row in predictions({"run": run})] for run in runs], axis=0
+        )
+        found = predictions(ensemble)
+        labels = checkpoint.load_metadata(ensemble["run"]).labels
+        assert [row["prediction"] for row in found] == [labels[i] for i in mean.argmax(axis=1)]
+        right = sum(row["prediction"] == row["label"] for row in found)
+        assert (ensemble["right"], ensemble["accuracy"]) == (right, right / len(found))
+
+
+def test_several_seeds_without_folds_evaluate_as_an_ensemble(validated: dict[str, Any]) -> None:
+    """The classifiers of fold 2 exist already."""
+    tree = validated["config"].model_dump()
+    tree["training"]["folds"] = None
+    tree["corpora"]["real"]["split"] |= {"test_folds": ["2"], "validation_folds": []}
+    config = from_tree(tree, "test")
+    train(config)
+
+    metrics = evaluate(config)
+
+    ensemble = validated["sums"]["ensembles"][0]
+    assert metrics["classifier"]["run"] == Path(ensemble["run"]).name
+    assert metrics["classifier"]["validation_accuracy"] is None
+    assert metrics["corpora"]["real"]["accuracy"]["value"] == ensemble["accuracy"]
+
+
 def test_the_table_shows_each_classifier_and_the_means(validated: dict[str, Any]) -> None:
     sums = validated["sums"]
     cells = [f"{classifier['accuracy']:.1%}" for classifier in sums["classifiers"]]
-    expected = [["fold", "seed", "5", "seed", "6", "mean"]]
+    ensembles = [row["accuracy"] for row in sums["ensembles"]]
+    expected = [["fold", "seed", "5", "seed", "6", "mean", "ensemble"]]
     for index, fold in enumerate(FOLDS):
-        expected.append([fold, *cells[2 * index : 2 * index + 2], f"{sums['by_fold'][index]:.1%}"])
-    expected.append(["mean", *(f"{value:.1%}" for value in [*sums["by_seed"], sums["accuracy"]])])
+        last = f"{ensembles[index]:.1%}"
+        of_fold = f"{sums['by_fold'][index]:.1%}"
+        expected.append([fold, *cells[2 * index : 2 * index + 2], of_fold, last])
+    means = [*sums["by_seed"], sums["accuracy"], statistics.mean(ensembles)]
+    expected.append(["mean", *(f"{value:.1%}" for value in means)])
     for kind in ("folds", "seeds"):
         spread = f"{sums[f'spread_over_{kind}']:.1%}"
         expected.append(["standard", "deviation", "over", f"{kind}:", spread])
@@ -207,7 +245,8 @@ def test_a_second_run_trains_nothing(validated: dict[str, Any]) -> None:
 
     uri, printed = run(validated["config"])
 
-    assert len(before) == 12
+    # Four classifiers with three files each, and two ensembles without a history.
+    assert len(before) == 16
     assert trained() == before
     assert (uri, printed) == (validated["uri"], validated["printed"])
     assert json.loads(uri.read_text()) == validated["sums"]

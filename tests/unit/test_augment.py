@@ -11,6 +11,7 @@ from raysound.settings.features import FeatureSettings
 from raysound.settings.training import AugmentSettings
 from raysound.training.augment import (
     LOG_POWER_PER_DB,
+    between_class,
     crop,
     mask,
     mixup,
@@ -59,6 +60,47 @@ def test_each_clip_is_cropped_at_a_random_position(log_mel: Tensor) -> None:
 @pytest.mark.parametrize("frames", [FRAMES, FRAMES + 1, 1000])
 def test_short_clips_are_not_cropped(log_mel: Tensor, frames: int) -> None:
     assert crop(log_mel, frames).equal(log_mel)
+
+
+def test_a_stretch_changes_the_speed_of_each_clip_within_its_bound() -> None:
+    """A log-mel that rises by 1 per frame rises by the factor of its clip."""
+    ramp = torch.arange(100.0).expand(CLIPS, BANDS, -1)
+
+    stretched = crop(ramp, 60, max_stretch=0.25)
+
+    steps = stretched.diff(dim=2)
+    factors = steps[:, 0, 0]
+    torch.testing.assert_close(steps, factors.view(-1, 1, 1).expand_as(steps), atol=1e-4, rtol=0)
+    assert 1 / 1.25 - 1e-4 <= factors.min() < 0.82
+    assert 1.22 < factors.max() <= 1.25 + 1e-4
+    assert factors.log().mean().abs() < 0.03
+    assert stretched.min() >= 0
+    assert stretched.max() <= 99
+
+
+def test_a_faster_clip_is_filled_up_with_silence() -> None:
+    """Without a crop, a clip that became shorter lies at a random place."""
+    ramp = torch.arange(1.0, 101).expand(CLIPS, BANDS, -1)
+
+    stretched = crop(ramp, 100, max_stretch=0.25)
+
+    silent = (stretched == FLOOR).sum(dim=2)[:, 0]
+    assert stretched.shape == ramp.shape
+    assert silent.max() <= 20
+    assert silent.max() > 15
+    assert (silent == 0).any()
+
+
+def test_padding_puts_silence_before_or_after_a_crop(log_mel: Tensor) -> None:
+    cropped = crop(log_mel, 5, padding=2)
+
+    padded = functional.pad(log_mel, (2, 2), value=FLOOR)
+    starts = places(cropped, [padded[:, :, start : start + 5] for start in range(9)])
+    assert set(starts) == set(range(9))
+
+
+def test_a_clip_that_is_shorter_than_the_crop_is_padded_to_it(log_mel: Tensor) -> None:
+    assert crop(log_mel, FRAMES + 4, padding=4).shape == (CLIPS, BANDS, FRAMES + 4)
 
 
 def test_each_clip_is_rolled_by_its_own_shift(log_mel: Tensor) -> None:
@@ -222,6 +264,64 @@ def test_mixup_weights_have_a_beta_distribution(alpha: float, spread: float) -> 
 
     assert share.mean().item() == pytest.approx(0.5, abs=0.05)
     assert share.std().item() == pytest.approx(spread, rel=0.1)
+
+
+# Between-class learning
+
+
+def test_between_class_mixes_each_clip_with_one_of_another_class(log_mel: Tensor) -> None:
+    """The targets of the two add up to 1, and the shares are uniform."""
+    target = probabilities(torch.arange(CLIPS) % 4, 4)
+
+    _, mixed = between_class(log_mel, target)
+
+    own = (mixed * target).sum(dim=1)
+    assert (mixed > 0).sum(dim=1).tolist() == [2] * CLIPS
+    torch.testing.assert_close(mixed.sum(dim=1), torch.ones(CLIPS))
+    assert own.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert own.min() < 0.05
+    assert own.max() > 0.95
+
+
+def test_between_class_adds_powers_at_equal_levels() -> None:
+    """Of two tones, the louder one is attenuated: the ratio of their amplitudes is r / (1 - r)."""
+    quiet, loud = torch.full((2, 4), FLOOR), torch.full((2, 4), FLOOR)
+    quiet[0], loud[1] = -8.0, 3.0
+    log_mel = torch.stack([quiet, loud])
+
+    mixed, target = between_class(log_mel, torch.eye(2))
+
+    for clip, (own, other) in enumerate(((0, 1), (1, 0))):
+        ratio = (mixed[clip, own] - mixed[clip, other]) / 2
+        expected = torch.logit(target[clip, own])
+        torch.testing.assert_close(ratio, expected.expand(4), atol=1e-3, rtol=1e-3)
+
+
+def test_the_power_of_a_mixture_follows_the_formula_of_the_waveforms() -> None:
+    """Two sounds of equal level: (p² P₁ + (1 - p)² P₂) / (p² + (1 - p)²) with p = r."""
+    log_mel = torch.randn(2, 5, 7)
+    log_mel -= log_mel.logsumexp(dim=1).amax(dim=1).view(-1, 1, 1)
+
+    mixed, target = between_class(log_mel, torch.eye(2))
+
+    p = target[0, 0].item()
+    power = (p**2 * log_mel[0].exp() + (1 - p) ** 2 * log_mel[1].exp()) / (p**2 + (1 - p) ** 2)
+    torch.testing.assert_close(mixed[0], power.log(), atol=1e-4, rtol=1e-4)
+
+
+def test_between_class_leaves_a_batch_of_one_class_as_it_is(log_mel: Tensor) -> None:
+    target = probabilities(torch.ones(CLIPS, dtype=torch.long), 3)
+
+    mixed, targets = between_class(log_mel, target)
+
+    torch.testing.assert_close(mixed, log_mel)
+    torch.testing.assert_close(targets, target)
+
+
+def test_silence_mixes_without_an_infinity() -> None:
+    mixed, _ = between_class(torch.full((6, 4, 5), FLOOR), probabilities(torch.arange(6), 6))
+
+    torch.testing.assert_close(mixed, torch.full_like(mixed, FLOOR))
 
 
 def test_probabilities_are_one_at_the_class() -> None:

@@ -71,6 +71,45 @@ def test_a_folder_without_metadata_is_no_checkpoint(tmp_path: Path) -> None:
         checkpoint.load_metadata(str(tmp_path))
 
 
+def test_an_ensemble_is_one_classifier_with_the_mean_probabilities(tmp_path: Path) -> None:
+    models, runs = [build("cnn", 2).eval() for _ in range(2)], []
+    for index, model in enumerate(models):
+        runs.append(str(tmp_path / str(index)))
+        checkpoint.save(runs[-1], model.state_dict(), NOTE)
+    log_mel = np.random.default_rng(0).standard_normal((3, 8, 101)).astype(np.float32)
+    folder = str(tmp_path / "ensemble")
+
+    checkpoint.save_ensemble(folder, runs)
+
+    metadata = checkpoint.load_metadata(folder)
+    found, _ = score(checkpoint.load_model(folder, metadata), NOTE.normalisation, log_mel, 2)
+    expected = [score(model, NOTE.normalisation, log_mel, 2)[0] for model in models]
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-5)
+    assert metadata.members == 2
+    assert metadata.metrics["validation_accuracy"] is None
+
+
+def test_a_classifier_of_crops_averages_them(tmp_path: Path) -> None:
+    """Crops of 0.5 s of one second, and the full log-mel for a classifier without them."""
+    training = {**NOTE.training, "crop_length": 0.5, "test_crops": 3}
+    metadata = NOTE.__class__(**{**NOTE.__dict__, "training": training})
+    model = build("cnn6", 2).eval()
+    metadata = metadata.__class__(**{**metadata.__dict__, "model": "cnn6"})
+    log_mel = np.random.default_rng(0).standard_normal((3, 8, 101)).astype(np.float32)
+    checkpoint.save(str(tmp_path), model.state_dict(), metadata)
+
+    loaded = checkpoint.load_model(str(tmp_path), checkpoint.load_metadata(str(tmp_path)))
+
+    frames = NOTE.features.frames_of(0.5)
+    starts = [0, round((101 - frames) / 2), 101 - frames]
+    crops = [
+        score(model, NOTE.normalisation, log_mel[:, :, start : start + frames], 4)[0]
+        for start in starts
+    ]
+    found, _ = score(loaded, NOTE.normalisation, log_mel, 4)
+    np.testing.assert_allclose(found, np.mean(crops, axis=0), rtol=1e-4)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
 def test_loaded_progress_is_bitwise_equal(

@@ -7,9 +7,12 @@ from torch.nn import functional
 
 from raysound.models import MODELS, build
 from raysound.models.classifier import pad_to
+from raysound.models.combined import Ensemble, MeanOfCrops
 
 SIZES = {
     "cnn": (2_486_410, 128),
+    "cnn6": (1_145_322, 256),
+    "cnn10": (1_241_002, 256),
     "alexnet": (44_448_714, 4096),
     "vggish": (72_142_474, 128),
     "resnetish18": (11_293_130, 512),
@@ -39,6 +42,18 @@ def cnn() -> Shapes:
         yield from layer(f"conv{index + 1}", outputs, inputs, 3, 3)
     yield from layer("fc1", 128, 16384)
     yield from layer("fc2", 10, 128)
+
+
+def panns(kernel: int, depth: int) -> Shapes:
+    """Four blocks of convolutions without bias, two linear layers."""
+    inputs = 1
+    for number, outputs in enumerate((32, 64, 128, 256)):
+        for place in range(depth):
+            yield f"blocks.{number}.{3 * place}.weight", (outputs, inputs, kernel, kernel)
+            yield from norm(f"blocks.{number}.{3 * place + 1}", outputs)
+            inputs = outputs
+    yield from layer("hidden", 256, 256)
+    yield from layer("fc", 10, 256)
 
 
 def alexnet() -> Shapes:
@@ -86,6 +101,8 @@ def resnetish(depths: tuple[int, ...], bottleneck: bool) -> Shapes:
 
 STATES = {
     "cnn": cnn,
+    "cnn6": lambda: panns(5, 1),
+    "cnn10": lambda: panns(3, 2),
     "alexnet": alexnet,
     "vggish": vggish,
     "resnetish18": lambda: resnetish((2, 2, 2, 2), bottleneck=False),
@@ -122,6 +139,19 @@ def cnn_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
         maps = functional.max_pool2d(maps, 2) if index in (2, 4) else maps
     embedding = linear(state, "fc1", functional.adaptive_avg_pool2d(maps, 8)).relu()
     return linear(state, "fc2", embedding), embedding
+
+
+def panns_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """PANNs' blocks, from the weights alone."""
+    for number in range(4):
+        for place in range(0, 6, 3):
+            if f"blocks.{number}.{place}.weight" in state:
+                maps = conv(state, f"blocks.{number}.{place}", maps)
+                maps = normed(state, f"blocks.{number}.{place + 1}", maps).relu()
+        maps = functional.avg_pool2d(maps, 2)
+    frames = maps.mean(dim=2)
+    embedding = linear(state, "hidden", frames.amax(dim=2) + frames.mean(dim=2)).relu()
+    return linear(state, "fc", embedding), embedding
 
 
 def alexnet_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,6 +201,7 @@ def resnetish_by_hand(state: State, maps: Tensor) -> tuple[Tensor, Tensor]:
 
 BY_HAND = {
     "cnn": cnn_by_hand,
+    **dict.fromkeys(["cnn6", "cnn10"], panns_by_hand),
     "alexnet": alexnet_by_hand,
     "vggish": vggish_by_hand,
     **dict.fromkeys(["resnetish18", "resnetish34", "resnetish50"], resnetish_by_hand),
@@ -236,7 +267,7 @@ def test_any_input_size_gives_finite_logits_and_an_embedding(name: str) -> None:
         assert embedding.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["cnn", "alexnet", "vggish"])
+@pytest.mark.parametrize("name", ["cnn", "cnn6", "cnn10", "alexnet", "vggish"])
 def test_inputs_below_the_minimum_size_fail(name: str) -> None:
     """With one band or frame less the input of a layer is empty."""
     with torch.device("meta"):
@@ -315,7 +346,43 @@ def test_a_gradient_reaches_every_parameter(name: str) -> None:
         assert parameter.grad.abs().sum() > 0, key
 
 
+def test_crops_are_averaged_as_probabilities_and_embeddings() -> None:
+    """Three crops of 20 frames of 50 start at 0, 15 and 30."""
+    torch.manual_seed(0)
+    model = build("cnn6", 3).eval()
+    log_mel = torch.randn(2, 1, 16, 50)
+
+    with torch.inference_mode():
+        logits, embedding = MeanOfCrops(model, 20, 3).logits_and_embedding(log_mel)
+        found = [model.logits_and_embedding(log_mel[..., s : s + 20]) for s in (0, 15, 30)]
+
+    mean = torch.stack([logits.softmax(dim=1) for logits, _ in found]).mean(dim=0)
+    torch.testing.assert_close(logits.softmax(dim=1), mean)
+    torch.testing.assert_close(embedding, torch.stack([one for _, one in found]).mean(dim=0))
+
+
+def test_a_clip_of_the_width_of_a_crop_is_seen_once() -> None:
+    model = build("cnn6", 3).eval()
+    log_mel = torch.randn(2, 1, 16, 20)
+
+    with torch.inference_mode():
+        assert torch.equal(MeanOfCrops(model, 20, 10)(log_mel), model(log_mel))
+
+
+def test_an_ensemble_has_the_mean_probabilities_and_the_first_embedding() -> None:
+    torch.manual_seed(0)
+    models = [build("cnn6", 3).eval() for _ in range(3)]
+    log_mel = torch.randn(2, 1, 16, 20)
+
+    with torch.inference_mode():
+        logits, embedding = Ensemble(models).logits_and_embedding(log_mel)
+        mean = torch.stack([model(log_mel).softmax(dim=1) for model in models]).mean(dim=0)
+
+    torch.testing.assert_close(logits.softmax(dim=1), mean)
+    assert torch.equal(embedding, models[0].logits_and_embedding(log_mel)[1])
+
+
 def test_an_unknown_model_raises_with_the_known_names() -> None:
-    known = "cnn, alexnet, vggish, resnetish18, resnetish34, resnetish50"
+    known = "cnn, cnn6, cnn10, alexnet, vggish, resnetish18, resnetish34, resnetish50"
     with pytest.raises(ValueError, match=f"unknown model 'resnet'; choose one of {known}$"):
         build("resnet", 10)

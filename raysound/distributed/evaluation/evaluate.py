@@ -28,7 +28,7 @@ from raysound.distributed.evaluation.measure import compute_metrics
 from raysound.distributed.evaluation.real_side import classifier_identity
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.runs import run_folder, split_clips
+from raysound.distributed.training.runs import evaluated_run, split_clips
 from raysound.errors import UserError
 from raysound.evaluation.cas import read_scores
 from raysound.evaluation.embedding_parts import EmbeddingSource
@@ -109,7 +109,7 @@ def check_inputs(config: Config, corpora: Sequence[str]) -> Inputs:
     sources = check_embeddings(config)
     side = load_reference_side(config, sources)
     folders = {name: finished_features(name, config) for name in corpora}
-    run = run or run_folder(config, folders["real"])
+    run = run or evaluated_run(config, folders["real"])
     classifier = checkpoint.load_metadata(run)
     real = split_clips(config, folders["real"]) if side is None else None
     labelled = check_corpora(folders, real, classifier, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -56,6 +57,28 @@ def run_folder(config: Config, folder: str, clips: pa.Table | None = None) -> st
     }
     run = f"{config.model.name}-{digest(identity)}"
     return storage.join(config.output, "training", run)
+
+
+def ensemble_folder(output: str, runs: Sequence[str]) -> str:
+    """The folder of the ensemble of some classifiers, by the names of their folders."""
+    names = [run.rpartition("/")[2] for run in runs]
+    name = f"ensemble-{names[0].rpartition('-')[0]}-{digest({'runs': names})}"
+    return storage.join(output, "training", name)
+
+
+def evaluated_run(config: Config, folder: str) -> str:
+    """The folder of the classifier that an evaluation uses: with several seeds, their ensemble."""
+    runs = [run_folder(variant, folder) for variant in seed_variants(config)]
+    return runs[0] if len(runs) == 1 else ensemble_folder(config.output, runs)
+
+
+def seed_variants(config: Config) -> list[Config]:
+    """A config for each seed of the training."""
+    first, count = config.training.seed, config.training.seeds
+    trees = [config.model_dump() for _ in range(count)]
+    for seed, tree in enumerate(trees, start=first):
+        tree["training"] |= {"seeds": 1, "seed": seed}
+    return [Config.model_validate(tree) for tree in trees]
 
 
 def model_identity(config: Config) -> dict[str, str]:

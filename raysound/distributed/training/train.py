@@ -22,7 +22,12 @@ from raysound.distributed.cluster.session import cancel_running, on_ray
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.feature_loading import fits_in_store
-from raysound.distributed.training.runs import run_folder, split_clips
+from raysound.distributed.training.runs import (
+    ensemble_folder,
+    run_folder,
+    seed_variants,
+    split_clips,
+)
 from raysound.distributed.training.trainer import log_training, train_classifier, train_run
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
@@ -88,7 +93,7 @@ def cross_validate(config: Config) -> str:
         # Invalid splits are reported before any training, not after hours.
         split_clips(classifier.config, folder)
     results = train_variants(classifiers, folder)
-    summary = summarise(results)
+    summary = summarise(results, combine_seeds(classifiers, results, folder))
     name = f"{config.model.name}-{digest({'runs': [row['run'] for row in results]})}"
     uri = storage.join(config.output, "training", f"cross-validation-{name}.json")
     storage.write_bytes(uri, json.dumps(summary, indent=2).encode())
@@ -106,9 +111,9 @@ def variants(config: Config, folder: str) -> Iterator[Variant]:
         manifest = read_manifest(folder, ["fold"])
         folds = [*sorted(folds_of(manifest), key=natural_sort_key)]
     for fold in folds:
-        for seed in range(config.training.seed, config.training.seed + config.training.seeds):
-            tree = config.model_dump()
-            tree["training"] |= {"folds": None, "seeds": 1, "seed": seed}
+        for variant in seed_variants(config):
+            seed, tree = variant.training.seed, variant.model_dump()
+            tree["training"]["folds"] = None
             if fold is not None:
                 tree["corpora"]["real"]["split"] |= {"test_folds": [fold], "validation_folds": []}
             name = f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
@@ -158,6 +163,25 @@ def train_variants(classifiers: list[Variant], folder: str) -> list[dict[str, An
                 block.close()
                 rows[classifier.name] = score_variant(classifier, run, folder)
     return [rows[classifier.name] for classifier in classifiers]
+
+
+def combine_seeds(
+    classifiers: list[Variant], results: list[dict[str, Any]], folder: str
+) -> list[dict[str, Any]]:
+    """Writes and tests the ensemble of the seeds of each fold; returns no row for one seed."""
+    rows = []
+    for fold in dict.fromkeys(classifier.fold for classifier in classifiers):
+        runs = [row["run"] for row in results if row["fold"] == fold]
+        if len(runs) == 1:
+            continue
+        variant = next(classifier for classifier in classifiers if classifier.fold == fold)
+        run = ensemble_folder(variant.config.output, runs)
+        with sole_writer(run):
+            if not checkpoint.is_complete(run):
+                checkpoint.save_ensemble(run, runs)
+            name = "ensemble" if fold is None else f"fold {fold}, ensemble"
+            rows.append(score_variant(variant._replace(name=name), run, folder))
+    return rows
 
 
 def score_variant(classifier: Variant, run: str, folder: str) -> dict[str, Any]:
