@@ -25,7 +25,7 @@ STYLE = {
     "xtick.color": SOFT, "ytick.color": SOFT, "grid.color": RULE, "grid.linewidth": 0.8,
     "axes.grid": True, "axes.grid.axis": "y", "lines.linewidth": 1.6,
 }  # fmt: skip
-# Matplotlib numbers the elements of every figure, and its style would be that of the whole page.
+# Matplotlib numbers the elements of every figure, and its style would apply to the complete page.
 UNUSED = re.compile(r' id="(?![mp][0-9a-f]{10}")[^"]*"|<defs>\s*<style.*?</style>\s*</defs>', re.S)
 # The accuracy over a setting has a logarithmic axis if the largest value is this multiple of the
 # smallest.

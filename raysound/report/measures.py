@@ -8,7 +8,7 @@ from raysound.metrics.significance import adjusted_p_values, significant
 
 _NAMES = {metric.key: metric.name.lower() for metric in METRICS}
 
-ANCHOR_WORDS = {
+ANCHOR_DESCRIPTIONS = {
     "real_halves": "one half of the training clips compared with the other half",
     "training_copy": "training clips, as a generator would return them that only copies",
     "one_clip_per_class": "the most probable real clip of each class, repeated",

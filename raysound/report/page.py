@@ -21,7 +21,7 @@ from raysound.report import charts, maps, pictures
 from raysound.report.copies import ShownPair, shown_copies
 from raysound.report.maps import MapPoint
 from raysound.report.measures import (
-    ANCHOR_WORDS,
+    ANCHOR_DESCRIPTIONS,
     format_estimate,
     number,
     skipped_check_lines,
@@ -29,7 +29,7 @@ from raysound.report.measures import (
 )
 from raysound.report.parts import (
     METRIC_NAMES,
-    ROOMY_CLASSES,
+    MAX_LARGE_MATRIX_CLASSES,
     Cells,
     Example,
     anchor_rows,
@@ -118,7 +118,7 @@ def render(
             real=real,
             generated=[corpus for corpus in corpora if corpus["role"] != "real"],
             anchors=anchor_rows(metrics),
-            anchor_words=ANCHOR_WORDS,
+            anchor_words=ANCHOR_DESCRIPTIONS,
             embeddings=metrics["embeddings"],
             embedding_metrics=EMBEDDING_METRICS,
             copies=shown_copies(metrics["copies"], cards),
@@ -134,7 +134,7 @@ def render(
             },
             ranking=ranking_rows(metrics["ranking"], corpora),
             ranked_by=METRIC_NAMES[metrics["ranking"]["metric"]],
-            roomy=len(labels) <= ROOMY_CLASSES,
+            roomy=len(labels) <= MAX_LARGE_MATRIX_CLASSES,
             curves=[
                 charts.svg(figure)
                 for figure in charts.learning_curves(history, metrics["classifier"]["epoch"])

@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 from raysound.metrics.declarations import METRICS
 from raysound.report import pictures
 from raysound.report.copies import ShownWindow
-from raysound.report.measures import ANCHOR_WORDS, differing_from_real, not_worse_than_real, worse
+from raysound.report.measures import (
+    ANCHOR_DESCRIPTIONS,
+    differing_from_real,
+    not_worse_than_real,
+    worse,
+)
 
 METRIC_NAMES = {metric.key: metric.name for metric in METRICS}
 REJECT_KINDS_SHOWN = 100
 # Parts of a reason that differ between clips: quoted text, paths, numbers.
 _OF_ONE_CLIP = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*[^\s:,;]|\d+(?:[.,]\d+)*")
 CONFUSIONS_NAMED = 4
-ROOMY_CLASSES = 12  # matrices of more classes are small, and collapsed except for the first
+MAX_LARGE_MATRIX_CLASSES = (
+    12  # matrices of more classes are small, and collapsed except for the first
+)
 MATRIX_CLASSES = 150  # more classes have a list of the largest confusions instead of a matrix
 PAIRS_LISTED = 200
 # By cell of a confusion matrix: number of clips, and some clips with their probability.
@@ -133,7 +140,7 @@ def anchor_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "not_worse_than_real": not_worse_than_real(metrics["anchors"][name], real),
             **metrics["anchors"][name],
         }
-        for name, words in ANCHOR_WORDS.items()
+        for name, words in ANCHOR_DESCRIPTIONS.items()
         if name in metrics["anchors"]
     ]
 

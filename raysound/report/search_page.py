@@ -98,7 +98,7 @@ def render_search(
         A complete HTML page. All text from arguments is escaped.
     """
     begun = [row for row in rows if row.history]
-    whole = [row for row in begun if row.state != "failed"]
+    succeeded = [row for row in begun if row.state != "failed"]
     templates = environment()
     templates.filters["shown"] = setting_text
     return templates.get_template("search.html.jinja").render(
@@ -116,7 +116,7 @@ def render_search(
             for figure in charts.trial_curves([row.history for row in begun],
                                               begun.index(best) if best else None)
         ],
-        effects=[_effect(setting, whole, best) for setting in settings],
+        effects=[_effect(setting, succeeded, best) for setting in settings],
         settings_yaml=settings_yaml,
     )  # fmt: skip
 

@@ -31,9 +31,10 @@ from raysound.wording import counted
 
 
 class ModelSettings(Section):
-    """Which classifier is the classifier, and the weights that its training starts from.
+    """The architecture of the classifier and its initial weights.
 
-    `weights` is a safetensors file, or a PyTorch state dict; what fits by name and shape is loaded.
+    `weights` is a safetensors file or a PyTorch state dict; tensors that match by name and shape
+    are loaded.
     """
 
     name: Literal[
@@ -45,10 +46,10 @@ class ModelSettings(Section):
 
 
 class AugmentSettings(Section):
-    """What training does to a batch, drawn anew for every clip; as it stands here, nothing.
+    """Random changes of training clips, sampled for each clip and epoch; none by default.
 
-    `roll` turns clips round in time, `gain_db` is the largest change of level, `mixup` the alpha of
-    the blending; of SpecAugment's masks the number, and the widest as a share of bands or frames.
+    The order is crop (with `padding` and `time_stretch`), `roll`, `between_class`, `gain_db`,
+    normalisation, `mixup`, and the masks of SpecAugment.
     """
 
     roll: StrictBool = False
@@ -83,22 +84,23 @@ class AugmentSettings(Section):
 
 
 class FinetuneSettings(Section):
-    """Epochs after all others, at a fixed rate and without mixup."""
+    """Epochs after all others, at a fixed learning rate and without mixing of clips."""
 
     epochs: NonNegativeInt = 0
-    """Epochs after all others, without mixup."""
+    """Epochs after all others, without mixing of clips."""
     lr: PositiveFloat = 1e-4
     """Their learning rate."""
 
 
 class TrainingSettings(Section):
-    """How the classifier learns.
+    """Settings of the training.
 
     `batch_size` is the global batch size, over all workers. `warmup_epochs` come before the
-    schedule. `early_stopping` ends the epochs before fine-tuning after so many without a better
-    one. `checkpoint_policy` selects the epoch whose weights are the classifier's: that of the best
-    validation accuracy, or the last. `ema_decay` replaces the weights by their exponential moving
-    average. `folds: all` trains a classifier per fold, and `seeds` that many of each.
+    schedule. `early_stopping` ends the epochs before fine-tuning after this number of epochs
+    without improvement. `checkpoint_policy` selects the epoch whose weights are kept: that of the
+    best validation accuracy, or the last. `ema_decay` replaces the weights by their exponential
+    moving average. `folds: all` trains a classifier per fold; `seeds` is the number of classifiers
+    of each.
     """
 
     epochs: PositiveInt = 50
@@ -115,7 +117,7 @@ class TrainingSettings(Section):
     """Epochs in which the learning rate rises, before the scheduler."""
     finetune: FinetuneSettings = FinetuneSettings()
     early_stopping: PositiveInt | None = None
-    """Epochs without a better one after which training ends."""
+    """Epochs without improvement after which training ends."""
     checkpoint_policy: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: best validation accuracy, or the last."""
     ema_decay: Number | None = Field(None, gt=0, lt=1)

@@ -150,7 +150,7 @@ def join_cluster(address: str) -> None:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Discards stderr, where Ray's C++ code writes a line a second until it gives up."""
+    """Discards stderr, where Ray's C++ code writes a line per second until it gives up."""
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

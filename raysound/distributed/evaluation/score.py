@@ -1,4 +1,4 @@
-"""Scores whole corpora with a Ray Data pipeline: one Parquet file per shard of log-mels."""
+"""Scores corpora with a Ray Data pipeline: one Parquet file per shard of log-mels."""
 
 from __future__ import annotations
 
