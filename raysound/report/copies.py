@@ -121,7 +121,7 @@ def shown_copies(
         return None
     limit = copies["threshold"]["value"]
 
-    def with_sounds(corpus: str | None, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def with_cards(corpus: str | None, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
             {
                 **pair,
@@ -132,7 +132,7 @@ def shown_copies(
         ]
 
     corpora = {
-        name: {**row, "pairs": with_sounds(name, row["pairs"])}
+        name: {**row, "pairs": with_cards(name, row["pairs"])}
         for name, row in copies["corpora"].items()
     }
     order = sorted(
@@ -141,5 +141,5 @@ def shown_copies(
             -(corpora[name]["share"]["value"] or 0), -corpora[name]["pairs"][0]["similarity"]
         ),
     )  # fmt: skip
-    real_pairs = with_sounds(None, copies["real_pairs"])
+    real_pairs = with_cards(None, copies["real_pairs"])
     return {**copies, "corpora": corpora, "order": order, "real_pairs": real_pairs}

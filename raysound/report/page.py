@@ -28,8 +28,8 @@ from raysound.report.measures import (
     warnings,
 )
 from raysound.report.parts import (
-    METRIC_NAMES,
     MAX_LARGE_MATRIX_CLASSES,
+    METRIC_NAMES,
     Cells,
     Example,
     anchor_rows,
