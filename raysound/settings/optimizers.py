@@ -87,6 +87,15 @@ class CosineAnnealingLR(Section):
     eta_min: NonNegativeFloat = 0.0
 
 
+class CosineAnnealingWarmRestarts(Section):
+    """torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, stepped once per epoch."""
+
+    name: Literal["CosineAnnealingWarmRestarts"]
+    T_0: PositiveInt
+    T_mult: PositiveInt = 1
+    eta_min: NonNegativeFloat = 0.0
+
+
 class OneCycleLR(Section):
     """torch.optim.lr_scheduler.OneCycleLR over all epochs, stepped once per epoch.
 
@@ -114,7 +123,13 @@ class ReduceLROnPlateau(Section):
 
 Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
 Scheduler = Annotated[
-    StepLR | MultiStepLR | ExponentialLR | CosineAnnealingLR | OneCycleLR | ReduceLROnPlateau,
+    StepLR
+    | MultiStepLR
+    | ExponentialLR
+    | CosineAnnealingLR
+    | CosineAnnealingWarmRestarts
+    | OneCycleLR
+    | ReduceLROnPlateau,
     Field(discriminator="name"),
 ]
 

@@ -19,6 +19,7 @@ from raysound.settings.fields import (
 from raysound.settings.optimizers import (
     Adam,
     CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
     MultiStepLR,
     OneCycleLR,
     Optimizer,
@@ -166,7 +167,10 @@ class TrainingSettings(Section):
                 f"warmup_epochs {self.warmup_epochs} must be 0 with OneCycleLR, which has a "
                 "warm-up of its own: set scheduler.pct_start"
             )
-        if isinstance(scheduler, CosineAnnealingLR) and scheduler.eta_min >= self.optimizer.lr:
+        if (
+            isinstance(scheduler, CosineAnnealingLR | CosineAnnealingWarmRestarts)
+            and scheduler.eta_min >= self.optimizer.lr
+        ):
             raise ValueError(
                 f"scheduler.eta_min {scheduler.eta_min:g} must be less than optimizer.lr "
                 f"{self.optimizer.lr:g}"
@@ -183,6 +187,8 @@ class TrainingSettings(Section):
             name, last = "step_size", self.scheduler.step_size
         elif isinstance(self.scheduler, MultiStepLR):
             name, last = "milestones", self.scheduler.milestones[-1]
+        elif isinstance(self.scheduler, CosineAnnealingWarmRestarts):
+            name, last = "T_0", self.scheduler.T_0
         epochs = self.epochs - self.warmup_epochs
         if last < epochs:
             return None

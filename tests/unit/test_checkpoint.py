@@ -202,6 +202,7 @@ SCHEDULERS = [
     {"name": "MultiStepLR", "milestones": [1, 3]},
     {"name": "ExponentialLR", "gamma": 0.9},
     {"name": "CosineAnnealingLR"},
+    {"name": "CosineAnnealingWarmRestarts", "T_0": 2},
     {"name": "OneCycleLR"},
     {"name": "ReduceLROnPlateau", "patience": 1},
 ]

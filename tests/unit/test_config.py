@@ -691,6 +691,7 @@ SCHEDULERS = [
     optimizers.MultiStepLR,
     optimizers.ExponentialLR,
     optimizers.CosineAnnealingLR,
+    optimizers.CosineAnnealingWarmRestarts,
     optimizers.OneCycleLR,
     optimizers.ReduceLROnPlateau,
 ]

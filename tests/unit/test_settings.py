@@ -106,6 +106,10 @@ REFUSED = [
         ["milestones [9, 3]", "increase"],
     ),
     ("training.scheduler={name: CosineAnnealingLR, eta_min: 1}", ["eta_min 1 ", "lr 0.001"]),
+    (
+        "training.scheduler={name: CosineAnnealingWarmRestarts, T_0: 5, eta_min: 1}",
+        ["eta_min 1 ", "lr 0.001"],
+    ),
     ("training.scheduler={name: OneCycleLR, div_factor: 0.5}", ["scheduler.div_factor", "0.5"]),
     ("training.scheduler={name: OneCycleLR, final_div_factor: 0.5}", ["final_div_factor", "0.5"]),
     (
@@ -195,6 +199,11 @@ def test_the_last_valid_value_is_accepted(least: Path, overrides: list[str]) -> 
             "milestones 9 is not reached in 9 epochs",
         ),
         ("{epochs: 9, scheduler: {name: CosineAnnealingLR}}", None),
+        ("{epochs: 9, scheduler: {name: CosineAnnealingWarmRestarts, T_0: 8}}", None),
+        (
+            "{epochs: 9, scheduler: {name: CosineAnnealingWarmRestarts, T_0: 9}}",
+            "T_0 9 is not reached in 9 epochs",
+        ),
     ],
 )
 def test_a_schedule_step_after_the_last_epoch_is_reported(
@@ -275,6 +284,7 @@ SCHEDULERS = st.one_of(
     some_of("MultiStepLR", milestones=st.lists(COUNT, max_size=3), gamma=ODD),
     some_of("ExponentialLR", gamma=ODD),
     some_of("CosineAnnealingLR", eta_min=ODD),
+    some_of("CosineAnnealingWarmRestarts", T_0=COUNT, T_mult=COUNT, eta_min=ODD),
     some_of("OneCycleLR", pct_start=ODD, div_factor=ODD, final_div_factor=ODD),
     some_of(
         "ReduceLROnPlateau",

@@ -251,6 +251,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "MultiStepLR": {"milestones": [1, 3], "gamma": 0.5},
     "ExponentialLR": {"gamma": 0.8},
     "CosineAnnealingLR": {"eta_min": 1e-4},
+    "CosineAnnealingWarmRestarts": {"T_0": 2, "T_mult": 2, "eta_min": 1e-4},
     "OneCycleLR": {"pct_start": 0.4, "div_factor": 10.0, "final_div_factor": 100.0},
     "ReduceLROnPlateau": {"mode": "min", "factor": 0.5, "patience": 0},
 }
