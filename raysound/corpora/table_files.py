@@ -33,15 +33,16 @@ ROLES: dict[str, tuple[str, ...]] = {
         "clip", "recording", "track", "note_str", "name", "clip_id", "id", "itemid", "ytid",
     ),
     "label": (
-        "label", "label_name", "class_name", "class_label", "category", "class", "primary_label",
-        "scene_label", "event_label", "genre", "genre_top", "species", "ebird_code", "word",
+        "label", "label_name", "class_name", "class_label", "category_name", "category", "class",
+        "primary_label", "scene_label", "event_label", "genre", "genre_top", "species",
+        "ebird_code", "word",
         "command", "keyword", "emotion", "instrument_family_str", "instrument", "sound_class",
         "scene", "event", "labels", "positive_labels", "categories", "classes", "tags", "target",
         "classid", "class_id", "label_id",
     ),
     "fold": ("fold", "folds", "cv_fold", "kfold"),
     "split": ("split", "subset", "partition", "set"),
-    "group": ("group", "src_file", "fsid", "freesound_id"),
+    "group": ("group", "src_file", "fsid", "freesound_id", "recording_id"),
 }  # fmt: skip
 # Label columns whose cells may contain several labels.
 SEVERAL = ("labels", "positive_labels", "categories", "classes", "tags")

@@ -206,6 +206,17 @@ LAYOUTS: dict[str, tuple[Files, dict[str, tuple]]] = {
             for label in ("a", "b")
         },
     ),
+    "an index of numbered categories with their names": (
+        {
+            "index.csv": "file,category,category_name,recording_id\n"
+            "1.wav,0,dog,r1\n2.wav,0,dog,r1\n3.wav,1,rain,r2\n",
+            "audio/1.wav": SOUND, "audio/2.wav": SOUND, "audio/3.wav": SOUND,
+        },
+        {
+            "audio/1.wav": ("dog", None, None), "audio/2.wav": ("dog", None, None),
+            "audio/3.wav": ("rain", None, None),
+        },
+    ),
     "splits below classes": (
         {"fan/train/1.wav": SOUND, "fan/test/2.wav": SOUND, "pump/train/x/1.wav": SOUND},
         {
@@ -222,6 +233,16 @@ LAYOUTS: dict[str, tuple[Files, dict[str, tuple]]] = {
         {"bell/take\n2.wav": ("bell", None, None), "b\nz/1.wav": ("b\nz", None, None)},
     ),
 }  # fmt: skip
+
+
+def test_clips_of_one_recording_are_a_group(tmp_path: Path) -> None:
+    lay(tmp_path, LAYOUTS["an index of numbered categories with their names"][0])
+
+    rows = read_corpus(str(tmp_path), lambda note: None).to_pylist()
+
+    assert {row["clip_id"]: row["group"] for row in rows} == {
+        "audio/1.wav": "r1", "audio/2.wav": "r1", "audio/3.wav": "r2",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
