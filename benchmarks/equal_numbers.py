@@ -45,7 +45,7 @@ import numpy as np
 from raysound.metrics.classification import classification_report
 from raysound.metrics.fidelity import fidelity_report
 from raysound.metrics.intervals import paired_p_value, wilson_interval
-from raysound.metrics.kernel import SCALE, bandwidth, kernel_matrices, mmd_measure
+from raysound.metrics.kernel import SCALE, bandwidth, kernel_matrices, mmd_estimate
 from raysound.metrics.neighbours import K, neighbour_metrics
 from raysound.metrics.probabilities import clip_log_losses, map_at_k, true_ranks
 
@@ -461,7 +461,7 @@ def on_purpose(
             "MMD² × 100", "kadtk, as its command calls it", case.value("mmd2_x100"), theirs,
             "kadtk takes σ from the evaluated set, raysound from the reference: one σ for all "
             "generators. With this σ raysound gives "
-            f"{shown(mmd_measure(kernel_matrices(x, y, bandwidth(x)))['value'], 6)}",
+            f"{shown(mmd_estimate(kernel_matrices(x, y, bandwidth(x)))['value'], 6)}",
         )  # fmt: skip
     if installed("torch-fidelity"):
         yield from torch_fidelity_differences(x, y, predictions)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from raysound import storage
 from raysound.corpora.containers import is_audio_parquet
-from raysound.corpora.layouts import Warn
+from raysound.corpora.vocabulary import Warn
 from raysound.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")

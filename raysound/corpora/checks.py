@@ -8,8 +8,8 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.corpora.layouts import listed, plain_name, quoted
 from raysound.corpora.split import assign_split
+from raysound.corpora.vocabulary import listed, plain_name, quoted
 from raysound.errors import UserError
 from raysound.settings.corpora import SplitSettings
 from raysound.settings.loading import real_corpus

@@ -14,15 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysound.corpora.layouts import HIDDEN, quoted, split_word, utf8
+from raysound.corpora.vocabulary import HIDDEN, ROLES, quoted, split_word, utf8
 from raysound.errors import UserError
 
-# Columns of Parquet files for the sound and for the label; the names of Hugging Face come first.
+# Columns of Parquet files for the sound; the name of Hugging Face comes first.
 AUDIO_COLUMNS = ("audio", "wav", "flac", "mp3", "ogg", "bytes")
-LABEL_COLUMNS = (
-    "label", "labels", "category", "class", "class_label", "primary_label", "scene_label", "genre",
-    "species", "word", "command", "emotion",
-)  # fmt: skip
 # Metadata files of a sound in a tar file; a later suffix takes precedence over an earlier one.
 NOTE_SUFFIXES = (".txt", ".json", ".cls")
 # Maximum number of zeros after the last member of a tar file; more mean a partial download.
@@ -171,7 +167,7 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
     """Lists the rows of a Parquet file with sounds, without the bytes.
 
     Returns:
-        name (of the sound, or null), label (null if the file has none of LABEL_COLUMNS), fold,
+        name (of the sound, or null), label (null without a label column), fold,
         split and group as text, offset (the row).
 
     Raises:
@@ -180,7 +176,7 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
     parquet = pq.ParquetFile(file)
     schema = parquet.schema_arrow
     audio = _sound_column(schema).partition(".")[0]
-    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    label = next((name for name in ROLES["label"] if name in schema.names), None)
     has_path = pa.types.is_struct(schema.field(audio).type) and any(
         field.name == "path" for field in schema.field(audio).type
     )

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound.corpora.cells import each
-from raysound.corpora.layouts import ANY_SOUND, has_ending
+from raysound.corpora.vocabulary import ANY_SOUND, has_ending
 
 # Maximum number of parts of a path in a table.
 DEEPEST_NAME = 10

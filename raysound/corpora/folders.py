@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.corpora.layouts import (
+from raysound.corpora.vocabulary import (
     FOUND,
     SPLIT_WORDS,
     UNCERTAIN_WORDS,

@@ -14,7 +14,9 @@ from raysound import storage
 from raysound.corpora.cells import to_columns
 from raysound.corpora.file_names import stem
 from raysound.corpora.folders import Folders
-from raysound.corpora.layouts import (
+from raysound.corpora.packed import CONTAINERS, Container
+from raysound.corpora.table_files import is_candidate
+from raysound.corpora.vocabulary import (
     HIDDEN,
     OTHER_SUFFIXES,
     Names,
@@ -27,8 +29,6 @@ from raysound.corpora.layouts import (
     tally,
     utf8,
 )
-from raysound.corpora.packed import CONTAINERS, Container
-from raysound.corpora.table_files import is_candidate
 from raysound.errors import UserError
 
 # `irregular` is null for files; for other names it is their kind, see `storage.scan`.

@@ -11,7 +11,11 @@ import pyarrow.compute as pc
 from raysound import storage
 from raysound.corpora.folders import Layout, folder_rows, layout_of
 from raysound.corpora.inventory import Inventory, files_of, list_blocks
-from raysound.corpora.layouts import (
+from raysound.corpora.manifest_rows import checked, finished_rows, in_order, rows_of_manifest
+from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
+from raysound.corpora.table_choice import labelled_rows, with_split_lists
+from raysound.corpora.table_files import read_tables, tables_to_open
+from raysound.corpora.vocabulary import (
     AUDIO_SUFFIXES,
     Tally,
     Warn,
@@ -21,10 +25,6 @@ from raysound.corpora.layouts import (
     unread_sounds,
     warn_unread,
 )
-from raysound.corpora.manifest_rows import checked, finished_rows, in_order, rows_of_manifest
-from raysound.corpora.packed import CONTAINERS, Container, holds_sounds, read_containers
-from raysound.corpora.table_files import read_tables, tables_to_open
-from raysound.corpora.tables import labelled_rows, with_split_lists
 from raysound.errors import UserError
 
 logger = logging.getLogger(__name__)

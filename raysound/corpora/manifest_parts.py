@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysound import storage
-from raysound.corpora.layouts import SCHEMA
+from raysound.corpora.vocabulary import SCHEMA
 
 # The manifest of older versions is a single file.
 OLD = "manifest.parquet"

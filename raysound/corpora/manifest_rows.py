@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from raysound import storage
 from raysound.corpora.cells import ROWS_AT_ONCE, as_text, each, to_columns
 from raysound.corpora.folders import meanings
-from raysound.corpora.layouts import SCHEMA, quoted
+from raysound.corpora.vocabulary import SCHEMA, quoted
 from raysound.errors import UserError
 
 STATS = pa.schema([("name", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])

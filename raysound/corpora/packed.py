@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from raysound import storage
 from raysound.corpora.containers import is_audio_parquet, parquet_clips, tar_clips
 from raysound.corpora.folders import refuse_pieces
-from raysound.corpora.layouts import (
+from raysound.corpora.vocabulary import (
     AUDIO_SUFFIXES,
     FOUND,
     SCHEMA,

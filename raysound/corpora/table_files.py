@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from raysound import storage
 from raysound.corpora.cells import TABLE_SUFFIXES, Read, each, read_cells
 from raysound.corpora.file_names import match_files, plain_path, stem
-from raysound.corpora.layouts import (
+from raysound.corpora.vocabulary import (
     ANY_SOUND,
     FOUND,
     HIDDEN,
+    ROLES,
     Warn,
     has_ending,
     quoted,
@@ -24,26 +25,6 @@ from raysound.corpora.layouts import (
 )
 from raysound.errors import UserError
 
-# Column names in common data sets, by content; the first existing column is used.
-ROLES: dict[str, tuple[str, ...]] = {
-    "name": (
-        "file_name", "filename", "slice_file_name", "fname", "file", "path", "filepath",
-        "file_path", "audio_file", "audio_filename", "audio_path", "audio_filepath", "audio", "wav",
-        "wav_file", "wav_path", "wav_filename", "sound_file", "sound", "clip_path", "clip_name",
-        "clip", "recording", "track", "note_str", "name", "clip_id", "id", "itemid", "ytid",
-    ),
-    "label": (
-        "label", "label_name", "class_name", "class_label", "category_name", "category", "class",
-        "primary_label", "scene_label", "event_label", "genre", "genre_top", "species",
-        "ebird_code", "word",
-        "command", "keyword", "emotion", "instrument_family_str", "instrument", "sound_class",
-        "scene", "event", "labels", "positive_labels", "categories", "classes", "tags", "target",
-        "classid", "class_id", "label_id",
-    ),
-    "fold": ("fold", "folds", "cv_fold", "kfold"),
-    "split": ("split", "subset", "partition", "set"),
-    "group": ("group", "src_file", "fsid", "freesound_id", "recording_id"),
-}  # fmt: skip
 # Label columns whose cells may contain several labels.
 SEVERAL = ("labels", "positive_labels", "categories", "classes", "tags")
 # Tables that take precedence over all others, and whose errors are always raised.

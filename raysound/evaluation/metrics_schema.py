@@ -19,7 +19,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @with_config(CLOSED)
-class Measure(TypedDict):
+class Estimate(TypedDict):
     """A metric with its 95 % interval."""
 
     value: float | None
@@ -36,18 +36,18 @@ class Measure(TypedDict):
 
 
 @with_config(CLOSED)
-class ClassMeasures(TypedDict):
+class ClassEstimates(TypedDict):
     """Metrics of one class of a corpus."""
 
     clips: NonNegativeInt
-    accuracy: Measure
+    accuracy: Estimate
     generated: NonNegativeInt
     """Clips compared."""
     reference: NonNegativeInt
     """Real training clips of the class."""
-    mmd2_x100: Measure
-    coverage: Measure
-    fad_inf: Measure
+    mmd2_x100: Estimate
+    coverage: Estimate
+    fad_inf: Estimate
 
 
 @with_config(CLOSED)
@@ -65,18 +65,18 @@ class WorstClip(TypedDict):
 
 # A key for each declared metric, so that a new metric needs no entry here.
 _keys: Any = {
-    metric.key: Annotated[Measure, Field(description=metric.description)] for metric in METRICS
+    metric.key: Annotated[Estimate, Field(description=metric.description)] for metric in METRICS
 }
-Measures: Any = TypedDict("Measures", _keys)  # type: ignore[misc]
+Estimates: Any = TypedDict("Estimates", _keys)  # type: ignore[misc]
 DISTANCES = (
     "frechet_distance", "fad_inf", "mmd2_x100", "precision", "recall", "density", "coverage",
     "authenticity",
 )  # fmt: skip
-DistanceMeasures: Any = TypedDict("DistanceMeasures", {key: _keys[key] for key in DISTANCES})  # type: ignore[misc]
+DistanceEstimates: Any = TypedDict("DistanceEstimates", {key: _keys[key] for key in DISTANCES})  # type: ignore[misc]
 
 
 @with_config(CLOSED)
-class Corpus(Measures):
+class Corpus(Estimates):
     """Metrics of one corpus."""
 
     role: Literal["real", "generated", "anchor"]
@@ -91,7 +91,7 @@ class Corpus(Measures):
     """False for clips without labels: metrics that need labels are null."""
     predicted: dict[str, NonNegativeInt]
     """Clips by predicted class."""
-    per_class: dict[str, ClassMeasures]
+    per_class: dict[str, ClassEstimates]
     """By label; by predicted class where clips have no labels."""
     confusion: list[list[NonNegativeInt]] | None
     """Rows are labels, columns are predictions; null without labels."""
@@ -100,7 +100,7 @@ class Corpus(Measures):
 
 
 @with_config(CLOSED)
-class Distances(DistanceMeasures):
+class Distances(DistanceEstimates):
     """Metrics of one corpus in another embedding."""
 
     clips: NonNegativeInt
@@ -160,7 +160,7 @@ class RankedPair(TypedDict):
     a: str
     b: str
     metric: str
-    difference: Measure
+    difference: Estimate
     """a minus b, with the 95 % interval of this pair alone."""
     p_adjusted: Probability | None
     """Two-sided p-value, adjusted by Holm's method for all pairs."""
@@ -208,7 +208,7 @@ class ClassClips(TypedDict):
 class CasAccuracy(TypedDict):
     """Accuracy of a classifier on real test clips."""
 
-    accuracy: Measure
+    accuracy: Estimate
 
 
 @with_config(CLOSED)
@@ -228,7 +228,7 @@ class CasScore(TypedDict):
     """Trained on real clips, tested on real clips."""
     generated_to_real: CasAccuracy
     """Trained on generated clips, tested on real clips."""
-    lost: Measure
+    lost: Estimate
     """Accuracy of real_to_real minus generated_to_real; its interval is of this pair alone."""
     p_value: Probability
     """McNemar's exact test, two-sided."""
@@ -304,7 +304,7 @@ class CorpusCopies(TypedDict):
 
     clips: NonNegativeInt
     """Clips that the classifier scored; of the real corpus its test clips."""
-    share: Measure
+    share: Estimate
     """Share of clips that are copies."""
     pairs: list[CopyPair]
     """The ten clips that are most similar to a training clip, the most similar first."""
@@ -326,7 +326,7 @@ class Copies(TypedDict):
 # `schema` is a method of pydantic's models, but a plain key of a TypedDict.
 @with_config(CLOSED)
 class MetricsFile(TypedDict):
-    """Content of metrics.json. A new number `schema` means that a key has changed or is gone."""
+    """Content of metrics.json; `schema` increases when a metric or a key changes."""
 
     schema: Annotated[int, Field(json_schema_extra={"const": METRICS_SCHEMA})]
     name: str

@@ -131,9 +131,8 @@ def _sum_clips(table: pa.Table, part: int, rows: np.ndarray, plan: Plan) -> Part
 
 def empty_sums(n_mels: int) -> PartialSums:
     """Sums over no clips."""
-    none = np.zeros(0, np.int64)
     return PartialSums(
-        ClassificationSums(none, none, 0, np.zeros((0, 4))), BallCounts(),
+        ClassificationSums.empty(), BallCounts(),
         SoundSums({}, np.zeros((0, 1 + n_mels))), np.zeros(0, ENTRY),
     )  # fmt: skip
 

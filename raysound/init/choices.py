@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysound.audio.decode import LEAST_SURPLUS
-from raysound.corpora.layouts import SPLITS, quoted
 from raysound.corpora.split import assign_split
+from raysound.corpora.vocabulary import SPLITS, quoted
 from raysound.errors import UserError
 from raysound.init.survey import Corpus
 from raysound.settings.corpora import SplitSettings

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from raysound import storage
 from raysound.corpora.checks import check_class_count, check_classes, check_unlabelled
-from raysound.corpora.layouts import quoted
 from raysound.corpora.table_files import OWN
+from raysound.corpora.vocabulary import quoted
 from raysound.errors import UserError
 from raysound.init.survey import Corpus, folder_has_sounds, survey
 from raysound.settings.corpora import RESERVED_NAMES

@@ -17,11 +17,11 @@ from raysound.corpora.folders import layout_of
 from raysound.corpora.formats.parts import find_parts
 from raysound.corpora.formats.samples import Reject, Samples, open_part
 from raysound.corpora.inventory import Inventory, files_of, list_blocks
-from raysound.corpora.layouts import listed, quoted
 from raysound.corpora.manifest import is_file, read_corpus
 from raysound.corpora.packed import CONTAINERS
+from raysound.corpora.table_choice import labelled_rows, tables_of_labels
 from raysound.corpora.table_files import read_tables, tables_to_open
-from raysound.corpora.tables import labelled_rows, tables_of_labels
+from raysound.corpora.vocabulary import listed, quoted
 from raysound.errors import UserError
 from raysound.wording import counted
 
@@ -38,7 +38,7 @@ class Corpus:
     Attributes:
         path: absolute, or a URI.
         layout: description of the source of its labels.
-        clips: a table of `raysound.corpora.layouts.SCHEMA`.
+        clips: a table of `raysound.corpora.vocabulary.SCHEMA`.
         rates: sample rates in Hz, with the number of files, of the headers that were read.
         durations: of the same files, seconds `(n_read,)`, ascending.
         notes: lines about files that are left out or unclear.

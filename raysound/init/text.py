@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import yaml
 
-from raysound.corpora.layouts import listed, quoted
+from raysound.corpora.vocabulary import listed, quoted
 from raysound.init.choices import FITTING_PERCENT, FeatureChoice, SplitChoice, TrainingChoice
 from raysound.init.folder import FoundCorpora
 from raysound.init.survey import Corpus

@@ -18,7 +18,7 @@ from raysound.metrics.intervals import (
     bootstrap_interval,
     estimate,
     half_sample_interval,
-    mean_measure,
+    mean_estimate,
     proportion_estimate,
     resampling_estimate,
     wilson_interval,
@@ -160,8 +160,8 @@ def _means(sums: ClassificationSums, classes: int) -> dict[str, Estimate]:
     ranks, rank_squares, surprise, surprise_squares = sum_in_order(sums.rows)[0].tolist()
     found = {
         "top_3": proportion_estimate(sums.in_top, n),
-        "map_3": mean_measure(ranks, rank_squares, n),
-        "log_loss": mean_measure(surprise, surprise_squares, n),
+        "map_3": mean_estimate(ranks, rank_squares, n, highest=1.0),
+        "log_loss": mean_estimate(surprise, surprise_squares, n),
     }
     if classes <= TOP_K:
         why = f"{classes} classes: each is among the {TOP_K} most probable"

@@ -6,7 +6,7 @@ Reports, comparisons, rankings, TensorBoard events and the JSON schema of metric
 import math
 from typing import NamedTuple
 
-# Version of metrics.json: increased when a key is removed or changes its meaning.
+# Version of metrics.json: increased when a metric is added or removed, or a key changes.
 METRICS_SCHEMA = 7
 # Maximum number of clips for metrics whose value depends on the number of clips: 4 for each of 512
 # dimensions, so that the Fréchet distance in the embedding of a resnetish18 has an interval.

@@ -17,8 +17,8 @@ from raysound.metrics.frechet import (
     PARTS,
     covariance_factor,
     fad_inf,
-    frechet_measure,
-    infinite_measure,
+    fad_inf_estimate,
+    frechet_estimate,
     no_extrapolation_reason,
     split_moments,
 )
@@ -28,17 +28,17 @@ from raysound.metrics.kernel import (
     bandwidth,
     kernel_matrices,
     kernel_mean,
-    mmd_measure,
+    mmd_estimate,
 )
 from raysound.metrics.moments import Moments, moments
 from raysound.metrics.neighbours import (
     BallCounts,
     K,
-    clip_measures,
+    clip_estimates,
     nearest_others,
     neighbours,
     per_clip,
-    set_measures,
+    set_estimates,
 )
 from raysound.metrics.sampling import sample_rows, size_note
 
@@ -154,13 +154,13 @@ def fidelity_report(
     some = embeddings("generated", sample_rows(array, set_size, seed))
     report: dict[str, Any] = {
         "compared": len(some),
-        "frechet_distance": frechet_measure(some, real.moments, real.factor, seed=seed),
+        "frechet_distance": frechet_estimate(some, real.moments, real.factor, seed=seed),
     }
     why = no_extrapolation_reason(len(array), real.clips, array.shape[1])
     if why or real.factor is None:
         report["fad_inf"] = estimate(None, why=why)
     else:
-        report["fad_inf"] = infinite_measure(array, real.parts, real.moments, real.factor, seed)
+        report["fad_inf"] = fad_inf_estimate(array, real.parts, real.moments, real.factor, seed)
     kernels = mmd_kernels(array, real, seed) if kernels is None else kernels
     report["mmd2_x100"] = _mmd(kernels, len(array), real, seed)
     report |= _sets(some, real, seed) | _clips(array, real, counts)
@@ -236,7 +236,7 @@ def _of_class(
     discrepancy = estimate(None, why=why)
     if sigma is not None:
         some, real = (sample_rows(values, MAX_CLIPS_PER_CLASS, seed) for values in (x, y))
-        discrepancy = mmd_measure(kernel_matrices(some, real, sigma), seed)
+        discrepancy = mmd_estimate(kernel_matrices(some, real, sigma), seed)
     return {
         **counts,
         "mmd2_x100": discrepancy,
@@ -252,7 +252,7 @@ def _coverage(x: NDArray[Any], y: NDArray[Any], set_size: int, seed: int) -> Est
             why=f"{set_size} real test clips of the class: fewer than {MIN_CLIPS_FOR_INTERVAL}",
         )
     some = sample_rows(x, min(set_size, PAIR_CLIPS), seed)
-    found = set_measures(neighbours(some, sample_rows(y, PAIR_CLIPS, seed)), seed)["coverage"]
+    found = set_estimates(neighbours(some, sample_rows(y, PAIR_CLIPS, seed)), seed)["coverage"]
     return found | size_note(len(some), set_size)
 
 
@@ -272,7 +272,7 @@ def mmd_kernels(generated: ArrayLike, reference: Reference, seed: int = 0) -> Ke
 
 def _mmd(kernels: KernelMatrices | None, clips: int, real: Reference, seed: int) -> Estimate:
     if kernels is not None:
-        return mmd_measure(kernels, seed)
+        return mmd_estimate(kernels, seed)
     if real.sigma is None:
         return estimate(None, why=real.no_sigma_reason)
     return estimate(None, why=f"{clips} clips: MMD needs at least 2")
@@ -283,7 +283,7 @@ def _sets(x: NDArray[np.float64], real: Reference, seed: int) -> dict[str, Estim
         if clips <= K:
             why = f"{clips} {side} clips: {K} neighbours need more"
             return {name: estimate(None, why=why) for name in ("recall", "coverage")}
-    return set_measures(neighbours(x, real.sample, K, real.near_squared), seed)
+    return set_estimates(neighbours(x, real.sample, K, real.near_squared), seed)
 
 
 def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[str, Estimate]:
@@ -296,4 +296,4 @@ def _clips(x: NDArray[Any], real: Reference, counts: BallCounts | None) -> dict[
     if counts is None:
         found = per_clip(x, real.sample, K, real.near_squared)
         counts = BallCounts.of(found.balls, found.authentic)
-    return clip_measures(counts)
+    return clip_estimates(counts)

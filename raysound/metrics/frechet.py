@@ -119,7 +119,7 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     return _distance(gap, (centred_x**2).sum(), (centred_y**2).sum(), overlap)
 
 
-def frechet_measure(
+def frechet_estimate(
     x: NDArray[np.float64],
     b: Moments,
     factor_of_b: NDArray[np.float64] | None,
@@ -200,7 +200,7 @@ def fad_inf(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Estimate:
     if why:
         return estimate(None, why=why)
     of_y = moments(y)
-    return infinite_measure(x, split_moments(y, PARTS, seed), of_y, covariance_factor(of_y), seed)
+    return fad_inf_estimate(x, split_moments(y, PARTS, seed), of_y, covariance_factor(of_y), seed)
 
 
 def no_extrapolation_reason(generated: int, reference: int, d: int) -> str:
@@ -226,7 +226,7 @@ def split_moments(values: ArrayLike, parts: int, seed: int) -> list[Moments]:
     return [moments(array[np.sort(part)]) for part in np.array_split(order, parts)]
 
 
-def infinite_measure(
+def fad_inf_estimate(
     x: ArrayLike,
     parts_of_b: Sequence[Moments],
     b: Moments,

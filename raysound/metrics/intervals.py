@@ -1,12 +1,12 @@
-"""Measures with 95 % confidence intervals.
+"""Estimates with 95 % confidence intervals.
 
-A measure is a dict `{"value", "low", "high"}` of floats that can be written as JSON. If the value
+An estimate is a dict `{"value", "low", "high"}` of floats that can be written as JSON. If the value
 or its interval is not known, it is None, and `"why"` states the reason. A share of clips also has
 their number as `"of"`.
 """
 
 from collections.abc import Callable
-from math import exp, fsum, lgamma, log, sqrt
+from math import exp, fsum, inf, lgamma, log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -24,7 +24,7 @@ MIN_CLIPS_FOR_INTERVAL = 10
 def estimate(
     value: float | None, low: float | None = None, high: float | None = None, why: str = ""
 ) -> Estimate:
-    """A measure; `why` is the reason if the value or the interval is missing."""
+    """An estimate; `why` is the reason if the value or the interval is missing."""
     known: Estimate = {
         name: None if number is None else float(number)
         for name, number in (("value", value), ("low", low), ("high", high))
@@ -33,7 +33,7 @@ def estimate(
 
 
 def resampling_estimate(value: float, low: float, high: float, n: int, what: str) -> Estimate:
-    """A measure with an interval from resampling `n` clips; `what` names them in messages.
+    """An estimate with an interval from resampling `n` clips; `what` names them in messages.
 
     There is no interval below 10 clips, or if it has no width: if all resamples agree, for example
     because 20 of 20 clips are right, they do not show the error of the value.
@@ -47,8 +47,10 @@ def resampling_estimate(value: float, low: float, high: float, n: int, what: str
     return estimate(value, low, high)
 
 
-def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> Estimate:
-    """Mean of non-negative numbers ± 1.96 standard errors, from their sums.
+def mean_estimate(
+    total: float, squares: float, n: int, what: str = "clips", highest: float = inf
+) -> Estimate:
+    """Mean of numbers in [0, highest] ± 1.96 standard errors, from their sums.
 
     The standard error is √((Σx² - (Σx)² / n) / (n (n - 1))). The mean of many numbers is normally
     distributed (central limit theorem). With only ten numbers, the interval covers less than 95 %.
@@ -58,16 +60,18 @@ def mean_measure(total: float, squares: float, n: int, what: str = "clips") -> E
         squares: Σx².
         n: Number of summands, 1 or more.
         what: Name of the summands in messages.
+        highest: Largest possible number, at which the interval ends.
 
     Examples:
-        >>> found = mean_measure(50.0, 30.0, 100)
+        >>> found = mean_estimate(50.0, 30.0, 100)
         >>> f"{found['value']:.2f} {found['low']:.3f} {found['high']:.3f}"
         '0.50 0.456 0.544'
     """
     mean = total / n
     variance = max(0.0, squares - total * mean) / max(1, n - 1)
     half_width = Z * sqrt(variance / n)
-    return resampling_estimate(mean, max(0.0, mean - half_width), mean + half_width, n, what)
+    low, high = max(0.0, mean - half_width), min(highest, mean + half_width)
+    return resampling_estimate(mean, low, high, n, what)
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -214,20 +218,20 @@ def half_sample_interval(
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """Difference `a` - `b` of two measures of different clips, with its interval.
+    """Difference `a` - `b` of two estimates of different clips, with its interval.
 
     Square-and-add: with the difference D = a - b, low = D - √((a - a.low)² + (b.high - b)²) and
-    high = D + √((a.high - a)² + (b - b.low)²). The intervals may be asymmetric. The measures must
+    high = D + √((a.high - a)² + (b - b.low)²). The intervals may be asymmetric. The estimates must
     be independent: those of two corpora against one fixed reference are, those of a corpus and of
     a part of it are not.
 
     Source: R. G. Newcombe, "Interval estimation for the difference between independent
     proportions", Statistics in Medicine 17, 1998, pp. 873-890 (method 10); for any measure G. Y.
-    Zou and A. Donner, "Construction of confidence limits about effect measures: a general
+    Zou and A. Donner, "Construction of confidence limits about effect estimates: a general
     approach", Statistics in Medicine 27, 2008, pp. 1693-1702.
 
     Returns:
-        A measure with `significant`: whether the interval excludes 0; False without an interval.
+        An estimate with `significant`: whether the interval excludes 0; False without an interval.
 
     Examples:
         >>> faithful = {"value": 0.8, "low": 0.7, "high": 0.9}
@@ -265,7 +269,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
         b: Booleans of the same clips in the same order, `(n,)`.
 
     Returns:
-        A measure in [-1, 1] with `significant`: whether the interval excludes 0.
+        An estimate in [-1, 1] with `significant`: whether the interval excludes 0.
 
     Raises:
         ValueError: The lengths differ, or there are no clips.

@@ -125,7 +125,7 @@ def mmd2_x100(generated: ArrayLike, reference: ArrayLike) -> float:
     return float(_estimates(kernel_matrices(generated, reference), None)[0])
 
 
-def mmd_measure(kernels: KernelMatrices, seed: int = 0, what: str = "clips") -> Estimate:
+def mmd_estimate(kernels: KernelMatrices, seed: int = 0, what: str = "clips") -> Estimate:
     """MMD², times 100, with an interval for other clips of the same generator.
 
     The reference is fixed, because all corpora of a report share it.

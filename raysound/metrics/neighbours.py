@@ -21,7 +21,7 @@ from raysound.metrics.intervals import (
     Estimate,
     estimate,
     half_samples,
-    mean_measure,
+    mean_estimate,
     proportion_estimate,
     resampling_estimate,
     spread_interval,
@@ -251,7 +251,7 @@ def neighbour_metrics(generated: ArrayLike, reference: ArrayLike, k: int = K) ->
     }
 
 
-def clip_measures(of: BallCounts, k: int = K) -> dict[str, Estimate]:
+def clip_estimates(of: BallCounts, k: int = K) -> dict[str, Estimate]:
     """Precision, density and authenticity of one or more clips, each with an interval.
 
     They are means over the clips, so they do not depend on their number. The intervals cover other
@@ -260,12 +260,12 @@ def clip_measures(of: BallCounts, k: int = K) -> dict[str, Estimate]:
     """
     return {
         "precision": proportion_estimate(of.inside, of.clips),
-        "density": mean_measure(of.balls / k, of.squares / k**2, of.clips),
+        "density": mean_estimate(of.balls / k, of.squares / k**2, of.clips),
         "authenticity": proportion_estimate(of.authentic, of.clips),
     }
 
 
-def set_measures(of: Neighbours, seed: int = 0) -> dict[str, Estimate]:
+def set_estimates(of: Neighbours, seed: int = 0) -> dict[str, Estimate]:
     """Recall and coverage with intervals; both increase with the number of generated clips.
 
     The intervals, from half samples, cover other clips of the same generator against the same

@@ -38,6 +38,12 @@ class ClassificationSums:
     rows: NDArray[np.float64]
 
     @classmethod
+    def empty(cls) -> ClassificationSums:
+        """Sums over no clips."""
+        none = np.zeros(0, np.int64)
+        return cls(none, none, 0, np.zeros((0, 4)))
+
+    @classmethod
     def of(cls, truth: ArrayLike, probabilities: ArrayLike) -> ClassificationSums:
         """Sums over the clips of one part.
 

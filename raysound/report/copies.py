@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysound.report.measures import format_estimate
+from raysound.report.formatting import format_estimate
 
 # Maximum number of pairs with pictures and players: per generated corpus, and of real clips.
 PAIRS_OF_CORPUS, REAL_PAIRS = 3, 2

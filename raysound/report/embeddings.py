@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raysound.metrics.declarations import EMBEDDING_METRICS
-from raysound.report.measures import format_estimate
+from raysound.report.formatting import format_estimate
 
 
 def rows_of(embedding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -19,14 +19,14 @@ from raysound.metrics.declarations import (
 )
 from raysound.report import charts, maps, pictures
 from raysound.report.copies import ShownPair, shown_copies
-from raysound.report.maps import MapPoint
-from raysound.report.measures import (
+from raysound.report.formatting import (
     ANCHOR_DESCRIPTIONS,
     format_estimate,
     number,
     skipped_check_lines,
     warnings,
 )
+from raysound.report.maps import MapPoint
 from raysound.report.parts import (
     MAX_LARGE_MATRIX_CLASSES,
     METRIC_NAMES,

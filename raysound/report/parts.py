@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from raysound.metrics.declarations import METRICS
 from raysound.report import pictures
 from raysound.report.copies import ShownWindow
-from raysound.report.measures import (
+from raysound.report.formatting import (
     ANCHOR_DESCRIPTIONS,
     differing_from_real,
     not_worse_than_real,

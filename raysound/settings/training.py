@@ -18,14 +18,10 @@ from raysound.settings.fields import (
 )
 from raysound.settings.optimizers import (
     Adam,
-    CosineAnnealingLR,
-    CosineAnnealingWarmRestarts,
-    MultiStepLR,
     OneCycleLR,
     Optimizer,
     ReduceLROnPlateau,
     Scheduler,
-    StepLR,
     adam_if_unnamed,
 )
 from raysound.wording import counted
@@ -167,12 +163,10 @@ class TrainingSettings(Section):
                 f"warmup_epochs {self.warmup_epochs} must be 0 with OneCycleLR, which has a "
                 "warm-up of its own: set scheduler.pct_start"
             )
-        if (
-            isinstance(scheduler, CosineAnnealingLR | CosineAnnealingWarmRestarts)
-            and scheduler.eta_min >= self.optimizer.lr
-        ):
+        eta_min = getattr(scheduler, "eta_min", 0.0)
+        if eta_min >= self.optimizer.lr:
             raise ValueError(
-                f"scheduler.eta_min {scheduler.eta_min:g} must be less than optimizer.lr "
+                f"scheduler.eta_min {eta_min:g} must be less than optimizer.lr "
                 f"{self.optimizer.lr:g}"
             )
 
@@ -183,12 +177,10 @@ class TrainingSettings(Section):
         It is no error: a trial run of a few epochs may keep the schedule of the long one.
         """
         name, last = "", 0
-        if isinstance(self.scheduler, StepLR):
-            name, last = "step_size", self.scheduler.step_size
-        elif isinstance(self.scheduler, MultiStepLR):
-            name, last = "milestones", self.scheduler.milestones[-1]
-        elif isinstance(self.scheduler, CosineAnnealingWarmRestarts):
-            name, last = "T_0", self.scheduler.T_0
+        for option in ("step_size", "milestones", "T_0"):
+            value = getattr(self.scheduler, option, None)
+            if value is not None:
+                name, last = option, value[-1] if isinstance(value, tuple) else value
         epochs = self.epochs - self.warmup_epochs
         if last < epochs:
             return None

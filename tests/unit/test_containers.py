@@ -329,7 +329,7 @@ def test_class_names_in_the_metadata_do_not_change_text_labels():
     assert parquet_clips(parquet(columns, classes("x")))["label"].to_pylist() == ["dog"]
 
 
-@pytest.mark.parametrize("label", ["label", "labels", "category", "class", "class_label"])
+@pytest.mark.parametrize("label", ["label", "labels", "category", "class_name", "scene"])
 @pytest.mark.parametrize("name", ["audio", "wav", "flac", "mp3", "ogg", "bytes"])
 def test_sounds_and_labels_in_columns_of_other_names(name, label):
     """A column of bytes is enough; then a sound has no name."""
@@ -339,6 +339,11 @@ def test_sounds_and_labels_in_columns_of_other_names(name, label):
     assert table["name"].to_pylist() == [None, None]
     assert table["label"].to_pylist() == ["dog", "cat"]
     assert [*parquet_sounds(file, [0, 1])] == [b"a", b"b"]
+
+
+def test_a_column_of_class_names_is_used_before_one_of_numbers():
+    columns = {"audio": audio(b"a", b"b"), "label": [3, 4], "label_name": ["dog", "cat"]}
+    assert parquet_clips(parquet(columns))["label"].to_pylist() == ["dog", "cat"]
 
 
 @pytest.mark.parametrize("read", [parquet_clips, lambda file: [*parquet_sounds(file, [0])]])

@@ -16,8 +16,8 @@ from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
 from raysound.audio.decode import Reject, Unreadable
-from raysound.corpora.layouts import SCHEMA
 from raysound.corpora.manifest import read_corpus
+from raysound.corpora.vocabulary import SCHEMA
 from raysound.features import extraction, parquet
 from raysound.features.extraction import (
     add_log_mels,

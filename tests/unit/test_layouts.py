@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysound.corpora.layouts import meaning_of_splits, split_word
 from raysound.corpora.manifest import read_corpus
+from raysound.corpora.vocabulary import meaning_of_splits, split_word
 from raysound.errors import UserError
 
 Files = dict[str, str | bytes]
@@ -360,7 +360,7 @@ NOTES: dict[str, tuple[Files | list[str], str]] = {
     "a table without labels": (
         {"clips.csv": "file,seconds\n1.wav,2\n", "a/1.wav": SOUND},
         "ROOT: clips.csv names 1 files of the corpus, but has no known label column "
-        "(file, seconds): not used",
+        "(file, seconds): not used; if a column has them, name it label",
     ),
     "a table of several labels a clip": (
         {"truth/dev.csv": 'fname,labels\n1,"Guitar,Music"\n', "a/1.wav": SOUND},

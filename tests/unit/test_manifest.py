@@ -13,8 +13,8 @@ import pytest
 
 from raysound import storage
 from raysound.corpora.checks import check_unlabelled
-from raysound.corpora.layouts import SCHEMA
 from raysound.corpora.manifest import read_corpus
+from raysound.corpora.vocabulary import SCHEMA
 from raysound.errors import UserError
 
 

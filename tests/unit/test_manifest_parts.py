@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raysound import storage
-from raysound.corpora.layouts import SCHEMA
 from raysound.corpora.manifest_parts import (
     OLD,
     Index,
@@ -23,6 +22,7 @@ from raysound.corpora.manifest_parts import (
     shard_clips,
     write_index,
 )
+from raysound.corpora.vocabulary import SCHEMA
 from raysound.features import ranges
 from raysound.features.ranges import BLOCKS, Facts, Ranges, group, sort_range, write_range
 from raysound.features.shards import first_shards

@@ -11,7 +11,7 @@ from raysound.metrics.frechet import (
     covariance_factor,
     fad_inf,
     frechet_distance,
-    frechet_measure,
+    frechet_estimate,
     moments_distance,
 )
 from raysound.metrics.moments import covariance, merge_moments, moments
@@ -30,7 +30,7 @@ def by_scipy(x, y):
 
 def measured(x, y, **keywords):
     of_y = moments(y)
-    return frechet_measure(x, of_y, covariance_factor(of_y), **keywords)
+    return frechet_estimate(x, of_y, covariance_factor(of_y), **keywords)
 
 
 @pytest.mark.parametrize("module", [frechet, moments_module])
@@ -164,7 +164,7 @@ def test_intervals_cover_the_expectation():
     root = covariance_factor(of_y)
 
     found = [
-        frechet_measure(normal(seed, n, d, scale=1.5, shift=0.3), of_y, root, seed=seed)
+        frechet_estimate(normal(seed, n, d, scale=1.5, shift=0.3), of_y, root, seed=seed)
         for seed in range(200)
     ]
 

@@ -12,6 +12,7 @@ from raysound.metrics.intervals import (
     estimate,
     half_sample_interval,
     half_samples,
+    mean_estimate,
     paired_difference,
     paired_p_value,
     proportion_estimate,
@@ -240,3 +241,13 @@ def test_the_paired_p_value_is_that_of_the_exact_binomial_test(only_a, only_b, a
 def test_the_paired_p_value_raises_on_different_lengths():
     with pytest.raises(ValueError, match=r"must be \(n,\) of the same clips"):
         paired_p_value([True, False], [True])
+
+
+def test_the_interval_of_a_mean_ends_at_the_largest_possible_number():
+    """19 clips at rank 1 and one at rank 2: MAP@3 is at most 1."""
+    found = mean_estimate(19.5, 19.25, 20, highest=1.0)
+
+    assert found["value"] == 0.975
+    assert 0.9 < found["low"] < 0.95
+    assert found["high"] == 1.0
+    assert mean_estimate(19.5, 19.25, 20)["high"] > 1

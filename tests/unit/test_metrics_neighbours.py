@@ -9,19 +9,19 @@ from raysound.metrics import kernel
 from raysound.metrics import neighbours as neighbours_module
 from raysound.metrics.distances import squared_distances
 from raysound.metrics.intervals import half_samples
-from raysound.metrics.kernel import bandwidth, kernel_matrices, kernel_mean, mmd2_x100, mmd_measure
+from raysound.metrics.kernel import bandwidth, kernel_matrices, kernel_mean, mmd2_x100, mmd_estimate
 from raysound.metrics.nearest import nearest_reference_clips
 from raysound.metrics.neighbours import (
     BallCounts,
     _coverages,
     _recalls,
     authenticity,
-    clip_measures,
+    clip_estimates,
     nearest_others,
     neighbour_metrics,
     neighbours,
     per_clip,
-    set_measures,
+    set_estimates,
 )
 
 
@@ -39,7 +39,7 @@ def prdc_metrics(x, y, k=5):
 def measures_of(x, y, seed=0):
     alone = per_clip(x, y)
     counts = BallCounts.of(alone.balls, alone.authentic)
-    return set_measures(neighbours(x, y), seed) | clip_measures(counts)
+    return set_estimates(neighbours(x, y), seed) | clip_estimates(counts)
 
 
 CASES = {
@@ -300,7 +300,7 @@ def test_mmd_intervals_cover_the_expectation(shift):
     mean = kernel_mean(y.astype(float), sigma)
 
     found = [
-        mmd_measure(kernel_matrices(normal(seed, 80, 5, shift=shift), y, sigma, mean), seed)
+        mmd_estimate(kernel_matrices(normal(seed, 80, 5, shift=shift), y, sigma, mean), seed)
         for seed in range(2, 202)
     ]
 

@@ -12,7 +12,7 @@ from raysound.metrics.corpus import RealClips, Scored, corpus_report
 from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
 from raysound.metrics.intervals import proportion_estimate
 from raysound.metrics.ranking import ranking
-from raysound.report.measures import differing_from_real
+from raysound.report.formatting import differing_from_real
 
 EMPTY = {"value": None, "low": None, "high": None, "why": "no clips"}
 

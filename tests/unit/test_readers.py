@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysound.corpora.layouts import SCHEMA as LISTED_COLUMNS
+from raysound.corpora.vocabulary import SCHEMA as LISTED_COLUMNS
 from raysound.evaluation.copy_parts import COPIES
 from raysound.evaluation.predictions import PREDICTIONS
 from raysound.features import parquet

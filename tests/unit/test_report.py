@@ -16,8 +16,8 @@ from raysound.metrics.intervals import difference, proportion_estimate
 from raysound.report import charts, maps, pictures
 from raysound.report.copies import copy_lines, pairs_to_show
 from raysound.report.embeddings import embedding_lines
+from raysound.report.formatting import number
 from raysound.report.maps import MapPoint
-from raysound.report.measures import number
 from raysound.report.page import Rejects, render
 from raysound.report.parts import kind_of
 from tests.html_tree import Tree, assert_harmless

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raysound.corpora.layouts import SCHEMA
+from raysound.corpora.vocabulary import SCHEMA
 from raysound.features import shards
 from raysound.features.shards import LARGEST_SHARD, assign_shards, clips_per_shard
 from raysound.settings.features import FeatureSettings

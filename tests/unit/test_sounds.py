@@ -12,8 +12,8 @@ import pytest
 
 from raysound.audio.decode import Reject
 from raysound.audio.sounds import open_chosen, open_sounds
-from raysound.corpora.layouts import SCHEMA
 from raysound.corpora.manifest import read_corpus
+from raysound.corpora.vocabulary import SCHEMA
 
 # Bytes of a sound; their content is irrelevant here.
 SIZE = 5000

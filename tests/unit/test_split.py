@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysound.corpora.layouts import SCHEMA
 from raysound.corpora.split import assign_split, stratified_split
+from raysound.corpora.vocabulary import SCHEMA
 from raysound.errors import UserError
 from raysound.settings.corpora import SplitSettings
 

@@ -17,7 +17,7 @@ from raysound.metrics import selection, sums
 from raysound.metrics.classification import classification_report
 from raysound.metrics.corpus import CorpusSums, RealClips, Scored, corpus_report
 from raysound.metrics.declarations import PAIR_CLIPS
-from raysound.metrics.intervals import mean_measure
+from raysound.metrics.intervals import mean_estimate
 from raysound.metrics.neighbours import BallCounts, per_clip
 from raysound.metrics.selection import ENTRY, Limits, keys, sampled, select, smallest
 from raysound.metrics.sums import ClassificationSums, merge_sums, sum_in_order
@@ -135,7 +135,7 @@ def test_a_report_of_many_clips_averages_all_and_samples_sets() -> None:
 def test_the_interval_of_a_mean_covers_its_expectation(n: int) -> None:
     """For skewed numbers such as log losses, in 90 % of samples, and in 95 % of large samples."""
     draws = np.random.default_rng(n).exponential(1.0, (600, n))
-    found = [mean_measure(float(x.sum()), float((x * x).sum()), n) for x in draws]
+    found = [mean_estimate(float(x.sum()), float((x * x).sum()), n) for x in draws]
 
     inside = np.mean([one["low"] <= 1 <= one["high"] for one in found])
 

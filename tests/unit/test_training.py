@@ -315,7 +315,7 @@ def test_a_finished_training_does_not_continue() -> None:
     assert_same_state(model, before)
 
 
-# Optimisers and schedules
+# Optimizers and schedulers
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from raysound.report.copies import copy_lines
 from raysound.report.embeddings import embedding_lines
-from raysound.report.measures import skipped_check_lines, warnings
+from raysound.report.formatting import skipped_check_lines, warnings
 
 
 def metrics_table(metrics: dict[str, Any]) -> Iterator[str]:

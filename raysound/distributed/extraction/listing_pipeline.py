@@ -15,7 +15,6 @@ import ray.data
 from raysound import storage
 from raysound.corpora.folders import layout_of, meanings
 from raysound.corpora.inventory import BLOCK_ROWS, LISTING, Inventory, list_blocks
-from raysound.corpora.layouts import SCHEMA, Tally, Warn, merge_tallies, utf8
 from raysound.corpora.manifest import (
     clips_in_folders,
     is_file,
@@ -27,6 +26,7 @@ from raysound.corpora.manifest import (
 from raysound.corpora.manifest_rows import refuse_clips, refuse_unlabelled, with_meaning
 from raysound.corpora.packed import Container, check_containers, read_container
 from raysound.corpora.table_files import name_clips, tables_to_open
+from raysound.corpora.vocabulary import SCHEMA, Tally, Warn, merge_tallies, utf8
 from raysound.distributed.cluster.session import run_remote
 from raysound.distributed.extraction.map_blocks import map_blocks, map_dataset, rows_dataset
 from raysound.errors import UserError

@@ -1,4 +1,4 @@
-"""File suffixes of sounds, and words that mean splits, in names of files and folders."""
+"""File suffixes of sounds, column names of tables, and words for splits in names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,26 @@ SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("size", "modified", "offset")),
     ]
 )
+# Column names in common data sets, by content; the first existing column is used.
+ROLES: dict[str, tuple[str, ...]] = {
+    "name": (
+        "file_name", "filename", "slice_file_name", "fname", "file", "path", "filepath",
+        "file_path", "audio_file", "audio_filename", "audio_path", "audio_filepath", "audio", "wav",
+        "wav_file", "wav_path", "wav_filename", "sound_file", "sound", "clip_path", "clip_name",
+        "clip", "recording", "track", "note_str", "name", "clip_id", "id", "itemid", "ytid",
+    ),
+    "label": (
+        # Names come before numbers.
+        "label_name", "class_name", "category_name", "label", "class_label", "category", "class",
+        "primary_label", "scene_label", "event_label", "genre", "genre_top", "species",
+        "ebird_code", "word", "command", "keyword", "emotion", "instrument_family_str",
+        "instrument", "sound_class", "scene", "event", "labels", "positive_labels", "categories",
+        "classes", "tags", "target", "classid", "class_id", "label_id",
+    ),
+    "fold": ("fold", "folds", "cv_fold", "kfold"),
+    "split": ("split", "subset", "partition", "set"),
+    "group": ("group", "src_file", "fsid", "freesound_id", "recording_id"),
+}  # fmt: skip
 # Result of a corpus reader; `name` is relative to the corpus.
 FOUND = pa.schema([(name, pa.string()) for name in ("name", "label", "fold", "split", "group")])
 # Hidden files are metadata of other programs; macOS writes `._x.wav` for `x.wav`.

@@ -7,8 +7,8 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysound.corpora.layouts import FOUND, Warn, listed, split_word
 from raysound.corpora.table_files import OWN, Table
+from raysound.corpora.vocabulary import FOUND, Warn, listed, split_word
 
 # Tables that are used without a warning.
 KNOWN = re.compile(r"(?:.*/)?(?:metadata\.\w+|esc50\.csv|UrbanSound8K\.csv)", re.DOTALL)
@@ -33,7 +33,8 @@ def labelled_rows(tables: list[Table], sounds: int, path: str, warn: Warn) -> pa
             warn(
                 f"{path}: {table.file} names {table.matched} files of the corpus, but has no known "
                 f"label column ({listed(table.header, 5)}): "
-                + ("its clips have none" if table.file in OWN else "not used")
+                + ("its clips have no labels" if table.file in OWN else "not used")
+                + "; if a column has them, name it label"
             )
     unlabelled = [one for one in tables if one.file in OWN and "label" not in one.roles]
     if unlabelled:
