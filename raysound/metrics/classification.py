@@ -24,7 +24,7 @@ from raysound.metrics.intervals import (
     wilson_interval,
 )
 from raysound.metrics.probabilities import (
-    FLOOR,
+    MIN_PROBABILITY,
     am_score_from_means,
     confidences,
     ece_from_bins,
@@ -157,11 +157,11 @@ def _means(sums: ClassificationSums, classes: int) -> dict[str, Estimate]:
     if not n:
         names = ("top_3", "map_3", "log_loss")
         return {name: estimate(None, why="no clips") for name in names}
-    ranks, rank_squares, surprise, surprise_squares = sum_in_order(sums.rows)[0].tolist()
+    ranks, rank_squares, losses, loss_squares = sum_in_order(sums.rows)[0].tolist()
     found = {
         "top_3": proportion_estimate(sums.in_top, n),
         "map_3": mean_estimate(ranks, rank_squares, n, highest=1.0),
-        "log_loss": mean_estimate(surprise, surprise_squares, n),
+        "log_loss": mean_estimate(losses, loss_squares, n),
     }
     if classes <= TOP_K:
         why = f"{classes} classes: each is among the {TOP_K} most probable"
@@ -181,35 +181,34 @@ def _equal_n(
     if not n:
         return {name: estimate(None, why="no clips") for name in names}
     prediction, bins = confidences(probabilities)
-    right, confidence, own = (
-        truth == prediction,
-        probabilities.max(axis=1),
-        entropies(probabilities),
-    )
+    correct, confidence = truth == prediction, probabilities.max(axis=1)
+    entropy = entropies(probabilities)
     cells = truth * classes + prediction
-    logs = np.log(np.maximum(probabilities, FLOOR))
+    logs = np.log(np.maximum(probabilities, MIN_PROBABILITY))
     real = None if real_marginal is None else np.asarray(real_marginal, np.float64)
 
     def f1(chosen: NDArray[np.int64]) -> float:
         return _f1(np.bincount(cells[chosen], minlength=classes**2).reshape(classes, classes))
 
-    def others(chosen: NDArray[np.int64]) -> tuple[float, ...]:
+    def half_sample_statistics(chosen: NDArray[np.int64]) -> tuple[float, ...]:
         # A product with counts is faster than gathering the rows.
         counts, of = np.bincount(chosen, minlength=n), len(chosen)
-        marginal, mean_own = counts @ probabilities / of, own[chosen].mean()
+        marginal, mean_entropy = counts @ probabilities / of, entropy[chosen].mean()
         return (
-            ece_from_bins(bins[chosen], right[chosen], confidence[chosen]),
-            inception_score_from_entropies(marginal, mean_own),
+            ece_from_bins(bins[chosen], correct[chosen], confidence[chosen]),
+            inception_score_from_entropies(marginal, mean_entropy),
             effective_num_classes(prediction[chosen], classes),
-            modified_inception_score_from_means(marginal, counts @ logs / of, mean_own, of),
-            nan if real is None else am_score_from_means(marginal, real, mean_own),
+            modified_inception_score_from_means(marginal, counts @ logs / of, mean_entropy, of),
+            nan if real is None else am_score_from_means(marginal, real, mean_entropy),
         )
 
     all_clips = np.arange(n)
     low, high = map(float, bootstrap_interval(f1, n))
     found = {"macro_f1": resampling_estimate(f1(all_clips), low, high, n, "clips")}
-    values = ends = others(all_clips)
-    lows, highs = (ends, ends) if n < 4 else half_sample_interval(others, n, values, draws=100)
+    values = np.array(half_sample_statistics(all_clips))
+    lows, highs = values, values
+    if n >= 4:
+        lows, highs = half_sample_interval(half_sample_statistics, n, values, draws=100)
     limits = ((0, 1), (1, classes), (1, classes), (1, inf), (0, inf))
     for name, value, below, above, (floor, top) in zip(
         names[1:], values, lows, highs, limits, strict=True

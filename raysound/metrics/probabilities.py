@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from raysound.metrics.checks import distributions, indices, scored
 
 # Lower bound of probabilities in logarithms, -log is 27.6: keeps means finite.
-FLOOR = 1e-12
+MIN_PROBABILITY = 1e-12
 BINS = 15
 
 
@@ -58,11 +58,11 @@ def map_at_k(truth: ArrayLike, probabilities: ArrayLike, k: int) -> float:
 
 
 def clip_log_losses(truth: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:
-    """-log of the probability of each true class, in nats, `(n,)`, in [0, 27.6]: see `FLOOR`."""
+    """-log of the probability of each true class, in nats, `(n,)`, in [0, 27.6]."""
     probabilities = distributions(probabilities)
     truth, probabilities = scored(truth, probabilities)
     own = np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0]
-    return -np.log(np.clip(own, FLOOR, 1))
+    return -np.log(np.clip(own, MIN_PROBABILITY, 1))
 
 
 def confidences(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
@@ -195,7 +195,7 @@ def modified_inception_score(probabilities: ArrayLike) -> float:
     n = len(probabilities)
     if n < 2:
         return nan
-    logs = np.log(np.maximum(probabilities, FLOOR))
+    logs = np.log(np.maximum(probabilities, MIN_PROBABILITY))
     own = float(entropies(probabilities).mean())
     return modified_inception_score_from_means(
         probabilities.mean(axis=0), logs.mean(axis=0), own, n
@@ -206,7 +206,7 @@ def am_score_from_means(
     marginal: NDArray[np.float64], real: NDArray[np.float64], own: float
 ) -> float:
     """KL(real || marginal) + mean entropy of the clips: see `am_score`."""
-    floored = np.log(np.maximum(marginal, FLOOR))
+    floored = np.log(np.maximum(marginal, MIN_PROBABILITY))
     divergence = float(-entropies(real) - real @ floored)
     return max(0.0, divergence) + own
 

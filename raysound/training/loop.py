@@ -15,7 +15,7 @@ from raysound.errors import UserError
 from raysound.settings.training import TrainingSettings
 from raysound.training.epochs import Metrics, is_finished, main_epochs
 from raysound.training.inference import Normalisation
-from raysound.training.optimizers import make_optimizer, make_scheduler, set_lr, step_schedule
+from raysound.training.optimizers import make_optimizer, make_scheduler, set_lr, step_scheduler
 from raysound.training.step import Batch, EpochRunner, Hardware, worker_rank
 
 
@@ -95,12 +95,14 @@ def fit(
     while not is_finished(progress.history, settings):
         epoch = len(progress.history) + 1
         started = time.perf_counter()
+        # Each epoch and worker has a random state of its own, so that a resumed training continues
+        # with the same numbers; the factors are primes.
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1009 + worker_rank())
-        main = main_epochs(progress.history, settings)
-        finetuning = epoch > main
-        scheduled = optimizer.param_groups[0]["lr"]
-        warm = min(1.0, epoch / (settings.warmup_epochs + 1))
-        lr = settings.finetune.lr if finetuning else scheduled * warm
+        last_main_epoch = main_epochs(progress.history, settings)
+        finetuning = epoch > last_main_epoch
+        scheduled_lr = optimizer.param_groups[0]["lr"]
+        warmup_factor = min(1.0, epoch / (settings.warmup_epochs + 1))
+        lr = settings.finetune.lr if finetuning else scheduled_lr * warmup_factor
         set_lr(optimizer, lr)
         loss, accuracy, clips = run.train_epoch(train_batches(epoch), epoch, finetuning)
         metrics: Metrics = {
@@ -125,9 +127,9 @@ def fit(
             metrics["validation_accuracy"] = accuracy
             metrics["validation_clips"] = clips
         metrics["seconds"] = time.perf_counter() - started
-        set_lr(optimizer, scheduled)
-        if scheduler is not None and settings.warmup_epochs < epoch <= main:
-            step_schedule(scheduler, metrics)
+        set_lr(optimizer, scheduled_lr)
+        if scheduler is not None and settings.warmup_epochs < epoch <= last_main_epoch:
+            step_scheduler(scheduler, metrics)
         progress = TrainState(
             [*progress.history, metrics],
             optimizer.state_dict(),

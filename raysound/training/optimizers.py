@@ -16,8 +16,8 @@ from raysound.training.epochs import Metrics
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     """The torch optimizer of the settings."""
-    kind: Callable[..., Optimizer] = getattr(torch.optim, settings.optimizer.name)
-    return kind(model.parameters(), **_options(settings.optimizer))
+    optimizer_class: Callable[..., Optimizer] = getattr(torch.optim, settings.optimizer.name)
+    return optimizer_class(model.parameters(), **_options(settings.optimizer))
 
 
 def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
@@ -39,11 +39,11 @@ def make_scheduler(optimizer: Optimizer, settings: TrainingSettings) -> Any:
     return getattr(lr_scheduler, settings.scheduler.name)(optimizer, **options)
 
 
-def step_schedule(scheduler: Any, metrics: Metrics) -> None:
+def step_scheduler(scheduler: Any, metrics: Metrics) -> None:
     """Steps the scheduler; ReduceLROnPlateau gets the validation metric of its mode."""
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        watched = "validation_loss" if scheduler.mode == "min" else "validation_accuracy"
-        scheduler.step(metrics[watched])
+        monitored = "validation_loss" if scheduler.mode == "min" else "validation_accuracy"
+        scheduler.step(metrics[monitored])
     else:
         scheduler.step()
 

@@ -19,7 +19,7 @@ from raysound.training import checkpoint
 from raysound.training.checkpoint import ClassifierMetadata, Weights
 from raysound.training.inference import Normalisation, mean_by_clip, score
 from raysound.training.loop import TrainState
-from raysound.training.optimizers import make_optimizer, make_scheduler, step_schedule
+from raysound.training.optimizers import make_optimizer, make_scheduler, step_scheduler
 
 NOTE = ClassifierMetadata(
     model="cnn",
@@ -231,7 +231,7 @@ def test_resumed_training_gives_identical_results(
         model(inputs).backward()
         optimizer.step()
         if schedule is not None:
-            step_schedule(schedule, {"validation_loss": 0.5})
+            step_scheduler(schedule, {"validation_loss": 0.5})
 
     made, schedule = parts(model)
     for _ in range(steps):

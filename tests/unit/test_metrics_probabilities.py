@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score, top_k_accuracy_sc
 from raysound.metrics import probabilities as module
 from raysound.metrics.classification import classification_report
 from raysound.metrics.probabilities import (
-    FLOOR,
+    MIN_PROBABILITY,
     am_score,
     clip_log_losses,
     effective_num_classes,
@@ -85,7 +85,7 @@ def test_likelihood_and_top_k_equal_scikit_learn(seed):
 
     report = classification_report(truth, probabilities, named(7))
 
-    assert probabilities.min() > FLOOR
+    assert probabilities.min() > MIN_PROBABILITY
     assert report["log_loss"]["value"] == pytest.approx(
         sklearn_metrics.log_loss(truth, probabilities, labels=labels), abs=1e-12
     )
@@ -173,7 +173,7 @@ def test_modified_inception_score_of_extremes():
     """It is 1 for equal clips and NaN for a single clip; a probability of 0 counts as 1e-12."""
     assert modified_inception_score(np.full((5, 10), 0.1)) == pytest.approx(1, rel=1e-12)
     assert math.isnan(modified_inception_score(np.eye(3)[:1]))
-    assert modified_inception_score(np.eye(2)) == pytest.approx(1 / FLOOR, rel=1e-9)
+    assert modified_inception_score(np.eye(2)) == pytest.approx(1 / MIN_PROBABILITY, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))

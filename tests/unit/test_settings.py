@@ -22,7 +22,7 @@ from raysound.settings.loading import load
 from raysound.settings.schema import Config
 from raysound.settings.search_space import sampled_config
 from raysound.settings.training import TrainingSettings
-from raysound.training.optimizers import make_optimizer, make_scheduler, step_schedule
+from raysound.training.optimizers import make_optimizer, make_scheduler, step_scheduler
 
 LEAST = "name: least\noutput: out\ncorpora: {real: {path: sounds}}\n"
 
@@ -316,7 +316,7 @@ def test_torch_accepts_every_valid_optimizer_and_scheduler(
     for _ in range(epochs - warmup_epochs):
         rates.append(made.param_groups[0]["lr"])
         if schedule is not None:
-            step_schedule(schedule, {"validation_loss": 1.0, "validation_accuracy": 0.5})
+            step_scheduler(schedule, {"validation_loss": 1.0, "validation_accuracy": 0.5})
     if getattr(wanted.scheduler, "gamma", 0) > 1:
         assert rates == sorted(rates)
         return

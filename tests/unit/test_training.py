@@ -19,7 +19,7 @@ from raysound.training.epochs import Metrics, best_epoch, is_finished, quality, 
 from raysound.training.history import epoch_lines
 from raysound.training.inference import Normalisation
 from raysound.training.loop import TrainState, fit
-from raysound.training.optimizers import make_optimizer, make_scheduler, step_schedule
+from raysound.training.optimizers import make_optimizer, make_scheduler, step_scheduler
 from raysound.training.step import Batch, Hardware
 
 IDENTITY = Normalisation((0.0,) * 4, (1.0,) * 4)
@@ -347,7 +347,7 @@ def rates(scheduler: dict[str, Any] | None, losses: list[float], hits: list[floa
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         if schedule is not None:
-            step_schedule(schedule, {"validation_loss": loss, "validation_accuracy": accuracy})
+            step_scheduler(schedule, {"validation_loss": loss, "validation_accuracy": accuracy})
     return seen
 
 
@@ -459,7 +459,7 @@ def test_one_cycle_works_with_any_number_of_epochs(pct_start: float) -> None:
         for _ in range(epochs):
             seen.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            step_schedule(schedule, {})
+            step_scheduler(schedule, {})
         assert all(0 < rate <= 0.05 * (1 + 1e-9) for rate in seen), epochs
         # It ends above the least rate, which would be lost on the last epoch.
         assert seen[-1] > 0.05 / 25 / 1e4
