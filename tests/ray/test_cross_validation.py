@@ -261,10 +261,10 @@ def test_a_corpus_without_folds_is_refused(tones: dict[str, Path], tmp_path: Pat
     tree = tree_of(tones["real"], tmp_path)
     config = from_tree(tree, "test")
 
-    with pytest.raises(UserError, match=r"wants a real corpus with a column fold.*; it has 0$"):
+    with pytest.raises(UserError, match=r"needs a real corpus with a column fold.*; it has 0$"):
         extract(config)
     extract(without_folds(tree))
-    with pytest.raises(UserError, match=r"wants a real corpus with a column fold.*; it has 0$"):
+    with pytest.raises(UserError, match=r"needs a real corpus with a column fold.*; it has 0$"):
         train(config)
     assert not (tmp_path / "training").exists()
 
