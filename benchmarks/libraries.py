@@ -23,6 +23,7 @@ from raysound.metrics.distances import squared_distances
 from raysound.metrics.intervals import bootstrap_interval, paired_p_value, wilson_interval
 from raysound.metrics.kernel import kernel_matrices
 from raysound.metrics.neighbours import nearest_others
+from raysound.metrics.projection import principal_plane
 
 MODULES = (
     "numpy", "scipy.spatial.distance", "scipy.stats", "sklearn.metrics.pairwise",
@@ -65,6 +66,13 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
             n_resamples=200, vectorized=False, batch=1, rng=np.random.default_rng(0),
         ).confidence_interval,
     )  # fmt: skip
+    embeddings = (rng.normal(size=(500, 4096)) * np.linspace(3, 1, 4096) ** 4).astype(np.float32)
+    centred = embeddings - embeddings.mean(axis=0, dtype=np.float64)
+    yield (
+        "map of 500 embeddings, 4,096 dimensions: all components by NumPy's eigh",
+        lambda: np.abs(principal_plane(embeddings)(embeddings)),
+        lambda: np.abs(centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1:-3:-1]),
+    )
     yield ("1,000 × 5,000 squared distances, 512 dimensions: SciPy cdist", distances,
            lambda: cdist(clips, reference, "sqeuclidean"))  # fmt: skip
     yield ("the same: scikit-learn euclidean_distances", distances,

@@ -176,7 +176,7 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
     parquet = pq.ParquetFile(file)
     schema = parquet.schema_arrow
     audio = _sound_column(schema).partition(".")[0]
-    label = next((name for name in ROLES["label"] if name in schema.names), None)
+    label = next((name for name in ROLES["label"] if _holds_one_name(schema, name)), None)
     has_path = pa.types.is_struct(schema.field(audio).type) and any(
         field.name == "path" for field in schema.field(audio).type
     )
@@ -197,6 +197,11 @@ def parquet_clips(file: BinaryIO) -> pa.Table:
             "offset": pa.array(range(count), pa.int64()),
         }
     )
+
+
+def _holds_one_name(schema: pa.Schema, column: str) -> bool:
+    """True if a column exists and its values are no lists or structs."""
+    return column in schema.names and not pa.types.is_nested(schema.field(column).type)
 
 
 def _class_names(column: pa.ChunkedArray, schema: pa.Schema, label: str) -> pa.ChunkedArray:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
-from raysound.metrics.declarations import METRICS, METRICS_SCHEMA
+from raysound.metrics.declarations import EMBEDDING_METRICS, METRICS, METRICS_SCHEMA
 
 CLOSED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -68,11 +68,8 @@ _keys: Any = {
     metric.key: Annotated[Estimate, Field(description=metric.description)] for metric in METRICS
 }
 Estimates: Any = TypedDict("Estimates", _keys)  # type: ignore[misc]
-DISTANCES = (
-    "frechet_distance", "fad_inf", "mmd2_x100", "precision", "recall", "density", "coverage",
-    "authenticity",
-)  # fmt: skip
-DistanceEstimates: Any = TypedDict("DistanceEstimates", {key: _keys[key] for key in DISTANCES})  # type: ignore[misc]
+_keys = {metric.key: _keys[metric.key] for metric in EMBEDDING_METRICS}
+DistanceEstimates: Any = TypedDict("DistanceEstimates", _keys)  # type: ignore[misc]
 
 
 @with_config(CLOSED)

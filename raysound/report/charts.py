@@ -34,6 +34,7 @@ FAINT = 0.38
 STRIP_WIDTH, STRIP_HEIGHT = 220, 22
 
 
+@matplotlib.rc_context(STYLE)
 def learning_curves(history: Sequence[dict[str, Any]], chosen_epoch: int) -> list[Figure]:
     """Loss, accuracy and learning rate over the epochs; no figure without a history.
 
@@ -66,6 +67,7 @@ def learning_curves(history: Sequence[dict[str, Any]], chosen_epoch: int) -> lis
     return figures
 
 
+@matplotlib.rc_context(STYLE)
 def trial_curves(histories: Sequence[Sequence[Any]], best: int | None) -> list[Figure]:
     """Training loss, validation loss and accuracy of all trials over the epochs.
 
@@ -94,6 +96,7 @@ def trial_curves(histories: Sequence[Sequence[Any]], best: int | None) -> list[F
     return figures
 
 
+@matplotlib.rc_context(STYLE)
 def effect(setting: str, measured: Sequence[tuple[float, float, bool]]) -> Figure:
     """Validation accuracy over the values of a setting.
 
@@ -152,9 +155,8 @@ def svg(figure: Figure) -> Markup:
 
 
 def _axes(label: str, quantity: str, top: float | None) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((3.4, 2.2), layout="constrained", label=label)
-        axes = figure.add_subplot()
+    figure = Figure((3.4, 2.2), layout="constrained", label=label)
+    axes = figure.add_subplot()
     axes.set_ylabel(quantity)
     axes.set_axisbelow(True)
     axes.tick_params(left=False, bottom=False)

@@ -341,6 +341,13 @@ def test_sounds_and_labels_in_columns_of_other_names(name, label):
     assert [*parquet_sounds(file, [0, 1])] == [b"a", b"b"]
 
 
+def test_a_column_of_lists_is_no_label_column():
+    columns = {"audio": audio(b"a", b"b"), "labels": [["dog", "pet"], ["cat"]]}
+    assert parquet_clips(parquet(columns))["label"].to_pylist() == [None, None]
+    columns["word"] = ["dog", "cat"]
+    assert parquet_clips(parquet(columns))["label"].to_pylist() == ["dog", "cat"]
+
+
 def test_a_column_of_class_names_is_used_before_one_of_numbers():
     columns = {"audio": audio(b"a", b"b"), "label": [3, 4], "label_name": ["dog", "cat"]}
     assert parquet_clips(parquet(columns))["label"].to_pylist() == ["dog", "cat"]

@@ -925,6 +925,12 @@ def test_learning_curves_of_one_epoch():
     assert charts.learning_curves([], 1) == []
 
 
+def test_all_text_of_a_chart_has_one_size():
+    for figure in charts.learning_curves(history(4), 3):
+        svg = charts.svg(figure)
+        assert set(re.findall(r"font(?:-size)?: ([\d.]+px)", svg)) == {"8.5px"}
+
+
 def test_charts_take_their_colours_from_the_page_and_repeat_no_identifier():
     """They are bitwise reproducible, so that reports can be compared."""
     figures = charts.learning_curves(history(4), 3)

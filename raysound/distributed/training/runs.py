@@ -68,17 +68,19 @@ def ensemble_folder(output: str, runs: Sequence[str]) -> str:
 
 def evaluated_run(config: Config, folder: str) -> str:
     """The folder of the classifier that an evaluation uses: with several seeds, their ensemble."""
-    runs = [run_folder(variant, folder) for variant in seed_variants(config)]
+    clips = split_clips(config, folder)
+    runs = [run_folder(variant, folder, clips) for variant in seed_variants(config)]
     return runs[0] if len(runs) == 1 else ensemble_folder(config.output, runs)
 
 
 def seed_variants(config: Config) -> list[Config]:
     """A config for each seed of the training."""
-    first, count = config.training.seed, config.training.seeds
-    trees = [config.model_dump() for _ in range(count)]
-    for seed, tree in enumerate(trees, start=first):
+    variants = []
+    for seed in range(config.training.seed, config.training.seed + config.training.seeds):
+        tree = config.model_dump()
         tree["training"] |= {"seeds": 1, "seed": seed}
-    return [Config.model_validate(tree) for tree in trees]
+        variants.append(Config.model_validate(tree))
+    return variants
 
 
 def model_identity(config: Config) -> dict[str, str]:
