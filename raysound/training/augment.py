@@ -10,6 +10,7 @@ from torch.nn import functional
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
 from raysound.audio.log_mel import POWER_FLOOR
+from raysound.models.combined import crop_starts
 from raysound.settings.training import AugmentSettings
 
 # Natural log of the power ratio of one decibel.
@@ -18,6 +19,8 @@ LOG_POWER_PER_DB = math.log(10) / 10
 
 def crop(log_mel: Tensor, frames: int, max_stretch: float = 0.0, padding: int = 0) -> Tensor:
     """Crops each clip to `frames` at a random position of its own, and stretches it in time.
+
+    The positions are those of `crop_starts`.
 
     Args:
         log_mel: `(B, n_mels, n_frames)`.
@@ -35,9 +38,8 @@ def crop(log_mel: Tensor, frames: int, max_stretch: float = 0.0, padding: int = 
         return torch.rand(clips, 1, device=log_mel.device)
 
     factor = torch.exp((2 * sample() - 1) * math.log1p(max_stretch))
-    # The first and the last possible start; a stretched clip may be shorter than the result.
-    ends = length - 1 - (width - 1) * factor + padding, torch.full_like(factor, -padding)
-    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    first, last = crop_starts(log_mel, 1 + (width - 1) * factor)
+    low, high = first - padding, last + padding
     if max_stretch:
         start = low + (high - low) * sample()
     else:

@@ -62,6 +62,14 @@ def test_short_clips_are_not_cropped(log_mel: Tensor, frames: int) -> None:
     assert crop(log_mel, frames).equal(log_mel)
 
 
+def test_a_crop_avoids_the_padding_of_a_clip(log_mel: Tensor) -> None:
+    log_mel[:, :, 6:] = FLOOR
+
+    cropped = crop(log_mel, 5)
+
+    assert set(places(cropped, [log_mel[:, :, start : start + 5] for start in (0, 1)])) == {0, 1}
+
+
 def test_a_stretch_changes_the_speed_of_each_clip_within_its_bound() -> None:
     """A log-mel that rises by 1 per frame rises by the factor of its clip."""
     ramp = torch.arange(100.0).expand(CLIPS, BANDS, -1)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from raysound.models import MODELS, build
 from raysound.models.classifier import pad_to
-from raysound.models.combined import Ensemble, MeanOfCrops
+from raysound.models.combined import Ensemble, MeanOfCrops, crop_starts
 
 SIZES = {
     "cnn": (2_486_410, 128),
@@ -359,6 +359,52 @@ def test_crops_are_averaged_as_probabilities_and_embeddings() -> None:
     mean = torch.stack([logits.softmax(dim=1) for logits, _ in found]).mean(dim=0)
     torch.testing.assert_close(logits.softmax(dim=1), mean)
     torch.testing.assert_close(embedding, torch.stack([one for _, one in found]).mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "width", "starts"),
+    [
+        (0, 0, 20, (0, 30)),
+        (5, 10, 20, (5, 20)),
+        # The sound is shorter than the crop: each crop has all of it.
+        (20, 20, 15, (15, 20)),
+        (0, 40, 20, (0, 0)),
+        (40, 0, 20, (30, 30)),
+        # A single frame at an end may be anything.
+        (1, 1, 20, (0, 30)),
+        # The crop is wider than the clip.
+        (5, 10, 60, (-10, 0)),
+    ],
+)
+def test_crops_contain_as_much_of_the_sound_as_they_can(
+    before: int, after: int, width: int, starts: tuple[int, int]
+) -> None:
+    log_mel = torch.randn(1, 4, 50)
+    log_mel[..., :before] = -3
+    log_mel[..., 50 - after :] = -4
+
+    low, high = crop_starts(log_mel, width)
+
+    assert (int(low), int(high)) == starts
+
+
+def test_a_silent_clip_is_cropped_anywhere() -> None:
+    low, high = crop_starts(torch.zeros(3, 4, 50), 20)
+    assert low.tolist() == [[0]] * 3
+    assert high.tolist() == [[30]] * 3
+
+
+def test_crops_that_are_averaged_are_those_of_the_sound() -> None:
+    """Frames 10 to 39 are sound; two crops of 20 frames start at 10 and 20."""
+    model = build("cnn6", 3).eval()
+    log_mel = torch.randn(1, 1, 16, 50)
+    log_mel[..., :10] = log_mel[..., 40:] = -2
+
+    with torch.inference_mode():
+        embedding = MeanOfCrops(model, 20, 2).logits_and_embedding(log_mel)[1]
+        found = [model.logits_and_embedding(log_mel[..., s : s + 20])[1] for s in (10, 20)]
+
+    torch.testing.assert_close(embedding, (found[0] + found[1]) / 2)
 
 
 def test_a_clip_of_the_width_of_a_crop_is_seen_once() -> None:
