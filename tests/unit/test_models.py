@@ -317,6 +317,20 @@ def test_cnn_applies_dropout_three_times_only_in_training(monkeypatch: pytest.Mo
     assert calls == [(rate, training) for training in (True, False) for rate in rates]
 
 
+@pytest.mark.parametrize("name", ["cnn6", "cnn10"])
+def test_panns_cnns_apply_dropout_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def dropout(values: Tensor, rate: float, training: bool) -> Tensor:
+        rates.append(rate)
+        return values
+
+    monkeypatch.setattr(functional, "dropout", dropout)
+    build(name, 3)(torch.randn(2, 1, 32, 32))
+
+    assert rates == [0.2, 0.2]
+
+
 def test_alexnet_applies_dropout_before_its_first_two_linear_layers() -> None:
     with torch.device("meta"):
         layers = build("alexnet", 3).get_submodule("classifier").named_children()
