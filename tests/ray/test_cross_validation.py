@@ -17,6 +17,7 @@ from raysound.distributed.commands import train_command
 from raysound.distributed.evaluation.evaluate import evaluate
 from raysound.distributed.extraction.extract import extract
 from raysound.distributed.extraction.listing import finished_features
+from raysound.distributed.training.cas import train_on_real
 from raysound.distributed.training.runs import split_clips, split_digest
 from raysound.distributed.training.train import train
 from raysound.errors import UserError
@@ -209,6 +210,7 @@ def test_several_seeds_without_folds_evaluate_as_an_ensemble(validated: dict[str
 
     ensemble = validated["sums"]["ensembles"][0]
     assert metrics["classifier"]["run"] == Path(ensemble["run"]).name
+    assert train_on_real(config) == ensemble["run"]
     assert metrics["classifier"]["validation_accuracy"] is None
     assert metrics["corpora"]["real"]["accuracy"]["value"] == ensemble["accuracy"]
 

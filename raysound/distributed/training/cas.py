@@ -23,8 +23,8 @@ from raysound.distributed.evaluation.input_checks import (
 )
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
-from raysound.distributed.training.runs import split_clips
-from raysound.distributed.training.trainer import train_classifier
+from raysound.distributed.training.runs import seed_variants, split_clips
+from raysound.distributed.training.trainer import train_classifier, write_ensemble
 from raysound.errors import UserError
 from raysound.evaluation.cas import CAS_SCHEMA, clips_by_class, match_class_counts
 from raysound.evaluation.predictions import read_predictions
@@ -72,7 +72,7 @@ def cas(config: Config) -> str:
         sides[name] = match_class_counts(real, generated)
         for side, corpus in zip(sides[name], ("real", name), strict=True):
             check_clips(generated_split(config), side, corpus)
-    classifier = config.evaluation.checkpoint or train_classifier(single_classifier(config), "real")
+    classifier = config.evaluation.checkpoint or train_on_real(config)
     metadata = checkpoint.load_metadata(classifier)
     check_features(config, metadata, classifier)
     check_corpora(folders, real, metadata, classifier)
@@ -110,6 +110,15 @@ def cas(config: Config) -> str:
     if storage.exists(storage.join(config.output, "evaluation", "report.html")):
         logger.info("run jobs/evaluate.py again to show these scores in the report")
     return f"classification accuracy scores: {uri}"
+
+
+def train_on_real(config: Config) -> str:
+    """Trains the classifier of the evaluation: with several seeds, their ensemble."""
+    variants = [single_classifier(variant) for variant in seed_variants(config)]
+    if len(variants) == 1:
+        return train_classifier(variants[0], "real")
+    runs = [train_classifier(one, f"real, seed {one.training.seed}") for one in variants]
+    return write_ensemble(config.output, runs)
 
 
 def score_row(

@@ -23,12 +23,16 @@ from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.feature_loading import fits_in_store
 from raysound.distributed.training.runs import (
-    ensemble_folder,
     run_folder,
     seed_variants,
     split_clips,
 )
-from raysound.distributed.training.trainer import log_training, train_classifier, train_run
+from raysound.distributed.training.trainer import (
+    log_training,
+    train_classifier,
+    train_run,
+    write_ensemble,
+)
 from raysound.errors import UserError
 from raysound.evaluation.predictions import read_predictions
 from raysound.settings.fields import digest
@@ -175,11 +179,9 @@ def combine_seeds(
         if len(runs) == 1:
             continue
         variant = next(classifier for classifier in classifiers if classifier.fold == fold)
-        run = ensemble_folder(variant.config.output, runs)
+        run = write_ensemble(variant.config.output, runs)
+        name = "ensemble" if fold is None else f"fold {fold}, ensemble"
         with sole_writer(run):
-            if not checkpoint.is_complete(run):
-                checkpoint.save_ensemble(run, runs)
-            name = "ensemble" if fold is None else f"fold {fold}, ensemble"
             rows.append(score_variant(variant._replace(name=name), run, folder))
     return rows
 

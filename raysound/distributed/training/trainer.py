@@ -25,7 +25,12 @@ from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training import feature_loading
 from raysound.distributed.training.failures import Failures
 from raysound.distributed.training.progress import log_epochs
-from raysound.distributed.training.runs import log_weights, run_folder, split_clips
+from raysound.distributed.training.runs import (
+    ensemble_folder,
+    log_weights,
+    run_folder,
+    split_clips,
+)
 from raysound.distributed.training.training_data import TrainingData, by_split, load_training_data
 from raysound.distributed.training.worker import QUALITY, read_progress, train_worker
 from raysound.errors import UserError
@@ -75,6 +80,15 @@ def train_classifier(
         check_clips(config, clips, corpus)
         with log_training(config, folder, clips, run, name, concurrent):
             train_run(config, folder, clips, run, concurrent)
+    return run
+
+
+def write_ensemble(output: str, runs: Sequence[str]) -> str:
+    """Writes the ensemble of some classifiers, unless it exists, and returns its folder."""
+    run = ensemble_folder(output, runs)
+    with sole_writer(run):
+        if not checkpoint.is_complete(run):
+            checkpoint.save_ensemble(run, runs)
     return run
 
 
