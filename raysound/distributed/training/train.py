@@ -22,11 +22,7 @@ from raysound.distributed.cluster.session import cancel_running, on_ray
 from raysound.distributed.evaluation.score import score_corpora
 from raysound.distributed.extraction.listing import finished_features
 from raysound.distributed.training.feature_loading import fits_in_store
-from raysound.distributed.training.runs import (
-    run_folder,
-    seed_variants,
-    split_clips,
-)
+from raysound.distributed.training.runs import run_folder, seed_variants, split_clips
 from raysound.distributed.training.trainer import (
     log_training,
     train_classifier,
