@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import mean
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLD_1 = ["training.folds=null", "corpora.real.split.test_folds=[1]"]
@@ -37,8 +36,8 @@ ROWS = {
 }  # fmt: skip
 
 
-def train_row(changes: list[str], options: argparse.Namespace) -> tuple[list[float], float, float]:
-    """Accuracy of each seed, that of their ensemble (NaN with one seed), and the minutes taken."""
+def train_row(changes: list[str], options: argparse.Namespace) -> tuple[list[float], float]:
+    """Accuracies of the seeds, their mean, and that of their ensemble; and the minutes taken."""
     settings = [
         f"corpora.real.path={options.corpus}", f"output={options.output}", *FOLD_1,
         f"training.seeds={options.seeds}", f"training.epochs={options.epochs}", *changes,
@@ -50,26 +49,26 @@ def train_row(changes: list[str], options: argparse.Namespace) -> tuple[list[flo
     minutes = (time.monotonic() - began) / 60
     written = next(line for line in printed.stdout.splitlines() if line.startswith("cross-valid"))
     summary = json.loads(Path(written.split(": ", 1)[1]).read_text())
-    ensemble = [row["accuracy"] for row in summary["ensembles"]]
-    return summary["by_seed"], mean(ensemble) if ensemble else float("nan"), minutes
+    ensembles = [row["accuracy"] for row in summary["ensembles"]]
+    return [*summary["by_seed"], summary["accuracy"], *ensembles], minutes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, help="ESC-10 as wav")
     parser.add_argument("--rows", nargs="+", choices=[*ROWS], default=[*ROWS])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=2, choices=range(2, 10))
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "esc10-switches")
     options = parser.parse_args()
     options.corpus, options.output = options.corpus.resolve(), options.output.resolve()
-    seeds = "".join(f" seed {number} |" for number in range(options.seeds))
-    print(f"| |{seeds} mean | ensemble | minutes |\n|---|{'---|' * (options.seeds + 3)}", flush=True)
+    seeds = [f"seed {seed}" for seed in range(options.seeds)]
+    columns = ["", *seeds, "mean", "ensemble", "minutes"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for name in options.rows:
-        accuracies, ensemble, minutes = train_row(ROWS[name], options)
-        cells = [*accuracies, mean(accuracies), ensemble]
-        row = " | ".join(f"{cell:.1%}" for cell in cells)
-        print(f"| {name} | {row} | {minutes:.0f} |", flush=True)
+        accuracies, minutes = train_row(ROWS[name], options)
+        cells = [name, *(f"{accuracy:.1%}" for accuracy in accuracies), f"{minutes:.0f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
