@@ -97,21 +97,24 @@ class EpochRunner:
         sums = self._zero_sums()
         unchecked: list[tuple[Tensor, Sequence[str]]] = []
         for batch in batches:
-            loss, logits = self._step(batch, finetuning)
-            sums += _sums(logits, batch.target, loss * len(batch.target))
+            loss, logits, classes = self._step(batch, finetuning)
+            sums += _sums(logits, classes, loss * len(classes))
             unchecked.append((loss, batch.clip_ids))
             if len(unchecked) == LOSS_CHECK_INTERVAL:
                 self._check_losses(unchecked, epoch)
         self._check_losses(unchecked, epoch)
         return _means(sums, "training")
 
-    def _step(self, batch: Batch, finetuning: bool) -> tuple[Tensor, Tensor]:
-        """Makes one optimizer step; returns the mean loss and the logits."""
+    def _step(self, batch: Batch, finetuning: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Makes one optimizer step; returns the mean loss, the logits and the classes.
+
+        The class of a mixed clip is that with the largest share.
+        """
         clips = len(batch.target)
         micro_batches = min(self.settings.gradient_accumulation_steps, clips)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        logits = []
+        logits, classes = [], []
         for index, rows in enumerate(torch.arange(clips).tensor_split(micro_batches)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             is_last = index == micro_batches - 1
@@ -125,13 +128,14 @@ class EpochRunner:
                 loss.backward()
             total += loss.detach()
             logits.append(outputs.detach().float())
+            classes.append(target.argmax(dim=1))
         if self.settings.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.steps += 1
         if self.averaged is not None:
             self._average(self.averaged)
-        return total, torch.cat(logits)
+        return total, torch.cat(logits), torch.cat(classes)
 
     @torch.no_grad()
     def _average(self, averaged: nn.Module) -> None:

@@ -642,6 +642,25 @@ def test_gradient_accumulation_does_not_change_the_metrics(turns: int) -> None:
     )
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_mixed_clip_counts_as_the_class_with_the_larger_share(turns: int) -> None:
+    """The clip's own class has the smaller share in half of the mixtures."""
+    target = torch.arange(60) % 3
+    log_mel = nn.functional.one_hot(target, 4).float().unsqueeze(2).expand(-1, -1, 5)
+    model = Linear()
+    with torch.no_grad():
+        # The logit of a class is the level of its band.
+        model.layer.weight.copy_(torch.eye(4)[:3].repeat_interleave(5, dim=1))
+        model.layer.bias.zero_()
+    settings = TrainingSettings(
+        epochs=1, gradient_accumulation_steps=turns, optimizer=FROZEN, augment={"mixup": 1}
+    )
+
+    (row,) = run(settings, model, lambda _: batches((log_mel, target), torch.arange(60), 8))
+
+    assert row["train_accuracy"] == 1
+
+
 @pytest.mark.parametrize("turns", [1, 4])
 def test_a_clipped_gradient_bounds_the_step(turns: int) -> None:
     def length(clip: float | None) -> float:
