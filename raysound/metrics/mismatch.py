@@ -266,7 +266,7 @@ def _silence(name: str, generated: CorpusSound, real: CorpusSound) -> _Findings:
         return []
     text = (
         f"{ours:.0%} of the real frames and {theirs:.0%} of the frames of {name} are digital "
-        "silence, which the classifier distinguishes from a noise floor; trim or pad both alike"
+        "silence, which a classifier may distinguish from a noise floor; trim or pad both alike"
     )
     return [("silence", ours, theirs, text)]
 
