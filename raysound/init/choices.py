@@ -135,7 +135,7 @@ def choose_training(
     _, batch_size, *epochs = next(size for size in SIZES if windows < size[0])
     counts = real.classes.values()
     return TrainingChoice(
-        model="resnetish18" if has_gpu else "cnn",
+        model="resnetish18" if has_gpu else "cnn6",
         epochs=epochs[has_gpu],
         batch_size=batch_size,
         balanced=max(counts) > MAX_CLASS_RATIO * min(counts),

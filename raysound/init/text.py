@@ -186,13 +186,10 @@ def _rates(real: Corpus) -> str:
 
 
 def _model(training: TrainingChoice) -> list[str]:
-    if training.model == "cnn":
-        why = (
-            "PyTorch finds no GPU: this small network is the fastest to train on CPUs. On a GPU "
-            "use resnetish18."
-        )
+    if training.model == "cnn6":
+        why = "PyTorch finds no GPU: this small network is fast on CPUs. On a GPU use resnetish18."
     else:
-        why = "PyTorch finds a GPU: a residual network. On CPUs the small cnn is faster."
+        why = "PyTorch finds a GPU: a residual network. On CPUs the small cnn6 is faster."
     return [*_comment(why), f"name: {training.model}"]
 
 

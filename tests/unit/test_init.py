@@ -85,7 +85,7 @@ def test_class_folders(tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPat
     assert config.features.sample_rate == 8000
     assert config.features.f_max == 4000
     assert config.features.clip_length == 0.5
-    assert config.model.name == "cnn"
+    assert config.model.name == "cnn6"
     assert (config.training.epochs, config.training.batch_size) == (60, 16)
     assert config.training.class_balance == "none"
     assert config.corpora.real.split.test_fraction == 0.15
