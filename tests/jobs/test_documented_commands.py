@@ -72,6 +72,7 @@ NOT_RUN = {
     r"pip install \.": "it downloads packages",
     r"raysound pipeline esc10\.yaml .*": "ten minutes",
     r"python jobs/pipeline\.py configs/demo\.yaml .*": "the demo again, with ten times the clips",
+    r"python jobs/train\.py configs/demo\.yaml .*": "three trainings",
     r"python jobs/tune\.py .*": "eight minutes; tests/ray/test_search.py runs the job's function",
     r"python jobs/cas\.py .*": "four trainings; tests/ray/test_evaluate.py runs the job's function",
     r"python jobs/(train|pipeline)\.py configs/esc10-folds\.yaml.*": "two hours",
