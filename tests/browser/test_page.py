@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.report_sample import (
     LABELS,
@@ -111,8 +111,8 @@ def test_a_confusion_opens_the_clips_behind_it(opened: Callable[..., Page]) -> N
 
     cell_of(tab, "faithful", "0,0").click()
 
-    assert dialog.is_visible()
-    assert dialog.locator("h2").inner_text() == "faithful: dog predicted as dog"
+    expect(dialog).to_be_visible()
+    expect(dialog.locator("h2")).to_have_text("faithful: dog predicted as dog")
     lines = dialog.locator("ol li").all_inner_texts()
     count = int(metrics()["corpora"]["faithful"]["confusion"][0][0])
     assert len(lines) == min(count, 20)
@@ -120,15 +120,15 @@ def test_a_confusion_opens_the_clips_behind_it(opened: Callable[..., Page]) -> N
     assert dialog.locator("audio").count() == dialog.locator("img").count() == 1
     assert f"of {count}" in dialog.locator("p.note").inner_text()
     tab.keyboard.press("Escape")
-    assert not dialog.is_visible()
+    expect(dialog).to_be_hidden()
 
     other = cell_of(tab, "poor", "1,2")
     other.focus()
     tab.keyboard.press("Enter")
 
-    assert dialog.locator("h2").inner_text() == "poor: rain predicted as siren"
+    expect(dialog.locator("h2")).to_have_text("poor: rain predicted as siren")
     dialog.get_by_role("button", name="Close").click()
-    assert not dialog.is_visible()
+    expect(dialog).to_be_hidden()
 
 
 def test_a_clip_is_played(opened: Callable[..., Page]) -> None:
@@ -172,9 +172,9 @@ def test_a_clip_stands_beside_the_training_clip_that_it_resembles(
     for audio in first.locator("audio").all():
         audio.evaluate("audio => audio.play()")
         assert audio.evaluate("audio => audio.error") is None
-    assert not pairs.nth(2).is_visible()
+    expect(pairs.nth(2)).to_be_hidden()
     section.locator("summary", has_text="Training clips of different groups").click()
-    assert pairs.nth(2).is_visible()
+    expect(pairs.nth(2)).to_be_visible()
     assert tab.evaluate("window.hurt") is None
 
     phone = opened(html, viewport={"width": 360, "height": 740})
@@ -188,14 +188,14 @@ def test_a_corpus_goes_from_the_map_and_comes_back(opened: Callable[..., Page]) 
     poor = tab.get_by_label("poor", exact=True)
     marks = tab.locator(".map g[data-corpus='2'] path")
     assert marks.count() == 12
-    assert marks.first.is_visible()
+    expect(marks.first).to_be_visible()
 
     poor.uncheck()
 
-    assert not marks.first.is_visible()
-    assert tab.locator(".map g[data-corpus='1'] path").first.is_visible()
+    expect(marks.first).to_be_hidden()
+    expect(tab.locator(".map g[data-corpus='1'] path").first).to_be_visible()
     poor.check()
-    assert marks.first.is_visible()
+    expect(marks.first).to_be_visible()
 
 
 def test_hostile_names_do_nothing(opened: Callable[..., Page]) -> None:
@@ -211,7 +211,7 @@ def test_hostile_names_do_nothing(opened: Callable[..., Page]) -> None:
     tab.locator("table.matrix").nth(1).locator("td[data-cell='0,0'] button").click()
 
     dialog = tab.locator("dialog")
-    assert dialog.locator("h2").inner_text() == f"{QUOTES}: {SCRIPT} predicted as {SCRIPT}"
+    expect(dialog.locator("h2")).to_have_text(f"{QUOTES}: {SCRIPT} predicted as {SCRIPT}")
     assert dialog.locator("ol li").first.inner_text().startswith(f"{QUOTES}/0/0.wav")
     assert dialog.locator("audio").count() == 1
     assert tab.evaluate("window.hurt") is None
@@ -236,9 +236,9 @@ def test_on_paper_everything_is_unfolded(opened: Callable[..., Page]) -> None:
 
     tab.emulate_media(media="print")
 
-    assert not tab.locator("nav").is_visible()
-    assert tab.locator("pre").is_visible()
-    assert tab.locator("table.every").is_visible()
+    expect(tab.locator("nav")).to_be_hidden()
+    expect(tab.locator("pre")).to_be_visible()
+    expect(tab.locator("table.every")).to_be_visible()
     assert len(tab.pdf()) > 50_000
 
 
@@ -247,6 +247,6 @@ def test_without_scripts_all_is_there_but_what_needs_them(opened: Callable[..., 
 
     assert tab.locator("#corpora table.corpora tbody tr").count() == 4
     assert tab.locator("td[data-cell]").first.inner_text().isdigit()
-    assert tab.locator(".map").is_visible()
-    assert tab.locator("audio").first.is_visible()
-    assert not tab.locator(".with-script").first.is_visible()
+    expect(tab.locator(".map")).to_be_visible()
+    expect(tab.locator("audio").first).to_be_visible()
+    expect(tab.locator(".with-script").first).to_be_hidden()
